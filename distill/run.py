@@ -1,0 +1,78 @@
+"""The command: one YAML from data to report.
+
+    accelerate launch distill/run.py experiments/quickstart.yaml [section.key=value ...]
+    python -m torch.distributed.run --nproc_per_node 2 distill/run.py exp.yaml      # two processes on CPU
+
+`--dry-run` prints the resolved experiment and stops; `--traceback` shows where an error came from. What is finished
+is skipped, what is not is resumed: run the same command again after a kill.
+"""
+
+import sys
+from pathlib import Path
+
+# A script's own folder comes first on sys.path; the repository root must, or a bare clone finds none of its packages.
+sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+import argparse  # noqa: E402
+
+from accelerate import Accelerator, DistributedDataParallelKwargs  # noqa: E402
+
+from distill import config, evaluate, pseudo_gt, report, train  # noqa: E402
+from distill.data import stage as data  # noqa: E402
+from distill.stage import write_text  # noqa: E402
+from distill.tracking import Tracker  # noqa: E402
+
+STAGES = {"data": data.run, "pseudo_gt": pseudo_gt.run, "train": train.run, "eval": evaluate.run, "report": report.run}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, prog="distill/run.py"
+    )
+    parser.add_argument("experiment", help="YAML file, see experiments/")
+    parser.add_argument("overrides", nargs="*", metavar="section.key=value")
+    parser.add_argument("--dry-run", action="store_true", help="print the resolved experiment and stop")
+    parser.add_argument("--traceback", action="store_true", help="show where an error came from")
+    args = parser.parse_args(arguments)
+    try:
+        exp = config.load(args.experiment, args.overrides)
+        if args.dry_run:
+            print(config.dump(exp), end="")
+            return 0
+        run(exp)
+    except (ValueError, OSError) as error:
+        if args.traceback:
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def run(exp: config.Experiment) -> None:
+    """All stages of an experiment, in order."""
+    # Running statistics are equal on all processes (or local by wish), so buffers need no broadcast before each pass.
+    accelerator = Accelerator(
+        mixed_precision={"fp32": "no"}.get(exp.train.precision, exp.train.precision),
+        gradient_accumulation_steps=exp.train.accumulation,
+        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
+    )
+    if accelerator.is_main_process:
+        write_text(exp.folder / "experiment.yaml", config.dump(exp))
+    tracker = Tracker(exp, enabled=accelerator.is_main_process)
+    status = "FAILED"
+    try:
+        for name in exp.stages:
+            accelerator.print(f"[{name}]")
+            STAGES[name](exp, accelerator, tracker)
+            accelerator.wait_for_everyone()
+        status = "FINISHED"
+    except KeyboardInterrupt:
+        status = "KILLED"
+        raise
+    finally:
+        tracker.end(status)
+        accelerator.end_training()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

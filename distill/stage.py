@@ -1,0 +1,128 @@
+"""A stage's folder: whole files, the inputs it was made from, and `done.json` last of all."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from distill.config import Experiment
+
+
+class StageError(ValueError):
+    """A stage cannot go on with what is on disk; the message says what to do."""
+
+
+@contextmanager
+def whole_file(path: str | Path):
+    """Yield a temporary path in the same folder; rename it to `path` if the block succeeds, remove it if not."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=path.suffix, dir=path.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        temporary.chmod(0o644)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    with whole_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def read_json(path: str | Path) -> Any:
+    path = Path(path)
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise StageError(f"{path}: damaged ({error}); delete it and run again") from None
+
+
+def digest(value: Any) -> str:
+    """First 16 hex digits of the sha256 of a JSON-able value."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """`runs/<experiment>/<stage>/`, its inputs, and whether it is finished."""
+
+    folder: Path
+    inputs: dict[str, Any]
+    started: float = field(default_factory=time.time)
+
+    @property
+    def hash(self) -> str:
+        return digest(self.inputs)
+
+    @property
+    def done(self) -> bool:
+        path = self.folder / "done.json"
+        return path.is_file() and read_json(path)["hash"] == self.hash
+
+    def finish(self, **facts: Any) -> Path:
+        """Write `done.json`; call it on the main process when every other file is in place."""
+        minutes = round((time.time() - self.started) / 60, 2)
+        write_json(self.folder / "done.json", {"hash": self.hash, "minutes": minutes, **facts})
+        return self.folder
+
+
+def open_stage(
+    exp: Experiment, name: str, inputs: dict[str, Any], accelerator, extendable: tuple[str, ...] = (), redo: bool = False
+) -> Stage:
+    """The folder of a stage, made if need be. Work on disk that came from other inputs is never touched: StageError.
+
+    `extendable` inputs may differ from those on disk (more training steps); with `redo` all may, because the stage
+    is quick and only derives files (evaluation, report).
+    """
+    stage = Stage(exp.folder / name, json.loads(json.dumps(inputs)))
+    record = stage.folder / "inputs.json"
+    if accelerator.is_main_process:
+        if record.is_file() and not redo:
+            _refuse_other_inputs(stage, read_json(record), extendable)
+        write_json(record, stage.inputs)
+    accelerator.wait_for_everyone()
+    return stage
+
+
+def upstream(exp: Experiment, name: str) -> str:
+    """Hash of a finished earlier stage, an input of later ones."""
+    path = exp.folder / name / "done.json"
+    if not path.is_file():
+        raise StageError(f"{path.parent}: stage '{name}' is not finished; add it to `stages` and run again")
+    return read_json(path)["hash"]
+
+
+def _refuse_other_inputs(stage: Stage, before: dict[str, Any], extendable: tuple[str, ...]) -> None:
+    old, new = flatten(before), flatten(stage.inputs)
+    changed = [k for k in sorted(old.keys() | new.keys()) if old.get(k) != new.get(k) and k not in extendable]
+    if changed:
+        shown = ", ".join(f"{k} was {old.get(k)!r}, now {new.get(k)!r}" for k in changed[:3])
+        more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
+        raise StageError(
+            f"{stage.folder}: made with other inputs ({shown}{more}); "
+            f"give the experiment another name (name=...), or delete that folder to make it anew"
+        )
+
+
+def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(tree, dict):
+        return {prefix: tree}
+    flat = {}
+    for key, value in tree.items():
+        flat |= flatten(value, f"{prefix}.{key}" if prefix else key)
+    return flat

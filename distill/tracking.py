@@ -1,0 +1,98 @@
+"""What is recorded about a run, in MLflow. `tracking.uri: none` records nothing and does not import it."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import logging
+import platform
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from distill.config import Experiment, dump, to_dict
+from distill.stage import flatten, read_json, write_json
+
+PACKAGES = ("torch", "torchvision", "timm", "accelerate", "safetensors", "numpy", "scikit-image", "mlflow")
+
+
+def environment() -> dict[str, str]:
+    """Commit, package versions and hardware: what a number depends on beside the experiment."""
+    facts = {"commit": git_commit(), "python": platform.python_version(), "platform": platform.platform()}
+    for package in PACKAGES:
+        try:
+            facts[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            facts[package] = "absent"
+    facts["processor"] = _processor()
+    facts["threads"] = str(torch.get_num_threads())
+    facts["gpu"] = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
+    return facts
+
+
+def git_commit() -> str:
+    """Commit of the checkout, with `+changes` where tracked files differ; `unknown` outside a checkout."""
+    root = Path(__file__).resolve().parent.parent
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "-uno") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+class Tracker:
+    """One MLflow run per experiment folder; starting again with the same folder continues the same run."""
+
+    def __init__(self, exp: Experiment, enabled: bool = True):
+        self.mlflow = None
+        if not enabled or exp.tracking.uri == "none":
+            return
+        for name in ("alembic", "mlflow"):  # the first use creates the database and would print its every table
+            logging.getLogger(name).setLevel(logging.ERROR)
+        import mlflow
+
+        self.mlflow = mlflow
+        mlflow.set_tracking_uri(exp.tracking.uri)
+        mlflow.set_experiment(exp.tracking.experiment)
+        record = exp.folder / "mlflow_run.json"
+        known = read_json(record) if record.is_file() else {}
+        try:
+            run_id = known["run_id"] if known.get("uri") == exp.tracking.uri else None
+            self.run = mlflow.start_run(run_id=run_id, run_name=exp.name)
+        except mlflow.exceptions.MlflowException:  # the folder outlived its database
+            self.run = mlflow.start_run(run_name=exp.name)
+        write_json(record, {"uri": exp.tracking.uri, "run_id": self.run.info.run_id})
+        seeds_and_versions = {f"env.{k}": v for k, v in environment().items()} | {"student": exp.student.name}
+        mlflow.set_tags(seeds_and_versions | {"teachers": ",".join(exp.pseudo_gt.teachers), "seed": str(exp.seed)})
+        mlflow.log_text(dump(exp), "experiment.yaml")
+        if not self.run.data.params:  # parameters cannot change; a resumed run with more steps keeps its first ones
+            mlflow.log_params({k: str(v)[:500] for k, v in flatten(to_dict(exp)).items()})
+
+    def metrics(self, values: dict[str, float], step: int | None = None) -> None:
+        if self.mlflow:
+            self.mlflow.log_metrics(values, step=step)
+
+    def artifact(self, path: str | Path, folder: str | None = None) -> None:
+        if self.mlflow:
+            self.mlflow.log_artifact(str(path), folder)
+
+    def tags(self, values: dict[str, Any]) -> None:
+        if self.mlflow:
+            self.mlflow.set_tags(values)
+
+    def end(self, status: str = "FINISHED") -> None:
+        """`FINISHED`, `FAILED` or `KILLED`."""
+        if self.mlflow:
+            self.mlflow.end_run(status)

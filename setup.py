@@ -1,0 +1,41 @@
+"""Packaging. The upper bounds keep torch and torchvision a pair that fits: each torchvision names its one torch."""
+
+from setuptools import setup
+
+TEST = ["pytest>=8,<10", "ruff==0.17.6", "torchmetrics>=1.9,<2"]
+
+setup(
+    name="swapdistill",
+    version="0.1.0",
+    description="Distil heavy face-swap networks into students that run on a phone",
+    long_description=open("README.md", encoding="utf-8").read(),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    # datasets/ is a folder of cards and scripts on purpose: a package of that name would overwrite Hugging Face's.
+    packages=[
+        "distill",
+        "distill.data",
+        "students",
+        "teachers",
+        "teachers.exact",
+        "eval",
+    ],
+    package_data={"students": ["weights/*"], "eval": ["weights/*"]},
+    install_requires=[
+        "torch>=2.11,<2.15",
+        "torchvision>=0.26,<0.30",
+        "accelerate>=1.15,<2",
+        "timm>=1.0,<2",
+        "safetensors>=0.5,<1",
+        "numpy>=2.0,<3",
+        "pyyaml>=6,<7",
+        "pillow>=11,<14",
+        "scikit-image>=0.25,<0.27",
+        "lpips>=0.1.4,<0.2",
+        "matplotlib>=3.9,<4",
+        "tqdm>=4.66,<5",
+        "mlflow>=3.17,<4",
+    ],
+    extras_require={"test": TEST, "onnx": ["onnxruntime>=1.20,<2"]},
+)
