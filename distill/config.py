@@ -30,6 +30,7 @@ class Data:
     heldout: str | None = None  # folder of other people for evaluation; none: `test_people` of `photos` are held out
     min_size: int = 64  # pixels; smaller photographs are skipped and reported
     train_people: int = 2000  # synthetic only
+    val_people: int = 8  # shown in previews while training
     test_people: int = 64  # the gallery: synthetic, or photographs where `heldout` is not given
     train_images: int = 2  # per synthetic person
     test_images: int = 4
@@ -243,7 +244,9 @@ def _convert(hint: Any, value: Any, name: str, where: str) -> Any:
             return tuple(_convert(arguments[0], v, f"{name}[{i}]", where) for i, v in enumerate(value))
         if len(value) != len(arguments):
             raise wrong
-        return tuple(_convert(a, v, f"{name}[{i}]", where) for i, (a, v) in enumerate(zip(arguments, value, strict=True)))
+        return tuple(
+            _convert(a, v, f"{name}[{i}]", where) for i, (a, v) in enumerate(zip(arguments, value, strict=True))
+        )
     if origin is dict:
         if not isinstance(value, dict):
             raise wrong

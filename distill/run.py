@@ -14,11 +14,11 @@ from pathlib import Path
 sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 import argparse  # noqa: E402
+import warnings  # noqa: E402
 
 from accelerate import Accelerator, DistributedDataParallelKwargs  # noqa: E402
 
-from distill import config, evaluate, pseudo_gt, report, train  # noqa: E402
-from distill.data import stage as data  # noqa: E402
+from distill import config, data, evaluate, pseudo_gt, report, train  # noqa: E402
 from distill.stage import write_text  # noqa: E402
 from distill.tracking import Tracker  # noqa: E402
 
@@ -50,6 +50,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 def run(exp: config.Experiment) -> None:
     """All stages of an experiment, in order."""
+    # torch 2.14 renames this option of DistributedDataParallel; older versions know only this name.
+    warnings.filterwarnings("ignore", message=".*broadcast_buffers", category=FutureWarning)
     # Running statistics are equal on all processes (or local by wish), so buffers need no broadcast before each pass.
     accelerator = Accelerator(
         mixed_precision={"fp32": "no"}.get(exp.train.precision, exp.train.precision),

@@ -82,7 +82,12 @@ class Stage:
 
 
 def open_stage(
-    exp: Experiment, name: str, inputs: dict[str, Any], accelerator, extendable: tuple[str, ...] = (), redo: bool = False
+    exp: Experiment,
+    name: str,
+    inputs: dict[str, Any],
+    accelerator,
+    extendable: tuple[str, ...] = (),
+    redo: bool = False,
 ) -> Stage:
     """The folder of a stage, made if need be. Work on disk that came from other inputs is never touched: StageError.
 

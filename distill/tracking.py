@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
-import logging
+import os
 import platform
 import subprocess
 from pathlib import Path
@@ -59,8 +59,7 @@ class Tracker:
         self.mlflow = None
         if not enabled or exp.tracking.uri == "none":
             return
-        for name in ("alembic", "mlflow"):  # the first use creates the database and would print its every table
-            logging.getLogger(name).setLevel(logging.ERROR)
+        os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "ERROR")  # the first use would print every table it creates
         import mlflow
 
         self.mlflow = mlflow

@@ -1,0 +1,38 @@
+"""Write a folder of synthetic people: `python datasets/synthetic.py FOLDER [--people 100] [--images 4] [--size 256]`.
+
+The folder has the layout of photographs (one subfolder per person) and a manifest.jsonl with identity, attributes,
+pose, expression, landmarks and masks; distill/data/synthetic.py says what each row holds. The same command again
+goes on where it was stopped.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path[0] = str(Path(__file__).resolve().parent.parent)  # this folder must not be searched for `synthetic`
+
+import torch  # noqa: E402
+
+from distill.data import synthetic  # noqa: E402
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--people", type=int, default=100)
+    parser.add_argument("--images", type=int, default=4, help="pictures of each person")
+    parser.add_argument("--size", type=int, default=256, help="pixels")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--split", default="train", help="name of the split; each split has people of its own")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    args = parser.parse_args()
+    for name in ("people", "images", "size"):
+        if getattr(args, name) < 1:
+            parser.error(f"--{name} must be at least 1")
+    counts = {args.split: (args.people, args.images)}
+    synthetic.write(args.folder, counts, args.size, args.seed, device=args.device)
+    print(f"{args.people * args.images} pictures of {args.people} people: {args.folder / 'manifest.jsonl'}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,177 @@
+"""Folders of aligned photographs, and the manifest that every kind of data shares.
+
+A manifest is `manifest.jsonl`: one row per picture with `file` (relative to the manifest's root), `person` and
+`split` (train, val, test); synthetic pictures carry what is known of them beside it (synthetic.py).
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+from tqdm import tqdm
+
+from distill.stage import write_text
+
+SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
+EXPECTED_TREE = """expected aligned face crops, one subfolder per person (or all in one flat folder):
+    FOLDER/alice/001.jpg
+    FOLDER/alice/002.jpg
+    FOLDER/bob/portrait.png"""
+
+
+class DataError(ValueError):
+    """Pictures are missing or damaged; the message names the file."""
+
+
+@dataclass(frozen=True)
+class Photos:
+    """Pictures of one split: rows of a manifest, decoded on demand."""
+
+    root: Path
+    rows: list[dict[str, Any]]
+    resolution: int
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def people(self) -> dict[str, list[int]]:
+        """person -> indices of their pictures, both in the manifest's order."""
+        people: dict[str, list[int]] = {}
+        for index, row in enumerate(self.rows):
+            people.setdefault(row["person"], []).append(index)
+        return people
+
+    def load(self, indices: Sequence[int], progress: str | None = None) -> torch.Tensor:
+        """Decode pictures: (n, 3, resolution, resolution) uint8 RGB. Raises DataError naming a damaged file."""
+        with ThreadPoolExecutor(4) as pool:  # decoding leaves the interpreter's lock
+            images = pool.map(lambda i: decode(self.root / self.rows[i]["file"], self.resolution), indices)
+            bar = tqdm(images, desc=progress, total=len(indices), disable=progress is None, unit="image")
+            return torch.from_numpy(np.stack(list(bar))) if len(indices) else self._none()
+
+    def load_masks(self, indices: Sequence[int]) -> torch.Tensor:
+        """Inner-face masks of synthetic pictures: (n, 1, resolution, resolution) bool."""
+        masks = [decode(self.root / self.rows[i]["mask"], self.resolution, "L") for i in indices]
+        return torch.from_numpy(np.stack(masks)) > 127
+
+    def _none(self) -> torch.Tensor:
+        return torch.zeros(0, 3, self.resolution, self.resolution, dtype=torch.uint8)
+
+
+def decode(file: Any, resolution: int | None = None, mode: str = "RGB", name: str | None = None) -> np.ndarray:
+    """A picture file or stream -> (channels, height, width) uint8, resized to a square if asked. Raises DataError."""
+    try:
+        with Image.open(file) as picture:
+            picture = picture.convert(mode)
+            if resolution is not None and picture.size != (resolution, resolution):
+                picture = picture.resize((resolution, resolution), Image.Resampling.LANCZOS)
+            pixels = np.asarray(picture)
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+        raise DataError(f"{name or file}: not a readable picture ({error})") from None
+    return np.ascontiguousarray(pixels.transpose(2, 0, 1) if pixels.ndim == 3 else pixels[None])
+
+
+def read_manifest(folder: str | Path, split: str, resolution: int) -> Photos:
+    """One split of a manifest folder that the data stage, or datasets/synthetic.py, has written."""
+    path = Path(folder) / "manifest.jsonl"
+    if not path.is_file():
+        raise DataError(f"{path}: no manifest; run stage 'data' first")
+    try:
+        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        return Photos(path.parent, [r for r in rows if r["split"] == split], resolution)
+    except (json.JSONDecodeError, KeyError) as error:
+        raise DataError(f"{path}: damaged manifest ({error}); delete its folder and run again") from None
+
+
+def write_manifest(folder: Path, rows: list[dict[str, Any]]) -> None:
+    write_text(folder / "manifest.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+
+
+def scan(folder: str | Path, min_size: int, progress: bool = True) -> tuple[list[dict[str, Any]], list[str]]:
+    """Check every picture of a folder: rows (absolute `file`, `person`) and one line for each picture skipped.
+
+    A subfolder is a person; a picture that lies in the folder itself is a person of its own.
+    """
+    root = Path(folder)
+    if not root.is_dir():
+        raise DataError(f"data: {root}: no such folder; {EXPECTED_TREE}")
+    files = sorted(p for p in root.rglob("*") if p.suffix.lower() in SUFFIXES and not p.stem.endswith(".mask"))
+    if not files:
+        raise DataError(f"data: {root}: holds no picture ({', '.join(sorted(SUFFIXES))}); {EXPECTED_TREE}")
+    with ThreadPoolExecutor(4) as pool:
+        checks = pool.map(lambda path: _flaw(path, min_size), files)
+        flaws = list(tqdm(checks, desc="check photos", total=len(files), unit="photo", disable=not progress))
+    rows, skipped = [], []
+    for path, flaw in zip(files, flaws, strict=True):
+        if flaw:
+            skipped.append(f"{path.relative_to(root)}: {flaw}")
+            continue
+        relative = path.relative_to(root)
+        person = relative.parts[0] if len(relative.parts) > 1 else relative.stem
+        rows.append({"file": str(path.resolve()), "person": person})
+    if not rows:
+        raise DataError(f"data: {root}: none of {len(files)} pictures is usable; first: {skipped[0]}")
+    return rows, skipped
+
+
+def _flaw(path: Path, min_size: int) -> str | None:
+    """Why a photograph cannot be used, or None."""
+    try:
+        with Image.open(path) as picture:
+            if picture.mode != "RGB":
+                return f"mode {picture.mode}, not RGB"
+            if min(picture.size) < min_size:
+                return f"{picture.size[0]}x{picture.size[1]} pixels, smaller than data.min_size={min_size}"
+            if picture.size[0] != picture.size[1]:
+                return f"{picture.size[0]}x{picture.size[1]} pixels, not a square crop"
+            picture.load()
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+        return f"not a readable picture ({error})"
+    return None
+
+
+def register(exp, folder: Path, accelerator) -> dict[str, int]:
+    """Check the photographs of an experiment and write their manifest, with people split into train, val and test."""
+    if not accelerator.is_main_process:
+        return {}
+    rows, skipped = scan(exp.data.photos, exp.data.min_size)
+    people = sorted({row["person"] for row in rows})
+    random.Random(exp.seed).shuffle(people)
+    counts = {p: sum(r["person"] == p for r in rows) for p in people}
+    heldout: list[dict[str, Any]] = []
+    if exp.data.heldout is not None:
+        heldout, more = scan(exp.data.heldout, exp.data.min_size)
+        skipped += more
+        shared = sorted({r["person"] for r in heldout} & set(people))
+        if shared and any(r["file"] == h["file"] for r in rows for h in heldout):
+            raise DataError(f"data.heldout: {exp.data.heldout}: holds people of data.photos, such as {shared[0]}")
+        test = set()
+    else:
+        able = [p for p in people if counts[p] >= 2]  # one picture for the gallery, another as source
+        if "eval" in exp.stages and len(able) < exp.data.test_people + 2:
+            raise DataError(
+                f"data.photos: {exp.data.photos}: {len(able)} of {len(people)} people have two photographs or more, too "
+                f"few to hold {exp.data.test_people} out (data.test_people); name other people with data.heldout=FOLDER"
+            )
+        test = set(able[: exp.data.test_people])
+    val = set([p for p in people if p not in test][: exp.data.val_people])
+    if len(people) - len(test) - len(val) < 2:
+        raise DataError(f"data.photos: {exp.data.photos}: {len(people)} people are too few to train, check and test on")
+    splits = [{**r, "split": "test" if r["person"] in test else "val" if r["person"] in val else "train"} for r in rows]
+    splits += [{**r, "split": "test"} for r in heldout]
+    write_manifest(folder, splits)
+    write_text(folder / "skipped.txt", "".join(line + "\n" for line in skipped))
+    if skipped:
+        accelerator.print(f"  skipped {len(skipped)} files, listed in {folder / 'skipped.txt'}; first: {skipped[0]}")
+    found = {f"{split}_images": sum(r["split"] == split for r in splits) for split in ("train", "val", "test")}
+    accelerator.print("  " + ", ".join(f"{v} {k.replace('_', ' ')}" for k, v in found.items()))
+    return {**found, "people": len({r["person"] for r in splits}), "skipped": len(skipped)}

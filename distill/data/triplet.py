@@ -1,0 +1,205 @@
+"""The batch contract, and the stream of training samples.
+
+The five elements, in this order, are those of the original project's dataset (HoiM/MobileFSGAN @478175b): source,
+target, GT, with_gt, src_as_true.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, Dataset
+
+from distill.data.photos import Photos
+from distill.data.shards import Shards
+from distill.stage import StageError
+
+KINDS = ("pseudo_gt", "same_photo", "same_person", "pair")
+
+
+class Triplet(NamedTuple):
+    """source, target, gt (N,3,H,W); with_gt (N,) float32 0/1; src_as_true (N,) bool.
+
+    On the device images are float32 in [-1, 1] and gt is -1 everywhere where with_gt is 0; the loader hands over
+    the same as uint8 (0 .. 255), a quarter of the bytes, and `on_device` converts.
+    """
+
+    source: torch.Tensor
+    target: torch.Tensor
+    gt: torch.Tensor
+    with_gt: torch.Tensor
+    src_as_true: torch.Tensor
+
+    def on_device(self, device: torch.device) -> Triplet:
+        images = (i.to(device, non_blocking=True).float().div_(127.5).sub_(1) for i in self[:3])
+        return Triplet(*images, *(flag.to(device, non_blocking=True) for flag in self[3:]))
+
+    def check(self) -> Triplet:
+        """Raise ValueError where the contract is broken; a border check without host synchronisation on a GPU."""
+        n = self.source.shape[0]
+        for name in ("source", "target", "gt"):
+            image = getattr(self, name)
+            if image.shape != self.source.shape or image.shape[1] != 3 or image.dtype != torch.float32:
+                raise ValueError(f"triplet.{name}: expected float32 {tuple(self.source.shape)}, got {_form(image)}")
+        if self.with_gt.shape != (n,) or self.with_gt.dtype != torch.float32:
+            raise ValueError(f"triplet.with_gt: expected float32 ({n},), got {_form(self.with_gt)}")
+        if self.src_as_true.shape != (n,) or self.src_as_true.dtype != torch.bool:
+            raise ValueError(f"triplet.src_as_true: expected bool ({n},), got {_form(self.src_as_true)}")
+        return self
+
+
+class Cached:
+    """Decoded pictures (n, ...) uint8: each is decoded once, when first asked for, and shared by loader processes.
+
+    Where all of them would need more than `limit_gb`, nothing is kept and each is decoded at every use.
+    """
+
+    def __init__(self, load: Callable[[Sequence[int]], torch.Tensor], shape: tuple[int, ...], limit_gb: float):
+        self.load = load
+        self.pictures = self.known = None
+        if np.prod(shape, dtype=np.int64) <= limit_gb * 1e9:
+            self.pictures = torch.zeros(shape, dtype=torch.uint8).share_memory_()
+            self.known = torch.zeros(shape[0], dtype=torch.bool).share_memory_()
+
+    def __getitem__(self, indices: Sequence[int]) -> torch.Tensor:
+        if self.pictures is None:
+            return self.load(indices)
+        index = torch.as_tensor(indices, dtype=torch.long)
+        missing = index[~self.known[index]].unique()
+        if len(missing):
+            self.pictures[missing] = self.load(missing.tolist())
+            self.known[missing] = True  # after the pixels: a process beside this one sees whole pictures only
+        return self.pictures[index]
+
+
+class Mixture(Dataset):
+    """Training samples by position: sample i is a function of (seed, i) alone, so a resumed or split run sees the same.
+
+    `shares` are those of the kinds in KINDS; kinds with a share need their source: shards for pseudo_gt, photos for
+    the others (same_person: people with two pictures or more).
+    """
+
+    def __init__(
+        self, shards: Shards | None, photos: Photos | None, shares: dict[str, float], seed: int,
+        flip: bool = False, cache_gb: float = 4.0,
+    ):  # fmt: skip
+        self.seed, self.flip = seed, flip
+        total = sum(shares.values())
+        self.shares = [shares[kind] / total for kind in KINDS]
+        need_photos = total > shares["pseudo_gt"]
+        if shares["pseudo_gt"] > 0:
+            if shards is None or not len(shards):
+                raise StageError("train.mix.pseudo_gt: there is no pseudo-GT; add stage 'pseudo_gt', or set it to 0")
+            self.triplets = Cached(shards.load, (len(shards), 3, 3, *[shards.resolution] * 2), cache_gb)
+            self.n_triplets = len(shards)
+        if need_photos:
+            if photos is None or len(photos) < 2:
+                raise StageError("train.mix: samples without pseudo-GT need at least two pictures of two people")
+            self.photos = Cached(photos.load, (len(photos), 3, *[photos.resolution] * 2), cache_gb)
+            self.person = np.unique([row["person"] for row in photos.rows], return_inverse=True)[1]
+            self.of_person = [np.flatnonzero(self.person == p) for p in range(self.person.max() + 1)]
+            self.several = np.flatnonzero([len(indices) >= 2 for indices in self.of_person])
+            if shares["same_person"] > 0 and not len(self.several):
+                raise StageError("train.mix.same_person: nobody has two pictures; set it to 0")
+            if shares["pair"] > 0 and len(self.of_person) < 2:
+                raise StageError("train.mix.pair: there is only one person; set it to 0")
+
+    def __getitems__(self, positions: Sequence[int]) -> Triplet:
+        """One batch, uint8."""
+        draws = [np.random.default_rng((self.seed, position)) for position in positions]
+        kinds = np.array([rng.choice(len(KINDS), p=self.shares) for rng in draws])
+        images: list[torch.Tensor | None] = [None] * len(positions)
+        for kind, name in enumerate(KINDS):
+            chosen = np.flatnonzero(kinds == kind)
+            if len(chosen):
+                make = getattr(self, f"_{name}")
+                made = make([positions[i] for i in chosen], [draws[i] for i in chosen])
+                for i, sample in zip(chosen, made, strict=True):
+                    images[i] = sample
+        batch = torch.stack(images)
+        if self.flip:
+            mirrored = torch.tensor([rng.random() < 0.5 for rng in draws])
+            batch[mirrored] = batch[mirrored].flip(-1)
+        with_gt = torch.from_numpy((kinds != KINDS.index("pair")).astype(np.float32))
+        return Triplet(batch[:, 0], batch[:, 1], batch[:, 2], with_gt, torch.ones(len(batch), dtype=torch.bool))
+
+    def _pseudo_gt(self, positions, draws) -> torch.Tensor:
+        """An epoch is a permutation of all triplets; which one a position gets does not depend on the kinds before."""
+        index = []
+        for position in positions:
+            epoch, place = divmod(position, self.n_triplets)
+            index.append(int(self._order(epoch)[place]))
+        return self.triplets[index]
+
+    def _order(self, epoch: int) -> np.ndarray:
+        if getattr(self, "_order_of", None) != epoch:
+            self._order_of = epoch
+            self._permutation = np.random.default_rng((self.seed, epoch, 1)).permutation(self.n_triplets)
+        return self._permutation
+
+    def _pair(self, positions, draws) -> torch.Tensor:
+        chosen = []
+        for rng in draws:
+            source = int(rng.integers(len(self.person)))
+            target = int(rng.integers(len(self.person)))
+            while self.person[target] == self.person[source]:
+                target = int(rng.integers(len(self.person)))
+            chosen.append((source, target))
+        pictures = self._pictures(chosen)
+        return torch.cat([pictures, torch.zeros_like(pictures[:, :1])], 1)  # 0 in uint8 is -1: no GT
+
+    def _same_person(self, positions, draws) -> torch.Tensor:
+        people = [self.of_person[rng.choice(self.several)] for rng in draws]
+        chosen = [rng.choice(p, 2, replace=False) for rng, p in zip(draws, people, strict=True)]
+        return self._pictures(chosen)[:, [0, 1, 1]]
+
+    def _same_photo(self, positions, draws) -> torch.Tensor:
+        chosen = [(i, i) for i in (int(rng.integers(len(self.person))) for rng in draws)]
+        pictures = self._pictures(chosen)[:, [0, 1, 1]].clone()
+        pictures[:, 0] = disturb(pictures[:, 0], draws)
+        return pictures
+
+    def _pictures(self, chosen: Sequence[Sequence[int]]) -> torch.Tensor:
+        pictures = self.photos[np.asarray(chosen).ravel()]
+        return pictures.unflatten(0, (len(chosen), -1))
+
+
+def disturb(images: torch.Tensor, draws: list[np.random.Generator]) -> torch.Tensor:
+    """Mirror, turn, scale, shift and recolour uint8 pictures a little: another photograph of the same person."""
+    turn, shift_x, shift_y, red, green, blue, contrast = np.array([r.uniform(-1, 1, 7) for r in draws]).T
+    scale = np.array([r.uniform(0.9, 1.1) for r in draws])
+    mirror = np.array([r.choice([-1.0, 1.0]) for r in draws])
+    cos, sin = scale * np.cos(turn * 0.15), scale * np.sin(turn * 0.15)
+    grid = np.stack([mirror * cos, -sin, shift_x * 0.06, mirror * sin, cos, shift_y * 0.06], 1).reshape(-1, 2, 3)
+    grid = F.affine_grid(torch.from_numpy(grid).float(), list(images.shape), align_corners=False)
+    moved = F.grid_sample(images.float(), grid, padding_mode="reflection", align_corners=False)
+    gain = torch.from_numpy(1 + 0.15 * np.stack([red, green, blue], 1)).float()[..., None, None]
+    middle = moved.mean((1, 2, 3), keepdim=True)
+    moved = (moved - middle) * torch.from_numpy(1 + 0.2 * contrast).float().view(-1, 1, 1, 1) + middle
+    return (moved * gain).round().clamp(0, 255).byte()
+
+
+def batches(
+    mixture: Mixture, batch_size: int, first: int, last: int, rank: int, world: int, workers: int, pin: bool
+) -> Iterator[Triplet]:
+    """Batches number `first` .. `last` of one process: all processes together take each position once, in order."""
+    positions = [
+        range((b * world + rank) * batch_size, (b * world + rank + 1) * batch_size) for b in range(first, last)
+    ]
+    loader = DataLoader(
+        mixture, batch_sampler=positions, num_workers=workers, collate_fn=_as_it_is, pin_memory=pin,
+        prefetch_factor=4 if workers else None,
+    )  # fmt: skip
+    return iter(loader)
+
+
+def _as_it_is(batch: Triplet) -> Triplet:
+    return batch
+
+
+def _form(tensor: torch.Tensor) -> str:
+    return f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}"

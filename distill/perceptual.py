@@ -1,0 +1,92 @@
+"""Frozen networks for the perceptual term. Without downloads: the identity encoder's own feature maps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+import torchvision
+from torch import Tensor, nn
+
+from distill import losses, weights
+
+
+@dataclass(frozen=True)
+class Card:
+    """A backbone trained on ImageNet; input RGB, ImageNet mean and deviation."""
+
+    name: str
+    file: str
+    sha256: str  # torchvision publishes the first eight digits, in the file's name
+    url: str | None
+    source: str
+    licence: str
+    taps: tuple[int, ...] = ()  # indices into `features` whose outputs are compared
+    note: str = ""
+
+
+CARDS = {
+    "squeezenet": Card(
+        "squeezenet", "squeezenet1_0_torchvision.pth",
+        "575a40743ed85964da71be2c0b04dc085f8ec4aba8f6b440a70e63ea9fa5da69", None,
+        "songhan/SqueezeNet-Deep-Compression @fb13faa, decoded into torchvision's layout", "BSD-2-Clause-like",
+        taps=(1, 4, 7, 12),
+    ),
+    "vgg16": Card(
+        "vgg16", "vgg16-397923af.pth", "397923af", "https://download.pytorch.org/models/vgg16-397923af.pth",
+        "torchvision vgg16 IMAGENET1K_V1", "BSD-3-Clause", taps=(3, 8, 15, 22),
+    ),
+    "lpips": Card(
+        "lpips", "alexnet-owt-7be5be79.pth", "7be5be79",
+        "https://download.pytorch.org/models/alexnet-owt-7be5be79.pth",
+        "torchvision alexnet IMAGENET1K_V1; the linear heads come with the package lpips", "BSD-3-Clause, BSD-2-Clause",
+    ),
+}  # fmt: skip
+
+
+class Backbone(nn.Module):
+    """Images in [-1, 1] -> feature maps at the taps."""
+
+    def __init__(self, features: nn.Sequential, taps: tuple[int, ...]):
+        super().__init__()
+        self.features, self.taps = features[: taps[-1] + 1], taps
+        self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1))
+        self.register_buffer("deviation", torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1))
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        x, maps = ((images + 1) / 2 - self.mean) / self.deviation, []
+        for index, layer in enumerate(self.features):
+            x = layer(x)
+            if index in self.taps:
+                maps.append(x)
+        return maps
+
+
+def build(name: str, identity_encoder, folders, device) -> Callable[[Tensor, Tensor], Tensor]:
+    """distance(image, reference) -> scalar. Raises ValueError for an unknown name, WeightsError without its weights."""
+    if name == "identity_encoder":
+        return partial(losses.perceptual, identity_encoder.features)
+    if name not in CARDS:
+        raise ValueError(f"loss.perceptual_network: unknown '{name}'; known: identity_encoder, {', '.join(CARDS)}")
+    card = CARDS[name]
+    state = torch.load(weights.find(card, folders), map_location="cpu", weights_only=True)
+    if name == "lpips":
+        network = lpips_with(state).to(device)
+        return lambda image, reference: network(image, reference).mean()
+    constructor = {"squeezenet": torchvision.models.squeezenet1_0, "vgg16": torchvision.models.vgg16}[name]
+    model = constructor(weights=None)
+    model.load_state_dict(state)
+    backbone = Backbone(model.features, card.taps).eval().requires_grad_(False).to(device)
+    return partial(losses.perceptual, backbone)
+
+
+def lpips_with(alexnet: dict[str, Tensor]) -> nn.Module:
+    """LPIPS (Zhang et al. 2018, arXiv:1801.03924) whose backbone gets the given weights: the package would download."""
+    import lpips
+
+    network = lpips.LPIPS(net="alex", pnet_rand=True, verbose=False)
+    backbone = {name: alexnet["features." + name.split(".", 1)[1]] for name, _ in network.net.named_parameters()}
+    network.net.load_state_dict(backbone)
+    return network.eval().requires_grad_(False)

@@ -1,0 +1,171 @@
+"""Train the small networks of the synthetic benchmark: its identity encoder, its recogniser, its pose estimator.
+
+    python -m distill.pretrain identity_encoder | recogniser | pose [--people 20000] [--steps 3000] [--seed N]
+
+What is known exactly of a synthetic face is regressed: its identity numbers, or its Euler angles and expression. A
+recogniser trained to classify people learns far less from as many pictures. The encoder that trains students and the
+recogniser that measures them differ in architecture, seed and people. Writes NAME.safetensors and NAME.json (recipe,
+data, accuracy on people never seen, sha256) beside the card of the network; the card's sha256 must then be set to it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+from tqdm import tqdm
+
+from distill import weights
+from distill.data import synthetic
+from distill.stage import whole_file, write_json
+from distill.tracking import git_commit
+from eval import rulers as judges
+from students import identity_encoder as encoders
+from teachers.exact import expression, pose_deg, render
+
+SIZE = 80  # pixels drawn; the networks look at the inner 64
+TEST_PEOPLE, TEST_IMAGES = 256, 2
+GALLERY = 64
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What one network is, and what it regresses."""
+
+    card: object
+    folder: Path
+    seed: int
+    targets: str  # identity | pose
+
+
+RECIPES = {
+    "identity_encoder": Recipe(encoders.CARDS["synthetic_identity"], weights.PACKAGED[0], 101, "identity"),
+    "recogniser": Recipe(judges.CARDS["synthetic_recogniser"], weights.PACKAGED[1], 202, "identity"),
+    "pose": Recipe(judges.CARDS["synthetic_pose"], weights.PACKAGED[1], 303, "pose"),
+}
+
+
+def faces(split: str, seed: int, count: int, images: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Pictures (n, 3, SIZE, SIZE) uint8, identity numbers (n, K) and pose with expression (n, 3 + E) of new people."""
+    identity, attributes = synthetic.people(split, seed, count, images)
+    identity = identity.repeat_interleave(images, 0)
+    pictures = []
+    for start in tqdm(range(0, len(identity), 64), desc=f"draw {split}", unit="batch"):
+        drawn = render(identity[start : start + 64], attributes[start : start + 64], SIZE).image
+        pictures.append(drawn.add(1).mul(127.5).round().clamp(0, 255).byte())
+    return torch.cat(pictures), identity, pose_targets(attributes)
+
+
+def pose_targets(attributes: Tensor) -> Tensor:
+    """(n, 3 + E): angles over 15 degrees, then expression numbers, so that all have a spread near one."""
+    return torch.cat([pose_deg(attributes) / judges.POSE_UNIT_DEG, expression(attributes)], 1)
+
+
+def blur_some(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Shrink a batch to a random size and back: swaps come at other resolutions, and a little soft."""
+    size = int(torch.randint(SIZE // 3, SIZE + 1, (), generator=generator))
+    if torch.rand((), generator=generator) < 0.5:
+        return images
+    small = F.interpolate(images, size=(size, size), mode="area")
+    return F.interpolate(small, size=(SIZE, SIZE), mode="bilinear", align_corners=False)
+
+
+def train(network: nn.Module, prepare, pictures: Tensor, wanted: Tensor, steps: int, batch: int, lr: float, seed: int):
+    """Regress `wanted` from pictures with AdamW and a one-cycle rate."""
+    generator = torch.Generator().manual_seed(seed)
+    optimiser = torch.optim.AdamW(network.parameters(), lr, weight_decay=0.02)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, lr, total_steps=steps, pct_start=0.15)
+    network.train()
+    bar = tqdm(range(steps), desc="train", unit="step")
+    for step in bar:
+        index = torch.randint(len(pictures), (batch,), generator=generator)
+        images = blur_some(pictures[index].float() / 127.5 - 1, generator)
+        loss = F.mse_loss(network(prepare(images)), wanted[index])
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        schedule.step()
+        if step % 50 == 0:
+            bar.set_postfix(loss=f"{loss.item():.3f}")
+    network.eval()
+
+
+def retrieval_pct(embeddings: Tensor) -> float:
+    """Top-1 among galleries of 64 people: second pictures looked up among first ones; (people * 2, K) in, % out."""
+    gallery, query = (F.normalize(e) for e in (embeddings[0::2], embeddings[1::2]))
+    hits = [
+        (query[i : i + GALLERY] @ gallery[i : i + GALLERY].T).argmax(1).eq(torch.arange(GALLERY)).float().mean()
+        for i in range(0, len(gallery), GALLERY)
+    ]
+    return 100 * float(torch.stack(hits).mean())
+
+
+def accuracy(targets: str, predicted: Tensor, wanted: Tensor) -> dict[str, float]:
+    """How well people never seen are measured."""
+    r2 = 1 - (predicted - wanted).square().mean(0) / wanted.var(0)
+    if targets == "identity":
+        return {"retrieval_top1_of_64_pct": round(retrieval_pct(predicted), 2), "mean_r2": round(float(r2.mean()), 3)}
+    error = (predicted - wanted)[:, :3] * judges.POSE_UNIT_DEG
+    return {
+        "pose_error_l2_deg": round(float(error.norm(dim=1).mean()), 2),
+        "yaw_pitch_roll_mae_deg": [round(v, 2) for v in error.abs().mean(0).tolist()],
+        "expression_r2": [round(v, 2) for v in r2[3:].tolist()],
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("network", choices=RECIPES)
+    parser.add_argument("--people", type=int, default=20000)
+    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--batch", type=int, default=96)
+    parser.add_argument("--lr", type=float, default=3e-3)
+    parser.add_argument("--seed", type=int, help="default: one of its own for each network")
+    parser.add_argument("--out", type=Path, help="folder; default: beside the card of the network")
+    args = parser.parse_args()
+    recipe = RECIPES[args.network]
+    seed = recipe.seed if args.seed is None else args.seed
+    started = time.time()
+
+    pictures, identity, pose = faces("pretrain", seed, args.people, 1)
+    wanted = identity if recipe.targets == "identity" else pose
+    torch.manual_seed(seed)
+    if args.network == "identity_encoder":
+        network = encoders.build_network(recipe.card)
+        prepare = encoders.IdentityEncoder(network, recipe.card).prepare
+    else:
+        network, prepare = judges.build_network(recipe.card), judges.preparation(recipe.card)
+    train(network, prepare, pictures, wanted, args.steps, args.batch, args.lr, seed)
+
+    pictures, identity, pose = faces("pretrain test", seed, TEST_PEOPLE, TEST_IMAGES)
+    wanted = identity if recipe.targets == "identity" else pose
+    with torch.inference_mode():
+        predicted = torch.cat([network(prepare(p.float() / 127.5 - 1)) for p in pictures.split(64)])
+    path = (args.out or recipe.folder) / recipe.card.file
+    with whole_file(path) as temporary:
+        save_file(network.state_dict(), temporary)
+    card = {
+        "name": recipe.card.name,
+        "sha256": weights.sha256(path),
+        "bytes": path.stat().st_size,
+        "parameters": sum(p.numel() for p in network.parameters()),
+        "recipe": {"people": args.people, "steps": args.steps, "batch": args.batch, "lr": args.lr, "seed": seed},
+        "data": f"teachers/exact at {SIZE} px, one picture each of people of seed {seed}",
+        "renderer": synthetic.RENDERER_HASH,
+        "on_people_never_seen": accuracy(recipe.targets, predicted, wanted),
+        "minutes": round((time.time() - started) / 60, 1),
+        "commit": git_commit(),
+        "licence": "Apache-2.0",
+    }
+    write_json(path.with_suffix(".json"), card)
+    print(f"{path}\n{card['on_people_never_seen']}\nsha256 {card['sha256']}")
+
+
+if __name__ == "__main__":
+    main()

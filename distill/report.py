@@ -1,0 +1,172 @@
+"""Stage `report`: the run's front page. `report.html` (self-contained), `metrics.json` and `student.safetensors`."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import shutil
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from distill import config
+from distill.config import Experiment
+from distill.stage import Stage, open_stage, read_json, upstream, whole_file, write_text
+from distill.train import read_log
+
+# metric, heading, format, what is better
+COLUMNS = (
+    ("id_retrieval_top1_pct", "ID top-1 %", "{:.1f}", "higher"),
+    ("id_retrieval_top5_pct", "ID top-5 %", "{:.1f}", "higher"),
+    ("id_similarity_source", "cosine to source", "{:.3f}", "higher"),
+    ("id_similarity_target", "cosine to target", "{:.3f}", "lower"),
+    ("pose_error_deg", "pose error °", "{:.2f}", "lower"),
+    ("pose_error_true_deg", "to true pose °", "{:.2f}", "lower"),
+    ("expression_error", "expression error", "{:.3f}", "lower"),
+    ("ssim", "SSIM", "{:.3f}", "higher"),
+    ("psnr_db", "PSNR dB", "{:.2f}", "higher"),
+    ("size_mb", "MB", "{:.2f}", "lower"),
+    ("parameters", "parameters", "{:,.0f}", "lower"),
+    ("macs_g", "GMAC", "{:.3f}", "lower"),
+    ("latency_ms", "CPU ms", "{:.1f}", "lower"),
+)
+FIRST = ("source", "target", "exact")
+HEADINGS = {"exact": "exact swap (the teacher's)"}
+ARROW = {"higher": "↑", "lower": "↓"}
+STYLE = """
+:root{color-scheme:light dark;--line:#d9dce1;--soft:#6b7280;--warn:#b45309}
+body{font:16px/1.5 system-ui,sans-serif;max-width:1180px;margin:2rem auto;padding:0 1rem}
+h1{font-size:1.6rem;margin:0}h2{font-size:1.15rem;margin:2.2rem 0 .6rem}
+p.lead,figcaption,.soft{color:var(--soft)}.warn{color:var(--warn);font-weight:600}
+.scroll{overflow-x:auto}table{border-collapse:collapse;font-variant-numeric:tabular-nums}
+th,td{padding:.35rem .7rem;text-align:right;border-bottom:1px solid var(--line);white-space:nowrap}
+th:first-child,td:first-child{text-align:left}tr.student td{font-weight:600}td small{color:var(--soft);font-weight:400}
+.faces td,.faces th{border:0;padding:2px;text-align:center;font-weight:400;color:var(--soft)}
+.faces img{width:min(192px,17vw);display:block;border-radius:4px}
+.plots{display:flex;flex-wrap:wrap;gap:1rem}.plots figure{margin:0;background:#fff;border-radius:6px}
+pre{overflow-x:auto;font-size:.85rem}
+"""
+
+
+def run(exp: Experiment, accelerator, tracker) -> Stage:
+    inputs = {"eval": upstream(exp, "eval"), "train": upstream(exp, "train")}
+    stage = open_stage(exp, "report", inputs, accelerator, redo=True)
+    if not accelerator.is_main_process:
+        return stage
+    metrics = read_json(exp.folder / "eval" / "metrics.json")
+    metrics["minutes"] = {
+        name: read_json(exp.folder / name / "done.json")["minutes"]
+        for name in ("data", "pseudo_gt", "train", "eval")
+        if (exp.folder / name / "done.json").is_file()
+    }
+    page = render_page(exp, metrics, read_log(exp.folder / "train"))
+    write_text(exp.folder / "report.html", page)
+    for file in (exp.folder / "eval" / "metrics.json", exp.folder / "train" / "student.safetensors"):
+        with whole_file(exp.folder / file.name) as temporary:
+            shutil.copyfile(file, temporary)
+    for name in ("report.html", "metrics.json"):
+        tracker.artifact(exp.folder / name)
+    stage.finish()
+    print(text_table(metrics["rows"]))
+    for line in metrics["verdicts"]:
+        print(f"! {line}")
+    spent = ", ".join(f"{name} {minutes:.1f}" for name, minutes in metrics["minutes"].items())
+    print(f"minutes: {spent}\n")
+    for name in ("report.html", "metrics.json", "student.safetensors"):
+        print(f"{exp.folder / name}")
+    if exp.tracking.uri != "none":
+        print(f"mlflow ui --backend-store-uri {exp.tracking.uri}")
+    return stage
+
+
+def text_table(rows: dict[str, dict[str, Any]]) -> str:
+    """The table for a terminal: metrics down, swappers across."""
+    known = [c for c in COLUMNS if any(c[0] in row for row in rows.values())]
+    width = max(10, *(len(name) for name in rows)) + 2
+    lines = ["", " " * 20 + "".join(f"{name:>{width}}" for name in rows)]
+    for key, title, form, better in known:
+        cells = (form.format(row[key]["value"]) if key in row else "–" for row in rows.values())
+        lines.append(f"{title + ' ' + ARROW[better]:20}" + "".join(f"{cell:>{width}}" for cell in cells))
+    return "\n".join(lines) + "\n"
+
+
+def render_page(exp: Experiment, metrics: dict[str, Any], log: list[dict[str, float]]) -> str:
+    """The report as one HTML file without any reference to another."""
+    pairs, facts = metrics["pairs"], metrics["environment"]
+    what = "synthetic faces with exact swaps" if exp.data.kind == "synthetic" else "photographs"
+    verdicts = "".join(f"<p class=warn>{html.escape(v)}</p>" for v in metrics["verdicts"])
+    spent = " · ".join(f"{name} {minutes:.1f} min" for name, minutes in metrics["minutes"].items())
+    return f"""<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content="width=device-width">
+<title>{html.escape(exp.name)} · SwapDistill</title><style>{STYLE}</style>
+<h1>{html.escape(exp.name)}</h1>
+<p class=lead>{what}, {exp.data.resolution} px · student {html.escape(exp.student.name)} · {exp.train.steps} steps of
+{exp.train.batch_size} · {spent}</p>
+<h2>People never seen in training</h2>{verdicts}
+<div class=scroll>{_html_table(metrics["rows"], exp.student.name)}</div>
+<p class=soft>{pairs["count"]} pairs; retrieval in a gallery of {pairs["gallery"]} people, one other picture each
+(chance {100 / pairs["gallery"]:.1f} %). Small print under a value: 95 % interval by bootstrap over pairs. Recogniser
+{html.escape(exp.eval.recogniser)}, which took no part in training. Pair list {pairs["hash"]}.</p>
+<h2>Swaps</h2><div class=scroll>{_faces(exp.folder / "eval" / "pictures")}</div>
+<p class=soft>The identity of the source on the target's pose, expression, light and background. All pictures are
+generated.</p>
+<h2>Training</h2><div class=plots>{_plots(log)}</div>
+<h2>Made by</h2><p class=soft>commit {facts["commit"]} · {html.escape(facts["processor"])}, {facts["threads"]} threads ·
+GPU {html.escape(facts["gpu"])} · Python {facts["python"]} · torch {facts["torch"]}</p>
+<details><summary>Resolved experiment</summary><pre>{html.escape(config.dump(exp))}</pre></details></html>
+"""
+
+
+def _html_table(rows: dict[str, dict[str, Any]], student: str) -> str:
+    known = [c for c in COLUMNS if any(c[0] in row for row in rows.values())]
+    head = "".join(f"<th>{html.escape(title)} {ARROW[better]}</th>" for _, title, _, better in known)
+    body = ""
+    for name, row in rows.items():
+        cells = "".join(f"<td>{_cell(row[key], form) if key in row else '–'}</td>" for key, _, form, _ in known)
+        body += f"<tr class={'student' if name == student else 'row'}><td>{html.escape(name)}</td>{cells}</tr>"
+    return f"<table><tr><th></th>{head}</tr>{body}</table>"
+
+
+def _cell(value: dict[str, Any], form: str) -> str:
+    text = form.format(value["value"])
+    interval = value.get("interval")
+    return f"{text}<br><small>{form.format(interval[0])} – {form.format(interval[1])}</small>" if interval else text
+
+
+def _faces(folder: Path) -> str:
+    """The pictures of the eval stage, `<row>.<column>.png`, as a table of embedded images."""
+    columns: dict[str, list[Path]] = {}
+    for path in sorted(folder.glob("*.png")):
+        columns.setdefault(path.name.split(".")[1], []).append(path)
+    order = sorted(columns, key=lambda c: FIRST.index(c) if c in FIRST else len(FIRST))
+    head = "".join(f"<th>{html.escape(HEADINGS.get(name, name))}</th>" for name in order)
+    body = ""
+    for row in zip(*(columns[name] for name in order), strict=True):
+        body += "<tr>" + "".join(f"<td>{_image(path)}</td>" for path in row) + "</tr>"
+    return f"<table class=faces><tr>{head}</tr>{body}</table>"
+
+
+def _image(path: Path) -> str:
+    return f'<img alt="{path.stem}" src="data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}">'
+
+
+def _plots(log: list[dict[str, float]]) -> str:
+    """One small SVG per logged value over steps."""
+    names = list(dict.fromkeys(k for row in log for k in row if k != "step"))
+    figures = ""
+    for name in names:
+        points = [(row["step"], row[name]) for row in log if name in row]
+        figure = Figure(figsize=(3.6, 2.3), layout="constrained")
+        axes = figure.subplots()
+        steps, values = zip(*points, strict=True)
+        axes.plot(steps, values, color="#2563eb", linewidth=1.3, marker="o" if len(points) < 12 else None, markersize=3)
+        axes.set_title(name, fontsize=10, loc="left")
+        axes.set_xlabel("step", fontsize=8)
+        axes.tick_params(labelsize=8)
+        axes.grid(alpha=0.25)
+        axes.spines[["top", "right"]].set_visible(False)
+        stream = io.StringIO()
+        figure.savefig(stream, format="svg")
+        figures += f"<figure>{stream.getvalue()[stream.getvalue().index('<svg') :]}</figure>"
+    return figures

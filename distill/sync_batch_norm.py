@@ -1,0 +1,72 @@
+"""Batch normalisation over the batches of all processes, on any device.
+
+torch.nn.SyncBatchNorm refuses CPU tensors, so that a CPU run could not be what the GPU run is. On CUDA torch's own
+is used; elsewhere this one, whose sums are all-reduced in both passes.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+
+class _SumOverProcesses(torch.autograd.Function):
+    """The sum of a tensor over all processes. Every process's loss depends on it, so gradients are summed as well."""
+
+    @staticmethod
+    def forward(ctx, tensor: torch.Tensor) -> torch.Tensor:
+        total = tensor.contiguous().clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx, gradient: torch.Tensor) -> torch.Tensor:
+        return _SumOverProcesses.forward(ctx, gradient)
+
+
+class SyncBatchNorm(_BatchNorm):
+    """Same parameters, buffers and keys as the BatchNorm it replaces; equal to it when there is one process."""
+
+    def _check_input_dim(self, input: torch.Tensor) -> None:
+        if input.dim() < 2:
+            raise ValueError(f"expected (N, C, ...), got {tuple(input.shape)}")
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        if not self.training or not (dist.is_initialized() and dist.get_world_size() > 1):
+            return super().forward(input)
+        over = [0, *range(2, input.dim())]
+        shape = [1, -1, *[1] * (input.dim() - 2)]
+        values = input.float() if input.dtype in (torch.float16, torch.bfloat16) else input
+        count = values.new_full((1,), input.numel() / input.shape[1])
+        total, count = _SumOverProcesses.apply(torch.cat([values.sum(over), count])).split([input.shape[1], 1])
+        mean = total / count
+        centred = values - mean.view(shape)  # two passes: E[x^2] - E[x]^2 would lose the digits of small variances
+        variance = _SumOverProcesses.apply(centred.square().sum(over)) / count
+        if self.track_running_stats:
+            with torch.no_grad():
+                self.num_batches_tracked.add_(1)
+                momentum = 1 / self.num_batches_tracked if self.momentum is None else self.momentum
+                self.running_mean.lerp_(mean.to(self.running_mean.dtype), momentum)
+                unbiased = variance * count / (count - 1).clamp(min=1)
+                self.running_var.lerp_(unbiased.to(self.running_var.dtype), momentum)
+        normalised = centred * (variance + self.eps).rsqrt().view(shape)
+        if self.affine:
+            normalised = normalised * self.weight.view(shape) + self.bias.view(shape)
+        return normalised.to(input.dtype)
+
+
+def convert(module: nn.Module, device: torch.device) -> nn.Module:
+    """Replace every BatchNorm of `module` by its synchronised form; keys, values and training mode stay."""
+    if device.type == "cuda":
+        return nn.SyncBatchNorm.convert_sync_batchnorm(module)
+    for name, child in module.named_children():
+        if isinstance(child, _BatchNorm):
+            options = (child.num_features, child.eps, child.momentum, child.affine, child.track_running_stats)
+            synced = SyncBatchNorm(*options, device=child.running_mean.device, dtype=child.running_mean.dtype)
+            synced.load_state_dict(child.state_dict())
+            setattr(module, name, synced.train(child.training))
+        else:
+            convert(child, device)
+    return module

@@ -1,0 +1,111 @@
+"""The weights of the networks that judge: where they come from and how they want their images."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Card:
+    """Where a weight file comes from, what it may be used for and how it wants its images.
+
+    outputs: what it can be a ruler of: embedding, pose, expression. also: further files it cannot do without. options:
+    of the network, where it is ours to build.
+    """
+
+    name: str
+    file: str
+    sha256: str | None
+    url: str | None
+    source: str
+    licence: str
+    outputs: tuple[str, ...] = ()
+    crop: str = ""
+    colour_order: str = "rgb"
+    options: dict[str, Any] = field(default_factory=dict)
+    also: tuple[Card, ...] = ()
+    note: str = ""
+
+    @property
+    def files(self) -> tuple[Card, ...]:
+        """A card for each file the ruler is made of, this one first; load_ruler wants their paths in this order."""
+        return (self, *self.also)
+
+
+_3DDFA = "https://github.com/cleardusk/3DDFA_V2"
+_FSANET = "https://github.com/omasaht/headpose-fsanet-pytorch"
+_FSANET_FILES = "https://raw.githubusercontent.com/omasaht/headpose-fsanet-pytorch/002549c981b607f722e0810d999afcde7e5aaa66/pretrained/"
+_INNER_SQUARE = "rows and columns 26 to 229 of 256 to 64 x 64, antialiased bilinear, [-1, 1]"
+
+CARDS = {
+    "synthetic_recogniser": Card(
+        name="synthetic_recogniser",
+        file="synthetic_recogniser.safetensors",
+        sha256=None,
+        url=None,
+        source="this repository, eval/weights",
+        licence="Apache-2.0",
+        outputs=("embedding",),
+        crop=_INNER_SQUARE,
+        options={"outputs": 56},
+        note="For synthetic faces. Trained with `python -m distill.pretrain recogniser`.",
+    ),
+    "synthetic_pose": Card(
+        name="synthetic_pose",
+        file="synthetic_pose.safetensors",
+        sha256=None,
+        url=None,
+        source="this repository, eval/weights",
+        licence="Apache-2.0",
+        outputs=("pose", "expression"),
+        crop=_INNER_SQUARE,
+        options={"outputs": 8},
+        note="For synthetic faces. Trained with `python -m distill.pretrain pose`.",
+    ),
+    "3ddfa_v2_mb05": Card(
+        name="3ddfa_v2_mb05",
+        file="3ddfa_v2_mb05_120x120.pth",
+        sha256="f93ed7f1c4c0382b16d7c18480a5f67473c1917a47475a9823924f38aeb27280",
+        url="https://raw.githubusercontent.com/cleardusk/3DDFA_V2/dc9d1ba5051e391a173d9e5969e2cb5f549f649f/weights/mb05_120x120.pth",
+        source=f"{_3DDFA} @1b6c676 weights/mb05_120x120.pth",
+        licence="MIT",
+        outputs=("pose", "expression"),
+        crop="square from (0.2, 33.6) with side 258 of 256, black outside, to 120 x 120; (x - 127.5) / 128",
+        colour_order="bgr",
+        also=(
+            Card(
+                name="3ddfa_v2_param_mean_std",
+                file="3ddfa_v2_param_mean_std_62d_120x120.npz",
+                sha256="0d388ea967886499f2f9c1073c44312ae0b4f73817a17ea83ee353f4ece0c52e",
+                url=None,
+                source=f"{_3DDFA} @1b6c676 configs/param_mean_std_62d_120x120.pkl, a pickled dict, its arrays mean and "
+                "std saved by numpy.savez",
+                licence="MIT",
+            ),
+        ),
+        note="Ten expression coefficients, output * std + mean. Yaw MAE 4.2 degrees on 16 photos of AFLW2000.",
+    ),
+    "fsanet": Card(
+        name="fsanet",
+        file="fsanet-1x1-iter-688590.onnx",
+        sha256="d85e90cb4b9d3a87e81bbfdcfcd130cbe0e175407042e439a570aa396c44eda6",
+        url=_FSANET_FILES + "fsanet-1x1-iter-688590.onnx",
+        source=f"{_FSANET} @002549c pretrained/fsanet-1x1-iter-688590.onnx",
+        licence="MIT",
+        outputs=("pose",),
+        crop="rows 45 to 234, columns 60 to 197 of 256 to 64 x 64, bilinear; (x - 127.5) / 128",
+        colour_order="bgr",
+        also=(
+            Card(
+                name="fsanet_var",
+                file="fsanet-var-iter-688590.onnx",
+                sha256="2877b1db98e3dc66468e90df8db4a21059facd1c3f107af91c6d4fe6476a03e1",
+                url=_FSANET_FILES + "fsanet-var-iter-688590.onnx",
+                source=f"{_FSANET} @002549c pretrained/fsanet-var-iter-688590.onnx",
+                licence="MIT",
+            ),
+        ),
+        note="A second opinion on pose: noisier on crops as tight as these.",
+    ),
+}

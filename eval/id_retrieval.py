@@ -1,0 +1,32 @@
+"""ID retrieval: is the swap recognised as the source's person among all people of the gallery?
+
+Introduced by FaceShifter (Li et al., CVPR 2020, arXiv:1912.13457) with CosFace on FaceForensics++. Protocol here, as
+in CASIA-NLPRAI/face-swapping-survey eval_faceswap: cosine of unit embeddings against one gallery image per person,
+over all people of the gallery. Without mirrored features. Papers differ in recogniser, crop, gallery and in merging of
+doubled identities, and their numbers with them.
+"""
+
+from __future__ import annotations
+
+from .measured import Measured, mean_of
+from .subject import Subject
+
+
+def id_retrieval(subject: Subject) -> dict[str, Measured]:
+    """id_retrieval_top1_pct, id_retrieval_top5_pct: share of swaps with the source's person among the k nearest.
+
+    Another person just as near counts as nearer, so a recogniser that tells nobody apart scores 0, not 100. Top-5 is
+    absent for a gallery of up to five people, where it would always be 100.
+    """
+    protocol = subject.protocol("recogniser")
+    cosine = subject.read("recogniser", "swap") @ subject.read("recogniser", "gallery").T
+    own = cosine.gather(1, subject.pairs.gallery_column[:, None])
+    nearer = (cosine >= own).sum(1) - 1
+    people = cosine.shape[1]
+    values = {}
+    for k in (1, 5):
+        if k < people:
+            gallery = {"size": people, "definition": "one image per person, all people, never the source image"}
+            depends = {**protocol, "gallery": gallery, "distance": "cosine", "chance_pct": 100 * k / people}
+            values[f"id_retrieval_top{k}_pct"] = mean_of(100 * (nearer < k).double(), "%", "higher", depends)
+    return values

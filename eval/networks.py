@@ -1,0 +1,180 @@
+"""The networks that judge, and what each is given: canonical crops (N, 3, S, S) in [-1, 1] to its own frame.
+
+FaceRegressor is ours. FaceParameters is the MobileNet-v1 x 0.5 of cleardusk/3DDFA_V2 @1b6c676 (Guo et al., ECCV 2020,
+arXiv:2009.09960), with the names of its published weights. FSA-Net (Yang et al., CVPR 2019) is run from ONNX files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+POSE_UNIT_DEG = 15.0  # FaceRegressor gives angles in this unit, so that all its outputs have a spread near one
+FRAME = 256  # side of the frame in which all crops below are stated
+
+
+class FaceRegressor(nn.Module):
+    """Plain convolutions that regress what is known exactly of a synthetic face: identity, or pose and expression.
+
+    Each stage is a stride-2 convolution with batch norm and ReLU, then `depth` - 1 more of stride 1. The last map is
+    flattened, not averaged, since where things are in the face is what is asked for. No residual or depthwise
+    convolutions and no bottleneck: it shares no design with the encoders that train students. Raises ValueError where
+    input_size is no multiple of 2 to the number of stages.
+    """
+
+    def __init__(
+        self, outputs: int, widths: Sequence[int] = (32, 64, 128, 192), depth: int = 1, input_size: int = 64
+    ) -> None:
+        super().__init__()
+        if outputs < 1 or depth < 1 or not widths or input_size % 2 ** len(widths):
+            raise ValueError(
+                f"FaceRegressor: expected outputs and depth of at least 1 and an input_size that is a multiple of "
+                f"{2 ** len(widths)}, got {outputs}, {depth} and {input_size}"
+            )
+        layers: list[nn.Module] = []
+        before = 3
+        for width in widths:
+            for stride in (2, *[1] * (depth - 1)):
+                layers += [nn.Conv2d(before, width, 3, stride, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU(True)]
+                before = width
+        self.features = nn.Sequential(*layers)
+        self.head = nn.Linear(before * (input_size // 2 ** len(widths)) ** 2, outputs)
+
+    def forward(self, faces: Tensor) -> Tensor:
+        """Prepared faces (N, 3, input_size, input_size) in [-1, 1] to (N, outputs), each of a spread near one."""
+        return self.head(self.features(faces).flatten(1))
+
+
+def inner_square(images: Tensor, size: int = 64) -> Tensor:
+    """Rows and columns 26 to 229 of 256, antialiased bilinear: (N, 3, size, size) in [-1, 1]."""
+    side = images.shape[-1]
+    first, end = -(-26 * side // FRAME), 230 * side // FRAME
+    faces = images[:, :, first:end, first:end]
+    return F.interpolate(faces, (size, size), mode="bilinear", align_corners=False, antialias=True)
+
+
+class _Separable(nn.Module):
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.conv_dw = nn.Conv2d(inputs, inputs, 3, stride, 1, groups=inputs, bias=False)
+        self.bn_dw = nn.BatchNorm2d(inputs)
+        self.conv_sep = nn.Conv2d(inputs, outputs, 1, bias=False)
+        self.bn_sep = nn.BatchNorm2d(outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(self.bn_sep(self.conv_sep(F.relu(self.bn_dw(self.conv_dw(x))))))
+
+
+class FaceParameters(nn.Module):
+    """3DDFA_V2's network: 62 numbers of the face model, 12 of a 3x4 matrix (row by row), 40 of shape, 10 of expression.
+
+    mean, std: (62,), by which the network's outputs are brought to scale. fc_lm is a training aid of the published
+    weights, loaded and not used.
+    """
+
+    BLOCKS = {
+        "dw2_1": (32, 1), "dw2_2": (64, 2), "dw3_1": (64, 1), "dw3_2": (128, 2), "dw4_1": (128, 1), "dw4_2": (256, 2),
+        "dw5_1": (256, 1), "dw5_2": (256, 1), "dw5_3": (256, 1), "dw5_4": (256, 1), "dw5_5": (256, 1),
+        "dw5_6": (512, 2), "dw6": (512, 1),
+    }  # fmt: skip
+
+    def __init__(self, mean: Tensor, std: Tensor) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 16, 3, 2, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(16)
+        before = 16
+        for name, (width, stride) in self.BLOCKS.items():
+            self.add_module(name, _Separable(before, width, stride))
+            before = width
+        self.fc_param = nn.Linear(before, 62)
+        self.fc_lm = nn.Linear(before, 136)
+        self.register_buffer("mean", mean, persistent=False)
+        self.register_buffer("std", std, persistent=False)
+
+    def forward(self, faces: Tensor) -> Tensor:
+        """Prepared faces (N, 3, 120, 120) to (N, 62)."""
+        x = F.relu(self.bn1(self.conv1(faces)))
+        for name in self.BLOCKS:
+            x = self.get_submodule(name)(x)
+        return self.fc_param(x.mean((2, 3))) * self.std + self.mean
+
+
+def face_parameters_crop(images: Tensor) -> Tensor:
+    """The square from (x 0.2, y 33.6) with side 258 of 256, black outside: (N, 3, 120, 120) BGR, (x - 127.5) / 128.
+
+    Sampled at pixel centres 0.2 + 2.15 k without smoothing: the choice that repeats the published figures for known
+    photographs within 0.2 degrees, where OpenCV's rule is up to 2 degrees off. Larger frames are first brought to 256.
+    """
+    if images.shape[-1] > FRAME:
+        images = F.interpolate(images, (FRAME, FRAME), mode="bilinear", align_corners=False, antialias=True)
+    step = torch.arange(120, device=images.device, dtype=images.dtype) * (258 / 120)
+    x, y = (2 * (start + step + 0.5) / FRAME - 1 for start in (0.2, 33.6))
+    grid = torch.stack([x.expand(120, 120), y[:, None].expand(120, 120)], dim=-1)
+    # Shifted to [0, 2], so that the zeros outside are black.
+    faces = F.grid_sample(images + 1, grid.expand(len(images), -1, -1, -1), align_corners=False)
+    return (faces - 1).flip(1) * (127.5 / 128)
+
+
+def euler_angles_deg(parameters: Tensor) -> Tensor:
+    """Yaw, pitch, roll in degrees, (N, 3), of (N, 62) face parameters.
+
+    As 3DDFA_V2's utils/pose.py, but for its special case of yaw beyond 86 degrees, where pitch and roll are one.
+    """
+    matrix = parameters[:, :12].reshape(-1, 3, 4)
+    right, down = F.normalize(matrix[:, 0, :3]), F.normalize(matrix[:, 1, :3])
+    forward = torch.linalg.cross(right, down)
+    yaw = torch.asin(forward[:, 0].clamp(-1, 1))
+    pitch = torch.atan2(forward[:, 1], forward[:, 2])
+    roll = torch.atan2(down[:, 0], right[:, 0])
+    return torch.rad2deg(torch.stack([yaw, pitch, roll], dim=1))
+
+
+class FSANet:
+    """Two FSA-Nets in ONNX files, their angles averaged. Raises ValueError without onnxruntime or on other files."""
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        try:
+            import onnxruntime
+            from onnxruntime.capi import onnxruntime_pybind11_state as state
+        except ImportError as error:
+            raise ValueError("ruler 'fsanet' runs in onnxruntime: pip install onnxruntime") from error
+        unreadable = (
+            state.Fail,
+            state.InvalidArgument,
+            state.InvalidGraph,
+            state.InvalidProtobuf,
+            state.NotImplemented,
+        )
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        self.sessions = []
+        for path in paths:
+            try:
+                session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+            except unreadable as error:
+                raise ValueError(f"{path}: not a readable ONNX file ({error})") from error
+            shapes = [tuple(value.shape) for value in (*session.get_inputs(), *session.get_outputs())]
+            if shapes != [(1, 3, 64, 64), (1, 3)]:
+                raise ValueError(f"{path}: not FSA-Net: expected (1, 3, 64, 64) to (1, 3), found {shapes}")
+            self.sessions.append(session)
+
+    def __call__(self, faces: Tensor) -> Tensor:
+        """Prepared faces (N, 3, 64, 64) to yaw, pitch, roll in degrees, (N, 3) on the faces' device."""
+        angles = torch.empty(len(self.sessions), len(faces), 3)
+        for i, session in enumerate(self.sessions):
+            feed = session.get_inputs()[0].name
+            for j, face in enumerate(faces.cpu().split(1)):  # the files are fixed to batches of one
+                angles[i, j] = torch.from_numpy(session.run(None, {feed: face.numpy()})[0][0])
+        return angles.mean(0).to(faces.device)
+
+
+def fsanet_crop(images: Tensor) -> Tensor:
+    """Rows 45 to 234 and columns 60 to 197 of 256, bilinear: (N, 3, 64, 64) BGR, (x - 127.5) / 128."""
+    side = images.shape[-1]
+    top, bottom, left, right = (round(edge * side / FRAME) for edge in (45, 235, 60, 198))
+    faces = F.interpolate(images[:, :, top:bottom, left:right], (64, 64), mode="bilinear", align_corners=False)
+    return faces.flip(1) * (127.5 / 128)

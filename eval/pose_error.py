@@ -1,0 +1,39 @@
+"""Pose error in degrees: the L2 norm of the difference of (yaw, pitch, roll) between swap and target, mean over pairs.
+
+As FaceShifter (arXiv:1912.13457) and, in code, CASIA-NLPRAI/face-swapping-survey eval_faceswap, there with Hopenet. Not
+comparable with ygtxr1997/ReliableSwap, which compares the estimator's raw outputs of 66 bins each.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .measured import Measured, mean_of
+from .subject import Subject
+
+
+def angle_distance_deg(a: Tensor, b: Tensor) -> Tensor:
+    """L2 norm of the differences of (N, 3) angles in degrees, each the shorter way round: (N,)."""
+    difference = a.double() - b.double()
+    return (torch.remainder(difference + 180, 360) - 180).norm(dim=1)
+
+
+def pose_error(subject: Subject) -> dict[str, Measured]:
+    """pose_error_deg: the estimator's reading of the swap against its reading of the target.
+
+    pose_error_true_deg, where the targets' pose is known: its reading of the swap against the truth. The estimator's
+    own error on the unchanged targets is in the details: no sound swap can be expected below it.
+    """
+    protocol = subject.protocol("pose")
+    swap, target = subject.read("pose", "swap"), subject.read("pose", "target")
+    relative = {**protocol, "against": "the estimator's reading of the target"}
+    values = {"pose_error_deg": mean_of(angle_distance_deg(swap, target), "degrees", "lower", relative)}
+    truth = subject.pairs.target_pose_deg
+    if truth is not None:
+        own = float(angle_distance_deg(target, truth).mean())
+        absolute = {**protocol, "against": "the target's true pose"}
+        values["pose_error_true_deg"] = mean_of(
+            angle_distance_deg(swap, truth), "degrees", "lower", absolute, {"estimator_error_on_targets_deg": own}
+        )
+    return values

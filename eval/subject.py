@@ -1,0 +1,110 @@
+"""One swapper on the bench: its swaps, and what the rulers read off them, each made once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .pairs import Pairs, to_float, to_uint8
+from .rulers import Rulers
+
+Swapper = Callable[[Tensor, Tensor], Tensor]
+
+
+class Readings:
+    """What the rulers read off the images of a list of pairs, in batches, kept for every swapper measured on them."""
+
+    def __init__(self, pairs: Pairs, rulers: Rulers, device: Any, batch_size: int) -> None:
+        if batch_size < 1:
+            raise ValueError(f"batch_size: expected at least 1, got {batch_size}")
+        self.pairs, self.rulers = pairs, rulers.to(device)
+        self.device, self.batch_size = torch.device(device), batch_size
+        self._kept: dict[tuple[str, str], Tensor] = {}
+
+    def __call__(self, role: str, column: str) -> Tensor:
+        """Readings of ruler `role` off the pairs' source, target or gallery: (N or P, D) float32 on the CPU."""
+        if (role, column) not in self._kept:
+            self._kept[role, column] = self.read(role, getattr(self.pairs, column), column)
+        return self._kept[role, column]
+
+    @torch.inference_mode()
+    def read(self, role: str, images: Tensor, what: str) -> Tensor:
+        """Readings of ruler `role` ("recogniser", "pose", "expression") off uint8 images, (N, D) float32 on the CPU.
+
+        Raises ValueError where the ruler breaks its contract: shape, finite values, unit length, three angles.
+        """
+        ruler = getattr(self.rulers, role)
+        batches = [ruler(to_float(batch.to(self.device))).float().cpu() for batch in images.split(self.batch_size)]
+        readings = torch.cat(batches)
+        problem = None
+        if readings.ndim != 2 or len(readings) != len(images):
+            problem = f"expected ({len(images)}, D), got {tuple(readings.shape)}"
+        elif not torch.isfinite(readings).all():
+            problem = f"NaN or infinite for image {int((~torch.isfinite(readings)).any(1).nonzero()[0])}"
+        elif role == "pose" and readings.shape[1] != 3:
+            problem = f"expected yaw, pitch and roll, got {readings.shape[1]} numbers"
+        elif role == "recogniser" and (readings.norm(dim=1) - 1).abs().max() > 1e-3:
+            problem = "embeddings are not of unit length"
+        if problem:
+            raise ValueError(f"{role} '{ruler.name}' on {what} images: {problem}")
+        return readings
+
+
+class Subject:
+    """What a metric is given. swaps: (N, 3, H, H) uint8 on the CPU, 8-bit as a file would hold them."""
+
+    def __init__(self, swapper: Swapper, readings: Readings, progress: Callable[[int], Any] | None = None) -> None:
+        self.swapper = swapper
+        self.name = getattr(swapper, "name", None) or type(swapper).__name__
+        self.pairs, self.rulers, self.device = readings.pairs, readings.rulers, readings.device
+        self._readings, self._own = readings, {}
+        self.swaps = self._swap(progress)
+
+    @torch.inference_mode()
+    def _swap(self, progress: Callable[[int], Any] | None) -> Tensor:
+        swaps, size = [], self._readings.batch_size
+        for source, target in zip(self.pairs.source.split(size), self.pairs.target.split(size), strict=True):
+            swap = self.swapper(to_float(source.to(self.device)), to_float(target.to(self.device)))
+            first = sum(map(len, swaps))
+            if tuple(swap.shape) != tuple(target.shape):
+                found = f"{tuple(swap.shape)} for targets {tuple(target.shape)}"
+                raise ValueError(f"swapper '{self.name}': swaps of another size, {found} (pair {first} on)")
+            try:
+                swaps.append(to_uint8(swap).cpu())
+            except ValueError as error:
+                raise ValueError(f"swapper '{self.name}', pairs {first} to {first + len(swap) - 1}: {error}") from error
+            if progress:
+                progress(len(swap))
+        return torch.cat(swaps)
+
+    def read(self, role: str, column: str) -> Tensor:
+        """Readings of ruler `role` off column swap, source, target or gallery: (N or P, D) float32 on the CPU."""
+        if column != "swap":
+            return self._readings(role, column)
+        if role not in self._own:
+            self._own[role] = self._readings.read(role, self.swaps, f"{self.name}'s")
+        return self._own[role]
+
+    def protocol(self, role: str | None = None) -> dict[str, Any]:
+        """What every value on these pairs depends on, the ruler `role` included.
+
+        Raises ValueError where that ruler was not given.
+        """
+        shared = {
+            "pairs": self.pairs.name,
+            "pairs_hash": self.pairs.hash,
+            "pairs_count": len(self.pairs),
+            "resolution": self.pairs.resolution,
+            "swaps": "8-bit RGB: rounded, clipped",
+        }
+        if role is None:
+            return shared
+        ruler = getattr(self.rulers, role)
+        if ruler is None:
+            raise ValueError(
+                f"this metric needs a {role} ruler; give one as Rulers({role}=...) or leave the metric out"
+            )
+        return {**shared, role: ruler.as_dict(), "flip": "none"}

@@ -1,0 +1,241 @@
+"""Identity encoders: canonical face crops to unit embeddings, frozen and shipped with the student.
+
+A card says where weights come from, what they may be used for and how they want their images; it wraps MobileFaceNet as
+of HoiM/MobileFSGAN @478175b, foamliu/MobileFaceNet @a6cc903 and Xiaoccer/MobileFaceNet_Pytorch @26bd8d2, or the plain
+residual network that the synthetic benchmark uses.
+"""
+
+from __future__ import annotations
+
+import math
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from .mobilefacenet import MobileFaceNet, Unit, original_to_ours
+
+
+class SmallResNet(nn.Module):
+    """A residual network of plain 3x3 convolutions, which train faster on a CPU than depthwise ones.
+
+    Options: embedding_dim, width (channels of the first stage, then 2, 4 and 6 times as many), input_size.
+    """
+
+    def __init__(self, embedding_dim: int = 512, width: int = 24, input_size: tuple[int, int] = (64, 64)) -> None:
+        super().__init__()
+        channels = [width, width * 2, width * 4, width * 6]
+        self.stem = Unit(3, channels[0], 5, 2, 2)
+        self.downs = nn.ModuleList(Unit(a, b, 3, 2, 1) for a, b in zip(channels, channels[1:], strict=False))
+        self.blocks = nn.ModuleList(
+            nn.Sequential(Unit(c, c, 3, padding=1), Unit(c, c, 3, padding=1, activation="none")) for c in channels[1:]
+        )
+        final_map = [math.ceil(pixels / 16) for pixels in input_size]
+        self.squeeze = Unit(channels[-1], width * 2)
+        self.linear = nn.Linear(width * 2 * final_map[0] * final_map[1], embedding_dim, bias=False)
+        self.bn = nn.BatchNorm1d(embedding_dim)
+
+    def maps(self, faces: Tensor) -> list[Tensor]:
+        """Feature maps at 1/2, 1/4, 1/8 and 1/16 of the input size."""
+        maps = [self.stem(faces)]
+        for down, block in zip(self.downs, self.blocks, strict=True):
+            x = down(maps[-1])
+            maps.append(x + block(x))
+        return maps
+
+    def forward(self, faces: Tensor) -> Tensor:
+        """Prepared faces (N, 3, *input_size) to embeddings (N, embedding_dim), not yet of unit length."""
+        return self.bn(self.linear(self.squeeze(self.maps(faces)[-1]).flatten(1)))
+
+
+@dataclass(frozen=True)
+class Card:
+    """Where a weight file comes from and what it wants. file is None where nobody published weights.
+
+    mean and std are those of values in [0, 1], in the network's colour order ("rgb" or "bgr"). crop is "square" (rows
+    and columns 26 to 229 of 256, bilinear with aligned corners) or a constant affine map of the canonical frame:
+    "arcface" (112 x 112) or "sphereface" (112 x 96).
+    """
+
+    name: str
+    file: str | None
+    sha256: str | None
+    url: str | None
+    source: str
+    licence: str
+    architecture: str
+    options: dict = field(default_factory=dict)
+    crop: str = "square"
+    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    std: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    colour_order: str = "rgb"
+    note: str = ""
+
+    @property
+    def embedding_dim(self) -> int:
+        return self.options["embedding_dim"]
+
+    @property
+    def input_size(self) -> tuple[int, int]:
+        """Height and width of what the network is given."""
+        return tuple(self.options.get("input_size", (112, 112)))
+
+
+ARCHITECTURES = {"mobilefacenet": MobileFaceNet, "small_resnet": SmallResNet}
+
+# Pixel (x, y) of the 256 frame -> (a x + b y + c, -b x + a y + d) of the crop: the similarity between the mean
+# landmarks of aligned photographs and the template each network was trained on.
+_AFFINE_CROPS = {"arcface": (0.57467, 0.00308, -17.677, -17.138), "sphereface": (0.57467, 0.00308, -25.677, -17.138)}
+
+CARDS = {
+    "mobilefacenet_512": Card(
+        name="mobilefacenet_512",
+        file=None,
+        sha256=None,
+        url=None,
+        source="https://github.com/HoiM/MobileFSGAN @478175b",
+        licence="none stated",
+        architecture="mobilefacenet",
+        options={"embedding_dim": 512},
+        note="Train your own with `python -m distill.pretrain identity_encoder`, or choose another encoder.",
+    ),
+    "foamliu_128": Card(
+        name="foamliu_128",
+        file="mobilefacenet_foamliu.pt",
+        sha256="90a00ba1d8b0b688af3deb731ed53dca582e6106805d1bc3cfdef55f570493f4",
+        url="https://raw.githubusercontent.com/foamliu/MobileFaceNet/408e13c0bcd1c10b666f00b07efcc2eab3c5d195/weights/mobilefacenet.pt",
+        source="https://github.com/foamliu/MobileFaceNet @a6cc903 weights/mobilefacenet.pt",
+        licence="Apache-2.0 (trained on MS1M)",
+        architecture="mobilefacenet",
+        options={"embedding_dim": 128, "activation": "relu6", "stem_pointwise": True, "embedding_bias": True},
+        crop="arcface",
+        mean=(0.485, 0.456, 0.406),
+        std=(0.229, 0.224, 0.225),
+        note="LFW 99.20 %.",
+    ),
+    "xiaoccer_128": Card(
+        name="xiaoccer_128",
+        file="mobilefacenet_xiaoccer_068.ckpt",
+        sha256="e839247cdbdfc023fb7cadeaf53a4549d50c8fc24ad154c02e35920ea8910d99",
+        url=None,
+        source="https://github.com/Xiaoccer/MobileFaceNet_Pytorch @26bd8d2 model/best/068.ckpt",
+        licence="none stated (trained on CASIA-WebFace)",
+        architecture="mobilefacenet",
+        options={"embedding_dim": 128, "input_size": (112, 96)},
+        crop="sphereface",
+        std=(128 / 255, 128 / 255, 128 / 255),
+        note="LFW 98.72 %. Without a licence it may judge on your own machine, never be shipped.",
+    ),
+    "synthetic_identity": Card(
+        name="synthetic_identity",
+        file="synthetic_identity.safetensors",
+        sha256=None,
+        url=None,
+        source="this repository, students/weights",
+        licence="Apache-2.0",
+        architecture="small_resnet",
+        options={"embedding_dim": 56, "width": 24, "input_size": (64, 64)},
+        note="Trained on synthetic faces with `python -m distill.pretrain identity_encoder`.",
+    ),
+}
+
+
+def _sampling_grid(a: float, b: float, c: float, d: float, size: tuple[int, int]) -> Tensor:
+    """(1, height, width, 2) grid for grid_sample without aligned corners; it fits a frame of any size."""
+    y, x = torch.meshgrid(*(torch.arange(pixels, dtype=torch.float64) for pixels in size), indexing="ij")
+    u, v, norm = x - c, y - d, a * a + b * b
+    frame = torch.stack([(a * u - b * v) / norm, (b * u + a * v) / norm], dim=-1)
+    return ((frame + 0.5) / 128 - 1).float()[None]
+
+
+class IdentityEncoder(nn.Module):
+    """A recognition network behind its card's preprocessing: canonical crops in, unit embeddings out."""
+
+    def __init__(self, network: nn.Module, card: Card) -> None:
+        super().__init__()
+        self.network = network
+        self.card = card
+        self.name = card.name
+        self.embedding_dim = card.embedding_dim
+        mean, std = torch.tensor(card.mean), torch.tensor(card.std)
+        # One multiply-add takes [-1, 1] to what the network was trained on.
+        self.register_buffer("scale", (0.5 / std).view(3, 1, 1), persistent=False)
+        self.register_buffer("shift", ((0.5 - mean) / std).view(3, 1, 1), persistent=False)
+        grid = _sampling_grid(*_AFFINE_CROPS[card.crop], card.input_size) if card.crop in _AFFINE_CROPS else None
+        self.register_buffer("grid", grid, persistent=False)
+
+    def prepare(self, images: Tensor) -> Tensor:
+        """Canonical crops (N, 3, S, S) in [-1, 1] to what the network takes, (N, 3, *card.input_size).
+
+        S is 32 or more. Differentiable with respect to the images. Raises ValueError on another shape.
+        """
+        if images.ndim != 4 or images.shape[1] != 3 or images.shape[2] != images.shape[3] or images.shape[2] < 32:
+            raise ValueError(f"images: expected (N, 3, S, S) with S >= 32, got {tuple(images.shape)}")
+        if self.grid is None:
+            size = images.shape[2]
+            first, end = -(-26 * size // 256), 230 * size // 256
+            faces = images[:, :, first:end, first:end]
+            faces = F.interpolate(faces, self.card.input_size, mode="bilinear", align_corners=True)
+        else:
+            grid = self.grid.expand(images.shape[0], -1, -1, -1)
+            faces = F.grid_sample(images, grid, padding_mode="border", align_corners=False)
+        return (faces.flip(1) if self.card.colour_order == "bgr" else faces) * self.scale + self.shift
+
+    def features(self, images: Tensor) -> list[Tensor]:
+        """Feature maps of canonical crops, from 1/2 of the network's input size down, for a perceptual loss."""
+        return self.network.maps(self.prepare(images))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Canonical crops (N, 3, S, S) in [-1, 1] to unit embeddings (N, embedding_dim)."""
+        return F.normalize(self.network(self.prepare(images)))
+
+
+def build_network(card: Card) -> nn.Module:
+    """The card's network with fresh weights, to be trained. Raises ValueError on an unknown architecture."""
+    if card.architecture not in ARCHITECTURES:
+        raise ValueError(f"{card.name}: unknown architecture '{card.architecture}', known: {', '.join(ARCHITECTURES)}")
+    return ARCHITECTURES[card.architecture](**card.options)
+
+
+def _read(path: Path) -> Mapping[str, Tensor]:
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        raise ValueError(f"{path}: not a readable weight file ({error})") from error
+    for wrapper in ("net_state_dict", "state_dict"):
+        if isinstance(checkpoint, Mapping):
+            checkpoint = checkpoint.get(wrapper, checkpoint)
+    if not isinstance(checkpoint, Mapping) or not all(isinstance(tensor, Tensor) for tensor in checkpoint.values()):
+        raise ValueError(f"{path}: expected a state dict (names to tensors), got {type(checkpoint).__name__}")
+    return checkpoint
+
+
+def load_identity_encoder(card: Card | str, path: str | Path | None) -> IdentityEncoder:
+    """The frozen encoder of a card (or of the name of one in CARDS), its weights read from path.
+
+    Evaluation mode, no parameter requires a gradient. The caller has checked the file's sha256. Raises ValueError on an
+    unknown name, on a card without published weights where path is None, and on a file whose tensors do not fit.
+    """
+    if isinstance(card, str):
+        if card not in CARDS:
+            raise ValueError(f"unknown identity encoder '{card}', known: {', '.join(CARDS)}")
+        card = CARDS[card]
+    if path is None:
+        raise ValueError(f"identity encoder '{card.name}' needs the path of its weights. {card.note}")
+    network = build_network(card)
+    state, expected = original_to_ours(_read(Path(path))), network.state_dict()
+    for key in [*expected, *state]:
+        if key not in state or key not in expected or state[key].shape != expected[key].shape:
+            wanted = f"shape {tuple(expected[key].shape)}" if key in expected else "no such tensor"
+            found = f"shape {tuple(state[key].shape)}" if key in state else "none"
+            raise ValueError(f"{path}: not the weights of '{card.name}': {key}: expected {wanted}, found {found}")
+    network.load_state_dict(state, strict=True)
+    return IdentityEncoder(network, card).eval().requires_grad_(False)

@@ -1,0 +1,58 @@
+"""Loss terms with answers known by hand, and that a split batch gives the whole batch's gradient."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from distill import losses
+
+
+def test_reconstruction_is_l1_where_there_is_a_truth_and_nothing_elsewhere():
+    gt = torch.zeros(2, 3, 8, 8)
+    full = torch.full((2, 3, 8, 8), 0.5, requires_grad=True)
+    half = torch.full((2, 3, 4, 4), 0.25)
+    with_gt = torch.tensor([1.0, 0.0])
+    loss = losses.reconstruction([full, half], gt, with_gt, [10, 2])
+    assert loss.item() == pytest.approx((10 * 0.5 + 2 * 0.25) / 2)
+    loss.backward()
+    assert full.grad[0].abs().sum() > 0 and full.grad[1].abs().sum() == 0, "borders of samples without GT stay free"
+
+
+def test_identity_is_zero_within_the_margin():
+    source = F.normalize(torch.tensor([[1.0, 0.0], [0.0, 1.0]]))
+    assert losses.identity([source], source, [20], 0.02).item() == 0
+    opposite = losses.identity([-source, source], source, [1, 5], 0.02)
+    assert opposite.item() == pytest.approx(2 - 0.02)
+
+
+def test_hinge_terms():
+    real, fake = [torch.tensor([2.0, 0.0])], [torch.tensor([-2.0, 0.0])]
+    assert losses.hinge_discriminator(real, fake, [1]).item() == pytest.approx(0.5 + 0.5)
+    assert losses.hinge_generator(fake, [2]).item() == pytest.approx(2 * (3 + 1) / 2)
+
+
+def test_perceptual_is_zero_for_the_same_picture_and_free_of_scale():
+    image = torch.rand(2, 3, 8, 8)
+    reference = torch.rand(2, 3, 8, 8)
+    assert losses.perceptual(lambda x: [x, x * 2], image, image).item() == 0
+    once = losses.perceptual(lambda x: [x], image, reference)
+    assert torch.allclose(losses.perceptual(lambda x: [100 * x], image, reference), once)
+
+
+def test_mean_over_halves_is_the_gradient_of_the_whole():
+    torch.manual_seed(0)
+    weight = torch.randn(3, requires_grad=True)
+    gt, x = torch.randn(4, 3, 8, 8), torch.randn(4, 3, 8, 8)
+    with_gt = torch.tensor([1.0, 1.0, 1.0, 0.0])  # unequal shares of GT in the halves
+
+    def gradient(rows):
+        loss = losses.reconstruction([x[rows] * weight.view(1, 3, 1, 1)], gt[rows], with_gt[rows], [1])
+        return torch.autograd.grad(loss, weight)[0]
+
+    halves = (gradient(slice(0, 2)) + gradient(slice(2, 4))) / 2
+    assert torch.allclose(halves, gradient(slice(0, 4)), atol=1e-6)
+
+
+def test_shrink_is_the_mean_of_areas():
+    image = torch.arange(16.0).view(1, 1, 4, 4).repeat(1, 3, 1, 1)
+    assert losses.shrink(image, 2)[0, 0].tolist() == [[2.5, 4.5], [10.5, 12.5]]

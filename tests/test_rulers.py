@@ -1,0 +1,232 @@
+"""eval.rulers: loading is strict, and the published networks repeat the figures known for real photographs."""
+
+import hashlib
+import json
+import sys
+
+import numpy as np
+import pytest
+import torch
+from conftest import SHARED, needs_shared
+from PIL import Image
+from safetensors.torch import save_file
+from scipy.spatial.transform import Rotation
+
+from eval.networks import FaceRegressor, euler_angles_deg, face_parameters_crop, fsanet_crop, inner_square
+from eval.rulers import CARDS, POSE_UNIT_DEG, Ruler, Rulers, build_network, load_ruler, preparation
+
+WEIGHTS = SHARED / "weights"
+
+
+def images(n=2, side=64):
+    return torch.rand(n, 3, side, side, generator=torch.Generator().manual_seed(0)) * 2 - 1
+
+
+def saved(card, tmp_path, change=lambda state: None):
+    torch.manual_seed(1)
+    network = build_network(CARDS[card]).eval()
+    state = network.state_dict()
+    change(state)
+    save_file(state, tmp_path / CARDS[card].file)
+    return network, tmp_path / CARDS[card].file
+
+
+@pytest.mark.parametrize("name", CARDS)
+def test_cards_say_where_weights_come_from(name):
+    card = CARDS[name]
+    assert card.name == name and card.crop and set(card.outputs) <= {"embedding", "pose", "expression"}
+    for one in card.files:
+        assert one.file and one.source and one.licence
+        assert one.sha256 is None or len(one.sha256) == 64
+        assert one.url is None or one.url.startswith("https://") and one.sha256
+
+
+@needs_shared
+@pytest.mark.parametrize("name", ["3ddfa_v2_mb05", "fsanet"])
+def test_cards_know_their_files(name):
+    for one in CARDS[name].files:
+        assert hashlib.sha256((WEIGHTS / one.file).read_bytes()).hexdigest() == one.sha256
+
+
+def test_regressor_is_small_and_position_counts():
+    network = FaceRegressor(56).eval()
+    assert 0.4e6 < sum(p.numel() for p in network.parameters()) < 1e6
+    faces = images()
+    assert network(faces).shape == (2, 56)
+    assert not torch.allclose(network(faces), network(faces.roll(16, -1)), atol=1e-3)
+    assert FaceRegressor(4, (8, 16), depth=2, input_size=32)(images(side=32)).shape == (2, 4)
+    with pytest.raises(ValueError, match="multiple of 16"):
+        FaceRegressor(4, input_size=60)
+    with pytest.raises(ValueError, match="github.com/cleardusk"):
+        build_network(CARDS["3ddfa_v2_mb05"])
+
+
+def test_crops_cut_where_they_say():
+    ramp = torch.arange(256.0).div(127.5).sub(1)
+    across, down = (ramp * torch.ones(1, 3, 256, 1)), (ramp[:, None] * torch.ones(1, 3, 1, 256))
+    pixel = lambda x: (x + 1) * 127.5  # noqa: E731
+    square = pixel(inner_square(across)[0, 0, 5])
+    assert square[0] == pytest.approx(26 + 204 / 128 - 0.5, abs=0.5)
+    assert square[-1] == pytest.approx(229 - 204 / 128 + 0.5, abs=0.5)
+    parameters = face_parameters_crop(across)[0, 0, 5] * 128 + 127.5
+    assert torch.allclose(parameters[:119], 0.2 + 2.15 * torch.arange(119), atol=1e-3)
+    parameters = face_parameters_crop(down)[0, 0, :, 5] * 128 + 127.5
+    assert torch.allclose(parameters[:103], 33.6 + 2.15 * torch.arange(103), atol=1e-3)
+    assert torch.allclose(parameters[104:], torch.zeros(16), atol=1e-3)  # black below the frame
+    angles = fsanet_crop(across)[0, 0, 5] * 128 + 127.5
+    assert angles[0] == pytest.approx(60 + 138 / 128 - 0.5, abs=1e-2)
+    assert angles[-1] == pytest.approx(197 - 138 / 128 + 0.5, abs=1e-2)
+
+
+def test_crops_turn_colours_only_where_they_say():
+    red = torch.tensor([1.0, -1.0, -1.0]).view(1, 3, 1, 1).expand(1, 3, 256, 256)
+    assert inner_square(red)[0, :, 9, 9].tolist() == pytest.approx([1, -1, -1])
+    for crop in (face_parameters_crop, fsanet_crop):
+        assert crop(red)[0, :, 9, 9].tolist() == pytest.approx([-127.5 / 128, -127.5 / 128, 127.5 / 128])
+
+
+@pytest.mark.parametrize("crop", [inner_square, face_parameters_crop, fsanet_crop])
+def test_crops_fit_frames_of_any_size(crop):
+    y, x = torch.meshgrid(torch.linspace(-2, 2, 512), torch.linspace(-2, 2, 512), indexing="ij")
+    frame = torch.stack([x.sin(), y.cos(), (x + y).sin()])[None]
+    small = torch.nn.functional.interpolate(frame, (256, 256), mode="area")
+    assert (crop(frame) - crop(small)).abs().mean() < 0.02
+
+
+def test_recogniser_gives_unit_embeddings(tmp_path):
+    network, path = saved("synthetic_recogniser", tmp_path)
+    ruler = load_ruler("synthetic_recogniser", path)
+    outputs = network(preparation(CARDS["synthetic_recogniser"])(images()))
+    assert torch.allclose(ruler(images()), torch.nn.functional.normalize(outputs), atol=1e-6)
+    assert ruler.weight_hash == hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+    assert ruler.as_dict()["crop"] and ruler.as_dict()["colour_order"] == "rgb" and "network" not in ruler.as_dict()
+    assert not any(p.requires_grad for p in ruler.network.parameters())
+    assert Rulers(ruler).to("cpu").recogniser is ruler
+
+
+def test_pose_network_gives_degrees_and_expression(tmp_path):
+    network, path = saved("synthetic_pose", tmp_path)
+    outputs = network(preparation(CARDS["synthetic_pose"])(images()))
+    pose, expression = (load_ruler("synthetic_pose", path, output)(images()) for output in ("pose", "expression"))
+    assert torch.allclose(pose, outputs[:, :3] * POSE_UNIT_DEG, atol=1e-5)
+    assert torch.allclose(expression, outputs[:, 3:], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda state: state.pop("head.bias"), r"head\.bias: expected shape \(56,\), found none"),
+        (lambda state: state.update(extra=torch.zeros(2)), r"extra: expected no such tensor, found shape \(2,\)"),
+        (lambda state: state.update({"head.bias": torch.zeros(57)}), r"head\.bias: expected shape \(56,\), found"),
+        (lambda state: state["head.bias"].fill_(torch.nan), r"head\.bias: NaN"),
+    ],
+)
+def test_files_that_do_not_fit_are_named(tmp_path, change, says):
+    _, path = saved("synthetic_recogniser", tmp_path, change)
+    with pytest.raises(ValueError, match=f"synthetic_recogniser.safetensors: .*{says}"):
+        load_ruler("synthetic_recogniser", path)
+
+
+@pytest.mark.parametrize("name", ["junk.safetensors", "junk.pth"])
+def test_unreadable_files_are_named(tmp_path, name):
+    (tmp_path / name).write_bytes(b"not weights at all")
+    with pytest.raises(ValueError, match=f"{name}: not a readable weight file"):
+        load_ruler("synthetic_recogniser", tmp_path / name)
+
+
+def test_what_cannot_be_loaded(tmp_path):
+    with pytest.raises(ValueError, match="unknown ruler 'hopenet', known: .*fsanet"):
+        load_ruler("hopenet", tmp_path)
+    with pytest.raises(ValueError, match="gives pose, not 'expression'"):
+        load_ruler("fsanet", tmp_path, "expression")
+    with pytest.raises(ValueError, match="expected 2 paths, got 1"):
+        load_ruler("3ddfa_v2_mb05", tmp_path / "one.pth")
+    with pytest.raises(ValueError, match="no such file"):
+        load_ruler("synthetic_pose", tmp_path / "none.safetensors")
+
+
+def test_rulers_need_a_hash_and_evaluation_mode():
+    with pytest.raises(ValueError, match="hash"):
+        Ruler(lambda x: x, name="nameless", weight_hash="")
+    with pytest.raises(ValueError, match="training mode"):
+        Ruler(FaceRegressor(4), name="learning", weight_hash="00")
+
+
+def test_euler_angles_of_known_rotations():
+    """Any scale and translation; rotations by scipy: roll about z, then yaw about -y, then pitch about x."""
+    wanted = torch.tensor([[0.0, 0, 0], [30, 0, 0], [0, -20, 0], [0, 0, 10], [-40, 15, -25]])
+    angles = wanted * torch.tensor([-1.0, 1, 1])
+    matrix = Rotation.from_euler("ZYX", angles[:, [2, 0, 1]].numpy(), degrees=True).as_matrix()
+    matrix = np.concatenate([matrix * 0.003, np.full((5, 3, 1), 7.0)], axis=2).reshape(5, 12)
+    parameters = torch.cat([torch.from_numpy(matrix).float(), torch.zeros(5, 50)], dim=1)
+    assert torch.allclose(euler_angles_deg(parameters), wanted, atol=1e-3)
+
+
+@pytest.fixture(scope="module")
+def photographs():
+    """Twelve photographs of twelve people, yaws of all sizes, and their rows of the index."""
+    rows = [json.loads(line) for line in (SHARED / "faces" / "index.jsonl").read_text().splitlines()]
+    first = {row["identity"]: row for row in rows if row.get("split") == "heldout"}
+    rows = sorted(first.values(), key=lambda row: row["yaw"])[:: max(1, len(first) // 12)][:12]
+    faces = np.stack([np.asarray(Image.open(SHARED / "faces" / row["file"]).convert("RGB")) for row in rows])
+    return torch.from_numpy(faces).permute(0, 3, 1, 2) / 127.5 - 1, rows
+
+
+def known(rows):
+    return torch.tensor([[row[angle] for angle in ("yaw", "pitch", "roll")] for row in rows])
+
+
+def shared_ruler(name, output=None):
+    return load_ruler(name, [WEIGHTS / one.file for one in CARDS[name].files], output)
+
+
+@needs_shared
+def test_3ddfa_repeats_the_known_angles(photographs):
+    faces, rows = photographs
+    with torch.inference_mode():
+        error = (shared_ruler("3ddfa_v2_mb05", "pose")(faces) - known(rows)).abs()
+    assert len(rows) == 12 and known(rows)[:, 0].abs().max() > 15
+    assert error.max() < 0.5 and error.mean() < 0.1
+
+
+@needs_shared
+def test_3ddfa_repeats_the_known_expressions(photographs):
+    faces, rows = photographs
+    with torch.inference_mode():
+        error = (shared_ruler("3ddfa_v2_mb05", "expression")(faces) - torch.tensor([row["exp"] for row in rows])).abs()
+    assert error.shape == (12, 10) and error.max() < 0.1 and error.mean() < 0.01
+
+
+@needs_shared
+def test_fsanet_agrees_with_3ddfa(photographs):
+    pytest.importorskip("onnxruntime")
+    faces, rows = photographs
+    ruler = shared_ruler("fsanet")
+    angles = ruler(faces)
+    correlation = torch.corrcoef(torch.stack([angles[:, 0], known(rows)[:, 0]]))[0, 1]
+    assert angles.shape == (12, 3) and correlation > 0.85
+    assert torch.allclose(ruler(faces[3:4]), angles[3:4], atol=1e-4)
+
+
+@needs_shared
+def test_other_files_are_refused(tmp_path):
+    main, scale = (WEIGHTS / one.file for one in CARDS["3ddfa_v2_mb05"].files)
+    with pytest.raises(ValueError, match="mobilefacenet_foamliu.pt: not the weights of '3ddfa_v2_mb05': conv1.weight"):
+        load_ruler("3ddfa_v2_mb05", [WEIGHTS / "mobilefacenet_foamliu.pt", scale])
+    np.savez(tmp_path / "scale.npz", mean=np.zeros(61), std=np.ones(62))
+    with pytest.raises(ValueError, match="scale.npz: mean: expected 62"):
+        load_ruler("3ddfa_v2_mb05", [main, tmp_path / "scale.npz"])
+    with pytest.raises(ValueError, match="arrays mean and std"):
+        load_ruler("3ddfa_v2_mb05", [main, main])
+
+
+def test_fsanet_says_what_is_missing(tmp_path, monkeypatch):
+    paths = [tmp_path / one.file for one in CARDS["fsanet"].files]
+    for path in paths:
+        path.write_bytes(b"junk")
+    if "onnxruntime" in sys.modules or __import__("importlib.util").util.find_spec("onnxruntime"):
+        with pytest.raises(ValueError, match="fsanet-1x1-iter-688590.onnx: not a readable ONNX"):
+            load_ruler("fsanet", paths)
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(ValueError, match="pip install onnxruntime"):
+        load_ruler("fsanet", paths)

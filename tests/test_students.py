@@ -1,0 +1,158 @@
+"""Every registered student keeps the contract of a generator."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+import students
+
+SMALL = {"mobilefsgan": {"width": 8}, "compact": {"width": 16}}
+BORDERS = {"embedding_dim": 24, "resolution": 64}
+
+
+def small(name: str, **options) -> nn.Module:
+    torch.manual_seed(0)
+    return students.build(name, **{**BORDERS, **SMALL[name], **options})
+
+
+def inputs(resolution: int = 64) -> tuple[torch.Tensor, torch.Tensor]:
+    torch.manual_seed(1)
+    return torch.rand(2, 3, resolution, resolution) * 2 - 1, F.normalize(torch.randn(2, 24))
+
+
+@pytest.fixture(params=students.STUDENTS)
+def name(request) -> str:
+    return request.param
+
+
+@pytest.mark.parametrize("resolution", [64, 96, 128])
+def test_shapes_and_ranges(name, resolution):
+    images = small(name, resolution=resolution)(*inputs(resolution))
+    for scale, image in enumerate(images):
+        assert image.shape == (2, 3, resolution >> scale, resolution >> scale)
+        assert image.dtype == torch.float32 and image.abs().max() <= 1
+    assert len(images) == 3
+
+
+def test_rebuilt_from_its_options(name):
+    generator = small(name)
+    again = students.build(generator.name, **generator.options)
+    again.load_state_dict(generator.state_dict(), strict=True)
+    assert again.options == generator.options and generator.name == name
+
+
+def test_saved_and_loaded_is_the_same(name, tmp_path):
+    generator, path = small(name), tmp_path / "student.safetensors"
+    generator.train()(*inputs())
+    students.save(generator, path, run="quickstart")
+    loaded = students.load(path, expected=name)
+    for one, other in zip(generator.eval()(*inputs()), loaded(*inputs()), strict=True):
+        assert torch.equal(one, other)
+    with safe_open(path, framework="pt") as file:
+        assert file.metadata()["run"] == "quickstart" and file.metadata()["student"] == name
+    assert [each.name for each in tmp_path.iterdir()] == ["student.safetensors"]
+
+
+def test_gradients_reach_every_parameter_and_both_inputs(name):
+    generator, (target, embedding) = small(name).train(), inputs()
+    images = generator(target.requires_grad_(), embedding.requires_grad_())
+    sum(image.square().mean() for image in images).backward()
+    silent = [key for key, parameter in generator.named_parameters() if not parameter.grad.abs().sum() > 0]
+    assert not silent
+    assert target.grad.abs().sum() > 0 and embedding.grad.abs().sum() > 0
+
+
+def test_it_learns(name):
+    generator, (target, embedding) = small(name), inputs()
+    wanted = torch.tensor([0.6, -0.2, 0.1]).view(1, 3, 1, 1)
+    optimizer = torch.optim.Adam(generator.parameters(), lr=3e-3)
+    losses = []
+    for _ in range(15):
+        loss = (generator(target, embedding)[0] - wanted).abs().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.8 * losses[0]
+
+
+def test_bad_inputs(name):
+    generator, (target, embedding) = small(name), inputs()
+    with pytest.raises(ValueError, match=r"target: expected \(N, 3, 64, 64\), got \(2, 3, 32, 32\)"):
+        generator(target[:, :, :32, :32], embedding)
+    with pytest.raises(ValueError, match=r"embedding: expected \(N, 24\), got \(2, 23\)"):
+        generator(target, embedding[:, :23])
+    with pytest.raises(ValueError, match="batch sizes differ: 2 targets, 1 embeddings"):
+        generator(target, embedding[:1])
+
+
+@pytest.mark.parametrize("wrong", [{"resolution": 100}, {"resolution": 32}, {"width": 0}, {"embedding_dim": 0}])
+def test_bad_options(name, wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        small(name, **wrong)
+
+
+def test_unknown_names_list_the_known_ones(name):
+    with pytest.raises(ValueError, match="unknown student 'giant', known: mobilefsgan, compact"):
+        students.build("giant")
+    with pytest.raises(ValueError, match=f"student '{name}' has no option 'depth', known: width, embedding_dim"):
+        students.build(name, depth=3)
+
+
+def test_bad_files(name, tmp_path):
+    path, generator = tmp_path / "student.safetensors", small(name)
+    with pytest.raises(FileNotFoundError, match=str(path)):
+        students.load(path)
+    path.write_bytes(b"no tensors here")
+    with pytest.raises(ValueError, match=f"{path}: not a safetensors file"):
+        students.load(path)
+    save_file({"a": torch.zeros(1)}, path)
+    with pytest.raises(ValueError, match=f"{path}: not a saved student: its metadata lacks 'student'"):
+        students.load(path)
+    for header in (
+        {"student": "giant", "options": "{}"},
+        {"student": name, "options": "{"},
+        {"student": name, "options": "3"},
+    ):
+        save_file(generator.state_dict(), path, metadata=header)
+        with pytest.raises(ValueError, match=f"{path}: does not hold the student"):
+            students.load(path)
+    save_file(generator.state_dict(), path, metadata={"student": name, "options": '{"width": 24}'})
+    with pytest.raises(ValueError, match=f"{path}: does not hold the student"):
+        students.load(path)
+    students.save(generator, path)
+    with pytest.raises(ValueError, match=f"{path}: holds the student '{name}', expected 'giant'"):
+        students.load(path, expected="giant")
+
+
+def test_metadata_is_text(name, tmp_path):
+    with pytest.raises(ValueError, match="metadata 'step'"):
+        students.save(small(name), tmp_path / "student.safetensors", step=3)
+    with pytest.raises(ValueError, match="metadata 'options'"):
+        students.save(small(name), tmp_path / "student.safetensors", options="{}")
+    assert not list(tmp_path.iterdir())
+
+
+class Encoder(nn.Module):
+    """Mean colours of a grid as an embedding."""
+
+    def __init__(self, embedding_dim: int) -> None:
+        super().__init__()
+        self.embedding_dim = embedding_dim
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return F.normalize(F.adaptive_avg_pool2d(images, (2, 4)).flatten(1))
+
+
+def test_swapper(name):
+    generator, encoder = small(name).eval(), Encoder(24)
+    source, target = inputs()[0].flip(0), inputs()[0]
+    swapper = students.StudentSwapper(generator, encoder).eval()
+    with torch.no_grad():
+        assert torch.equal(swapper(source, target), generator(target, encoder(source))[0])
+    assert swapper.parts == {"generator": generator, "identity_encoder": encoder}
+    with pytest.raises(ValueError, match="wants embeddings of 24 numbers, the identity encoder gives 25"):
+        students.StudentSwapper(generator, Encoder(25))
