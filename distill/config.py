@@ -1,4 +1,7 @@
-"""YAML -> Experiment: frozen, typed, complete. Every error names the file, the key, what was expected and the nearest known key."""
+"""YAML -> Experiment: frozen, typed, complete.
+
+Every error names the file, the key, what was expected and the nearest known key.
+"""
 
 from __future__ import annotations
 

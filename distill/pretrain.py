@@ -11,6 +11,7 @@ data, accuracy on people never seen, sha256) beside the card of the network; the
 from __future__ import annotations
 
 import argparse
+import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,11 +56,14 @@ def faces(split: str, seed: int, count: int, images: int) -> tuple[Tensor, Tenso
     """Pictures (n, 3, SIZE, SIZE) uint8, identity numbers (n, K) and pose with expression (n, 3 + E) of new people."""
     identity, attributes = synthetic.people(split, seed, count, images)
     identity = identity.repeat_interleave(images, 0)
-    pictures = []
-    for start in tqdm(range(0, len(identity), 64), desc=f"draw {split}", unit="batch"):
-        drawn = render(identity[start : start + 64], attributes[start : start + 64], SIZE).image
-        pictures.append(drawn.add(1).mul(127.5).round().clamp(0, 255).byte())
-    return torch.cat(pictures), identity, pose_targets(attributes)
+    batches = list(zip(identity.split(64), attributes.split(64), strict=True))
+    with torch.multiprocessing.get_context("spawn").Pool(os.cpu_count(), torch.set_num_threads, (1,)) as pool:
+        drawn = tqdm(pool.imap(_draw, batches), desc=f"draw {split}", total=len(batches), unit="batch")
+        return torch.cat([torch.from_numpy(d) for d in drawn]), identity, pose_targets(attributes)
+
+
+def _draw(numbers: tuple[Tensor, Tensor]):
+    return render(*numbers, SIZE).image.add(1).mul(127.5).round().clamp(0, 255).byte().numpy()
 
 
 def pose_targets(attributes: Tensor) -> Tensor:

@@ -41,6 +41,14 @@ METRICS: dict[str, Callable[[Subject], dict[str, Measured]]] = {
     "latency_ms": latency_ms,
 }
 
+# The ruler a metric cannot do without: asked for before anything is swapped.
+NEEDS = {
+    "id_retrieval": "recogniser",
+    "id_similarity": "recogniser",
+    "pose_error": "pose",
+    "expression_error": "expression",
+}
+
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
@@ -66,11 +74,14 @@ class Bench:
     ) -> Evaluation:
         """Measure one swapper by metrics of METRICS; progress is told the number of pairs swapped, batch by batch.
 
-        Raises ValueError on an unknown metric, on one whose ruler is missing, and on swaps of another size or with NaN.
+        Raises ValueError on an unknown metric, on one whose ruler is missing, on a swapper in training mode, and
+        on swaps of another size or with NaN.
         """
         for metric in metrics:
             if metric not in METRICS:
                 raise ValueError(f"unknown metric '{metric}', known: {', '.join(METRICS)}")
+            if metric in NEEDS:
+                self._readings.rulers.need(NEEDS[metric])
         started = time.perf_counter()
         subject = Subject(swapper, self._readings, progress)
         swap_seconds = time.perf_counter() - started

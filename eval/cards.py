@@ -60,7 +60,7 @@ CARDS = {
         licence="Apache-2.0",
         outputs=("pose", "expression"),
         crop=_INNER_SQUARE,
-        options={"outputs": 8},
+        options={"outputs": 9},
         note="For synthetic faces. Trained with `python -m distill.pretrain pose`.",
     ),
     "3ddfa_v2_mb05": Card(
@@ -106,6 +106,6 @@ CARDS = {
                 licence="MIT",
             ),
         ),
-        note="A second opinion on pose: noisier on crops as tight as these.",
+        note="A second opinion on pose: noisier on crops as tight as these. Pitch and roll with the signs of 3DDFA_V2.",
     ),
 }

@@ -10,10 +10,11 @@ import copy
 import os
 import platform
 import time
+from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from .measured import Measured
 from .pairs import to_float
@@ -52,7 +53,7 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _timed(swapper, images: tuple, threads: int, runs: int, warm_up: int) -> Measured:
+def _timed(swapper: Any, images: tuple[Tensor, Tensor], threads: int, runs: int, warm_up: int) -> Measured:
     torch.set_num_threads(threads)
     whole: list[float] = []
     by_part: dict[str, list[float]] = {}

@@ -81,6 +81,13 @@ class Rulers:
     pose: Ruler | None = None
     expression: Ruler | None = None
 
+    def need(self, role: str) -> Ruler:
+        """The ruler of a role: recogniser, pose or expression. Raises ValueError where it was not given."""
+        ruler = getattr(self, role)
+        if ruler is None:
+            raise ValueError(f"this needs a {role} ruler: give one as Rulers({role}=...), or leave its metric out")
+        return ruler
+
     def to(self, device: Any) -> Rulers:
         for ruler in vars(self).values():
             if ruler is not None:
@@ -147,13 +154,17 @@ def _after_angles(outputs: Tensor) -> Tensor:
     return outputs[:, 3:]
 
 
+def _signs_of_3ddfa(angles: Tensor) -> Tensor:
+    return angles * angles.new_tensor([1.0, -1.0, -1.0])
+
+
 def _last_ten(outputs: Tensor) -> Tensor:
     return outputs[:, 52:]
 
 
 def _reader(card: Card, paths: list[Path], output: str) -> _Reader:
     if card.name == "fsanet":
-        return _Reader(fsanet_crop, FSANet(paths), nn.Identity())
+        return _Reader(fsanet_crop, FSANet(paths), _signs_of_3ddfa)
     if card.name == "3ddfa_v2_mb05":
         network: nn.Module = FaceParameters(*_mean_and_std(paths[1]))
         state = {key.removeprefix("module."): tensor for key, tensor in _read(paths[0]).items()}

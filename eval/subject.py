@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .pairs import Pairs, to_float, to_uint8
 from .rulers import Rulers
@@ -36,7 +36,7 @@ class Readings:
 
         Raises ValueError where the ruler breaks its contract: shape, finite values, unit length, three angles.
         """
-        ruler = getattr(self.rulers, role)
+        ruler = self.rulers.need(role)
         batches = [ruler(to_float(batch.to(self.device))).float().cpu() for batch in images.split(self.batch_size)]
         readings = torch.cat(batches)
         problem = None
@@ -59,8 +59,11 @@ class Subject:
     def __init__(self, swapper: Swapper, readings: Readings, progress: Callable[[int], Any] | None = None) -> None:
         self.swapper = swapper
         self.name = getattr(swapper, "name", None) or type(swapper).__name__
+        if isinstance(swapper, nn.Module) and swapper.training:
+            raise ValueError(f"swapper '{self.name}' is in training mode, where a batch changes the swap; call .eval()")
         self.pairs, self.rulers, self.device = readings.pairs, readings.rulers, readings.device
-        self._readings, self._own = readings, {}
+        self._readings = readings
+        self._own: dict[str, Tensor] = {}
         self.swaps = self._swap(progress)
 
     @torch.inference_mode()
@@ -102,9 +105,4 @@ class Subject:
         }
         if role is None:
             return shared
-        ruler = getattr(self.rulers, role)
-        if ruler is None:
-            raise ValueError(
-                f"this metric needs a {role} ruler; give one as Rulers({role}=...) or leave the metric out"
-            )
-        return {**shared, role: ruler.as_dict(), "flip": "none"}
+        return {**shared, role: self.rulers.need(role).as_dict(), "flip": "none"}

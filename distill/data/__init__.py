@@ -1,4 +1,4 @@
-"""Everything that reads or writes training data. The commands that prepare data live in datasets/, which is no package."""
+"""Everything that reads or writes training data. The commands that prepare data live in datasets/, no package."""
 
 from __future__ import annotations
 

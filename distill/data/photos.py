@@ -159,8 +159,8 @@ def register(exp, folder: Path, accelerator) -> dict[str, int]:
         able = [p for p in people if counts[p] >= 2]  # one picture for the gallery, another as source
         if "eval" in exp.stages and len(able) < exp.data.test_people + 2:
             raise DataError(
-                f"data.photos: {exp.data.photos}: {len(able)} of {len(people)} people have two photographs or more, too "
-                f"few to hold {exp.data.test_people} out (data.test_people); name other people with data.heldout=FOLDER"
+                f"data.photos: {exp.data.photos}: {len(able)} of {len(people)} people have two photographs or more, "
+                f"too few to hold {exp.data.test_people} out (data.test_people); or name others with data.heldout=FOLDER"
             )
         test = set(able[: exp.data.test_people])
     val = set([p for p in people if p not in test][: exp.data.val_people])

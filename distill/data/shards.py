@@ -29,7 +29,8 @@ def write_shard(path: Path, samples: Iterable[tuple[str, Sequence[np.ndarray], d
     """Write (key, (source, target, gt) as (H,W,3) uint8, facts) samples as one tar; its bytes depend on them alone."""
     with whole_file(path) as temporary, tarfile.open(temporary, "w") as tar:
         count = 0
-        for count, (key, pictures, facts) in enumerate(samples, 1):
+        for key, pictures, facts in samples:
+            count += 1
             for part, picture in zip(PARTS[:3], pictures, strict=True):
                 stream = io.BytesIO()
                 Image.fromarray(picture).save(stream, "PNG", compress_level=1)

@@ -1,0 +1,37 @@
+"""Milliseconds per picture of teachers/exact: `python benchmarks/render.py [--threads 1]`."""
+
+import argparse
+import statistics
+import sys
+import time
+from pathlib import Path
+
+sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+import torch  # noqa: E402
+
+from teachers.exact import render, sample_attributes, sample_identities  # noqa: E402
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--runs", type=int, default=7)
+    parser.add_argument("--device", default="cpu")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    identity = sample_identities(args.batch, 0).to(args.device)
+    attributes = sample_attributes(args.batch, 1).to(args.device)
+    print(f"torch {torch.__version__}, {args.device}, {args.threads} threads, batch {args.batch}")
+    for size in (64, 128, 256):
+        times = []
+        for _ in range(args.runs + 1):
+            started = time.perf_counter()
+            render(identity, attributes, size).image.cpu()
+            times.append((time.perf_counter() - started) / args.batch * 1000)
+        print(f"{size:4} px  median {statistics.median(times[1:]):6.1f} ms an image  (min {min(times):.1f})")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,220 @@
+"""The head as a star-shaped surface: a radius over directions, and rays that meet it.
+
+Directions are charted stereographically from the front: (p, q) = (d_x, d_y) / (1 + d_z). The chart keeps angles, the
+face lies within the unit disk, ears near |p| = 1. The chart is sampled more finely near its centre, where the nose is.
+Units: one head radius is 92.6 pixels of 256; x to the right of the picture, y up, z towards the viewer.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+EDGE = 1.7  # the chart reaches |p|, |q| = EDGE: 119 degrees from the front
+MARCH_STEPS = 8
+START_RADIUS = 1.6  # nothing of a head is farther out
+
+
+def smooth(a: float | Tensor, b: float | Tensor, x: Tensor) -> Tensor:
+    """0 up to a, 1 from b, smooth between (a > b falls)."""
+    t = ((x - a) / (b - a)).clamp_(0, 1)
+    return (3 - 2 * t).mul_(t).mul_(t)
+
+
+def bump(x: Tensor, y: Tensor, cx, cy, sx, sy) -> Tensor:
+    """A hill of height 1 at (cx, cy): (1 - d2 / 4)^4, which is exp(-d2) for the eye, ends, and costs a fifth."""
+    dx, dy = (x - cx).div_(sx), (y - cy).div_(sy)
+    return dx.square_().add_(dy.square_()).mul_(-0.25).add_(1).clamp_(min=0).square_().square_()
+
+
+def ridge(x: Tensor, width) -> Tensor:
+    """A line of height 1 along x = 0, of the same profile as a bump."""
+    return (x / width).square_().mul_(-0.25).add_(1).clamp_(min=0).square_().square_()
+
+
+def unit_vector(vector: Tensor) -> Tensor:
+    """(n, 3, H, W) to unit length; F.normalize takes ten times as long over channels."""
+    x, y, z = vector.unbind(1)
+    return vector * (x * x + y * y + z * z).clamp_(min=1e-12).rsqrt_()[:, None]
+
+
+def chart_to_grid(p: Tensor) -> Tensor:
+    """Chart coordinate -> texture coordinate in [-1, 1], finer near 0."""
+    return 2 * p / (p.abs() + EDGE)
+
+
+def grid_to_chart(m: Tensor) -> Tensor:
+    return EDGE * m / (2 - m.abs())
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where the features of each face are in the chart, (n, 1, 1) each; identity and expression together."""
+
+    eye_x: Tensor
+    eye_y: Tensor
+    eye_w: Tensor
+    eye_h: Tensor
+    nose_tip: Tensor
+    nose_w: Tensor
+    mouth_y: Tensor
+    mouth_w: Tensor
+    upper: Tensor
+    lower: Tensor
+    open: Tensor
+    drop: Tensor
+    smile: Tensor
+
+
+def places(z: dict[str, Tensor], a: dict[str, Tensor]) -> Places:
+    smile = a["smile"]
+    opened = a["jaw"] * 0.055
+    return Places(
+        eye_x=0.213 * (1 + 0.075 * z["eye_spacing"]),
+        eye_y=0.05 + 0.012 * z["eye_height"],
+        eye_w=0.088 * (1 + 0.10 * z["eye_size"]),
+        eye_h=0.040 * (1 + 0.10 * z["eye_size"]) * (1 + 0.20 * z["eye_open"]),
+        nose_tip=-0.150 - 0.017 * z["nose_length"],
+        nose_w=0.062 * (1 + 0.17 * z["nose_width"]),
+        mouth_y=-0.335 - 0.017 * z["mouth_height"] - 0.006 * z["nose_length"] + 0.008 * smile,
+        mouth_w=0.150 * (1 + 0.11 * z["mouth_width"]) * (1 + 0.13 * smile),
+        upper=0.026 * (1 + 0.27 * z["upper_lip"]) * (1 - 0.15 * smile),
+        lower=0.034 * (1 + 0.25 * z["lower_lip"]) * (1 - 0.12 * smile),
+        open=opened,
+        drop=a["jaw"] * 0.07,
+        smile=smile,
+    )
+
+
+def hair_line(p: Tensor, a: dict[str, Tensor], strands: Tensor) -> Tensor:
+    """Height of the hair's lower edge over the chart: forehead, temples, sideburns; behind the ears all is hair."""
+    ap = p.abs()
+    fringe = smooth(0.60, 0.75, a["hair_fringe"]) * 0.19
+    swept = 0.05 * torch.cos((p - (a["hair_part"] - 0.5) * 0.8) * 6)
+    front = 0.40 + 0.12 * (a["hair_line"] - 0.5) + swept - fringe * smooth(0.75, 0.3, ap)
+    side = -0.05 - 0.25 * smooth(0.5, 0.9, a["hair_length"])
+    line = front + (side - front) * smooth(0.44, 0.80, ap)
+    around_ear = 0.16 * smooth(0.6, 0.4, a["hair_length"])  # short hair leaves the ear free
+    line = torch.maximum(line, around_ear - 4 * (ap - 1.0).abs().sub(0.13).clamp(min=0))
+    line = line - 4 * smooth(1.15, 1.35, ap)
+    return line + strands * 0.028 * smooth(0.95, 0.6, ap)
+
+
+def radius(p: Tensor, q: Tensor, z: dict[str, Tensor], a: dict[str, Tensor], f: Places, strands: Tensor):
+    """Radius of the head over the chart, (n, H, W), and how much of it is hair (0 .. 1)."""
+    ap = p.abs()
+    s = 1 + p * p + q * q
+    dx, dy, dz = 2 * p / s, 2 * q / s, (2 - s) / s
+    width = 0.745 * (1 + 0.055 * z["skull_width"])
+    up = 1.27 * (1 + 0.045 * z["skull_height"])
+    down = 1.13 * (1 + 0.06 * z["face_length"]) * (1 + 0.035 * z["chin_length"]) * (1 + 0.9 * f.drop)
+    low = smooth(0.1, -0.9, dy)
+    width = width * (1 - (0.20 - 0.05 * z["jaw_width"]) * low)
+    height = down + (up - down) * smooth(-0.25, 0.25, dy)
+    r = ((dx / width) ** 2 + (dy / height) ** 2 + (dz / 0.93) ** 2).rsqrt()
+
+    fq = q + f.drop * smooth(f.mouth_y, f.mouth_y - 0.06, q)  # below the mouth all moves with the jaw
+    r = r + (0.02 + 0.028 * z["forehead_bulge"]) * bump(ap, q, 0, 0.30, 0.30, 0.14)
+    r = r - (0.035 + 0.022 * z["temple_hollow"]) * bump(ap, q, 0.55, 0.22, 0.16, 0.20)
+    r = r + (0.045 + 0.020 * z["brow_ridge"]) * bump(ap, q, 0.19, 0.145 + 0.01 * z["brow_height"], 0.17, 0.05)
+    r = r - (0.085 + 0.022 * z["eye_depth"]) * bump(ap, q, f.eye_x - 0.02, f.eye_y, 0.115, 0.062)
+    r = r + 0.040 * bump(ap, q, f.eye_x, f.eye_y, f.eye_w * 0.95, f.eye_h * 1.5)
+    cheek = f.smile.clamp(min=0)
+    r = r + (0.035 + 0.022 * z["cheekbone_forward"]) * bump(ap, q, 0.33, -0.05, 0.15, 0.085)
+    r = r + 0.030 * (1 + z["cheekbone_width"]) * bump(ap, q, 0.62, -0.06, 0.18, 0.13)
+    r = r + (0.010 + 0.030 * z["cheek_fullness"] + 0.02 * cheek) * bump(ap, q, 0.30, -0.24, 0.15, 0.14)
+    r = r + 0.042 * (0.4 + z["jaw_width"]) * bump(ap, fq, 0.50, -0.46, 0.20, 0.22)
+    r = r + 0.035 * z["jaw_corner"] * bump(ap, fq, 0.46, -0.62, 0.12, 0.12)
+    r = r + 0.045 * bump(ap, q, 0, f.mouth_y, 0.17, 0.10)
+    r = r - 0.028 * bump(ap, fq, 0, f.mouth_y - 0.095, 0.13, 0.030)
+    chin_w = 0.13 * (1 + 0.18 * z["chin_width"])
+    r = r + (0.070 + 0.028 * z["chin_forward"]) * bump(ap, fq, 0, -0.525 - 0.02 * z["chin_length"], chin_w, 0.085)
+
+    # The nose: a ridge that rises and widens towards the tip, the tip itself, wings, and a sharp lower edge.
+    tip = f.nose_tip
+    along = ((0.10 - q) / (0.10 - tip)).clamp(0, 1)
+    ridge_w = 0.036 * (1 + 0.18 * z["bridge_width"]) + (f.nose_w * 0.62 - 0.036) * along * along
+    lift = 0.055 + 0.020 * z["bridge_height"] + (0.175 + 0.012 * z["tip_up"]) * along**1.35
+    edge = 0.030 + 0.010 * z["tip_up"].clamp(-2, 2)
+    lower = smooth(tip - 0.045, tip - 0.045 + edge, q)
+    r = r + lift * ridge(ap, ridge_w) * lower * smooth(0.19, 0.06, q)
+    tip_w = 0.036 * (1 + 0.20 * z["tip_size"])
+    r = r + (0.040 + 0.012 * z["tip_size"]) * bump(ap, q, 0, tip, tip_w, 0.032)
+    r = r + (0.075 + 0.015 * z["nostrils"]) * bump(ap, q, f.nose_w * 0.90, tip + 0.006, 0.026, 0.026)
+
+    # Lips, ears, and what age leaves.
+    r = r + 0.030 * (1 + 0.3 * z["upper_lip"]) * bump(ap, q, 0, f.mouth_y + f.upper * 0.6, f.mouth_w * 0.75, f.upper)
+    r = r + 0.036 * (1 + 0.3 * z["lower_lip"]) * bump(ap, fq, 0, f.mouth_y - f.lower * 0.6, f.mouth_w * 0.65, f.lower)
+    r = r - 0.018 * bump(ap, q, 0, f.mouth_y - f.open * 0.5, f.mouth_w, 0.010 + f.open * 0.5)
+    old = (0.35 + 0.5 * z["age"]).clamp(min=0) + 0.6 * cheek
+    fold = 0.075 + 0.13 * ((tip - q) / 0.2).clamp(0, 1.2)
+    r = r - 0.012 * old * bump(ap, q, fold, tip - 0.09, 0.016, 0.09)
+    ear = 1 + 0.18 * z["ear_size"]
+    r = r + (0.13 + 0.045 * z["ear_out"]) * bump(ap, q, 1.02, 0.0, 0.085, 0.17 * ear)
+
+    thick = (0.05 + 0.16 * a["hair_volume"]) * (1 - a["bald"]) * (1 - 0.55 * smooth(0.6, 1.0, ap))
+    line = hair_line(p, a, strands)
+    covered = smooth(-0.02, 0.14, q - line) * (1 - a["bald"])
+    r = r + thick * covered * (0.9 + 0.13 * strands * smooth(1.0, 0.6, ap))
+    return r, covered
+
+
+class Head:
+    """One batch of heads: look-ups of radius, normal and occlusion by direction, and the march along rays."""
+
+    def __init__(self, z, a, f: Places, size: int, strand_noise):
+        device = f.eye_x.device
+        axis = torch.linspace(-1, 1, size, device=device)
+        chart = grid_to_chart(axis)
+        q, p = torch.meshgrid(chart, chart, indexing="ij")
+        p, q = p[None].expand(len(f.eye_x), -1, -1), q[None].expand(len(f.eye_x), -1, -1)
+        self.r, hair = radius(p, q, z, a, f, strand_noise(p, q))
+        s = 1 + p * p + q * q
+        surface = torch.stack([2 * p / s, 2 * q / s, (2 - s) / s], 1) * self.r[:, None]
+        dp = F.pad(surface[..., 2:] - surface[..., :-2], (1, 1, 0, 0), mode="replicate")
+        dq = F.pad(surface[..., 2:, :] - surface[..., :-2, :], (0, 0, 1, 1), mode="replicate")
+        normal = unit_vector(torch.linalg.cross(dp, dq, dim=1))
+        k = max(3, size // 14) | 1
+        blurred = F.avg_pool2d(
+            F.avg_pool2d(self.r[:, None], k, 1, k // 2, count_include_pad=False), k, 1, k // 2, count_include_pad=False
+        )
+        occlusion = ((blurred - self.r[:, None]) * 9).clamp(-0.4, 1)
+        self.maps = torch.cat([normal, occlusion], 1)
+
+    @staticmethod
+    def chart(x: Tensor, y: Tensor, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Points, (n, H, W) each -> chart coordinates p, q and distance from the centre."""
+        distance = (x * x + y * y + z * z).clamp_(min=1e-8).sqrt_()
+        scale = (distance + z).clamp_(min=0.02).reciprocal_()
+        return x * scale, y * scale, distance
+
+    def look(self, maps: Tensor, p: Tensor, q: Tensor) -> Tensor:
+        """Maps (n, C, M, M) at chart points (n, H, W): (n, C, H, W)."""
+        grid = torch.stack([chart_to_grid(p), chart_to_grid(q)], -1)
+        return F.grid_sample(maps, grid, mode="bilinear", padding_mode="border", align_corners=True)
+
+    def height(self, x: Tensor, y: Tensor, z: Tensor) -> Tensor:
+        """How far points lie above the surface, along their direction: (n, H, W)."""
+        p, q, distance = self.chart(x, y, z)
+        return distance.sub_(self.look(self.r[:, None], p, q)[:, 0])
+
+    def march(self, origin: list[Tensor], direction: list[Tensor]) -> tuple[list[Tensor], Tensor]:
+        """Where parallel rays meet the head: points as x, y, z (n, H, W), and the closest they came to it.
+
+        Rays start on a sphere around the head; origins lie on the plane through its centre.
+        """
+        t = -(START_RADIUS**2 - sum(o * o for o in origin)).clamp_(min=0).sqrt_()
+        gap = self.height(*(o + t * d for o, d in zip(origin, direction, strict=True)))
+        closest, step = gap.clone(), 0.85 * gap
+        for _ in range(MARCH_STEPS - 1):
+            t = t + step
+            before, gap = gap, self.height(*(o + t * d for o, d in zip(origin, direction, strict=True)))
+            torch.minimum(closest, gap, out=closest)
+            # Secant steps: where the surface is met at a slant, its height is a small part of the way to go.
+            slope = step.div_(torch.where((before - gap).abs() < 1e-6, 1e-6, before - gap)).clamp_(0.5, 2.2)
+            step = slope.mul_(gap)
+        t = t + step
+        return [o + t * d for o, d in zip(origin, direction, strict=True)], closest

@@ -1,0 +1,46 @@
+"""A fixed tileable texture of noises, looked up at offsets of one's own: deterministic, cheap, the same everywhere."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+SIZE = 256
+KINDS = ("clouds", "grain", "spots", "strands")
+
+
+@lru_cache(maxsize=8)
+def _texture(device: torch.device) -> Tensor:
+    """(1, 4, 257, 257): clouds, grain, spots, strands; zero mean, unit spread (spots: 0 .. 1)."""
+    rng = np.random.default_rng(20260101)
+    fy, fx = np.meshgrid(np.fft.fftfreq(SIZE), np.fft.fftfreq(SIZE), indexing="ij")
+    frequency = np.hypot(fx, fy) + 1e-6
+
+    def shaped(weight: np.ndarray) -> np.ndarray:
+        field = np.fft.ifft2(np.fft.fft2(rng.standard_normal((SIZE, SIZE))) * weight).real
+        return (field - field.mean()) / field.std()
+
+    clouds = shaped(frequency**-1.7 * (frequency < 0.25))
+    grain = shaped(np.exp(-(((frequency - 0.20) / 0.10) ** 2)))
+    strands = shaped(np.exp(-((fy / 0.012) ** 2)) * np.exp(-(((np.abs(fx) - 0.10) / 0.10) ** 2)))
+    spots = np.zeros((SIZE, SIZE))
+    y, x = np.mgrid[:SIZE, :SIZE]
+    for cx, cy, size in zip(
+        rng.uniform(0, SIZE, 420), rng.uniform(0, SIZE, 420), rng.uniform(1.2, 3.2, 420), strict=True
+    ):
+        ddx, ddy = (x - cx + SIZE / 2) % SIZE - SIZE / 2, (y - cy + SIZE / 2) % SIZE - SIZE / 2
+        spots = np.maximum(spots, np.exp(-(ddx**2 + ddy**2) / size**2))
+    stack = np.pad(np.stack([clouds, grain, spots, strands]), ((0, 0), (0, 1), (0, 1)), mode="wrap")
+    return torch.from_numpy(stack.astype(np.float32))[None].to(device)
+
+
+def noise(x: Tensor, y: Tensor, *kinds: str) -> Tensor | list[Tensor]:
+    """Texture of the given kinds at (n, H, W) coordinates, one tile per unit: (n, H, W), or a list of such."""
+    grid = torch.stack([x - x.floor(), y - y.floor()], -1).mul_(2).sub_(1)
+    texture = _texture(x.device)[:, [KINDS.index(kind) for kind in kinds]].expand(len(x), -1, -1, -1)
+    found = F.grid_sample(texture, grid, mode="bilinear", padding_mode="border", align_corners=True)
+    return found[:, 0] if len(kinds) == 1 else list(found.unbind(1))

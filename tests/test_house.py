@@ -1,0 +1,112 @@
+"""Rules of the house: who may know whom, what must not be in the repository, what the README promises."""
+
+import ast
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import ROOT
+
+from distill import config
+
+ROOMS = {"distill", "students", "teachers", "eval"}
+SOURCES = [p for room in ROOMS for p in sorted((ROOT / room).rglob("*.py"))]
+
+
+def imported(path: Path) -> set[str]:
+    """Top-level names a module imports, relative imports left out."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_leaves_know_nothing_of_other_rooms_and_nothing_imports_the_command(path):
+    names, room = imported(path), path.relative_to(ROOT).parts[0]
+    if room != "distill":
+        assert not {n.split(".")[0] for n in names} & (ROOMS - {room})
+    assert "distill.run" not in names
+
+
+def test_datasets_is_no_package_and_not_installed():
+    assert not (ROOT / "datasets" / "__init__.py").exists()
+    packages = re.search(r"packages=\[(.*?)\]", (ROOT / "setup.py").read_text(), re.S)[1]
+    assert "datasets" not in packages
+    for path in SOURCES:
+        assert path.parent == ROOT or str(path.parent.relative_to(ROOT)).replace("/", ".") in re.findall(
+            r'"(.*?)"', packages
+        )
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_weights_load_safely(path):
+    tree = ast.parse(path.read_text())
+    for call in (n for n in ast.walk(tree) if isinstance(n, ast.Call)):
+        called = ast.unparse(call.func)
+        assert called not in ("pickle.load", "pickle.loads", "yaml.load", "eval", "exec")
+        if called == "torch.load":
+            assert any(k.arg == "weights_only" and ast.unparse(k.value) == "True" for k in call.keywords)
+
+
+def commands() -> list[str]:
+    """Lines of the README's code blocks that are commands, without their comments."""
+    blocks = re.findall(r"```\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
+    lines = [re.sub(r"\s{2,}#.*", "", line).strip() for block in blocks for line in block.splitlines()]
+    return [line for line in lines if line.startswith(("make ", "accelerate ", "python ", "pip ", "mlflow "))]
+
+
+def test_the_readme_shows_its_two_commands():
+    assert {"make quickstart", "make test"} <= set(commands())
+
+
+@pytest.mark.parametrize("line", [c for c in commands() if c.startswith("make ")])
+def test_make_targets_of_the_readme_exist(line):
+    done = subprocess.run(["make", "-n", *shlex.split(line)[1:]], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("line", [c for c in commands() if "distill/run.py" in c and "exp.yaml" not in c])
+def test_run_commands_of_the_readme_resolve(line):
+    words = shlex.split(line)
+    experiment = words[words.index("distill/run.py") + 1]
+    overrides = [w for w in words[words.index("distill/run.py") + 2 :] if "=" in w]
+    done = subprocess.run(
+        [sys.executable, "distill/run.py", experiment, *overrides, "--dry-run"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert yaml.safe_load(done.stdout)["name"] == config.load(ROOT / experiment, overrides).name
+
+
+@pytest.mark.parametrize("line", [c for c in commands() if c.startswith("python ") and "run.py" not in c])
+def test_other_commands_of_the_readme_know_their_options(line):
+    words = shlex.split(line)[1:]
+    target = words[:2] if words[0] == "-m" else words[:1]
+    told = subprocess.run([sys.executable, *target, "--help"], cwd=ROOT, capture_output=True, text=True)
+    assert told.returncode == 0, told.stderr
+    for word in words:
+        if word.startswith("--"):
+            assert word.split("=")[0] in told.stdout, f"{word} is no option of {target}"
+
+
+def test_experiments_have_a_row_each():
+    table = (ROOT / "experiments" / "README.md").read_text()
+    for path in (ROOT / "experiments").glob("*.yaml"):
+        assert f"`{path.name}`" in table
+
+
+def test_no_file_is_large():
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True).stdout.split("\0")
+    for name in filter(None, listed):
+        path = ROOT / name
+        assert not path.is_file() or path.stat().st_size < 6_000_000, name
