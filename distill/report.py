@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from distill import config
 from distill.config import Experiment
 from distill.stage import Stage, open_stage, read_json, upstream, whole_file, write_text
-from distill.train import read_log
+from distill.tracking import read_log
 
 # metric, heading, format, what is better
 COLUMNS = (
@@ -33,7 +33,7 @@ COLUMNS = (
     ("latency_ms", "CPU ms", "{:.1f}", "lower"),
 )
 FIRST = ("source", "target", "exact")
-HEADINGS = {"exact": "exact swap (the teacher's)"}
+HEADINGS = {"exact": "exact swap"}
 ARROW = {"higher": "↑", "lower": "↓"}
 STYLE = """
 :root{color-scheme:light dark;--line:#d9dce1;--soft:#6b7280;--warn:#b45309}
@@ -42,7 +42,8 @@ h1{font-size:1.6rem;margin:0}h2{font-size:1.15rem;margin:2.2rem 0 .6rem}
 p.lead,figcaption,.soft{color:var(--soft)}.warn{color:var(--warn);font-weight:600}
 .scroll{overflow-x:auto}table{border-collapse:collapse;font-variant-numeric:tabular-nums}
 th,td{padding:.35rem .7rem;text-align:right;border-bottom:1px solid var(--line);white-space:nowrap}
-th:first-child,td:first-child{text-align:left}tr.student td{font-weight:600}td small{color:var(--soft);font-weight:400}
+th:first-child,td:first-child{text-align:left}td.student,th.student{font-weight:600}th{font-weight:400}
+td small{color:var(--soft);font-weight:400}
 .faces td,.faces th{border:0;padding:2px;text-align:center;font-weight:400;color:var(--soft)}
 .faces img{width:min(192px,17vw);display:block;border-radius:4px}
 .plots{display:flex;flex-wrap:wrap;gap:1rem}.plots figure{margin:0;background:#fff;border-radius:6px}
@@ -109,8 +110,8 @@ def render_page(exp: Experiment, metrics: dict[str, Any], log: list[dict[str, fl
 (chance {100 / pairs["gallery"]:.1f} %). Small print under a value: 95 % interval by bootstrap over pairs. Recogniser
 {html.escape(exp.eval.recogniser)}, which took no part in training. Pair list {pairs["hash"]}.</p>
 <h2>Swaps</h2><div class=scroll>{_faces(exp.folder / "eval" / "pictures")}</div>
-<p class=soft>The identity of the source on the target's pose, expression, light and background. All pictures are
-generated.</p>
+<p class=soft>The identity of the source on the target's pose, expression, light and background.
+{_picture_note(exp)}</p>
 <h2>Training</h2><div class=plots>{_plots(log)}</div>
 <h2>Made by</h2><p class=soft>commit {facts["commit"]} · {html.escape(facts["processor"])}, {facts["threads"]} threads ·
 GPU {html.escape(facts["gpu"])} · Python {facts["python"]} · torch {facts["torch"]}</p>
@@ -118,13 +119,23 @@ GPU {html.escape(facts["gpu"])} · Python {facts["python"]} · torch {facts["tor
 """
 
 
+def _picture_note(exp: Experiment) -> str:
+    if exp.data.kind == "photos":
+        return "Swaps are AI-generated; sources and targets are your photographs."
+    same = "The exact swap is also what the teacher shows the student." if "exact" in exp.pseudo_gt.teachers else ""
+    return f"Nobody is depicted: every face is drawn from numbers. {same}"
+
+
 def _html_table(rows: dict[str, dict[str, Any]], student: str) -> str:
+    """Metrics down, swappers across."""
     known = [c for c in COLUMNS if any(c[0] in row for row in rows.values())]
-    head = "".join(f"<th>{html.escape(title)} {ARROW[better]}</th>" for _, title, _, better in known)
+    kinds = ["student" if name == student else "" for name in rows]
+    head = "".join(f"<th class='{kind}'>{html.escape(name)}</th>" for name, kind in zip(rows, kinds, strict=True))
     body = ""
-    for name, row in rows.items():
-        cells = "".join(f"<td>{_cell(row[key], form) if key in row else '–'}</td>" for key, _, form, _ in known)
-        body += f"<tr class={'student' if name == student else 'row'}><td>{html.escape(name)}</td>{cells}</tr>"
+    for key, title, form, better in known:
+        cells = (_cell(row[key], form) if key in row else "–" for row in rows.values())
+        cells = "".join(f"<td class='{kind}'>{cell}</td>" for cell, kind in zip(cells, kinds, strict=True))
+        body += f"<tr><td>{html.escape(title)} {ARROW[better]}</td>{cells}</tr>"
     return f"<table><tr><th></th>{head}</tr>{body}</table>"
 
 

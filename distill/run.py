@@ -50,13 +50,15 @@ def main(arguments: list[str] | None = None) -> int:
 
 def run(exp: config.Experiment) -> None:
     """All stages of an experiment, in order."""
+    per_scale = zip(exp.loss.adversarial, exp.loss.identity, exp.loss.reconstruction, strict=True)
+    unused = not all(any(weights) for weights in per_scale)  # a head whose output nothing looks at gets no gradient
     # torch 2.14 renames this option of DistributedDataParallel; older versions know only this name.
     warnings.filterwarnings("ignore", message=".*broadcast_buffers", category=FutureWarning)
     # Running statistics are equal on all processes (or local by wish), so buffers need no broadcast before each pass.
     accelerator = Accelerator(
         mixed_precision={"fp32": "no"}.get(exp.train.precision, exp.train.precision),
         gradient_accumulation_steps=exp.train.accumulation,
-        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
+        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False, find_unused_parameters=unused)],
     )
     if accelerator.is_main_process:
         write_text(exp.folder / "experiment.yaml", config.dump(exp))

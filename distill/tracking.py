@@ -1,8 +1,9 @@
-"""What is recorded about a run, in MLflow. `tracking.uri: none` records nothing and does not import it."""
+"""What is recorded about a run, on disk and in MLflow. `tracking.uri: none` does not import MLflow."""
 
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import os
 import platform
 import subprocess
@@ -10,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from distill.config import Experiment, dump, to_dict
-from distill.stage import flatten, read_json, write_json
+from distill.stage import flatten, read_json, write_json, write_text
 
 PACKAGES = ("torch", "torchvision", "timm", "accelerate", "safetensors", "numpy", "scikit-image", "mlflow")
 
@@ -95,3 +97,50 @@ class Tracker:
         """`FINISHED`, `FAILED` or `KILLED`."""
         if self.mlflow:
             self.mlflow.end_run(status)
+
+
+class Sums:
+    """Sums of loss terms on the device between two lines of the log: nothing waits for the device in between."""
+
+    def __init__(self) -> None:
+        self.terms: dict[str, list] = {}
+
+    def add(self, terms: dict[str, Tensor]) -> None:
+        for name, term in terms.items():
+            total, count = self.terms.get(name, (0, 0))
+            self.terms[name] = (total + term.detach().float(), count + 1)
+
+    def look(self, accelerator) -> dict[str, float]:
+        """Means over steps and processes; one transfer from the device for all of them."""
+        if not self.terms:
+            return {}
+        means = torch.stack([total / count for total, count in self.terms.values()])
+        values = accelerator.reduce(means, "mean").tolist()
+        return {name: round(value, 6) for name, value in zip(self.terms, values, strict=True)}
+
+    def take(self, accelerator) -> dict[str, float]:
+        means = self.look(accelerator)
+        self.terms = {}
+        return means
+
+
+class Log:
+    """`log.jsonl`: one line of means per `log_steps`; lines after the checkpoint that is resumed from are dropped."""
+
+    def __init__(self, path: Path, first: int, enabled: bool):
+        self.path, self.enabled = path, enabled
+        if enabled:
+            lines = [json.dumps(row) + "\n" for row in read_log(path.parent) if row["step"] <= first]
+            write_text(path, "".join(lines))
+
+    def write(self, step: int, values: dict[str, float]) -> None:
+        if self.enabled:
+            with open(self.path, "a", encoding="utf-8") as file:
+                file.write(json.dumps({"step": step, **values}) + "\n")
+
+
+def read_log(folder: Path) -> list[dict[str, float]]:
+    """Rows of a training log; a last line cut off by a kill is left out."""
+    path = folder / "log.jsonl"
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.is_file() else []
+    return [json.loads(line) for line in lines if line.endswith("\n")]

@@ -192,6 +192,18 @@ def test_two_processes_train_what_one_trains(tmp_path):
     assert max((a[k] - b[k]).abs().max().item() for k in a) < 1e-4
 
 
+def test_accumulated_halves_are_one_batch(tmp_path):
+    stages, quiet = "stages=[data, pseudo_gt, train]", {"adversarial": [0, 0, 0]}
+    whole = in_process(experiment(tmp_path, "whole", loss=quiet), stages)
+    halves = in_process(
+        experiment(tmp_path, "halves", loss=quiet), stages, "train.batch_size=2", "train.accumulation=2"
+    )
+    a, b = (load_file(p / "train" / "student.safetensors") for p in (whole, halves))
+    assert max((a[k] - b[k]).abs().max().item() for k in a) < 1e-4
+    untrained = students.build("compact", **students.load(whole / "train" / "student.safetensors").options).state_dict()
+    assert max((a[k] - untrained[k]).abs().max().item() for k in a) > 1e-2
+
+
 def test_foreign_and_damaged_checkpoints_are_named(tmp_path):
     path = experiment(tmp_path, "x")
     folder = in_process(path, "stages=[data, pseudo_gt, train]")

@@ -151,16 +151,17 @@ def register(exp, folder: Path, accelerator) -> dict[str, int]:
     if exp.data.heldout is not None:
         heldout, more = scan(exp.data.heldout, exp.data.min_size)
         skipped += more
-        shared = sorted({r["person"] for r in heldout} & set(people))
-        if shared and any(r["file"] == h["file"] for r in rows for h in heldout):
-            raise DataError(f"data.heldout: {exp.data.heldout}: holds people of data.photos, such as {shared[0]}")
+        seen = {r["file"] for r in rows}
+        both = [h["file"] for h in heldout if h["file"] in seen]
+        if both:
+            raise DataError(f"data.heldout: {exp.data.heldout}: lies within data.photos; {both[0]} is in both")
         test = set()
     else:
         able = [p for p in people if counts[p] >= 2]  # one picture for the gallery, another as source
         if "eval" in exp.stages and len(able) < exp.data.test_people + 2:
             raise DataError(
                 f"data.photos: {exp.data.photos}: {len(able)} of {len(people)} people have two photographs or more, "
-                f"too few to hold {exp.data.test_people} out (data.test_people); or name others with data.heldout=FOLDER"
+                f"too few to hold {exp.data.test_people} out (data.test_people); or set data.heldout=FOLDER"
             )
         test = set(able[: exp.data.test_people])
     val = set([p for p in people if p not in test][: exp.data.val_people])

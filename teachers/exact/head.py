@@ -75,14 +75,14 @@ def places(z: dict[str, Tensor], a: dict[str, Tensor]) -> Places:
     return Places(
         eye_x=0.213 * (1 + 0.075 * z["eye_spacing"]),
         eye_y=0.05 + 0.012 * z["eye_height"],
-        eye_w=0.088 * (1 + 0.10 * z["eye_size"]),
-        eye_h=0.040 * (1 + 0.10 * z["eye_size"]) * (1 + 0.20 * z["eye_open"]),
+        eye_w=0.088 * (1 + 0.12 * z["eye_size"]),
+        eye_h=0.040 * (1 + 0.10 * z["eye_size"]) * (1 + 0.24 * z["eye_open"]),
         nose_tip=-0.150 - 0.017 * z["nose_length"],
-        nose_w=0.062 * (1 + 0.17 * z["nose_width"]),
+        nose_w=0.062 * (1 + 0.21 * z["nose_width"]),
         mouth_y=-0.335 - 0.017 * z["mouth_height"] - 0.006 * z["nose_length"] + 0.008 * smile,
-        mouth_w=0.150 * (1 + 0.11 * z["mouth_width"]) * (1 + 0.13 * smile),
-        upper=0.026 * (1 + 0.27 * z["upper_lip"]) * (1 - 0.15 * smile),
-        lower=0.034 * (1 + 0.25 * z["lower_lip"]) * (1 - 0.12 * smile),
+        mouth_w=0.150 * (1 + 0.13 * z["mouth_width"]) * (1 + 0.13 * smile),
+        upper=0.026 * (1 + 0.34 * z["upper_lip"]) * (1 - 0.15 * smile),
+        lower=0.034 * (1 + 0.33 * z["lower_lip"]) * (1 - 0.12 * smile),
         open=opened,
         drop=a["jaw"] * 0.07,
         smile=smile,
@@ -109,41 +109,41 @@ def radius(p: Tensor, q: Tensor, z: dict[str, Tensor], a: dict[str, Tensor], f: 
     s = 1 + p * p + q * q
     dx, dy, dz = 2 * p / s, 2 * q / s, (2 - s) / s
     width = 0.745 * (1 + 0.055 * z["skull_width"])
-    up = 1.27 * (1 + 0.045 * z["skull_height"])
-    down = 1.13 * (1 + 0.06 * z["face_length"]) * (1 + 0.035 * z["chin_length"]) * (1 + 0.9 * f.drop)
+    up = 1.27 * (1 + 0.065 * z["skull_height"])
+    down = 1.13 * (1 + 0.07 * z["face_length"]) * (1 + 0.050 * z["chin_length"]) * (1 + 0.9 * f.drop)
     low = smooth(0.1, -0.9, dy)
     width = width * (1 - (0.20 - 0.05 * z["jaw_width"]) * low)
     height = down + (up - down) * smooth(-0.25, 0.25, dy)
     r = ((dx / width) ** 2 + (dy / height) ** 2 + (dz / 0.93) ** 2).rsqrt()
 
     fq = q + f.drop * smooth(f.mouth_y, f.mouth_y - 0.06, q)  # below the mouth all moves with the jaw
-    r = r + (0.02 + 0.028 * z["forehead_bulge"]) * bump(ap, q, 0, 0.30, 0.30, 0.14)
-    r = r - (0.035 + 0.022 * z["temple_hollow"]) * bump(ap, q, 0.55, 0.22, 0.16, 0.20)
-    r = r + (0.045 + 0.020 * z["brow_ridge"]) * bump(ap, q, 0.19, 0.145 + 0.01 * z["brow_height"], 0.17, 0.05)
-    r = r - (0.085 + 0.022 * z["eye_depth"]) * bump(ap, q, f.eye_x - 0.02, f.eye_y, 0.115, 0.062)
+    r = r + (0.02 + 0.040 * z["forehead_bulge"]) * bump(ap, q, 0, 0.30, 0.30, 0.14)
+    r = r - (0.035 + 0.034 * z["temple_hollow"]) * bump(ap, q, 0.55, 0.22, 0.16, 0.20)
+    r = r + (0.045 + 0.026 * z["brow_ridge"]) * bump(ap, q, 0.19, 0.145 + 0.01 * z["brow_height"], 0.17, 0.05)
+    r = r - (0.085 + 0.027 * z["eye_depth"]) * bump(ap, q, f.eye_x - 0.02, f.eye_y, 0.115, 0.062)
     r = r + 0.040 * bump(ap, q, f.eye_x, f.eye_y, f.eye_w * 0.95, f.eye_h * 1.5)
     cheek = f.smile.clamp(min=0)
     r = r + (0.035 + 0.022 * z["cheekbone_forward"]) * bump(ap, q, 0.33, -0.05, 0.15, 0.085)
     r = r + 0.030 * (1 + z["cheekbone_width"]) * bump(ap, q, 0.62, -0.06, 0.18, 0.13)
     r = r + (0.010 + 0.030 * z["cheek_fullness"] + 0.02 * cheek) * bump(ap, q, 0.30, -0.24, 0.15, 0.14)
     r = r + 0.042 * (0.4 + z["jaw_width"]) * bump(ap, fq, 0.50, -0.46, 0.20, 0.22)
-    r = r + 0.035 * z["jaw_corner"] * bump(ap, fq, 0.46, -0.62, 0.12, 0.12)
+    r = r + 0.060 * z["jaw_corner"] * bump(ap, fq, 0.46, -0.62, 0.12, 0.12)
     r = r + 0.045 * bump(ap, q, 0, f.mouth_y, 0.17, 0.10)
     r = r - 0.028 * bump(ap, fq, 0, f.mouth_y - 0.095, 0.13, 0.030)
-    chin_w = 0.13 * (1 + 0.18 * z["chin_width"])
-    r = r + (0.070 + 0.028 * z["chin_forward"]) * bump(ap, fq, 0, -0.525 - 0.02 * z["chin_length"], chin_w, 0.085)
+    chin_w = 0.13 * (1 + 0.30 * z["chin_width"])
+    r = r + (0.070 + 0.038 * z["chin_forward"]) * bump(ap, fq, 0, -0.525 - 0.02 * z["chin_length"], chin_w, 0.085)
 
     # The nose: a ridge that rises and widens towards the tip, the tip itself, wings, and a sharp lower edge.
     tip = f.nose_tip
     along = ((0.10 - q) / (0.10 - tip)).clamp(0, 1)
     ridge_w = 0.036 * (1 + 0.18 * z["bridge_width"]) + (f.nose_w * 0.62 - 0.036) * along * along
-    lift = 0.055 + 0.020 * z["bridge_height"] + (0.175 + 0.012 * z["tip_up"]) * along**1.35
-    edge = 0.030 + 0.010 * z["tip_up"].clamp(-2, 2)
+    lift = 0.055 + 0.025 * z["bridge_height"] + (0.175 + 0.028 * z["tip_up"]) * along**1.35
+    edge = 0.034 + 0.013 * z["tip_up"].clamp(-2, 2)
     lower = smooth(tip - 0.045, tip - 0.045 + edge, q)
     r = r + lift * ridge(ap, ridge_w) * lower * smooth(0.19, 0.06, q)
-    tip_w = 0.036 * (1 + 0.20 * z["tip_size"])
-    r = r + (0.040 + 0.012 * z["tip_size"]) * bump(ap, q, 0, tip, tip_w, 0.032)
-    r = r + (0.075 + 0.015 * z["nostrils"]) * bump(ap, q, f.nose_w * 0.90, tip + 0.006, 0.026, 0.026)
+    tip_w = 0.038 * (1 + 0.30 * z["tip_size"])
+    r = r + (0.045 + 0.024 * z["tip_size"]) * bump(ap, q, 0, tip + 0.010 * z["tip_up"], tip_w, 0.032)
+    r = r + (0.075 + 0.030 * z["nostrils"]) * bump(ap, q, f.nose_w * 0.90, tip + 0.006, 0.026, 0.026)
 
     # Lips, ears, and what age leaves.
     r = r + 0.030 * (1 + 0.3 * z["upper_lip"]) * bump(ap, q, 0, f.mouth_y + f.upper * 0.6, f.mouth_w * 0.75, f.upper)
@@ -152,8 +152,8 @@ def radius(p: Tensor, q: Tensor, z: dict[str, Tensor], a: dict[str, Tensor], f: 
     old = (0.35 + 0.5 * z["age"]).clamp(min=0) + 0.6 * cheek
     fold = 0.075 + 0.13 * ((tip - q) / 0.2).clamp(0, 1.2)
     r = r - 0.012 * old * bump(ap, q, fold, tip - 0.09, 0.016, 0.09)
-    ear = 1 + 0.18 * z["ear_size"]
-    r = r + (0.13 + 0.045 * z["ear_out"]) * bump(ap, q, 1.02, 0.0, 0.085, 0.17 * ear)
+    ear = 1 + 0.32 * z["ear_size"]
+    r = r + (0.14 + 0.065 * z["ear_out"]) * bump(ap, q, 1.02, 0.0, 0.085, 0.17 * ear)
 
     thick = (0.05 + 0.16 * a["hair_volume"]) * (1 - a["bald"]) * (1 - 0.55 * smooth(0.6, 1.0, ap))
     line = hair_line(p, a, strands)

@@ -100,11 +100,11 @@ def paint(p: Tensor, q: Tensor, z, a, f: Places, hair: Tensor, strands: Tensor, 
     flush = flush * (0.10 + 0.06 * z["skin_redness"]).clamp(min=0) * fair
     colour = colour * torch.exp(torch.stack([flush * 0.4, -flush * 1.1, -flush * 0.9], 1))
     around = bump(ap, q, f.eye_x - 0.02, f.eye_y - 0.035, 0.10, 0.045)
-    colour = colour * (1 - around * (0.10 + 0.10 * z["eye_bags"]).clamp(min=0))[:, None]
+    colour = colour * (1 - around * (0.10 + 0.14 * z["eye_bags"]).clamp(min=0))[:, None]
     speckled = smooth(0.35, 0.75, spots) * smooth(0.2, 1.6, z["freckles"] + 0.8) * bump(ap, q, 0.18, -0.10, 0.34, 0.19)
-    colour = colour * (1 - speckled[:, None] * torch.tensor([0.35, 0.50, 0.55], device=p.device).view(1, 3, 1, 1))
+    colour = colour * (1 - speckled[:, None] * torch.tensor([0.48, 0.62, 0.66], device=p.device).view(1, 3, 1, 1))
     mole_x = 0.30 * torch.tanh(z["mole_side"] * 1.5)
-    mole = smooth(0.020, 0.010, torch.hypot(p - mole_x, q + 0.23 - 0.1 * torch.sin(z["mole_side"] * 4)))
+    mole = smooth(0.028, 0.016, torch.hypot(p - mole_x, q + 0.23 - 0.1 * torch.sin(z["mole_side"] * 4)))
     colour = mix(colour, tone * 0.22, mole * 0.9)
     old = (z["age"] * 0.5 + 0.25).clamp(min=0)
     lines = torch.sin((q - 0.30 - 0.02 * torch.cos(ap * 5)) * 95) * bump(ap, q, 0, 0.31, 0.26, 0.07)
@@ -117,23 +117,23 @@ def paint(p: Tensor, q: Tensor, z, a, f: Places, hair: Tensor, strands: Tensor, 
     crease = crease + bag * (0.12 + 0.13 * z["eye_bags"]).clamp(min=0)
     colour = colour * (1 - crease.clamp(0, 0.7))[:, None]
 
-    hairy = ramp((0.30 - 0.10 * z["brow_darkness"]).clamp(0, 1), HAIR)  # the beard is the person's, not the picture's
+    hairy = ramp((0.34 - 0.14 * z["brow_darkness"]).clamp(0, 0.8), HAIR)  # the beard is the person's, not the picture's
     jaw = smooth(-0.20, -0.36, fq - 0.25 * smooth(0.25, 0.62, ap)) * smooth(1.0, 0.75, ap)
     jaw = jaw * (1 - 0.9 * bump(ap, fq, 0, f.mouth_y, f.mouth_w * 0.95, 0.055))
     stubble = smooth(-0.1, 1.5, z["beard"]) * jaw * (0.82 + 0.07 * grain + 0.08 * clouds).clamp(0, 1)
     tash = bump(ap, q, 0.06, (f.nose_tip + f.mouth_y) / 2 - 0.015, 0.10, 0.034)
     stubble = stubble + smooth(0.1, 1.5, z["moustache"]) * tash * (0.9 + 0.15 * grain)
     colour = mix(colour, hairy * (1 + 0.12 * grain[:, None]), stubble.clamp(0, 0.92))
-    nostril = bump(ap, q, f.nose_w * 0.50, f.nose_tip - 0.034, 0.020 * (1 + 0.2 * z["nostrils"]), 0.011)
+    nostril = bump(ap, q, f.nose_w * 0.50, f.nose_tip - 0.034, 0.021 * (1 + 0.38 * z["nostrils"]), 0.011)
     colour = colour * (1 - 0.78 * nostril)[:, None]
     gloss = 0.30 + 0.25 * bump(ap, q, 0, 0.0, 0.12, 0.5) - 0.3 * stubble.clamp(0, 1)
 
     # Lips: two curves that meet in a line; between them teeth and the dark when the jaw drops.
     along = (p / f.mouth_w).clamp(-1.3, 1.3)
     arch = (1 - along * along).clamp(min=0)
-    curl = (0.018 * f.smile + 0.007 * z["mouth_corners"]) * along * along * 1.5
+    curl = (0.018 * f.smile + 0.015 * z["mouth_corners"]) * along * along * 1.5
     middle = f.mouth_y + curl
-    bow = 1 - (0.30 + 0.16 * z["cupid_bow"]).clamp(0, 0.8) * ridge(along, 0.16)
+    bow = 1 - (0.38 + 0.28 * z["cupid_bow"]).clamp(0, 0.95) * ridge(along, 0.16)
     top = middle + f.upper * 1.15 * arch.sqrt() * bow * (0.75 + 0.25 * arch)
     gap_low = middle - f.open * arch.sqrt()
     bottom = gap_low - f.lower * 1.15 * arch.sqrt()
@@ -158,17 +158,17 @@ def paint(p: Tensor, q: Tensor, z, a, f: Places, hair: Tensor, strands: Tensor, 
 
     # Brows: a tapering arc of strands.
     ex, ey = f.eye_x, f.eye_y
-    t = (ap - ex + 0.105) / (0.20 * (1 + 0.12 * z["brow_length"]))
-    arc = ey + 0.095 + 0.012 * z["brow_height"] + 0.018 * a["brow_raise"]
-    arc = arc + (0.030 + 0.015 * z["brow_arch"]) * (1 - (2 * t - 1.25) ** 2) + 0.016 * z["brow_tilt"] * (t - 0.5)
-    half = 0.0155 * (1 + 0.32 * z["brow_thickness"]) * (1.15 - 0.75 * t.clamp(0, 1) ** 2)
+    t = (ap - ex + 0.105) / (0.20 * (1 + 0.20 * z["brow_length"]))
+    arc = ey + 0.095 + 0.018 * z["brow_height"] + 0.018 * a["brow_raise"]
+    arc = arc + (0.030 + 0.015 * z["brow_arch"]) * (1 - (2 * t - 1.25) ** 2) + 0.034 * z["brow_tilt"] * (t - 0.5)
+    half = 0.0155 * (1 + 0.40 * z["brow_thickness"]) * (1.15 - 0.75 * t.clamp(0, 1) ** 2)
     hairs = noise(p * 2.2 + q * side * 1.1, q * 0.9, "strands")
     brow = (
         smooth(half * 1.5, half * 0.45, (q - arc + 0.004 * hairs).abs())
         * smooth(-0.06, 0.08, t)
         * smooth(1.06, 0.82, t)
     )
-    dark = ramp((0.24 - 0.15 * z["brow_darkness"]).clamp(0, 0.8), HAIR)
+    dark = ramp((0.34 - 0.17 * z["brow_darkness"]).clamp(0, 0.8), HAIR)
     colour = mix(colour, dark, (brow * (0.80 + 0.16 * hairs)).clamp(0, 0.95))
 
     # Eyes: an almond between the lids; eyeball, iris, pupil, lashes, the lid's crease.
@@ -184,7 +184,7 @@ def paint(p: Tensor, q: Tensor, z, a, f: Places, hair: Tensor, strands: Tensor, 
     rho = torch.hypot(gx, gy) / iris_r
     angle = torch.atan2(gy, gx + 1e-6)
     fibres = 0.22 * torch.sin(angle * 17 + 3 * torch.sin(angle * 5)) * smooth(0.4, 0.7, rho)
-    iris = ramp(unit(z["iris_hue"]), IRIS) * torch.exp(0.28 * z["iris_light"])[:, None]
+    iris = ramp(unit(z["iris_hue"]), IRIS) * torch.exp(0.50 * z["iris_light"])[:, None]
     ringed = (
         iris * (1.25 + fibres + 0.5 * smooth(0.75, 0.45, rho))[:, None] * (1 - 0.75 * smooth(0.78, 1.0, rho))[:, None]
     )
@@ -199,9 +199,9 @@ def paint(p: Tensor, q: Tensor, z, a, f: Places, hair: Tensor, strands: Tensor, 
     colour = colour * (1 - 0.86 * lash)[:, None]
     lowlash = ridge(v - lowl + 0.002, 0.005 + 0.5 * px) * smooth(1.0, 0.8, u.abs())
     colour = colour * (1 - 0.34 * lowlash)[:, None]
-    fold_y = upper + 0.017 + 0.007 * z["lid_crease"] + 0.010 * a["blink"]
+    fold_y = upper + 0.017 + 0.012 * z["lid_crease"] + 0.010 * a["blink"]
     lid = ridge(v - fold_y, 0.0055 + 0.5 * px) * smooth(1.15, 0.75, u.abs())
-    colour = colour * (1 - lid * (0.30 + 0.16 * z["lid_crease"]).clamp(0, 0.7))[:, None]
+    colour = colour * (1 - lid * (0.34 + 0.26 * z["lid_crease"]).clamp(0, 0.85))[:, None]
 
     # Hair: strands that run from the parting, a few of another shade.
     locks = hair_colour(a) * torch.exp(0.42 * strands + 0.12 * clouds)[:, None]

@@ -57,7 +57,7 @@ def behind(colour: Tensor, x: Tensor, y: Tensor, z, a, centre: tuple[Tensor, Ten
     locks = hair_colour(a) * (0.62 * torch.exp(0.45 * strands) * (0.45 + 0.55 * smooth(0.35, 0.9, u.abs())))[:, None]
     colour = mix(colour, locks, hair)
 
-    width = 0.44 * (1 + 0.10 * z["neck_width"]) + 0.16 * smooth(-1.05, -1.6, v)
+    width = 0.44 * (1 + 0.16 * z["neck_width"]) + 0.16 * smooth(-1.05, -1.6, v)
     across = (u / width).clamp(-1, 1)
     side = torch.sin(a["light_azimuth"] * 0.0175)
     shade = (1 - across**2).clamp(min=0.02).sqrt() * (0.75 + 0.35 * across * side)
