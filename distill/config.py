@@ -103,7 +103,7 @@ class Loss:
     identity_margin: float = 0.02
     reconstruction: tuple[float, float, float] = (10.0, 0.0, 0.0)
     perceptual: float = 4.0
-    perceptual_network: str = "identity_encoder"  # or squeezenet, vgg16, lpips
+    perceptual_network: str = "identity_encoder"  # or squeezenet, vgg16, lpips: distill/perceptual.py
     discriminator: dict[str, Any] = field(default_factory=dict)  # options of the network
 
 

@@ -29,7 +29,12 @@ class Card:
 
 CARDS = {
     "squeezenet": Card(
-        "squeezenet", "squeezenet1_0_torchvision.pth",
+        "squeezenet", "squeezenet1_0-b66bff10.pth", "b66bff10",
+        "https://download.pytorch.org/models/squeezenet1_0-b66bff10.pth",
+        "torchvision squeezenet1_0 IMAGENET1K_V1", "BSD-3-Clause", taps=(1, 4, 7, 12),
+    ),
+    "squeezenet_compressed": Card(
+        "squeezenet_compressed", "squeezenet1_0_torchvision.pth",
         "575a40743ed85964da71be2c0b04dc085f8ec4aba8f6b440a70e63ea9fa5da69", None,
         "songhan/SqueezeNet-Deep-Compression @fb13faa, decoded into torchvision's layout", "BSD-2-Clause-like",
         taps=(1, 4, 7, 12),
@@ -75,8 +80,9 @@ def build(name: str, identity_encoder, folders, device) -> Callable[[Tensor, Ten
     if name == "lpips":
         network = lpips_with(state).to(device)
         return lambda image, reference: network(image, reference).mean()
-    constructor = {"squeezenet": torchvision.models.squeezenet1_0, "vgg16": torchvision.models.vgg16}[name]
-    model = constructor(weights=None)
+    model = (
+        torchvision.models.vgg16(weights=None) if name == "vgg16" else torchvision.models.squeezenet1_0(weights=None)
+    )
     model.load_state_dict(state)
     backbone = Backbone(model.features, card.taps).eval().requires_grad_(False).to(device)
     return partial(losses.perceptual, backbone)

@@ -16,6 +16,7 @@ sys.path[0] = str(Path(__file__).resolve().parent.parent)
 import argparse  # noqa: E402
 import warnings  # noqa: E402
 
+import torch  # noqa: E402
 from accelerate import Accelerator, DistributedDataParallelKwargs  # noqa: E402
 
 from distill import config, data, evaluate, pseudo_gt, report, train  # noqa: E402
@@ -55,7 +56,10 @@ def run(exp: config.Experiment) -> None:
     # torch 2.14 renames this option of DistributedDataParallel; older versions know only this name.
     warnings.filterwarnings("ignore", message=".*broadcast_buffers", category=FutureWarning)
     # Running statistics are equal on all processes (or local by wish), so buffers need no broadcast before each pass.
+    # Told that it is to be the CPU, Accelerate joins the processes of torch.distributed.run; else each would run alone.
+    # Apple's GPU is passed over as well: not all that is drawn and measured here exists on it.
     accelerator = Accelerator(
+        cpu=not torch.cuda.is_available(),
         mixed_precision={"fp32": "no"}.get(exp.train.precision, exp.train.precision),
         gradient_accumulation_steps=exp.train.accumulation,
         kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False, find_unused_parameters=unused)],

@@ -164,7 +164,7 @@ def _mixture(exp: Experiment) -> Mixture:
     mix = to_dict(exp.train.mix)
     shards = Shards(exp.folder / "pseudo_gt") if mix["pseudo_gt"] else None
     photos = read_manifest(exp.folder / "data", "train", exp.data.resolution)
-    return Mixture(shards, photos, mix, exp.seed, exp.train.flip, exp.data.cache_gb)
+    return Mixture(shards, photos, mix, exp.seed, exp.train.flip, exp.data.cache_gb, exp.data.workers)
 
 
 def _stop_if_diverged(means: dict[str, float], step: int, stage: Stage) -> None:

@@ -42,7 +42,7 @@ CARDS = {
     "synthetic_recogniser": Card(
         name="synthetic_recogniser",
         file="synthetic_recogniser.safetensors",
-        sha256=None,
+        sha256="235ee56dfb71ecf11ede86d01b6371efc22925ed5e541e38037f201c5bf742b5",
         url=None,
         source="this repository, eval/weights",
         licence="Apache-2.0",

@@ -135,7 +135,7 @@ CARDS = {
     "synthetic_identity": Card(
         name="synthetic_identity",
         file="synthetic_identity.safetensors",
-        sha256=None,
+        sha256="5cbaa513e526a7c3c8f1fd8341d7255612dd0d88449eaa8fb5e2d98dea80e70e",
         url=None,
         source="this repository, students/weights",
         licence="Apache-2.0",

@@ -6,6 +6,8 @@ target, GT, with_gt, src_as_true.
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -53,17 +55,24 @@ class Triplet(NamedTuple):
 
 
 class Cached:
-    """Decoded pictures (n, ...) uint8: each is decoded once, when first asked for, and shared by loader processes.
+    """Decoded pictures (n, ...) uint8, each decoded once, when first asked for.
 
-    Where all of them would need more than `limit_gb`, nothing is kept and each is decoded at every use.
+    One loader process keeps them to itself; several share them. Where all of them would need more than `limit_gb`, or
+    more shared memory than there is, nothing is kept and each is decoded at every use.
     """
 
-    def __init__(self, load: Callable[[Sequence[int]], torch.Tensor], shape: tuple[int, ...], limit_gb: float):
+    def __init__(
+        self, load: Callable[[Sequence[int]], torch.Tensor], shape: tuple[int, ...], limit_gb: float, share: bool
+    ):
         self.load = load
         self.pictures = self.known = None
-        if np.prod(shape, dtype=np.int64) <= limit_gb * 1e9:
-            self.pictures = torch.zeros(shape, dtype=torch.uint8).share_memory_()
-            self.known = torch.zeros(shape[0], dtype=torch.bool).share_memory_()
+        size = int(np.prod(shape, dtype=np.int64))
+        if size > limit_gb * 1e9 or (share and size > 0.8 * _free_shared_memory()):
+            return
+        self.pictures, self.known = torch.zeros(shape, dtype=torch.uint8), torch.zeros(shape[0], dtype=torch.bool)
+        if share:
+            self.pictures.share_memory_()
+            self.known.share_memory_()
 
     def __getitem__(self, indices: Sequence[int]) -> torch.Tensor:
         if self.pictures is None:
@@ -76,6 +85,11 @@ class Cached:
         return self.pictures[index]
 
 
+def _free_shared_memory() -> float:
+    """Bytes free where shared tensors live; containers are often given 64 MB only."""
+    return shutil.disk_usage("/dev/shm").free if os.path.isdir("/dev/shm") else float("inf")
+
+
 class Mixture(Dataset):
     """Training samples by position: sample i is a function of (seed, i) alone, so a resumed or split run sees the same.
 
@@ -85,7 +99,7 @@ class Mixture(Dataset):
 
     def __init__(
         self, shards: Shards | None, photos: Photos | None, shares: dict[str, float], seed: int,
-        flip: bool = False, cache_gb: float = 4.0,
+        flip: bool = False, cache_gb: float = 4.0, workers: int = 0,
     ):  # fmt: skip
         self.seed, self.flip = seed, flip
         total = sum(shares.values())
@@ -94,12 +108,12 @@ class Mixture(Dataset):
         if shares["pseudo_gt"] > 0:
             if shards is None or not len(shards):
                 raise StageError("train.mix.pseudo_gt: there is no pseudo-GT; add stage 'pseudo_gt', or set it to 0")
-            self.triplets = Cached(shards.load, (len(shards), 3, 3, *[shards.resolution] * 2), cache_gb)
+            self.triplets = Cached(shards.load, (len(shards), 3, 3, *[shards.resolution] * 2), cache_gb, workers > 1)
             self.n_triplets = len(shards)
         if need_photos:
             if photos is None or len(photos) < 2:
                 raise StageError("train.mix: samples without pseudo-GT need at least two pictures of two people")
-            self.photos = Cached(photos.load, (len(photos), 3, *[photos.resolution] * 2), cache_gb)
+            self.photos = Cached(photos.load, (len(photos), 3, *[photos.resolution] * 2), cache_gb, workers > 1)
             self.person = np.unique([row["person"] for row in photos.rows], return_inverse=True)[1]
             self.of_person = [np.flatnonzero(self.person == p) for p in range(self.person.max() + 1)]
             self.several = np.flatnonzero([len(indices) >= 2 for indices in self.of_person])
