@@ -54,7 +54,7 @@ CARDS = {
     "synthetic_pose": Card(
         name="synthetic_pose",
         file="synthetic_pose.safetensors",
-        sha256=None,
+        sha256="4f5e50696ed3e955f036de46ad7bf70c53a42312de3c05c7aec9621deee712cb",
         url=None,
         source="this repository, eval/weights",
         licence="Apache-2.0",
