@@ -143,6 +143,7 @@ class Experiment:
     name: str
     seed: int = 0
     runs: str = "runs"
+    threads: int = 0  # CPU threads per process; 0 = the cores of this machine, shared by its processes
     stages: tuple[str, ...] = STAGES
     weights: tuple[str, ...] = ()  # folders searched for downloaded weights, before $SWAPDISTILL_WEIGHTS and the cache
     data: Data = Data()
@@ -299,6 +300,7 @@ def _check(exp: Experiment, where: str) -> None:
     require(min(to_dict(exp.train.mix).values()) >= 0, "train.mix", "shares of 0 or more")
     require(sum(to_dict(exp.train.mix).values()) > 0, "train.mix", "at least one share above 0")
     require(exp.data.workers >= 0, "data.workers", "0 or more")
+    require(exp.threads >= 0, "threads", "0 or more")
 
 
 def _expected(hint: Any) -> str:

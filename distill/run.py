@@ -14,6 +14,7 @@ from pathlib import Path
 sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 import argparse  # noqa: E402
+import os  # noqa: E402
 import warnings  # noqa: E402
 
 import torch  # noqa: E402
@@ -49,8 +50,15 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
+def available_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def run(exp: config.Experiment) -> None:
     """All stages of an experiment, in order."""
+    # Both launchers set OMP_NUM_THREADS=1 where nobody did, which would leave all cores but one idle.
+    beside = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    torch.set_num_threads(exp.threads or max(1, available_cores() // beside))
     per_scale = zip(exp.loss.adversarial, exp.loss.identity, exp.loss.reconstruction, strict=True)
     unused = not all(any(weights) for weights in per_scale)  # a head whose output nothing looks at gets no gradient
     # torch 2.14 renames this option of DistributedDataParallel; older versions know only this name.

@@ -43,8 +43,11 @@ def run(exp: Experiment, accelerator, tracker) -> Stage:
     if settings.sync_batch_norm and accelerator.num_processes > 1:
         student, discriminator = (sync_batch_norm.convert(m, device) for m in (student, discriminator))
 
-    # Accelerate places them on devices, wraps them for several processes and casts their passes.
-    state = State(student.to(device), discriminator.to(device), exp)
+    # Channels last is the faster layout for these convolutions, on CPU and on GPU.
+    student, discriminator = (m.to(device, memory_format=torch.channels_last) for m in (student, discriminator))
+
+    # Accelerate wraps them for several processes and casts their passes.
+    state = State(student, discriminator, exp)
     if adversarial:
         student, discriminator, state.optimiser, state.optimiser_d = accelerator.prepare(
             state.student, state.discriminator, state.optimiser, state.optimiser_d

@@ -12,6 +12,7 @@ import os
 import tarfile
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -27,16 +28,22 @@ PARTS = ("source.png", "target.png", "gt.png", "json")
 
 def write_shard(path: Path, samples: Iterable[tuple[str, Sequence[np.ndarray], dict[str, Any]]]) -> int:
     """Write (key, (source, target, gt) as (H,W,3) uint8, facts) samples as one tar; its bytes depend on them alone."""
-    with whole_file(path) as temporary, tarfile.open(temporary, "w") as tar:
-        count = 0
-        for key, pictures, facts in samples:
-            count += 1
-            for part, picture in zip(PARTS[:3], pictures, strict=True):
-                stream = io.BytesIO()
-                Image.fromarray(picture).save(stream, "PNG", compress_level=1)
-                _add(tar, f"{key}.{part}", stream.getvalue())
-            _add(tar, f"{key}.json", json.dumps(facts).encode())
+    samples, count = iter(samples), 0
+    with whole_file(path) as temporary, tarfile.open(temporary, "w") as tar, ThreadPoolExecutor(4) as pool:
+        while some := list(islice(samples, 16)):
+            pngs = pool.map(_png, [picture for _, pictures, _ in some for picture in pictures])
+            for key, _, facts in some:
+                for part in PARTS[:3]:
+                    _add(tar, f"{key}.{part}", next(pngs))
+                _add(tar, f"{key}.json", json.dumps(facts).encode())
+            count += len(some)
     return count
+
+
+def _png(picture: np.ndarray) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(picture).save(stream, "PNG", compress_level=1)
+    return stream.getvalue()
 
 
 def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
