@@ -49,6 +49,8 @@ def run(exp: Experiment, accelerator, tracker) -> Stage:
         kept, dropped = sum(p["kept"] for p in parts), sum(p["dropped"] for p in parts)
         similarity = float(np.average([p["id_similarity"] for p in parts], weights=[p["pairs"] for p in parts]))
         facts = {"kept": kept, "dropped": dropped, "id_similarity": round(similarity, 4)}
+        index = [{"file": _shard(stage, k, "tar").name, **part} for k, part in zip(shards, parts, strict=True)]
+        write_json(stage.folder / "index.json", {**facts, "teachers": inputs["teachers"], "shards": index})
         reason = f", {dropped} below min_id_similarity {settings.min_id_similarity} dropped" if dropped else ""
         accelerator.print(f"  {kept} swaps kept{reason}; mean cosine to the source {similarity:.3f}")
         tracker.metrics({f"pseudo_gt/{k}": float(v) for k, v in facts.items()})

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from .contract import check_inputs, check_options
 
 _GROUPS = 8
+_LEAST = 0.15  # of the mask: one that closes for good passes no gradient, and the student copies targets for ever
 
 
 class ModulatedBlock(nn.Module):
@@ -53,7 +54,7 @@ class BlendHead(nn.Module):
         face, mask = F.pixel_shuffle(self.conv(F.silu(self.norm(x))), self.upscale).split((3, 1), dim=1)
         # The face starts as nearly the target: from grey, closing the mask would pay at once.
         face = torch.tanh(face + 1.5 * target)
-        return torch.lerp(target, face, torch.sigmoid(mask + 1))
+        return torch.lerp(target, face, _LEAST + (1 - _LEAST) * torch.sigmoid(mask + 1))
 
 
 class Compact(nn.Module):

@@ -100,9 +100,24 @@ def test_pseudo_gt_of_the_exact_teacher_is_the_truth(finished):
         json.loads(x)["file"]: json.loads(x) for x in (finished / "data" / "manifest.jsonl").read_text().splitlines()
     }
     assert rows[facts["source"]]["person"] != rows[facts["target"]]["person"]
+    index = json.loads((finished / "pseudo_gt" / "index.json").read_text())
+    assert [s["kept"] for s in index["shards"]] == [8, 8, 4] and index["kept"] == 20 and index["dropped"] == 0
     source, target, gt = shards.load([0])[0].float()
     assert (gt - target).abs().mean() > 1 and (gt - source).abs().mean() > 1
     assert all(rows[shards.facts(i)["source"]]["split"] == "train" for i in range(20))
+
+
+def test_bad_swaps_are_dropped_and_counted(tmp_path):
+    path = experiment(tmp_path, "picky", pseudo_gt={"min_id_similarity": 0.75}, stages=["data", "pseudo_gt"])
+    folder = in_process(path)
+    index = json.loads((folder / "pseudo_gt" / "index.json").read_text())
+    shards = Shards(folder / "pseudo_gt")
+    assert 0 < index["dropped"] < 20 and index["kept"] == 20 - index["dropped"] == len(shards)
+    assert all(shards.facts(i)["quality"]["id_similarity"] >= 0.75 for i in range(len(shards)))
+    with pytest.raises(ValueError, match="were all swaps dropped by pseudo_gt.min_id_similarity"):
+        in_process(
+            experiment(tmp_path, "none", pseudo_gt={"min_id_similarity": 1.1}), "stages=[data, pseudo_gt, train]"
+        )
 
 
 def test_again_is_skipped_and_other_inputs_are_refused(finished):
