@@ -87,6 +87,22 @@ def run(exp: Experiment, accelerator, tracker) -> Stage:
     return stage
 
 
+def check_names(exp: Experiment) -> None:
+    """Find every network, option and weight file that the stages will ask for, before hours go into the first."""
+    stages = set(exp.stages)
+    if stages & {"pseudo_gt", "train", "eval"}:
+        encoder = identity_encoder(exp)
+        build_student(exp, encoder)
+    if "pseudo_gt" in stages:
+        for name in exp.pseudo_gt.teachers:
+            teachers.build(name)
+    if "eval" in stages:
+        build_rulers(exp)
+        for metric in exp.eval.metrics:
+            if metric not in measuring.METRICS:
+                raise ConfigError(f"eval.metrics: unknown metric '{metric}'; known: {', '.join(measuring.METRICS)}")
+
+
 def swappers(exp: Experiment, pairs, device) -> dict[str, Any]:
     """The rows of an experiment's table, by name: the sanity rows, its teachers, its student."""
     names = ["copy-target", "copy-source"]

@@ -74,6 +74,7 @@ def run(exp: config.Experiment) -> None:
     )
     if accelerator.is_main_process:
         write_text(exp.folder / "experiment.yaml", config.dump(exp))
+    evaluate.check_names(exp)
     tracker = Tracker(exp, enabled=accelerator.is_main_process)
     status = "FAILED"
     try:

@@ -54,6 +54,7 @@ def run(exp: Experiment, accelerator, tracker) -> Stage:
         )
     else:
         student, state.optimiser = accelerator.prepare(state.student, state.optimiser)
+    validation = evaluate.validation_pairs(exp).to(device)
     resumed = state.load(stage.folder / "state", accelerator)
     if resumed:
         accelerator.print(f"  resumed at step {state.step} of {settings.steps}")
@@ -63,7 +64,6 @@ def run(exp: Experiment, accelerator, tracker) -> Stage:
         _mixture(exp), settings.batch_size, state.step * settings.accumulation, settings.steps * settings.accumulation,
         accelerator.process_index, accelerator.num_processes, exp.data.workers, pin=device.type == "cuda",
     )  # fmt: skip
-    validation = evaluate.validation_pairs(exp).to(device)
     log = Log(stage.folder / "log.jsonl", state.step, enabled=accelerator.is_main_process)
     main = accelerator.is_main_process
     bar = tqdm(total=settings.steps, initial=state.step, desc="train", unit="step", disable=not main)

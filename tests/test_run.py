@@ -210,6 +210,24 @@ def test_a_killed_run_goes_on_from_its_checkpoint(tmp_path):
     same_state(straight, tmp_path / "runs" / "killed")
 
 
+def same_training(a: Path, b: Path) -> None:
+    """The same losses at every step and the same way through the parameters, but for the order of float32 sums.
+
+    Adam divides a gradient by its own size, so a parameter whose gradient is all rounding may step either way; single
+    parameters are therefore not compared. The gradients themselves are, in double precision, in test_distributed.py.
+    """
+    logs = [[json.loads(line) for line in (p / "train" / "log.jsonl").read_text().splitlines()] for p in (a, b)]
+    for first, second in zip(*logs, strict=True):
+        assert first.keys() == second.keys()
+        for name, value in first.items():
+            assert value == pytest.approx(second[name], rel=2e-2, abs=1e-3), (first["step"], name)
+    students_ = [torch.load(next((p / "train" / "state").glob("*.pt")), weights_only=True)["student"] for p in (a, b)]
+    torch.manual_seed(TINY["seed"])
+    start = students.build("compact", **students.load(a / "train" / "student.safetensors").options).state_dict()
+    ways = [torch.cat([(s[k] - start[k]).flatten() for k in start]) for s in students_]
+    assert ways[0].norm() > 0.1 and torch.cosine_similarity(*ways, dim=0) > 0.98
+
+
 def test_two_processes_train_what_one_trains(tmp_path):
     stages = "stages=[data, pseudo_gt, train]"
     one = in_process(experiment(tmp_path, "one"), stages)
@@ -218,8 +236,7 @@ def test_two_processes_train_what_one_trains(tmp_path):
     two = tmp_path / "runs" / "two"
     names = [p.name for p in sorted((one / "pseudo_gt").glob("*.tar"))]
     assert all((one / "pseudo_gt" / n).read_bytes() == (two / "pseudo_gt" / n).read_bytes() for n in names)
-    a, b = (load_file(p / "train" / "student.safetensors") for p in (one, two))
-    assert max((a[k] - b[k]).abs().max().item() for k in a) < 1e-4
+    same_training(one, two)
 
 
 def test_accumulated_halves_are_one_batch(tmp_path):
@@ -228,10 +245,7 @@ def test_accumulated_halves_are_one_batch(tmp_path):
     halves = in_process(
         experiment(tmp_path, "halves", loss=quiet), stages, "train.batch_size=2", "train.accumulation=2"
     )
-    a, b = (load_file(p / "train" / "student.safetensors") for p in (whole, halves))
-    assert max((a[k] - b[k]).abs().max().item() for k in a) < 1e-4
-    untrained = students.build("compact", **students.load(whole / "train" / "student.safetensors").options).state_dict()
-    assert max((a[k] - untrained[k]).abs().max().item() for k in a) > 1e-2
+    same_training(whole, halves)
 
 
 def test_foreign_and_damaged_checkpoints_are_named(tmp_path):

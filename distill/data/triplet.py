@@ -207,6 +207,7 @@ def batches(
     loader = DataLoader(
         mixture, batch_sampler=positions, num_workers=workers, collate_fn=_as_it_is, pin_memory=pin,
         prefetch_factor=4 if workers else None,
+        generator=torch.Generator(),  # its own: the loader would draw from the one that a checkpoint restores
     )  # fmt: skip
     return iter(loader)
 
