@@ -7,7 +7,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 .PHONY: quickstart install test lint format clean
 
 quickstart: install
-	$(BIN)/accelerate launch distill/run.py experiments/quickstart.yaml
+	$(BIN)/accelerate launch --quiet distill/run.py experiments/quickstart.yaml
 
 install: $(VENV)/.installed
 

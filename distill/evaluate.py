@@ -95,7 +95,10 @@ def check_names(exp: Experiment) -> None:
         build_student(exp, encoder)
     if "pseudo_gt" in stages:
         for name in exp.pseudo_gt.teachers:
-            teachers.build(name)
+            if name not in teachers.TEACHERS:
+                raise ConfigError(
+                    f"pseudo_gt.teachers: unknown teacher '{name}'; known: {', '.join(teachers.TEACHERS)}"
+                )
     if "eval" in stages:
         build_rulers(exp)
         for metric in exp.eval.metrics:
@@ -172,7 +175,10 @@ def _encoder(name: str, exp: Experiment, key: str) -> IdentityEncoder:
 def build_student(exp: Experiment, encoder: IdentityEncoder):
     """A new student for this experiment's resolution and encoder."""
     own = {"resolution": exp.data.resolution, "embedding_dim": encoder.card.embedding_dim}
-    return students.build(exp.student.name, **{**own, **exp.student.options})
+    try:
+        return students.build(exp.student.name, **{**own, **exp.student.options})
+    except (ValueError, TypeError) as error:
+        raise ConfigError(f"student.name, student.options: {error}") from None
 
 
 def build_rulers(exp: Experiment):

@@ -273,8 +273,10 @@ def test_mistakes_are_one_line(tmp_path):
     path = experiment(tmp_path, "x")
     for overrides, said in [
         (["train.stpes=3"], "train.stpes: unknown key; did you mean 'steps'"),
-        (["student.name=mobile"], "unknown student 'mobile'"),
-        (["pseudo_gt.teachers=[exakt]"], "exakt"),
+        (["student.name=mobile"], "student.name, student.options: unknown student 'mobile'"),
+        (["student.options={widht: 8}"], "student 'compact' has no option 'widht'"),
+        (["pseudo_gt.teachers=[exakt]"], "pseudo_gt.teachers: unknown teacher 'exakt'; known: exact"),
+        (["eval.metrics=[beauty]"], "eval.metrics: unknown metric 'beauty'; known: id_retrieval"),
         (["student.identity_encoder=x"], "unknown identity encoder 'x'; known: "),
         (["eval.recogniser=synthetic_identity"], "must not judge what it trained"),
         (["student.identity_encoder=mobilefacenet_512"], "nobody published them"),
