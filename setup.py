@@ -2,7 +2,9 @@
 
 from setuptools import setup
 
-TEST = ["pytest>=8,<10", "ruff==0.17.6", "torchmetrics>=1.9,<2"]
+ONNX = ["onnxruntime>=1.20,<2", "onnx>=1.19,<2"]
+REMOTE = ["s3fs>=2025,<2027"]
+TEST = ["pytest>=8,<10", "ruff==0.17.6", "torchmetrics>=1.9,<2", "moto[s3]>=5,<6", "flask>=3,<4", "flask-cors>=5,<7"]
 
 setup(
     name="swapdistill",
@@ -34,8 +36,9 @@ setup(
         "scikit-image>=0.25,<0.27",
         "lpips>=0.1.4,<0.2",
         "matplotlib>=3.9,<4",
+        "fsspec>=2024.6",
         "tqdm>=4.66,<5",
         "mlflow>=3.17,<4",
     ],
-    extras_require={"test": TEST, "onnx": ["onnxruntime>=1.20,<2"]},
+    extras_require={"test": [*TEST, *ONNX, *REMOTE], "onnx": ONNX, "remote": REMOTE},
 )

@@ -12,18 +12,20 @@ from torch import nn
 from distill.config import Experiment
 from distill.stage import StageError, whole_file
 
-FORMAT = 1
+FORMAT = 2
 
 
 class State:
-    """All that a run must remember to go on bit for bit: both networks, both optimisers, the average, the step."""
+    """All that a run must remember to go on bit for bit: the networks, both optimisers, the average, the step."""
 
-    def __init__(self, student: nn.Module, discriminator: nn.Module, exp: Experiment):
-        self.student, self.discriminator, self.settings = student, discriminator, exp.train
+    def __init__(self, student: nn.Module, discriminator: nn.Module, adapters: nn.Module, exp: Experiment):
+        self.student, self.discriminator, self.adapters = student, discriminator, adapters
+        self.settings = exp.train
         self.average = copy.deepcopy(student).eval().requires_grad_(False)
         fused = next(student.parameters()).is_cuda
         parameters = [p for p in discriminator.parameters()]
-        self.optimiser = torch.optim.Adam(student.parameters(), exp.train.lr, betas=exp.train.betas, fused=fused)
+        learning = [*student.parameters(), *adapters.parameters()]
+        self.optimiser = torch.optim.Adam(learning, exp.train.lr, betas=exp.train.betas, fused=fused)
         self.optimiser_d = (
             torch.optim.Adam(parameters, exp.train.lr_discriminator, betas=exp.train.betas, fused=fused)
             if parameters
@@ -59,6 +61,7 @@ class State:
             "student": self.student.state_dict(),
             "average": self.average.state_dict(),
             "discriminator": self.discriminator.state_dict(),
+            "adapters": self.adapters.state_dict(),
             "optimiser": self.optimiser.state_dict(),
             "optimiser_d": self.optimiser_d.state_dict() if self.optimiser_d else None,
             "scaler": accelerator.scaler.state_dict() if accelerator.scaler else None,
@@ -84,6 +87,7 @@ class State:
             self.student.load_state_dict(content["student"])
             self.average.load_state_dict(content["average"])
             self.discriminator.load_state_dict(content["discriminator"])
+            self.adapters.load_state_dict(content["adapters"])
             self.optimiser.load_state_dict(content["optimiser"])
             if self.optimiser_d:
                 self.optimiser_d.load_state_dict(content["optimiser_d"])

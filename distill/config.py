@@ -1,4 +1,4 @@
-"""YAML -> Experiment: frozen, typed, complete.
+"""YAML -> Experiment: frozen, typed, complete. `distill/schema.py` lists the keys.
 
 Every error names the file, the key, what was expected and the nearest known key.
 """
@@ -10,153 +10,18 @@ import difflib
 import math
 import types
 import typing
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
 
-STAGES = ("data", "pseudo_gt", "train", "eval", "report")
+from distill.schema import STAGES, Experiment, Teacher
+
+__all__ = ["STAGES", "ConfigError", "Experiment", "Teacher", "dump", "load", "to_dict"]
 
 
 class ConfigError(ValueError):
     """A mistake in an experiment file or an override; the message is one line that says what to change."""
-
-
-@dataclass(frozen=True)
-class Data:
-    """Aligned crops on disk: drawn (`synthetic`) or photographed (`photos`)."""
-
-    kind: Literal["synthetic", "photos"] = "synthetic"
-    resolution: int = 256  # pixels, height = width of every crop
-    photos: str | None = None  # folder with one subfolder per person, or flat
-    heldout: str | None = None  # folder of other people for evaluation; none: `test_people` of `photos` are held out
-    min_size: int = 64  # pixels; smaller photographs are skipped and reported
-    train_people: int = 2000  # synthetic only
-    val_people: int = 8  # shown in previews while training
-    test_people: int = 64  # the gallery: synthetic, or photographs where `heldout` is not given
-    train_images: int = 2  # per synthetic person
-    test_images: int = 4
-    cache_gb: float = 4.0  # decoded images kept in memory per process, while they fit
-    workers: int = 1  # loader processes per training process
-
-
-@dataclass(frozen=True)
-class PseudoGT:
-    """Frozen teachers swap pairs; what they make is written as tar shards."""
-
-    teachers: tuple[str, ...] = ("exact",)  # each pair goes to one of them, in turn
-    pairs: int = 4000
-    shard_size: int = 500  # pairs per tar file
-    batch_size: int = 16
-    min_id_similarity: float | None = None  # swaps whose cosine to the source is lower are dropped and counted
-
-
-@dataclass(frozen=True)
-class Student:
-    """The network that goes on the phone, and the frozen encoder it is given embeddings by."""
-
-    name: str = "mobilefsgan"
-    options: dict[str, Any] = field(default_factory=dict)
-    identity_encoder: str = "synthetic_identity"
-
-
-@dataclass(frozen=True)
-class Mix:
-    """Shares of the kinds of training samples; they need not sum to one."""
-
-    pseudo_gt: float = 1.0  # source, target and the teacher's swap
-    same_photo: float = 0.0  # one photograph twice, the source disturbed; GT = target
-    same_person: float = 0.0  # two photographs of one person; GT = target
-    pair: float = 0.0  # two people, no GT
-
-
-@dataclass(frozen=True)
-class Train:
-    """The loop. One step = `batch_size` samples on each process, times `accumulation`."""
-
-    steps: int = 10000
-    batch_size: int = 16
-    accumulation: int = 1
-    lr: float = 1e-4
-    lr_discriminator: float = 1e-4
-    betas: tuple[float, float] = (0.0, 0.999)
-    warmup_steps: int = 0
-    lr_final: float = 1.0  # cosine decay of lr to this share of it at the last step; 1 = constant
-    grad_clip: float = 10.0  # L2 norm
-    ema: float = 0.999  # decay per step, shorter at the start; 0 = off
-    precision: Literal["fp32", "fp16", "bf16"] = "fp32"
-    sync_batch_norm: bool = True
-    flip: bool = False  # mirror whole triplets at random
-    mix: Mix = Mix()
-    checkpoint_steps: int = 500
-    log_steps: int = 20
-    preview_steps: int = 500
-
-
-@dataclass(frozen=True)
-class Loss:
-    """Weights, largest scale first (full, half, quarter); 0 switches a term off and saves its time."""
-
-    adversarial: tuple[float, float, float] = (1.0, 0.02, 0.02)
-    identity: tuple[float, float, float] = (20.0, 20.0, 20.0)
-    identity_margin: float = 0.02
-    reconstruction: tuple[float, float, float] = (10.0, 0.0, 0.0)
-    perceptual: float = 4.0
-    perceptual_network: str = "identity_encoder"  # or squeezenet, vgg16, lpips: distill/perceptual.py
-    discriminator: dict[str, Any] = field(default_factory=dict)  # options of the network
-
-
-@dataclass(frozen=True)
-class Eval:
-    """Fixed pairs of held-out people, and the rulers that judge; none of them takes part in training."""
-
-    pairs: int = 256
-    metrics: tuple[str, ...] = (
-        "id_retrieval",
-        "id_similarity",
-        "pose_error",
-        "expression_error",
-        "exact_match",
-        "size_mb",
-        "latency_ms",
-    )
-    recogniser: str = "synthetic_recogniser"
-    pose: str | None = "synthetic_pose"
-    expression: str | None = "synthetic_pose"
-    batch_size: int = 32
-    pictures: int = 8  # rows of the grid in the report
-
-
-@dataclass(frozen=True)
-class Tracking:
-    """Where MLflow keeps the run; `none` keeps only the files."""
-
-    uri: str = "sqlite:///mlflow.db"
-    experiment: str = "swapdistill"
-
-
-@dataclass(frozen=True)
-class Experiment:
-    """One YAML, resolved. `name` is the folder under `runs`."""
-
-    name: str
-    seed: int = 0
-    runs: str = "runs"
-    threads: int = 0  # CPU threads per process; 0 = the cores of this machine, shared by its processes
-    stages: tuple[str, ...] = STAGES
-    weights: tuple[str, ...] = ()  # folders searched for downloaded weights, before $SWAPDISTILL_WEIGHTS and the cache
-    data: Data = Data()
-    pseudo_gt: PseudoGT = PseudoGT()
-    student: Student = Student()
-    train: Train = Train()
-    loss: Loss = Loss()
-    eval: Eval = Eval()
-    tracking: Tracking = Tracking()
-
-    @property
-    def folder(self) -> Path:
-        return Path(self.runs) / self.name
 
 
 def load(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> Experiment:
@@ -231,6 +96,8 @@ def _convert(hint: Any, value: Any, name: str, where: str) -> Any:
     """Check one value against its type; the only conversions are int -> float, `1e-4` -> float and list -> tuple."""
     wrong = ConfigError(f"{where}: {name}: expected {_expected(hint)}, got {_describe(value)}")
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if hint is Teacher and isinstance(value, str):
+        return Teacher(value)
     if dataclasses.is_dataclass(hint):
         return _build(hint, value if value is not None else {}, name, where)
     if origin in (types.UnionType, typing.Union):
@@ -300,6 +167,23 @@ def _check(exp: Experiment, where: str) -> None:
     require(min(to_dict(exp.train.mix).values()) >= 0, "train.mix", "shares of 0 or more")
     require(sum(to_dict(exp.train.mix).values()) > 0, "train.mix", "at least one share above 0")
     require(exp.data.workers >= 0, "data.workers", "0 or more")
+    require(0 <= exp.data.occlusion_share <= 1, "data.occlusion_share", "a share in [0, 1]")
+    require(not exp.data.occlusion_share or exp.data.occlusions is not None, "data.occlusions", "a folder of pictures")
+    require(len(exp.pseudo_gt.teachers) >= 1, "pseudo_gt.teachers", "at least one teacher")
+    require(min(t.share for t in exp.pseudo_gt.teachers) > 0, "pseudo_gt.teachers", "shares above 0")
+    labels = [t.label or t.name for t in exp.pseudo_gt.teachers]
+    require(len(set(labels)) == len(labels), "pseudo_gt.teachers", "a `label` each for teachers of the same name")
+    require(exp.train.fstriplets.different_poses == 0, "train.fstriplets.different_poses", "0: nobody ever made it")
+    require(min(to_dict(exp.train.fstriplets).values()) >= 0, "train.fstriplets", "shares of 0 or more")
+    require(sum(to_dict(exp.train.fstriplets).values()) > 0, "train.fstriplets", "at least one share above 0")
+    wants_fstriplets = exp.train.mix.fstriplets > 0
+    require(not wants_fstriplets or exp.data.fstriplets is not None, "data.fstriplets", "a folder (data.fstriplets=F)")
+    require(not exp.distil.features or exp.distil.online is not None, "distil.online", "a teacher, for distil.features")
+    require(
+        not exp.distil.features or bool(exp.distil.layers), "distil.layers", "names of submodules, student: teacher"
+    )
+    refined = "refine" not in exp.stages or exp.student.name == "faceshifter"
+    require(refined, "student.name", "faceshifter, which alone has a stage `refine`,")
     require(exp.threads >= 0, "threads", "0 or more")
 
 

@@ -1,15 +1,18 @@
-"""The discriminator of multi-scale gradients: one PatchGAN for each of the generator's output scales.
+"""The discriminators: one PatchGAN for each of the scales of a picture, independent of each other.
 
-Own implementation of the network of HoiM/MobileFSGAN @478175b (2,107,923 parameters at its defaults). The three are
-independent and see the generator's own images at full, half and quarter resolution, so gradients enter at every scale.
+Own implementations. That of multi-scale gradients (HoiM/MobileFSGAN @478175b, 2,107,923 parameters at its defaults)
+sees the generator's own images at full, half and quarter resolution, so gradients enter at every scale. FaceShifter's
+(taotaonice/FaceShifter @376b09e, 46,047,555 parameters) is wider, deeper and normalises every picture by itself.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.nn.utils.parametrizations import spectral_norm
 
 
@@ -34,10 +37,8 @@ class MultiScaleDiscriminator(nn.Module):
 
     def __init__(self, ndf: int = 16, layers: int = 4, scales: int = 3) -> None:
         super().__init__()
-        for option, value in (("ndf", ndf), ("layers", layers), ("scales", scales)):
-            if value < 1:
-                raise ValueError(f"{option}: expected at least 1, got {value}")
         self.options = {"ndf": ndf, "layers": layers, "scales": scales}
+        _check_options(self.options)
         self.patches = nn.ModuleList(_patch_gan(ndf, layers) for _ in range(scales))
 
     def forward(self, images: Sequence[Tensor]) -> list[Tensor]:
@@ -46,12 +47,78 @@ class MultiScaleDiscriminator(nn.Module):
         r is R / 2^layers + 3 (19, 11 and 7 from 256, 128 and 64 at the defaults). Raises ValueError on another number
         of images or another shape.
         """
-        if len(images) != len(self.patches):
-            raise ValueError(f"images: expected {len(self.patches)} scales, got {len(images)}")
-        for scale, image in enumerate(images):
-            if image.ndim != 4 or image.shape[1] != 3:
-                raise ValueError(f"images[{scale}]: expected (N, 3, R, R), got {tuple(image.shape)}")
+        _check_images(images, len(self.patches))
         return [patch(image) for patch, image in zip(self.patches, images, strict=True)]
+
+
+class PyramidDiscriminator(nn.Module):
+    """FaceShifter's, of taotaonice/FaceShifter @376b09e. Options: ndf, channels of the first layer, doubled at every
+    further one up to eight times as many; layers of stride 2; scales. Raises ValueError on an option below 1.
+    """
+
+    def __init__(self, ndf: int = 64, layers: int = 6, scales: int = 3) -> None:
+        super().__init__()
+        self.options = {"ndf": ndf, "layers": layers, "scales": scales}
+        _check_options(self.options)
+        self.patches = nn.ModuleList(_normalised_patch_gan(ndf, layers) for _ in range(scales))
+
+    def forward(self, images: Sequence[Tensor]) -> list[Tensor]:
+        """Images in [-1, 1], one per scale and largest first, as `pyramid` or a generator of many scales makes them, to
+        logit maps (N, 1, r, r): 7, 5 and 4 from 256, 128 and 64 at the defaults. Raises ValueError on another number
+        of images or another shape.
+        """
+        _check_images(images, len(self.patches))
+        return [patch(image) for patch, image in zip(self.patches, images, strict=True)]
+
+
+def pyramid(image: Tensor, scales: int = 3) -> list[Tensor]:
+    """Images (N, 3, R, R) with their halves, quarters ..., averaged over the pixels that there are, as the reference
+    of `PyramidDiscriminator` shows them to it."""
+    images = [image]
+    for _ in range(scales - 1):
+        images.append(F.avg_pool2d(images[-1], 3, stride=2, padding=1, count_include_pad=False))
+    return images
+
+
+def _normalised_patch_gan(ndf: int, layers: int) -> nn.Sequential:
+    channels = [ndf << min(level, 3) for level in range(layers)]
+    modules: list[nn.Module] = [nn.Conv2d(3, ndf, 4, 2, padding=2), nn.LeakyReLU(0.2)]
+    for level, outputs in enumerate([*channels[1:], channels[-1]]):
+        stride = 2 if level + 1 < layers else 1
+        modules += [nn.Conv2d(channels[level], outputs, 4, stride, padding=2), nn.InstanceNorm2d(outputs)]
+        modules.append(nn.LeakyReLU(0.2))
+    return nn.Sequential(*modules, nn.Conv2d(channels[-1], 1, 4, padding=2))
+
+
+DISCRIMINATORS = {"multi_scale": MultiScaleDiscriminator, "pyramid": PyramidDiscriminator}
+
+
+def build(options: Mapping[str, Any]) -> nn.Module:
+    """A discriminator of DISCRIMINATORS by `kind` (multi_scale where there is none) with its other options.
+
+    Raises ValueError: an unknown kind (the known are listed), an option that does not exist or does not fit.
+    """
+    kind = options.get("kind", "multi_scale")
+    if kind not in DISCRIMINATORS:
+        raise ValueError(f"unknown discriminator '{kind}', known: {', '.join(DISCRIMINATORS)}")
+    try:
+        return DISCRIMINATORS[kind](**{key: value for key, value in options.items() if key != "kind"})
+    except TypeError as error:
+        raise ValueError(f"discriminator '{kind}': {error}") from None
+
+
+def _check_options(options: Mapping[str, int]) -> None:
+    for option, value in options.items():
+        if value < 1:
+            raise ValueError(f"{option}: expected at least 1, got {value}")
+
+
+def _check_images(images: Sequence[Tensor], scales: int) -> None:
+    if len(images) != scales:
+        raise ValueError(f"images: expected {scales} scales, got {len(images)}")
+    for scale, image in enumerate(images):
+        if image.ndim != 4 or image.shape[1] != 3:
+            raise ValueError(f"images[{scale}]: expected (N, 3, R, R), got {tuple(image.shape)}")
 
 
 _SPECTRAL_NORM = {
@@ -74,3 +141,16 @@ def original_to_ours(checkpoint: Mapping[str, Tensor]) -> dict[str, Tensor]:
         scale = ("256", "128", "64").index(match[1])
         state[f"patches.{scale}.{match[2]}.{_SPECTRAL_NORM.get(match[3], match[3])}"] = tensor
     return state
+
+
+def pyramid_original_to_ours(checkpoint: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A state dict of taotaonice/FaceShifter @376b09e's discriminator under the names of `PyramidDiscriminator`.
+
+    The original stores the network of the smallest scale first. Raises ValueError for a key it does not have.
+    """
+    matches = {key: re.fullmatch(r"(?:module\.)?layer(\d+)\.(\d+\.\w+)", key) for key in checkpoint}
+    for key, match in matches.items():
+        if not match:
+            raise ValueError(f"not a tensor of a FaceShifter discriminator: {key}")
+    last = max((int(match[1]) for match in matches.values()), default=0)
+    return {f"patches.{last - int(matches[key][1])}.{matches[key][2]}": tensor for key, tensor in checkpoint.items()}

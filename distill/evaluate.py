@@ -22,22 +22,20 @@ from tqdm import tqdm
 import eval as measuring
 import students
 import teachers
-from distill import config, pictures, weights
-from distill.config import ConfigError, Experiment, to_dict
+from distill import build, config, pictures, weights
+from distill.config import ConfigError, Experiment, Teacher, to_dict
 from distill.data.photos import Photos, read_manifest
 from distill.stage import Stage, open_stage, upstream, write_json
 from distill.tracking import environment
-from eval import rulers as judges
 from eval import sanity
-from students.identity_encoder import CARDS as ENCODERS
-from students.identity_encoder import IdentityEncoder, load_identity_encoder
+from students.identity_encoder import IdentityEncoder
 
 
 def run(exp: Experiment, accelerator, tracker) -> Stage:
     inputs = {
-        "train": upstream(exp, "train"),
+        **{stage: upstream(exp, stage) for stage in ("train", "refine") if stage in (*exp.stages, "train")},
         "eval": to_dict(exp.eval),
-        "rulers": {k: r.weight_hash for k, r in vars(build_rulers(exp)).items() if r is not None},
+        "rulers": {k: r.weight_hash for k, r in vars(build.rulers(exp)).items() if r is not None},
         "renderer": teachers.build("exact").weight_hash,
     }
     stage = open_stage(exp, "eval", inputs, accelerator, redo=True)
@@ -47,7 +45,7 @@ def run(exp: Experiment, accelerator, tracker) -> Stage:
     if not accelerator.is_main_process:  # a few minutes of one process; the others wait at the end of the stage
         return stage
     pairs = test_pairs(exp)
-    bench = measuring.Bench(pairs, build_rulers(exp), device=accelerator.device, batch_size=exp.eval.batch_size)
+    bench = measuring.Bench(pairs, build.rulers(exp), device=accelerator.device, batch_size=exp.eval.batch_size)
     rows, verdicts, shown = {}, [], {"source": pairs.source, "target": pairs.target}
     for name, swapper in swappers(exp, pairs, accelerator.device).items():
         with tqdm(total=len(pairs.source), desc=f"measure {name}", unit="pair") as bar:
@@ -87,38 +85,30 @@ def run(exp: Experiment, accelerator, tracker) -> Stage:
     return stage
 
 
-def check_names(exp: Experiment) -> None:
-    """Find every network, option and weight file that the stages will ask for, before hours go into the first."""
-    stages = set(exp.stages)
-    if stages & {"pseudo_gt", "train", "eval"}:
-        encoder = identity_encoder(exp)
-        build_student(exp, encoder)
-    if "pseudo_gt" in stages:
-        for name in exp.pseudo_gt.teachers:
-            if name not in teachers.TEACHERS:
-                raise ConfigError(
-                    f"pseudo_gt.teachers: unknown teacher '{name}'; known: {', '.join(teachers.TEACHERS)}"
-                )
-    if "eval" in stages:
-        build_rulers(exp)
-        for metric in exp.eval.metrics:
-            if metric not in measuring.METRICS:
-                raise ConfigError(f"eval.metrics: unknown metric '{metric}'; known: {', '.join(measuring.METRICS)}")
-
-
 def swappers(exp: Experiment, pairs, device) -> dict[str, Any]:
-    """The rows of an experiment's table, by name: the sanity rows, its teachers, its student."""
-    names = ["copy-target", "copy-source"]
+    """The rows of an experiment's table, by name: the sanity rows, its teachers, what it trained."""
+    rows = {name: build_swapper(name, exp, pairs, device) for name in ("copy-target", "copy-source")}
     if pairs.exact is not None:
-        names.append("exact")
-    names += [t for t in exp.pseudo_gt.teachers if t != "exact" and exp.train.mix.pseudo_gt]
-    rows = {name: build_swapper(name, exp, pairs, device) for name in names}
-    rows[exp.student.name] = build_swapper(str(exp.folder / "train" / "student.safetensors"), exp, pairs, device)
+        rows["exact"] = Rendered(pairs.exact)
+    if exp.train.mix.pseudo_gt:
+        specs = [t for t in exp.pseudo_gt.teachers if t.name != "exact"]
+        rows |= {build.label(spec): build.teacher(spec, exp).to(device) for spec in specs}
+    if exp.distil.online:
+        rows[build.label(exp.distil.online)] = build.teacher(exp.distil.online, exp, "distil.online").to(device)
+    for name, path in trained(exp).items():
+        rows[name] = build_swapper(str(path), exp, pairs, device)
     return rows
 
 
+def trained(exp: Experiment) -> dict[str, Path]:
+    """What an experiment trained, by the name of its row: a student, or the stages of a teacher."""
+    stages = {exp.student.name: "train"} | ({f"{exp.student.name}-refined": "refine"} if "refine" in exp.stages else {})
+    file = "teacher.safetensors" if exp.student.name == "faceshifter" else "student.safetensors"
+    return {name: exp.folder / stage / file for name, stage in stages.items()}
+
+
 def build_swapper(name: str, exp: Experiment, pairs, device):
-    """A callable (source, target) -> swap by name or by a student's file. Raises ValueError listing what is known."""
+    """A callable (source, target) -> swap by name or by file. Raises ConfigError listing what is known."""
     if name == "copy-target":
         return sanity.copy_target
     if name == "copy-source":
@@ -127,12 +117,15 @@ def build_swapper(name: str, exp: Experiment, pairs, device):
         if pairs.exact is None:
             raise ConfigError(f"swapper 'exact' renders synthetic faces; data.kind of '{exp.name}' is photos")
         return Rendered(pairs.exact)
+    if name.endswith("teacher.safetensors"):
+        return build.teacher(Teacher("faceshifter", weights={"generator": name}), exp, name).to(device)
     if name.endswith(".safetensors"):
         return load_student(name, exp).to(device)
-    if name in teachers.TEACHERS:
-        return teachers.build(name)
-    known = ["copy-target", "copy-source", *teachers.TEACHERS, "a student's .safetensors file"]
-    raise ConfigError(f"unknown swapper '{name}'; known: {', '.join(known)}")
+    specs = {build.label(spec): spec for spec in exp.pseudo_gt.teachers}
+    if name in specs or name in teachers.TEACHERS:
+        return build.teacher(specs.get(name, Teacher(name)), exp, f"swapper '{name}'").to(device)
+    known = ["copy-target", "copy-source", *specs, *teachers.TEACHERS, "a student's or teacher's .safetensors file"]
+    raise ConfigError(f"unknown swapper '{name}'; known: {', '.join(dict.fromkeys(known))}")
 
 
 class Rendered:
@@ -152,57 +145,10 @@ class Rendered:
 def load_student(path: str | Path, exp: Experiment):
     """A student's file with its identity encoder, as a swapper."""
     generator = students.load(path)
-    encoder = identity_encoder(exp)
+    encoder = build.identity_encoder(exp)
     swapper = students.StudentSwapper(generator, encoder).eval().requires_grad_(False)
     swapper.files = {"generator": Path(path), "identity_encoder": weights.find(encoder.card, exp.weights)}
     return swapper
-
-
-def identity_encoder(exp: Experiment) -> IdentityEncoder:
-    """The frozen encoder whose embeddings the student is given, weights verified."""
-    return _encoder(exp.student.identity_encoder, exp, "student.identity_encoder")
-
-
-def _encoder(name: str, exp: Experiment, key: str) -> IdentityEncoder:
-    if name not in ENCODERS:
-        raise ConfigError(f"{key}: unknown identity encoder '{name}'; known: {', '.join(ENCODERS)}")
-    path = weights.find(ENCODERS[name], exp.weights)
-    encoder = load_identity_encoder(name, path)
-    encoder.weight_hash = weights.sha256(path)[:16]
-    return encoder
-
-
-def build_student(exp: Experiment, encoder: IdentityEncoder):
-    """A new student for this experiment's resolution and encoder."""
-    own = {"resolution": exp.data.resolution, "embedding_dim": encoder.card.embedding_dim}
-    try:
-        return students.build(exp.student.name, **{**own, **exp.student.options})
-    except (ValueError, TypeError) as error:
-        raise ConfigError(f"student.name, student.options: {error}") from None
-
-
-def build_rulers(exp: Experiment):
-    """The networks that judge. Raises ConfigError where one of them is the one that trains."""
-    if exp.eval.recogniser == exp.student.identity_encoder:
-        raise ConfigError(
-            f"eval.recogniser: '{exp.eval.recogniser}' is also student.identity_encoder; a network must not judge what "
-            f"it trained. Known recognisers: {', '.join([*judges.CARDS, *ENCODERS])}"
-        )
-    if exp.eval.recogniser in ENCODERS:
-        encoder = _encoder(exp.eval.recogniser, exp, "eval.recogniser")
-        recogniser = judges.Ruler(encoder, name=encoder.card.name, weight_hash=encoder.weight_hash)
-    else:
-        recogniser = _judge(exp.eval.recogniser, "embedding", exp, "eval.recogniser")
-    pose = _judge(exp.eval.pose, "pose", exp, "eval.pose") if exp.eval.pose else None
-    expression = _judge(exp.eval.expression, "expression", exp, "eval.expression") if exp.eval.expression else None
-    return measuring.Rulers(recogniser, pose, expression)
-
-
-def _judge(name: str, output: str, exp: Experiment, key: str):
-    if name not in judges.CARDS:
-        raise ConfigError(f"{key}: unknown ruler '{name}'; known: {', '.join(judges.CARDS)}")
-    paths = [weights.find(card, exp.weights) for card in judges.CARDS[name].files]
-    return judges.load_ruler(name, paths, output)
 
 
 def test_pairs(exp: Experiment):
@@ -269,12 +215,12 @@ class Validation:
         return replace(self, **moved)
 
     @torch.inference_mode()
-    def look(self, student) -> tuple[dict[str, float], Image.Image]:
-        """Measured values by name, and a grid to look at."""
+    def look(self, student, condition) -> tuple[dict[str, float], Image.Image]:
+        """Measured values by name, and a grid to look at. `condition` (source, target) is what the student is given."""
         source, target = measuring.to_float(self.source), measuring.to_float(self.target)
-        embedding = self.encoder(source)
-        swap = student(target, embedding)[0]
-        measured = {"val/id_similarity": float((self.encoder(swap) * embedding).sum(1).mean())}
+        given = condition(source, target)
+        swap = student(target, *given)[0]
+        measured = {"val/id_similarity": float((self.encoder(swap) * given[0]).sum(1).mean())}
         columns = {"source": self.source, "target": self.target}
         if self.exact is not None:
             measured["val/l1_exact"] = float((swap - measuring.to_float(self.exact)).abs().mean())
@@ -289,7 +235,7 @@ def validation_pairs(exp: Experiment) -> Validation:
     source = [indices[0] for indices in people]
     target = [people[(i + 1) % len(people)][-1] for i in range(len(people))]
     exact = exact_swaps(photos, source, target) if "identity" in photos.rows[0] else None
-    return Validation(photos.load(source), photos.load(target), exact, identity_encoder(exp))
+    return Validation(photos.load(source), photos.load(target), exact, build.identity_encoder(exp))
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -301,7 +247,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         exp = config.load(args.experiment, args.set)
         pairs = test_pairs(exp)
-        bench = measuring.Bench(pairs, build_rulers(exp), batch_size=exp.eval.batch_size)
+        bench = measuring.Bench(pairs, build.rulers(exp), batch_size=exp.eval.batch_size)
         for name in args.swappers:
             values = bench.evaluate(build_swapper(name, exp, pairs, "cpu"), list(exp.eval.metrics)).values
             print(name)

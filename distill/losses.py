@@ -4,25 +4,32 @@ the mean over processes of equal batches is then the value, and the gradient, of
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 
-def hinge_discriminator(real: Sequence[Tensor], fake: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
+def hinge_discriminator(
+    real: Sequence[Tensor], fake: Sequence[Tensor], weights: Sequence[float], batch: str = "mean"
+) -> Tensor:
     """Hinge loss of the discriminators; real and fake are logit maps per scale (Lim & Ye 2017, arXiv:1705.02894)."""
     terms = [w * (F.relu(1 - r).mean() + F.relu(1 + f).mean()) for w, r, f in zip(weights, real, fake, strict=True)]
-    return torch.stack(terms).sum()
+    return torch.stack(terms).sum() * _samples(fake, batch)
 
 
-def hinge_generator(fake: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
-    """The generator's side as MobileFSGAN has it: relu(1 - D), which stops pushing where D is already convinced.
-
-    The original sums over the batch, we average (HoiM/MobileFSGAN @478175b, losses/Losses.py).
+def hinge_generator(fake: Sequence[Tensor], weights: Sequence[float], batch: str = "mean") -> Tensor:
+    """The generator's side as MobileFSGAN and FaceShifter have it: relu(1 - D), which stops pushing where D is already
+    convinced. With batch "sum" the samples' terms are added up, as HoiM/MobileFSGAN @478175b does (losses/Losses.py),
+    instead of averaged.
     """
-    return torch.stack([w * F.relu(1 - f).mean() for w, f in zip(weights, fake, strict=True)]).sum()
+    terms = [w * F.relu(1 - f).mean() for w, f in zip(weights, fake, strict=True)]
+    return torch.stack(terms).sum() * _samples(fake, batch)
+
+
+def _samples(logits: Sequence[Tensor], batch: str) -> int:
+    return logits[0].shape[0] if batch == "sum" else 1
 
 
 def identity(embeddings: Sequence[Tensor], source: Tensor, weights: Sequence[float], margin: float) -> Tensor:
@@ -31,25 +38,56 @@ def identity(embeddings: Sequence[Tensor], source: Tensor, weights: Sequence[flo
     return torch.stack(losses).sum()
 
 
-def reconstruction(images: Sequence[Tensor], gt: Tensor, with_gt: Tensor, weights: Sequence[float]) -> Tensor:
-    """L1 to the ground truth on samples that have one; gt is shrunk to the smaller scales.
+def reconstruction(
+    images: Sequence[Tensor], gt: Tensor, counts: Tensor, weights: Sequence[float], norm: str = "l1"
+) -> Tensor:
+    """Distance to the ground truth, each sample times `counts` (N,): 0 where it has no GT, 1 where it counts in full.
 
-    Samples without GT are masked out whole; the original lets their borders be drawn to black.
+    L1, or with norm "l2" half the mean square (FaceShifter, arXiv:1912.13457, eq. 8). gt is shrunk to the smaller
+    scales. Samples without GT are masked out whole; the original MobileFSGAN lets their borders be drawn to black.
     """
     losses = []
     for image, weight in zip(images, weights, strict=True):
-        truth = gt if image.shape == gt.shape else shrink(gt, image.shape[-1])
-        losses.append(weight * ((image - truth).abs().mean((1, 2, 3)) * with_gt).mean())
+        if weight:
+            truth = gt if image.shape == gt.shape else shrink(gt, image.shape[-1])
+            distance = (image - truth).abs() if norm == "l1" else (image - truth).square() / 2
+            losses.append(weight * (distance.mean((1, 2, 3)) * counts).mean())
     return torch.stack(losses).sum()
 
 
-def perceptual(features: Callable[[Tensor], Sequence[Tensor]], image: Tensor, reference: Tensor) -> Tensor:
-    """Mean L1 between feature maps of a frozen network, each scaled by the reference's own mean magnitude
+def attribute(maps: Sequence[Tensor], reference: Sequence[Tensor]) -> Tensor:
+    """Half the mean squared distance of attribute maps of swap and target, summed over levels (arXiv:1912.13457)."""
+    return torch.stack([F.mse_loss(m, r) / 2 for m, r in zip(maps, reference, strict=True)]).sum()
+
+
+def perceptual(features: Sequence[Tensor], reference: Sequence[Tensor]) -> Tensor:
+    """(N,) mean L1 between feature maps, each scaled by the reference's own mean magnitude in the batch
     (Johnson et al. 2016, arXiv:1603.08155, with L1)."""
-    with torch.no_grad():
-        wanted = features(reference)
-    losses = [F.l1_loss(f, w) / w.abs().mean().clamp(min=1e-6) for f, w in zip(features(image), wanted, strict=True)]
-    return torch.stack(losses).mean()
+    scaled = [
+        (f - r).abs().mean((1, 2, 3)) / r.abs().mean().clamp(min=1e-6) for f, r in zip(features, reference, strict=True)
+    ]
+    return torch.stack(scaled).mean(0)
+
+
+def gram(features: Sequence[Tensor], reference: Sequence[Tensor]) -> Tensor:
+    """(N,) L1 between Gram matrices of maps (Gatys et al. 2016, arXiv:1508.06576), scaled as in `perceptual`."""
+    pairs = [(_gram_matrix(f), _gram_matrix(r)) for f, r in zip(features, reference, strict=True)]
+    return torch.stack([(f - r).abs().mean((1, 2)) / r.abs().mean().clamp(min=1e-6) for f, r in pairs]).mean(0)
+
+
+def _gram_matrix(maps: Tensor) -> Tensor:
+    flat = maps.flatten(2).float()
+    return flat @ flat.mT / flat.shape[2]
+
+
+def features(adapted: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
+    """(N,) mean squared distance of the student's adapted maps to the teacher's, relative to the teacher's mean square
+    (Romero et al. 2015, arXiv:1412.6550)."""
+    scaled = [
+        (a - t).square().mean((1, 2, 3)) / t.square().mean().clamp(min=1e-6)
+        for a, t in zip(adapted, teacher, strict=True)
+    ]
+    return torch.stack(scaled).mean(0)
 
 
 def shrink(images: Tensor, size: int) -> Tensor:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 import torchvision
@@ -69,23 +68,40 @@ class Backbone(nn.Module):
         return maps
 
 
-def build(name: str, identity_encoder, folders, device) -> Callable[[Tensor, Tensor], Tensor]:
-    """distance(image, reference) -> scalar. Raises ValueError for an unknown name, WeightsError without its weights."""
+@dataclass(frozen=True)
+class Perceptual:
+    """How far images are from references to a frozen network. `distance` is used where its maps are not to be had."""
+
+    features: Callable[[Tensor], list[Tensor]] | None
+    distance: Callable[[Tensor, Tensor], Tensor] | None = None
+
+    def __call__(self, image: Tensor, reference: Tensor, gram: bool = False) -> dict[str, Tensor]:
+        """`perceptual`, and `gram` if asked for: (N,) each. One pass of the network over either batch."""
+        if self.features is None:
+            return {"perceptual": self.distance(image, reference)}
+        with torch.no_grad():
+            wanted = self.features(reference)
+        maps = self.features(image)
+        terms = {"perceptual": losses.perceptual(maps, wanted)}
+        return terms | ({"gram": losses.gram(maps, wanted)} if gram else {})
+
+
+def build(name: str, identity_encoder, folders, device) -> Perceptual:
+    """Raises ValueError for an unknown name, WeightsError without its weights."""
     if name == "identity_encoder":
-        return partial(losses.perceptual, identity_encoder.features)
+        return Perceptual(identity_encoder.features)
     if name not in CARDS:
         raise ValueError(f"loss.perceptual_network: unknown '{name}'; known: identity_encoder, {', '.join(CARDS)}")
     card = CARDS[name]
     state = torch.load(weights.find(card, folders), map_location="cpu", weights_only=True)
     if name == "lpips":
         network = lpips_with(state).to(device)
-        return lambda image, reference: network(image, reference).mean()
+        return Perceptual(None, lambda image, reference: network(image, reference).flatten())
     model = (
         torchvision.models.vgg16(weights=None) if name == "vgg16" else torchvision.models.squeezenet1_0(weights=None)
     )
     model.load_state_dict(state)
-    backbone = Backbone(model.features, card.taps).eval().requires_grad_(False).to(device)
-    return partial(losses.perceptual, backbone)
+    return Perceptual(Backbone(model.features, card.taps).eval().requires_grad_(False).to(device))
 
 
 def lpips_with(alexnet: dict[str, Tensor]) -> nn.Module:

@@ -1,6 +1,6 @@
 """Train the small networks of the synthetic benchmark: its identity encoder, its recogniser, its pose estimator.
 
-    python -m distill.pretrain identity_encoder | recogniser | pose [--people 24000] [--steps 4000] [--seed N]
+    python -m distill.pretrain identity_encoder | recogniser | pose | pose_quality [--people N] [--steps N]
 
 What is known exactly of a synthetic face is regressed: its identity numbers, or its Euler angles and expression. A
 recogniser trained to classify people learns far less from as many pictures. The encoder that trains students and the
@@ -50,6 +50,7 @@ RECIPES = {
     "identity_encoder": Recipe(encoders.CARDS["synthetic_identity"], weights.PACKAGED[0], 101, "identity"),
     "recogniser": Recipe(judges.CARDS["synthetic_recogniser"], weights.PACKAGED[1], 202, "identity"),
     "pose": Recipe(judges.CARDS["synthetic_pose"], weights.PACKAGED[1], 303, "pose"),
+    "pose_quality": Recipe(judges.CARDS["synthetic_pose_quality"], weights.PACKAGED[1], 404, "pose"),
 }
 
 

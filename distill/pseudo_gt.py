@@ -1,61 +1,100 @@
 """Stage `pseudo_gt`: frozen teachers swap pairs of training people; what they make is written as tar shards.
 
-Pair i is a function of the seed and i, shard k holds pairs k * shard_size onwards, and each process makes every
-world-size-th shard: however many processes start or go on, no pair is made twice and none is left out.
+Pair i and its teacher are functions of the seed and i, shard k holds pairs k * shard_size onwards, and each process
+makes every world-size-th shard: however many processes start or go on, no pair is made twice and none is left out.
+Machines that know nothing of each other may share a `destination`: each takes its shards in an order of its own and
+leaves out what has appeared meanwhile. A shard's bytes depend on the experiment and on batch_size alone (networks
+round differently in batches of another size), not on who makes it, nor on what was made before.
+
+Decoding runs in one thread, the teachers in the main one, PNG encoding, writing and uploading in two more.
 """
 
 from __future__ import annotations
 
+import random
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing
+from typing import Any
+
 import numpy as np
-import torch
 from tqdm import tqdm
 
-import teachers
-from distill import evaluate
+from distill import build, tally
 from distill.config import Experiment, to_dict
 from distill.data.photos import Photos, read_manifest
-from distill.data.shards import write_shard
-from distill.stage import Stage, open_stage, read_json, upstream, write_json
+from distill.data.shards import contents, write_tar
+from distill.data.store import Store
+from distill.pipeline import ahead, behind
+from distill.quality import Batch, Memory, Swapper, Swaps, judge
+from distill.stage import Stage, StageError, open_stage, upstream
+
+DEPTH = 4  # batches between two threads
 
 
 def run(exp: Experiment, accelerator, tracker) -> Stage:
     settings = exp.pseudo_gt
-    frozen = [teachers.build(name) for name in settings.teachers]
-    encoder = evaluate.identity_encoder(exp).to(accelerator.device)
-    inputs = {
-        "data": upstream(exp, "data"),
-        "pseudo_gt": {k: v for k, v in to_dict(settings).items() if k != "batch_size"},
-        "resolution": exp.data.resolution,
-        "seed": exp.seed,
-        "teachers": {teacher.name: teacher.weight_hash for teacher in frozen},
-        "identity_encoder": encoder.weight_hash,
-    }
-    stage = open_stage(exp, "pseudo_gt", inputs, accelerator)
-    shards = range(-(-settings.pairs // settings.shard_size))
-    missing = [k for k in shards if not (_shard(stage, k, "tar").is_file() and _shard(stage, k, "json").is_file())]
+    frozen = [build.teacher(spec, exp) for spec in settings.teachers]
+    rulers = build.quality_rulers(exp)
+    stage = open_stage(exp, "pseudo_gt", _inputs(exp, frozen, rulers), accelerator)
+    store = Store(settings.destination or stage.folder)
+    missing = _missing(exp, store, stage.hash)
     if stage.done and not missing:
-        accelerator.print(f"  finished before: {stage.folder}")
+        accelerator.print(f"  finished before: {store}")
         return stage
     photos = read_manifest(exp.folder / "data", "train", exp.data.resolution)
-    mine = missing[accelerator.process_index :: accelerator.num_processes]
-    total = sum(len(_pairs_of(exp, k)) for k in mine)
-    with tqdm(total=total, desc="swap pairs", unit="swap", disable=not accelerator.is_main_process) as bar:
-        for number in mine:
-            facts = _make_shard(exp, stage, number, photos, frozen, encoder, accelerator.device, bar)
-            write_json(_shard(stage, number, "json"), facts)
+    if len(photos.people) < 2:
+        raise StageError(f"{photos.root}: swapping needs two people to train on, there are {len(photos.people)}")
+    rank, world = accelerator.process_index, accelerator.num_processes
+    mine = [k for k in missing if k % world == rank]  # by number: processes need not see the same shards missing
+    if settings.destination:
+        random.SystemRandom().shuffle(mine)
+        if rank == 0:  # also tells before hours of work whether the place can be written to
+            store.write_json("inputs.json", stage.inputs, indent=2)
+    memory = Memory(settings.identity_cache_mb * 2**20, accelerator.device, settings.batch_size)
+    swapper = Swapper(frozen, rulers, settings.quality, photos.rows, memory, settings.precision)
+    started = time.perf_counter()
+    among = f" of process 1 of {world}, {_count(exp, missing)} in all" if world > 1 else ""
+    with tqdm(
+        total=_count(exp, mine), desc=f"swap pairs{among}", unit="swap", disable=not accelerator.is_main_process
+    ) as bar:
+        make(exp, store, stage.hash, mine, photos, swapper, bar)
     accelerator.wait_for_everyone()
+    seconds = time.perf_counter() - started
     if accelerator.is_main_process:
-        parts = [read_json(_shard(stage, k, "json")) for k in shards]
-        kept, dropped = sum(p["kept"] for p in parts), sum(p["dropped"] for p in parts)
-        similarity = float(np.average([p["id_similarity"] for p in parts], weights=[p["pairs"] for p in parts]))
-        facts = {"kept": kept, "dropped": dropped, "id_similarity": round(similarity, 4)}
-        index = [{"file": _shard(stage, k, "tar").name, **part} for k, part in zip(shards, parts, strict=True)]
-        write_json(stage.folder / "index.json", {**facts, "teachers": inputs["teachers"], "shards": index})
-        reason = f", {dropped} below min_id_similarity {settings.min_id_similarity} dropped" if dropped else ""
-        accelerator.print(f"  {kept} swaps kept{reason}; mean cosine to the source {similarity:.3f}")
-        tracker.metrics({f"pseudo_gt/{k}": float(v) for k, v in facts.items()})
-        stage.finish(**facts)
+        left = _missing(exp, store, stage.hash)
+        if left:
+            accelerator.print(
+                f"  {len(left)} of {len(_shards(exp))} shards are still with others; run again after them"
+            )
+            return stage
+        described = {
+            build.label(spec): {"name": spec.name, "weight_hash": teacher.weight_hash}
+            for spec, teacher in zip(settings.teachers, frozen, strict=True)
+        }
+        sidecars = {_name(k, "tar"): store.read_json(_name(k, "json")) for k in _shards(exp)}
+        facts = tally.index(sidecars, described)
+        store.write_json("index.json", facts, indent=2)
+        speed = {"pseudo_gt/swaps_per_second": round(made / seconds, 3)} if (made := _count(exp, missing)) else {}
+        tracker.metrics({**tally.metrics(facts), **speed})
+        for line in tally.told(facts, settings.choose == "best_of"):
+            accelerator.print(line)
+        stage.finish(kept=facts["kept"], dropped=facts["dropped"], dropped_by=facts["dropped_by"], **facts["quality"])
     return stage
+
+
+def make(
+    exp: Experiment, store: Store, inputs: str, shards: Sequence[int], photos: Photos, swapper: Swapper, bar
+) -> None:
+    """Make `shards`: decoding, teachers and writing side by side. `inputs` is the hash that their sidecars bear."""
+
+    def write(swapped: Iterator[tuple[Batch, list[Swaps]]]) -> None:
+        _write(exp, store, inputs, photos, swapper.teachers, swapped, bar)
+
+    with behind(write, DEPTH) as put, closing(ahead(_decode(exp, store, shards, photos, bar), DEPTH)) as batches:
+        for batch in batches:
+            put((batch, swapper(batch)))
 
 
 def draw_pair(photos: Photos, seed: int, number: int) -> tuple[int, int]:
@@ -68,13 +107,34 @@ def draw_pair(photos: Photos, seed: int, number: int) -> tuple[int, int]:
             return source, target
 
 
-def swap(teacher, photos: Photos, pairs: list[tuple[int, int]], device) -> tuple[torch.Tensor, ...]:
-    """Sources, targets and the teacher's swaps of pairs of indices: three (n, 3, R, R) float32 in [-1, 1]."""
-    columns = [list(column) for column in zip(*pairs, strict=True)]
-    source, target = (photos.load(c).to(device).float().div_(127.5).sub_(1) for c in columns)
-    rows = [[photos.rows[i] for i in column] for column in columns] if teacher.needs_rows else ()
-    with torch.inference_mode():
-        return source, target, teacher(source, target, *rows)
+def draw_teacher(shares: Sequence[float], seed: int, number: int) -> int:
+    """The place of the teacher that swaps pair `number`, each as often as its share says."""
+    weights = np.array(shares, np.float64)
+    return int(np.random.default_rng((seed, number, 8)).choice(len(weights), p=weights / weights.sum()))
+
+
+def _inputs(exp: Experiment, frozen, rulers) -> dict[str, Any]:
+    """Everything that the shards depend on. Weights go in by their hash, not by where they lie."""
+    settings = to_dict(exp.pseudo_gt)
+    for key in ("batch_size", "destination", "identity_cache_mb"):
+        del settings[key]
+    described = settings.pop("teachers")
+    labels = [build.label(spec) for spec in exp.pseudo_gt.teachers]
+    return {
+        "data": upstream(exp, "data"),
+        "pseudo_gt": settings,
+        "resolution": exp.data.resolution,
+        "seed": exp.seed,
+        "teachers": {
+            label: {"weight_hash": teacher.weight_hash, **{k: spec[k] for k in ("name", "share", "options")}}
+            for label, teacher, spec in zip(labels, frozen, described, strict=True)
+        },
+        "rulers": {ruler.name: ruler.weight_hash for ruler in rulers if ruler is not None},
+    }
+
+
+def _shards(exp: Experiment) -> range:
+    return range(-(-exp.pseudo_gt.pairs // exp.pseudo_gt.shard_size))
 
 
 def _pairs_of(exp: Experiment, shard: int) -> range:
@@ -82,51 +142,110 @@ def _pairs_of(exp: Experiment, shard: int) -> range:
     return range(shard * size, min((shard + 1) * size, exp.pseudo_gt.pairs))
 
 
-def _shard(stage: Stage, number: int, suffix: str):
-    return stage.folder / f"shard-{number:05d}.{suffix}"
+def _count(exp: Experiment, shards: Sequence[int]) -> int:
+    return sum(len(_pairs_of(exp, k)) for k in shards)
 
 
-def _make_shard(exp, stage, shard: int, photos: Photos, frozen, encoder, device, bar) -> dict:
-    """Swap the pairs of one shard, write those good enough, and return the counts for its sidecar."""
+def _name(shard: int, suffix: str) -> str:
+    return f"shard-{shard:05d}.{suffix}"
+
+
+def _missing(exp: Experiment, store: Store, inputs: str) -> list[int]:
+    """Shards that are not there with their sidecars. Raises StageError where others' lie in their place."""
+    there = store.sizes()
+    missing = [k for k in _shards(exp) if not {_name(k, "tar"), _name(k, "json")} <= there.keys()]
+    known = set(_shards(exp)) - set(missing)
+    expected = {_name(k, "tar") for k in _shards(exp)}
+    strange = [name for name in there if name.endswith(".tar") and name not in expected]
+    if strange:
+        raise StageError(f"{store}: {strange[0]} is not of this experiment; move it away, or set another destination")
+    if known:
+        first = store.read_json(_name(min(known), "json"))
+        if first.get("inputs") != inputs:
+            raise StageError(
+                f"{store}: its shards were made with other inputs; set pseudo_gt.destination to another place, "
+                f"or delete them to make them anew"
+            )
+    return missing
+
+
+def _decode(exp: Experiment, store: Store, shards: Sequence[int], photos: Photos, bar) -> Iterator[Batch]:
+    """Batches of all shards, decoded. Pairs of one batch have the same teachers, and their order is fixed."""
     settings = exp.pseudo_gt
-    similarities: list[float] = []
+    everybody = list(range(len(settings.teachers)))
+    for shard in shards:
+        numbers = list(_pairs_of(exp, shard))
+        if settings.destination and all(store.exists(_name(shard, s)) for s in ("json", "tar")):  # others were faster
+            bar.total -= len(numbers)
+            continue
+        groups = [(everybody, numbers)]
+        if settings.choose == "share":
+            shares = [spec.share for spec in settings.teachers]
+            drawn = [draw_teacher(shares, exp.seed, n) for n in numbers]
+            groups = [([t], [n for n, d in zip(numbers, drawn, strict=True) if d == t]) for t in everybody]
+        size = settings.batch_size
+        parts = [(who, own[i : i + size]) for who, own in groups for i in range(0, len(own), size)]
+        for place, (who, part) in enumerate(parts):
+            pairs = [draw_pair(photos, exp.seed, n) for n in part]
+            pictures = photos.load([i for pair in pairs for i in pair]).unflatten(0, (len(pairs), 2))
+            yield Batch(shard, part, pairs, pictures, who, last=place == len(parts) - 1)
 
-    def samples():
-        numbers = _pairs_of(exp, shard)
-        for place, teacher in enumerate(frozen):
-            own = [n for n in numbers if n % len(frozen) == place]
-            for start in range(0, len(own), settings.batch_size):
-                batch = own[start : start + settings.batch_size]
-                pairs = [draw_pair(photos, exp.seed, n) for n in batch]
-                pictures = swap(teacher, photos, pairs, device)
-                with torch.inference_mode():
-                    similarity = (encoder(pictures[0]) * encoder(pictures[2])).sum(1).tolist()
-                stacked = torch.stack(pictures, 1).add(1).mul(127.5).round().clamp(0, 255).byte()
-                pixels = stacked.permute(0, 1, 3, 4, 2).cpu().numpy()
-                for number, pair, triple, quality in zip(batch, pairs, pixels, similarity, strict=True):
-                    similarities.append(quality)
-                    bar.update()
-                    if settings.min_id_similarity is not None and quality < settings.min_id_similarity:
-                        continue
-                    files = [photos.rows[i]["file"] for i in pair]
-                    yield (
-                        f"{number:08d}",
-                        triple,
-                        {
-                            "teacher": teacher.name,
-                            "weight_hash": teacher.weight_hash,
-                            "source": files[0],
-                            "target": files[1],
-                            "seed": exp.seed,
-                            "pair": number,
-                            "quality": {"id_similarity": round(quality, 4)},
-                        },
-                    )
 
-    kept = write_shard(_shard(stage, shard, "tar"), samples())
-    return {
-        "pairs": len(similarities),
-        "kept": kept,
-        "dropped": len(similarities) - kept,
-        "id_similarity": round(float(np.mean(similarities)), 4),
-    }
+def _write(exp, store: Store, inputs: str, photos: Photos, frozen, swapped: Iterator, bar) -> None:
+    """Judge, encode and write what arrives, shard after shard; the last one is uploaded while the next is written."""
+    labels = [build.label(spec) for spec in exp.pseudo_gt.teachers]
+    with ThreadPoolExecutor(1) as uploader:
+        before = None
+        for first in swapped:
+            shard, counts = first[0].shard, tally.Tally(labels)
+            with ExitStack() as stack:
+                temporary = stack.enter_context(store.whole(_name(shard, "tar")))
+                write_tar(temporary, _samples(exp, photos, frozen, labels, _of_one_shard(first, swapped), counts, bar))
+                places = contents(temporary)
+                if before:
+                    before.result()
+                finish = stack.pop_all()
+            sidecar = {"inputs": inputs, **counts.as_dict(), **places, "id_similarity": counts.similarity}
+            before = uploader.submit(_publish, finish, store, _name(shard, "json"), sidecar)
+        if before:
+            before.result()
+
+
+def _publish(finish: ExitStack, store: Store, name: str, sidecar: dict[str, Any]) -> None:
+    finish.close()
+    store.write_json(name, sidecar)
+
+
+def _of_one_shard(first, swapped: Iterator) -> Iterator[tuple[Batch, list[Swaps]]]:
+    item = first
+    yield item
+    while not item[0].last:
+        item = next(swapped)
+        yield item
+
+
+def _samples(exp, photos: Photos, frozen, labels: list[str], swapped: Iterator, counts: tally.Tally, bar) -> Iterator:
+    """The samples of one shard that are good enough, as write_tar takes them; all are counted."""
+    for batch, made in swapped:
+        gt = {swaps.teacher: swaps.swap.permute(0, 2, 3, 1).cpu().numpy() for swaps in made}
+        pixels = batch.pictures.permute(0, 1, 3, 4, 2).numpy()
+        counts.swaps(made)
+        verdicts = judge(batch, made, exp.pseudo_gt.quality)
+        bar.update(len(verdicts))
+        for place, verdict in enumerate(verdicts):
+            counts.pair(verdict)
+            if verdict.reason is not None:
+                continue
+            source, target = (photos.rows[i]["file"] for i in batch.pairs[place])
+            facts = {
+                "teacher": labels[verdict.teacher],
+                "weight_hash": frozen[verdict.teacher].weight_hash,
+                "source": source,
+                "target": target,
+                "seed": exp.seed,
+                "pair": batch.numbers[place],
+                "quality": verdict.quality,
+            }
+            if len(batch.teachers) > 1:
+                facts["scores"] = {labels[t]: verdict.scores.get(t) for t in batch.teachers}
+            yield f"{batch.numbers[place]:08d}", (*pixels[place], gt[verdict.teacher][verdict.row]), facts

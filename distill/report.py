@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 
 from distill import config
 from distill.config import Experiment
+from distill.evaluate import trained
 from distill.stage import Stage, open_stage, read_json, upstream, whole_file, write_json, write_text
 from distill.tracking import read_log
 
@@ -52,21 +53,22 @@ pre{overflow-x:auto;font-size:.85rem}
 
 
 def run(exp: Experiment, accelerator, tracker) -> Stage:
-    inputs = {"eval": upstream(exp, "eval"), "train": upstream(exp, "train")}
+    inputs = {"eval": upstream(exp, "eval"), "train": upstream(exp, "train"), "stages": list(exp.stages)}
     stage = open_stage(exp, "report", inputs, accelerator, redo=True)
     if not accelerator.is_main_process:
         return stage
     metrics = read_json(exp.folder / "eval" / "metrics.json")
     metrics["minutes"] = {
         name: read_json(exp.folder / name / "done.json")["minutes"]
-        for name in ("data", "pseudo_gt", "train", "eval")
+        for name in ("data", "pseudo_gt", "train", "refine", "eval")
         if (exp.folder / name / "done.json").is_file()
     }
     page = render_page(exp, metrics, read_log(exp.folder / "train"))
     write_text(exp.folder / "report.html", page)
     write_json(exp.folder / "metrics.json", metrics)
-    with whole_file(exp.folder / "student.safetensors") as temporary:
-        shutil.copyfile(exp.folder / "train" / "student.safetensors", temporary)
+    best = list(trained(exp).values())[-1]
+    with whole_file(exp.folder / best.name) as temporary:
+        shutil.copyfile(best, temporary)
     for name in ("report.html", "metrics.json"):
         tracker.artifact(exp.folder / name)
     stage.finish()
@@ -75,7 +77,7 @@ def run(exp: Experiment, accelerator, tracker) -> Stage:
         print(f"! {line}")
     spent = ", ".join(f"{name} {minutes:.1f}" for name, minutes in metrics["minutes"].items())
     print(f"minutes: {spent}\n")
-    for name in ("report.html", "metrics.json", "student.safetensors"):
+    for name in ("report.html", "metrics.json", best.name):
         print(f"{exp.folder / name}")
     if exp.tracking.uri != "none":
         print(f"mlflow ui --backend-store-uri {exp.tracking.uri}")
@@ -105,7 +107,7 @@ def render_page(exp: Experiment, metrics: dict[str, Any], log: list[dict[str, fl
 <p class=lead>{what}, {exp.data.resolution} px · student {html.escape(exp.student.name)} · {exp.train.steps} steps of
 {exp.train.batch_size} · {spent}</p>
 <h2>People never seen in training</h2>{verdicts}
-<div class=scroll>{_html_table(metrics["rows"], exp.student.name)}</div>
+<div class=scroll>{_html_table(metrics["rows"], list(trained(exp)))}</div>
 <p class=soft>{pairs["count"]} pairs; retrieval in a gallery of {pairs["gallery"]} people, one other picture each
 (chance {100 / pairs["gallery"]:.1f} %). Small print under a value: 95 % interval by bootstrap over pairs. Recogniser
 {html.escape(exp.eval.recogniser)}, which took no part in training. Pair list {pairs["hash"]}.</p>
@@ -122,14 +124,18 @@ GPU {html.escape(facts["gpu"])} · Python {facts["python"]} · torch {facts["tor
 def _picture_note(exp: Experiment) -> str:
     if exp.data.kind == "photos":
         return "Swaps are AI-generated; sources and targets are your photographs."
-    same = "The exact swap is also what the teacher shows the student." if "exact" in exp.pseudo_gt.teachers else ""
+    same = (
+        "The exact swap is also what the teacher shows the student."
+        if "exact" in [t.name for t in exp.pseudo_gt.teachers]
+        else ""
+    )
     return f"Nobody is depicted: every face is drawn from numbers. {same}"
 
 
-def _html_table(rows: dict[str, dict[str, Any]], student: str) -> str:
+def _html_table(rows: dict[str, dict[str, Any]], learnt: list[str]) -> str:
     """Metrics down, swappers across."""
     known = [c for c in COLUMNS if any(c[0] in row for row in rows.values())]
-    kinds = ["student" if name == student else "" for name in rows]
+    kinds = ["student" if name in learnt else "" for name in rows]
     head = "".join(f"<th class='{kind}'>{html.escape(name)}</th>" for name, kind in zip(rows, kinds, strict=True))
     body = ""
     for key, title, form, better in known:

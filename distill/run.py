@@ -20,11 +20,18 @@ import warnings  # noqa: E402
 import torch  # noqa: E402
 from accelerate import Accelerator, DistributedDataParallelKwargs  # noqa: E402
 
-from distill import config, data, evaluate, pseudo_gt, report, train  # noqa: E402
+from distill import build, config, data, evaluate, pseudo_gt, report, train  # noqa: E402
 from distill.stage import write_text  # noqa: E402
 from distill.tracking import Tracker  # noqa: E402
 
-STAGES = {"data": data.run, "pseudo_gt": pseudo_gt.run, "train": train.run, "eval": evaluate.run, "report": report.run}
+STAGES = {
+    "data": data.run,
+    "pseudo_gt": pseudo_gt.run,
+    "train": train.run,
+    "refine": train.refine,
+    "eval": evaluate.run,
+    "report": report.run,
+}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -74,7 +81,7 @@ def run(exp: config.Experiment) -> None:
     )
     if accelerator.is_main_process:
         write_text(exp.folder / "experiment.yaml", config.dump(exp))
-    evaluate.check_names(exp)
+    build.check_names(exp)
     tracker = Tracker(exp, enabled=accelerator.is_main_process)
     status = "FAILED"
     try:

@@ -76,7 +76,10 @@ class Tracker:
             self.run = mlflow.start_run(run_name=exp.name)
         write_json(record, {"uri": exp.tracking.uri, "run_id": self.run.info.run_id})
         seeds_and_versions = {f"env.{k}": v for k, v in environment().items()} | {"student": exp.student.name}
-        mlflow.set_tags(seeds_and_versions | {"teachers": ",".join(exp.pseudo_gt.teachers), "seed": str(exp.seed)})
+        mlflow.set_tags(
+            seeds_and_versions
+            | {"teachers": ",".join(t.label or t.name for t in exp.pseudo_gt.teachers), "seed": str(exp.seed)}
+        )
         mlflow.log_text(dump(exp), "experiment.yaml")
         if not self.run.data.params:  # parameters cannot change; a resumed run with more steps keeps its first ones
             mlflow.log_params({k: str(v)[:500] for k, v in flatten(to_dict(exp)).items()})

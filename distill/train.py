@@ -3,81 +3,102 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-import students
-from distill import evaluate, losses, perceptual, pictures, sync_batch_norm
+from distill import build, discriminator, evaluate, losses, perceptual, pictures, sync_batch_norm
 from distill.checkpoint import State
 from distill.config import Experiment, to_dict
+from distill.data.fstriplets import FSTriplets
 from distill.data.photos import read_manifest
 from distill.data.shards import Shards
 from distill.data.triplet import Mixture, Triplet, batches
-from distill.discriminator import MultiScaleDiscriminator
+from distill.online import Online, build_adapters, taps
 from distill.stage import Stage, StageError, open_stage, upstream
 from distill.tracking import Log, Sums
+from distill.trainee import trainee
 
 
 class Diverged(ValueError):
     """A loss is no longer a number."""
 
 
-def run(exp: Experiment, accelerator, tracker) -> Stage:
+def run(exp: Experiment, accelerator, tracker, name: str = "train") -> Stage:
     settings, weights, device = exp.train, exp.loss, accelerator.device
     torch.manual_seed(exp.seed)
 
-    # The student, its discriminator, and what is frozen: the identity encoder and the perceptual network.
-    encoder = evaluate.identity_encoder(exp).to(device)
-    student = evaluate.build_student(exp, encoder)
+    # What learns, its discriminator, and what is frozen: identity encoder, perceptual network, teacher in the loop.
+    encoder = build.identity_encoder(exp).to(device)
+    learner = trainee(exp, encoder, name)
     adversarial = any(weights.adversarial)
-    discriminator = MultiScaleDiscriminator(**weights.discriminator) if adversarial else nn.Module()
-    distance = (
-        perceptual.build(weights.perceptual_network, encoder, exp.weights, device) if weights.perceptual else None
-    )
-    stage = open_stage(exp, "train", _inputs(exp, encoder), accelerator, extendable=("train.steps",))
+    critic = discriminator.build(weights.discriminator) if adversarial else nn.Module()
+    looks = weights.perceptual or exp.distil.gram
+    distance = perceptual.build(weights.perceptual_network, encoder, exp.weights, device) if looks else None
+    teacher = Online(exp, device) if exp.distil.online else None
+    stage = open_stage(exp, name, _inputs(exp, encoder, teacher), accelerator, extendable=("train.steps",))
     if stage.done:
         accelerator.print(f"  finished before: {stage.folder}")
         return stage
+    student = learner.network.to(device)
+    adapters = build_adapters(exp, learner, teacher, device).to(device) if exp.distil.features else nn.Module()
     if settings.sync_batch_norm and accelerator.num_processes > 1:
-        student, discriminator = (sync_batch_norm.convert(m, device) for m in (student, discriminator))
+        student, critic = (sync_batch_norm.convert(m, device) for m in (student, critic))
 
     # Channels last is the faster layout for these convolutions, on CPU and on GPU.
-    student, discriminator = (m.to(device, memory_format=torch.channels_last) for m in (student, discriminator))
+    student, critic = (m.to(device, memory_format=torch.channels_last) for m in (student, critic))
 
     # Accelerate wraps them for several processes and casts their passes.
-    state = State(student, discriminator, exp)
+    state = State(student, critic, adapters, exp)
+    student, state.optimiser = accelerator.prepare(state.student, state.optimiser)
+    trained = [student]
+    if exp.distil.features:
+        adapters = accelerator.prepare(state.adapters)
+        trained.append(adapters)
     if adversarial:
-        student, discriminator, state.optimiser, state.optimiser_d = accelerator.prepare(
-            state.student, state.discriminator, state.optimiser, state.optimiser_d
-        )
-    else:
-        student, state.optimiser = accelerator.prepare(state.student, state.optimiser)
+        critic, state.optimiser_d = accelerator.prepare(state.discriminator, state.optimiser_d)
+        trained.append(critic)
     validation = evaluate.validation_pairs(exp).to(device)
+    stream = mixture(exp)
+    if exp.train.mix.fstriplets:
+        accelerator.print("  FSTriplets: " + ", ".join(f"{name} {n}" for name, n in stream.fstriplets.counts.items()))
+        tracker.metrics({f"fstriplets/{name}": float(n) for name, n in stream.fstriplets.counts.items()})
     resumed = state.load(stage.folder / "state", accelerator)
     if resumed:
         accelerator.print(f"  resumed at step {state.step} of {settings.steps}")
 
     # Sample i of the stream depends on the seed and i alone, so the step number is all of the sampler's state.
     samples = batches(
-        _mixture(exp), settings.batch_size, state.step * settings.accumulation, settings.steps * settings.accumulation,
+        stream, settings.batch_size, state.step * settings.accumulation, settings.steps * settings.accumulation,
         accelerator.process_index, accelerator.num_processes, exp.data.workers, pin=device.type == "cuda",
     )  # fmt: skip
     log = Log(stage.folder / "log.jsonl", state.step, enabled=accelerator.is_main_process)
     main = accelerator.is_main_process
-    bar = tqdm(total=settings.steps, initial=state.step, desc="train", unit="step", disable=not main)
-    sums, trained = Sums(), [student, discriminator] if adversarial else [student]
+    bar = tqdm(total=settings.steps, initial=state.step, desc=name, unit="step", disable=not main)
+    sums = Sums()
 
     while state.step < settings.steps:
         for _ in range(settings.accumulation):
-            batch = next(samples).on_device(device).check()
+            batch = next(samples)
+            lacking = torch.nonzero(batch.with_gt == 0).flatten()  # known here, where nothing waits for the device
+            batch, lacking = batch.on_device(device).check(), lacking.to(device, non_blocking=True)
             with accelerator.accumulate(*trained), accelerator.autocast():
-                # Generator: swap at three scales, judged by the discriminator, the identity encoder and the truth.
+                # Frozen: the condition, and the swaps of a teacher in the loop where the batch has no GT.
                 with torch.no_grad():
-                    embedding = encoder(batch.source)
-                fakes = student(batch.target, embedding)
-                terms = generator_terms(fakes, batch, embedding, encoder, state.discriminator, distance, weights)
+                    condition = learner.condition(batch.source, batch.target)
+                    batch, their_maps = learner.complete(batch, condition, lacking), []
+                    if teacher:
+                        batch, their_maps = teacher.complete(batch, lacking, encoder, condition[0])
+
+                # Generator: swap at three scales, judged by the discriminator, the identity encoder and the truth.
+                with taps(state.student, tuple(exp.distil.layers) if exp.distil.features else ()) as maps:
+                    fakes = student(batch.target, *condition)
+                terms = generator_terms(fakes, batch, condition[0], encoder, state, distance, exp)
+                if their_maps:
+                    own = adapters([maps[layer] for layer in exp.distil.layers], their_maps)
+                    terms["features"] = exp.distil.features * losses.features(own, their_maps).mean()
                 accelerator.backward(torch.stack(list(terms.values())).sum())
                 if accelerator.sync_gradients:
                     terms["grad_norm"] = accelerator.clip_grad_norm_(student.parameters(), settings.grad_clip)
@@ -88,9 +109,11 @@ def run(exp: Experiment, accelerator, tracker) -> Stage:
                 # Discriminator: real pictures apart from the swaps just made, as their batch statistics differ.
                 if adversarial:
                     shown = torch.where(batch.src_as_true.view(-1, 1, 1, 1), batch.source, batch.target)
-                    real = discriminator([losses.shrink(shown, f.shape[-1]) for f in fakes])
-                    fake = discriminator([f.detach() for f in fakes])
-                    terms["discriminator"] = losses.hinge_discriminator(real, fake, weights.adversarial)
+                    real = critic([losses.shrink(shown, f.shape[-1]) for f in fakes])
+                    fake = critic([f.detach() for f in fakes])
+                    terms["discriminator"] = losses.hinge_discriminator(
+                        real, fake, weights.adversarial, weights.adversarial_batch
+                    )
                     accelerator.backward(terms["discriminator"])
                     state.optimiser_d.step()
                     state.optimiser_d.zero_grad()
@@ -105,10 +128,10 @@ def run(exp: Experiment, accelerator, tracker) -> Stage:
             means = sums.take(accelerator)
             _stop_if_diverged(means, state.step, stage)
             log.write(state.step, means)
-            tracker.metrics({f"train/{k}": v for k, v in means.items()}, state.step)
+            tracker.metrics({f"{name}/{k}": v for k, v in means.items()}, state.step)
             bar.set_postfix({k: f"{means[k]:.3f}" for k in ("identity", "reconstruction") if k in means})
         if (state.step % settings.preview_steps == 0 or last) and main:
-            measured, grid = validation.look(state.average)
+            measured, grid = validation.look(state.average, learner.condition)
             log.write(state.step, measured)
             tracker.metrics(measured, state.step)
             pictures.save_png(grid, stage.folder / "previews" / f"{state.step:07d}.png")
@@ -120,8 +143,8 @@ def run(exp: Experiment, accelerator, tracker) -> Stage:
 
     # What goes on the phone: the average, without its teacher, its critic and its judges.
     if accelerator.is_main_process:
-        path = stage.folder / "student.safetensors"
-        students.save(
+        path = stage.folder / learner.file
+        learner.save(
             state.average, path, experiment=exp.name, steps=str(state.step), identity_encoder=encoder.card.name,
             identity_encoder_hash=encoder.weight_hash,
         )  # fmt: skip
@@ -130,44 +153,81 @@ def run(exp: Experiment, accelerator, tracker) -> Stage:
     return stage
 
 
-def generator_terms(fakes, batch: Triplet, embedding, encoder, discriminator, distance, weights) -> dict[str, Tensor]:
+def refine(exp: Experiment, accelerator, tracker) -> Stage:
+    """Stage `refine`: the second stage of FaceShifter, trained by the same loop on the frozen first."""
+    second = replace(exp, train=exp.refine.train, loss=exp.refine.loss)
+    return run(second, accelerator, tracker, "refine")
+
+
+def generator_terms(fakes, batch: Triplet, embedding, encoder, state: State, distance, exp) -> dict[str, Tensor]:
     """The weighted loss terms of one batch, by name; terms of weight 0 are absent."""
-    terms = {}
+    terms, weights, distil = {}, exp.loss, exp.distil
     if any(weights.adversarial):
-        discriminator.requires_grad_(False)
-        terms["adversarial"] = losses.hinge_generator(discriminator(fakes), weights.adversarial)
-        discriminator.requires_grad_(True)
+        state.discriminator.requires_grad_(False)
+        logits = state.discriminator(fakes)
+        terms["adversarial"] = losses.hinge_generator(logits, weights.adversarial, weights.adversarial_batch)
+        state.discriminator.requires_grad_(True)
     if any(weights.identity):
         judged = [(encoder(fake), weight) for fake, weight in zip(fakes, weights.identity, strict=True) if weight]
         embeddings, shares = zip(*judged, strict=True)
         terms["identity"] = losses.identity(embeddings, embedding, shares, weights.identity_margin)
+    counts = batch.with_gt * batch.weight
     if any(weights.reconstruction):
-        terms["reconstruction"] = losses.reconstruction(fakes, batch.gt, batch.with_gt, weights.reconstruction)
+        terms["reconstruction"] = losses.reconstruction(
+            fakes, batch.gt, counts, weights.reconstruction, weights.reconstruction_norm
+        )
+    if weights.attribute:
+        maps, wanted = (state.student.attribute_maps(images) for images in (fakes[0], batch.target))
+        terms["attribute"] = weights.attribute * losses.attribute(maps, wanted)
     if distance:  # the original compares with the target; where the truth is known it is the better reference
-        known = batch.with_gt.view(-1, 1, 1, 1) > 0
-        terms["perceptual"] = weights.perceptual * distance(fakes[0], torch.where(known, batch.gt, batch.target))
+        known = batch.with_gt > 0
+        reference = torch.where(known.view(-1, 1, 1, 1), batch.gt, batch.target)
+        measured = distance(fakes[0], reference, gram=distil.gram > 0)
+        if weights.perceptual:
+            trusted = torch.where(known, batch.weight, 1.0)
+            terms["perceptual"] = weights.perceptual * (measured["perceptual"] * trusted).mean()
+        if distil.gram:
+            terms["gram"] = distil.gram * (measured["gram"] * counts).mean()
     if not terms:
         raise StageError("loss: every weight is 0, there is nothing to learn")
     return terms
 
 
-def _inputs(exp: Experiment, encoder) -> dict:
+def mixture(exp: Experiment) -> Mixture:
+    """The stream of training samples of an experiment."""
+    mix = to_dict(exp.train.mix)
+    shards = Shards(exp.pseudo_gt.destination or exp.folder / "pseudo_gt") if mix["pseudo_gt"] else None
+    photos = read_manifest(exp.folder / "data", "train", exp.data.resolution)
+    return Mixture(
+        shards, photos, mix, exp.seed, exp.train.flip, exp.data.cache_gb, exp.data.workers,
+        fstriplets=fstriplets(exp), quality_power=exp.distil.quality_power,
+    )  # fmt: skip
+
+
+def fstriplets(exp: Experiment) -> FSTriplets | None:
+    """The folder of FSTriplets that an experiment names, validated. Raises DataError."""
+    if not exp.train.mix.fstriplets:
+        return None
+    return FSTriplets(
+        exp.data.fstriplets, exp.data.resolution, to_dict(exp.train.fstriplets), exp.data.occlusions,
+        exp.data.occlusion_share,
+    )  # fmt: skip
+
+
+def _inputs(exp: Experiment, encoder, teacher: Online | None) -> dict:
     tree = to_dict(exp)
     train = {k: v for k, v in tree["train"].items() if k not in ("checkpoint_steps", "log_steps", "preview_steps")}
     made = {"data": upstream(exp, "data")}
     if exp.train.mix.pseudo_gt:
         made["pseudo_gt"] = upstream(exp, "pseudo_gt")
+    if teacher:
+        made["online"] = teacher.teacher.weight_hash
+    if exp.train.mix.fstriplets:
+        made["fstriplets"] = {key: tree["data"][key] for key in ("fstriplets", "occlusions", "occlusion_share")}
     return {
-        **made, "seed": exp.seed, "train": train, "loss": tree["loss"], "student": tree["student"],
-        "resolution": exp.data.resolution, "identity_encoder": encoder.weight_hash,
+        **made, "seed": exp.seed, "train": train, "loss": tree["loss"], "distil": tree["distil"],
+        "student": tree["student"], "resolution": exp.data.resolution, "identity_encoder": encoder.weight_hash,
     }  # fmt: skip
-
-
-def _mixture(exp: Experiment) -> Mixture:
-    mix = to_dict(exp.train.mix)
-    shards = Shards(exp.folder / "pseudo_gt") if mix["pseudo_gt"] else None
-    photos = read_manifest(exp.folder / "data", "train", exp.data.resolution)
-    return Mixture(shards, photos, mix, exp.seed, exp.train.flip, exp.data.cache_gb, exp.data.workers)
 
 
 def _stop_if_diverged(means: dict[str, float], step: int, stage: Stage) -> None:

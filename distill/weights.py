@@ -31,6 +31,12 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "swapdistill"
 
 
+def search_folders(folders: Iterable[str | Path] = ()) -> list[Path]:
+    """Where weights are looked for, in this order."""
+    listed = [Path(f) for f in os.environ.get("SWAPDISTILL_WEIGHTS", "").split(os.pathsep) if f]
+    return [*map(Path, folders), *listed, *PACKAGED, cache_folder()]
+
+
 def find(card, folders: Iterable[str | Path] = ()) -> Path:
     """Path of the file of `card` (fields name, file, sha256, url, source, licence), its sha256 checked.
 
@@ -38,8 +44,7 @@ def find(card, folders: Iterable[str | Path] = ()) -> Path:
     """
     if card.file is None:
         raise WeightsError(f"weights '{card.name}': nobody published them. {card.note}")
-    listed = [Path(f) for f in os.environ.get("SWAPDISTILL_WEIGHTS", "").split(os.pathsep) if f]
-    places = [*map(Path, folders), *listed, *PACKAGED, cache_folder()]
+    places = search_folders(folders)
     for place in places:
         path = place / card.file
         if path.is_file():

@@ -63,6 +63,19 @@ CARDS = {
         options={"outputs": 9},
         note="For synthetic faces. Trained with `python -m distill.pretrain pose`.",
     ),
+    "synthetic_pose_quality": Card(
+        name="synthetic_pose_quality",
+        file="synthetic_pose_quality.safetensors",
+        sha256="e02588d2e1eb29f201e9a62264d7c35483b1aa6c680764bbb0ccf1a9c075a694",
+        url=None,
+        source="this repository, eval/weights",
+        licence="Apache-2.0",
+        outputs=("pose", "expression"),
+        crop=_INNER_SQUARE,
+        options={"outputs": 9},
+        note="For synthetic faces, to choose among swaps by what will not judge them. Trained with "
+        "`python -m distill.pretrain pose_quality`.",
+    ),
     "3ddfa_v2_mb05": Card(
         name="3ddfa_v2_mb05",
         file="3ddfa_v2_mb05_120x120.pth",

@@ -101,4 +101,12 @@ class StudentSwapper(nn.Module):
 
     def forward(self, source: Tensor, target: Tensor) -> Tensor:
         """Source and target, canonical crops (N, 3, R, R) in [-1, 1], to the swap of the target's size."""
-        return self.generator(target, self.identity_encoder(source))[0]
+        return self.generator(target, *condition(self.identity_encoder, source, self.generator))[0]
+
+
+def condition(identity_encoder: nn.Module, images: Tensor, generator: nn.Module) -> tuple[Tensor, ...]:
+    """What a generator is given beside the target, from sources (N, 3, S, S): their embeddings, and their identity maps
+    where it `needs_map`."""
+    if getattr(generator, "needs_map", False):
+        return identity_encoder.embed(images)
+    return (identity_encoder(images),)

@@ -1,18 +1,36 @@
-"""Teachers: what is frozen. Build one by name.
-
-A teacher is a callable (source, target, source_rows=None, target_rows=None) -> swap on canonical crops (N, 3, H, H) in
-[-1, 1]. It has a `name`, a `weight_hash` and `needs_rows`: whether it must be given the manifest rows of both pictures.
-"""
+"""Teachers: what is frozen. Build one by name, with the paths of its weights; `teachers/teacher.py` is the contract."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
+
 from .exact import ExactTeacher
+from .faceshifter import FaceShifterTeacher
+from .landmark_warp import LandmarkWarpTeacher
+from .onnx import OnnxTeacher
+from .teacher import NoFace, Teacher
 
-TEACHERS = {"exact": ExactTeacher}
+__all__ = ["TEACHERS", "NoFace", "Teacher", "build"]
+
+TEACHERS = {
+    "exact": ExactTeacher,
+    "landmark_warp": LandmarkWarpTeacher,
+    "faceshifter": FaceShifterTeacher,
+    "onnx": OnnxTeacher,
+}
 
 
-def build(name: str, **options):
-    """A teacher, ready to swap. Raises ValueError that lists the known names."""
+def build(name: str, weights: Mapping[str, str | Path] | None = None, **options) -> Teacher:
+    """A teacher, ready to swap, frozen and in evaluation mode.
+
+    `weights` are paths by the keys of the class's FILES. Raises ValueError: an unknown name (the known are listed),
+    a missing or foreign file, an option that does not exist.
+    """
     if name not in TEACHERS:
         raise ValueError(f"unknown teacher '{name}', known: {', '.join(TEACHERS)}")
-    return TEACHERS[name](**options)
+    try:
+        teacher = TEACHERS[name](weights, **options)
+    except TypeError as error:
+        raise ValueError(f"teacher '{name}': {error}") from None
+    return teacher.eval().requires_grad_(False)

@@ -46,6 +46,9 @@ def fill(name: str) -> dict[str, Tensor]:
             weight, u = state[layer + "weight_orig"].double(), state[layer + "weight_u"].double()
             v = weight.flatten(1).T @ u
             state[key] = (v / v.norm()).float()
+        elif kind == "keep":  # StyleGAN2's blur, times 4 where it follows an up-sampling
+            row = torch.tensor([1.0, 3.0, 3.0, 1.0])
+            state[key] = torch.outer(row, row) / 16
         else:
             raise ValueError(f"{name}: {key}: unknown kind {kind}")
     return state
@@ -53,10 +56,24 @@ def fill(name: str) -> dict[str, Tensor]:
 
 def image(name: str, batch: int, size: int) -> Tensor:
     """(batch, 3, size, size) float32 in (-1, 1): waves and noise."""
+    return image64(name, batch, size).float()
+
+
+def image64(name: str, batch: int, size: int) -> Tensor:
     b, c, y, x = np.meshgrid(np.arange(batch), np.arange(3), np.arange(size), np.arange(size), indexing="ij")
     waves = 0.45 * np.sin(2 * np.pi * (2 * x / size + 1.5 * y / size) + c + 0.7 * b)
     waves += 0.30 * np.cos(2 * np.pi * (3 * y / size - x / size) + 2 * c - 0.4 * b)
-    return torch.from_numpy((waves + 0.25 * noise(b.size, f"input:{name}").reshape(b.shape)).astype(np.float32))
+    return torch.from_numpy(waves + 0.25 * noise(b.size, f"input:{name}").reshape(b.shape))
+
+
+def image01(name: str, batch: int, size: int) -> Tensor:
+    """The same in (0, 1)."""
+    return ((image64(name, batch, size) + 1) / 2).float()
+
+
+def vector(name: str, shape: tuple[int, ...], times: float = 1.0) -> Tensor:
+    """float32 in (-times, times)."""
+    return torch.from_numpy((noise(int(np.prod(shape)), f"input:{name}") * times).astype(np.float32).reshape(shape))
 
 
 def unit_vectors(name: str, rows: int, columns: int) -> Tensor:

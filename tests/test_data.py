@@ -30,10 +30,11 @@ def folder(tmp_path):
     return tmp_path
 
 
-def shard(path, keys, size=32):
+def shard(path, keys, size=32, similarity=None):
     def sample(key):
         images = [np.full((size, size, 3), 3 * int(key) + part, np.uint8) for part in range(3)]
-        return key, images, {"pair": int(key)}
+        quality = {"quality": {"id_similarity": similarity[key]}} if similarity else {}
+        return key, images, {"pair": int(key), **quality}
 
     return write_shard(path, (sample(k) for k in keys))
 
@@ -180,6 +181,26 @@ def test_kinds_without_pseudo_gt(folder):
         draw(pseudo_gt=1.0)
 
 
+def test_samples_of_old_kinds_stay_what_they_were(tmp_path, folder):
+    """Positions 0 .. 7 of a mixture of all of them: a change here is a change of every experiment's data."""
+    shard(tmp_path / "shards" / "s.tar", [str(i) for i in range(10)], size=64)
+    rows, _ = photos.scan(folder, 32, progress=False)
+    shares = {"pseudo_gt": 0.25, "same_photo": 0.25, "same_person": 0.25, "pair": 0.25}
+    mixture = Mixture(Shards(tmp_path / "shards"), Photos(folder, rows, 64), shares, seed=5, flip=True)
+    batch = mixture.__getitems__(range(8))
+    assert batch.target[:, 0, 0, 0].tolist() == [40, 40, 28, 10, 0, 30, 10, 30]
+    assert batch.with_gt.tolist() == [0, 0, 1, 1, 1, 1, 0, 1] and batch.src_as_true.all() and batch.weight.eq(1).all()
+
+
+def test_pseudo_gt_weighs_what_its_teacher_is_worth(tmp_path):
+    shard(tmp_path / "s.tar", "0123", similarity={"0": 0.5, "1": None, "2": -0.2, "3": 1.0})
+    wanted = {0: 0.25, 1: 1.0, 2: 0.0, 3: 1.0}
+    batch = Mixture(Shards(tmp_path), None, PSEUDO, seed=0, quality_power=2.0).__getitems__(range(8))
+    numbers = (batch.source[:, 0, 0, 0] // 3).tolist()
+    assert batch.weight.tolist() == [wanted[n] for n in numbers] and batch.weight.dtype == torch.float32
+    assert Mixture(Shards(tmp_path), None, PSEUDO, seed=0).__getitems__(range(8)).weight.eq(1).all()
+
+
 def test_disturbed_pictures_stay_near_and_differ():
     image = torch.randint(0, 255, (1, 3, 8, 8)).repeat(2, 1, 1, 1).float()
     image = torch.nn.functional.interpolate(image, 64, mode="bilinear").byte()
@@ -190,13 +211,15 @@ def test_disturbed_pictures_stay_near_and_differ():
 
 def test_the_contract_is_checked():
     image = torch.zeros(2, 3, 32, 32)
-    good = Triplet(image, image, image - 1, torch.zeros(2), torch.ones(2, dtype=torch.bool))
+    good = Triplet(image, image, image - 1, torch.zeros(2), torch.ones(2, dtype=torch.bool), torch.ones(2))
     assert good.check() is good
     for field, bad in [
         ("gt", image.double()),
         ("target", image[:, :, :16]),
         ("with_gt", torch.zeros(2, 1)),
         ("src_as_true", torch.ones(2)),
+        ("weight", torch.ones(2).double()),
+        ("weight", torch.ones(1)),
     ]:
         with pytest.raises(ValueError, match=f"triplet.{field}: expected"):
             good._replace(**{field: bad}).check()

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from distill import evaluate
+from distill import build, evaluate
 from distill.config import ConfigError, Experiment
-from distill.config import Eval as EvalSection
-from distill.config import Student as StudentSection
 from distill.data import synthetic
 from distill.data.photos import Photos, read_manifest
 from distill.pseudo_gt import draw_pair
+from distill.schema import Eval as EvalSection
+from distill.schema import Student as StudentSection
 
 
 @pytest.fixture(scope="module")
@@ -89,9 +89,9 @@ def test_names_are_checked():
     with pytest.raises(FileNotFoundError, match="no such file"):
         evaluate.build_swapper("absent.safetensors", exp, None, "cpu")
     with pytest.raises(ConfigError, match="unknown ruler 'nobody'; known: synthetic_recogniser"):
-        evaluate.build_rulers(Experiment(name="x", eval=EvalSection(recogniser="nobody")))
+        build.rulers(Experiment(name="x", eval=EvalSection(recogniser="nobody")))
     same = Experiment(
         name="x", student=StudentSection(identity_encoder="foamliu_128"), eval=EvalSection(recogniser="foamliu_128")
     )
     with pytest.raises(ConfigError, match="must not judge what it trained"):
-        evaluate.build_rulers(same)
+        build.rulers(same)

@@ -188,7 +188,7 @@ def test_the_exact_teacher_refuses_photographs():
         teacher(images, images)
     with pytest.raises(ValueError, match="photo.jpg has no 'identity'"):
         teacher(images, images, [{"file": "photo.jpg"}], [good])
-    with pytest.raises(ValueError, match="1 targets, 2 source rows"):
+    with pytest.raises(ValueError, match="1 pictures, 2 rows"):
         teacher(images, images, [good, good], [good])
     with pytest.raises(ValueError, match="unknown teacher 'exakt', known: exact"):
         teachers.build("exakt")

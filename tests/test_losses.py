@@ -31,12 +31,42 @@ def test_hinge_terms():
     assert losses.hinge_generator(fake, [2]).item() == pytest.approx(2 * (3 + 1) / 2)
 
 
+def test_the_original_adds_samples_up_where_we_average():
+    real, fake = [torch.randn(3, 1, 4, 4)], [torch.randn(3, 1, 4, 4)]
+    by_hand = sum(F.relu(1 - real[0][i]).mean() + F.relu(1 + fake[0][i]).mean() for i in range(3))
+    assert losses.hinge_discriminator(real, fake, [1], "sum").item() == pytest.approx(by_hand.item(), rel=1e-5)
+    assert losses.hinge_generator(fake, [2], "sum").item() == pytest.approx(
+        3 * losses.hinge_generator(fake, [2]).item(), rel=1e-5
+    )
+
+
+def test_half_the_mean_square_is_the_other_norm_and_counts_weigh_samples():
+    gt, image = torch.zeros(2, 3, 4, 4), torch.full((2, 3, 4, 4), 0.5)
+    counts = torch.tensor([1.0, 0.5])
+    assert losses.reconstruction([image], gt, counts, [4], "l2").item() == pytest.approx(4 * 0.125 * 0.75)
+    assert losses.reconstruction([image], gt, counts, [4]).item() == pytest.approx(4 * 0.5 * 0.75)
+
+
 def test_perceptual_is_zero_for_the_same_picture_and_free_of_scale():
-    image = torch.rand(2, 3, 8, 8)
-    reference = torch.rand(2, 3, 8, 8)
-    assert losses.perceptual(lambda x: [x, x * 2], image, image).item() == 0
-    once = losses.perceptual(lambda x: [x], image, reference)
-    assert torch.allclose(losses.perceptual(lambda x: [100 * x], image, reference), once)
+    image, reference = torch.rand(2, 3, 8, 8), torch.rand(2, 3, 8, 8)
+    assert losses.perceptual([image, image * 2], [image, image * 2]).tolist() == [0, 0]
+    once = losses.perceptual([image], [reference])
+    assert once.shape == (2,) and torch.allclose(losses.perceptual([100 * image], [100 * reference]), once)
+    assert once.mean().item() == pytest.approx((F.l1_loss(image, reference) / reference.mean()).item(), rel=1e-5)
+
+
+def test_gram_matrices_do_not_see_where_things_are():
+    maps = torch.rand(2, 4, 6, 6)
+    moved = maps.flatten(2)[:, :, torch.randperm(36)].view_as(maps)
+    assert losses.gram([moved], [maps]).max() < 1e-5 < losses.perceptual([moved], [maps]).min()
+    assert losses.gram([maps.flip(1)], [maps]).min() > 0.01
+
+
+def test_features_and_attributes_are_squared_distances():
+    teacher = torch.full((2, 4, 3, 3), 2.0)
+    student = torch.stack([teacher[0] + 1, teacher[1]])
+    assert losses.features([student], [teacher]).tolist() == pytest.approx([0.25, 0])
+    assert losses.attribute([student, student], [teacher, teacher]).item() == pytest.approx(2 * 0.5 * 0.5)
 
 
 def test_mean_over_halves_is_the_gradient_of_the_whole():

@@ -31,9 +31,12 @@ def test_grid_has_a_column_per_title_and_a_row_per_sample():
 def test_squeezenet_sees_differences():
     distance = perceptual.build("squeezenet_compressed", None, [SHARED / "weights"], "cpu")
     image = torch.rand(2, 3, 64, 64) * 2 - 1
-    assert distance(image, image).item() == 0
-    near, far = image + 0.05 * torch.randn_like(image), -image
-    assert 0 < distance(near, image) < distance(far, image)
+    same, near, far = (
+        distance(picture, image, gram=True) for picture in (image, image + 0.05 * torch.randn_like(image), -image)
+    )
+    for term in ("perceptual", "gram"):
+        assert same[term].tolist() == [0, 0]
+        assert (0 < near[term]).all() and (near[term] < far[term]).all()
 
 
 def test_lpips_takes_the_backbone_it_is_given():

@@ -109,15 +109,17 @@ def test_pseudo_gt_of_the_exact_teacher_is_the_truth(finished):
 
 
 def test_bad_swaps_are_dropped_and_counted(tmp_path):
-    path = experiment(tmp_path, "picky", pseudo_gt={"min_id_similarity": 0.75}, stages=["data", "pseudo_gt"])
+    picky = {**TINY["pseudo_gt"], "quality": {"min_id_similarity": 0.75}}
+    path = experiment(tmp_path, "picky", pseudo_gt=picky, stages=["data", "pseudo_gt"])
     folder = in_process(path)
     index = json.loads((folder / "pseudo_gt" / "index.json").read_text())
     shards = Shards(folder / "pseudo_gt")
     assert 0 < index["dropped"] < 20 and index["kept"] == 20 - index["dropped"] == len(shards)
     assert all(shards.facts(i)["quality"]["id_similarity"] >= 0.75 for i in range(len(shards)))
-    with pytest.raises(ValueError, match="were all swaps dropped by pseudo_gt.min_id_similarity"):
+    with pytest.raises(ValueError, match="were all swaps dropped by pseudo_gt.quality.min_id_similarity"):
         in_process(
-            experiment(tmp_path, "none", pseudo_gt={"min_id_similarity": 1.1}), "stages=[data, pseudo_gt, train]"
+            experiment(tmp_path, "none", pseudo_gt={"quality": {"min_id_similarity": 1.1}}),
+            "stages=[data, pseudo_gt, train]",
         )
 
 
@@ -258,7 +260,7 @@ def test_foreign_and_damaged_checkpoints_are_named(tmp_path):
     state.write_bytes(content[: len(content) // 2])
     with pytest.raises(ValueError, match=r"step-0000004\.pt: not a checkpoint.*delete it"):
         in_process(path, "stages=[train]")
-    torch.save({"format": 1, "step": 4, "student": {"w": torch.zeros(1)}}, state)
+    torch.save({"format": 2, "step": 4, "student": {"w": torch.zeros(1)}}, state)
     with pytest.raises(ValueError, match=r"step-0000004\.pt: not a checkpoint of this student"):
         in_process(path, "stages=[train]")
 

@@ -1,7 +1,7 @@
 """The batch contract, and the stream of training samples.
 
-The five elements, in this order, are those of the original project's dataset (HoiM/MobileFSGAN @478175b): source,
-target, GT, with_gt, src_as_true.
+The first five elements, in this order, are those of the original project's dataset (HoiM/MobileFSGAN @478175b): source,
+target, GT, with_gt, src_as_true. The sixth, weight, is ours.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -20,11 +20,16 @@ from distill.data.photos import Photos
 from distill.data.shards import Shards
 from distill.stage import StageError
 
-KINDS = ("pseudo_gt", "same_photo", "same_person", "pair")
+if TYPE_CHECKING:
+    from distill.data.fstriplets import FSTriplets
+
+KINDS = ("pseudo_gt", "same_photo", "same_person", "pair", "fstriplets")  # append only: shares are drawn in this order
 
 
 class Triplet(NamedTuple):
-    """source, target, gt (N,3,H,W); with_gt (N,) float32 0/1; src_as_true (N,) bool.
+    """source, target, gt (N,3,H,W); with_gt (N,) float32 0/1; src_as_true (N,) bool; weight (N,) float32.
+
+    weight: how much a sample with GT counts in the terms that compare with GT; 1 unless its teacher is doubted.
 
     On the device images are float32 in [-1, 1] and gt is -1 everywhere where with_gt is 0; the loader hands over
     the same as uint8 (0 .. 255), a quarter of the bytes, and `on_device` converts.
@@ -35,6 +40,7 @@ class Triplet(NamedTuple):
     gt: torch.Tensor
     with_gt: torch.Tensor
     src_as_true: torch.Tensor
+    weight: torch.Tensor
 
     def on_device(self, device: torch.device) -> Triplet:
         images = (i.to(device, non_blocking=True).float().div_(127.5).sub_(1) for i in self[:3])
@@ -47,11 +53,22 @@ class Triplet(NamedTuple):
             image = getattr(self, name)
             if image.shape != self.source.shape or image.shape[1] != 3 or image.dtype != torch.float32:
                 raise ValueError(f"triplet.{name}: expected float32 {tuple(self.source.shape)}, got {_form(image)}")
-        if self.with_gt.shape != (n,) or self.with_gt.dtype != torch.float32:
-            raise ValueError(f"triplet.with_gt: expected float32 ({n},), got {_form(self.with_gt)}")
+        for name in ("with_gt", "weight"):
+            number = getattr(self, name)
+            if number.shape != (n,) or number.dtype != torch.float32:
+                raise ValueError(f"triplet.{name}: expected float32 ({n},), got {_form(number)}")
         if self.src_as_true.shape != (n,) or self.src_as_true.dtype != torch.bool:
             raise ValueError(f"triplet.src_as_true: expected bool ({n},), got {_form(self.src_as_true)}")
         return self
+
+
+class _Made(NamedTuple):
+    """What the maker of a kind hands over: images (n, 3, 3, H, W) uint8 of source, target, gt, and a number each."""
+
+    images: torch.Tensor
+    with_gt: torch.Tensor
+    src_as_true: torch.Tensor
+    weight: torch.Tensor
 
 
 class Cached:
@@ -93,23 +110,34 @@ def _free_shared_memory() -> float:
 class Mixture(Dataset):
     """Training samples by position: sample i is a function of (seed, i) alone, so a resumed or split run sees the same.
 
-    `shares` are those of the kinds in KINDS; kinds with a share need their source: shards for pseudo_gt, photos for
-    the others (same_person: people with two pictures or more).
+    `shares` are those of the kinds in KINDS; kinds with a share need their source: shards for pseudo_gt, fstriplets for
+    fstriplets, photos for the others (same_person: people with two pictures or more). A pseudo-GT weighs its teacher's
+    cosine to the source, `shards.quality`, to the power of quality_power; 1 where it is unknown.
     """
 
     def __init__(
         self, shards: Shards | None, photos: Photos | None, shares: dict[str, float], seed: int,
-        flip: bool = False, cache_gb: float = 4.0, workers: int = 0,
+        flip: bool = False, cache_gb: float = 4.0, workers: int = 0, fstriplets: FSTriplets | None = None,
+        quality_power: float = 0.0,
     ):  # fmt: skip
         self.seed, self.flip = seed, flip
-        total = sum(shares.values())
-        self.shares = [shares[kind] / total for kind in KINDS]
-        need_photos = total > shares["pseudo_gt"]
+        shares = {kind: shares.get(kind, 0.0) for kind in KINDS}
+        self.shares = [share / sum(shares.values()) for share in shares.values()]
+        need_photos = any(shares[kind] > 0 for kind in ("same_photo", "same_person", "pair"))
+        if shares["fstriplets"] > 0:
+            if fstriplets is None:
+                raise StageError("train.mix.fstriplets: there is no folder; set data.fstriplets, or set it to 0")
+            self.fstriplets = fstriplets
+            self.fstriplets.keep(cache_gb, workers > 1)
         if shares["pseudo_gt"] > 0:
             if shards is None or not len(shards):
                 raise StageError("train.mix.pseudo_gt: there is no pseudo-GT; add stage 'pseudo_gt', or set it to 0")
             self.triplets = Cached(shards.load, (len(shards), 3, 3, *[shards.resolution] * 2), cache_gb, workers > 1)
             self.n_triplets = len(shards)
+            self.weights = np.ones(len(shards), np.float32)
+            if quality_power:
+                quality = np.clip(shards.quality, 0, 1) ** quality_power
+                self.weights = np.where(np.isnan(quality), 1.0, quality).astype(np.float32)
         if need_photos:
             if photos is None or len(photos) < 2:
                 raise StageError("train.mix: samples without pseudo-GT need at least two pictures of two people")
@@ -126,28 +154,32 @@ class Mixture(Dataset):
         """One batch, uint8."""
         draws = [np.random.default_rng((self.seed, position)) for position in positions]
         kinds = np.array([rng.choice(len(KINDS), p=self.shares) for rng in draws])
-        images: list[torch.Tensor | None] = [None] * len(positions)
+        parts: list[_Made] = []
+        places: list[np.ndarray] = []
         for kind, name in enumerate(KINDS):
             chosen = np.flatnonzero(kinds == kind)
             if len(chosen):
                 make = getattr(self, f"_{name}")
-                made = make([positions[i] for i in chosen], [draws[i] for i in chosen])
-                for i, sample in zip(chosen, made, strict=True):
-                    images[i] = sample
-        batch = torch.stack(images)
+                parts.append(make([positions[i] for i in chosen], [draws[i] for i in chosen]))
+                places.append(chosen)
+        order = torch.from_numpy(np.argsort(np.concatenate(places)))
+        images, *numbers = (torch.cat(column)[order] for column in zip(*parts, strict=True))
         if self.flip:
             mirrored = torch.tensor([rng.random() < 0.5 for rng in draws])
-            batch[mirrored] = batch[mirrored].flip(-1)
-        with_gt = torch.from_numpy((kinds != KINDS.index("pair")).astype(np.float32))
-        return Triplet(batch[:, 0], batch[:, 1], batch[:, 2], with_gt, torch.ones(len(batch), dtype=torch.bool))
+            images[mirrored] = images[mirrored].flip(-1)
+        return Triplet(*images.unbind(1), *numbers)
 
-    def _pseudo_gt(self, positions, draws) -> torch.Tensor:
+    def _fstriplets(self, positions, draws) -> _Made:
+        images, with_gt, src_as_true = self.fstriplets.sample(draws)
+        return _Made(images, with_gt, src_as_true, torch.ones(len(images)))
+
+    def _pseudo_gt(self, positions, draws) -> _Made:
         """An epoch is a permutation of all triplets; which one a position gets does not depend on the kinds before."""
         index = []
         for position in positions:
             epoch, place = divmod(position, self.n_triplets)
             index.append(int(self._order(epoch)[place]))
-        return self.triplets[index]
+        return _made(self.triplets[index], weight=torch.from_numpy(self.weights[index]))
 
     def _order(self, epoch: int) -> np.ndarray:
         if getattr(self, "_order_of", None) != epoch:
@@ -155,7 +187,7 @@ class Mixture(Dataset):
             self._permutation = np.random.default_rng((self.seed, epoch, 1)).permutation(self.n_triplets)
         return self._permutation
 
-    def _pair(self, positions, draws) -> torch.Tensor:
+    def _pair(self, positions, draws) -> _Made:
         chosen = []
         for rng in draws:
             source = int(rng.integers(len(self.person)))
@@ -164,22 +196,29 @@ class Mixture(Dataset):
                 target = int(rng.integers(len(self.person)))
             chosen.append((source, target))
         pictures = self._pictures(chosen)
-        return torch.cat([pictures, torch.zeros_like(pictures[:, :1])], 1)  # 0 in uint8 is -1: no GT
+        images = torch.cat([pictures, torch.zeros_like(pictures[:, :1])], 1)  # 0 in uint8 is -1: no GT
+        return _made(images, with_gt=torch.zeros(len(images)))
 
-    def _same_person(self, positions, draws) -> torch.Tensor:
+    def _same_person(self, positions, draws) -> _Made:
         people = [self.of_person[rng.choice(self.several)] for rng in draws]
         chosen = [rng.choice(p, 2, replace=False) for rng, p in zip(draws, people, strict=True)]
-        return self._pictures(chosen)[:, [0, 1, 1]]
+        return _made(self._pictures(chosen)[:, [0, 1, 1]])
 
-    def _same_photo(self, positions, draws) -> torch.Tensor:
+    def _same_photo(self, positions, draws) -> _Made:
         chosen = [(i, i) for i in (int(rng.integers(len(self.person))) for rng in draws)]
         pictures = self._pictures(chosen)[:, [0, 1, 1]].clone()
         pictures[:, 0] = disturb(pictures[:, 0], draws)
-        return pictures
+        return _made(pictures)
 
     def _pictures(self, chosen: Sequence[Sequence[int]]) -> torch.Tensor:
         pictures = self.photos[np.asarray(chosen).ravel()]
         return pictures.unflatten(0, (len(chosen), -1))
+
+
+def _made(images: torch.Tensor, with_gt: torch.Tensor | None = None, weight: torch.Tensor | None = None) -> _Made:
+    """With GT, of weight 1, unless said otherwise; the source is shown as real."""
+    ones = torch.ones(len(images))
+    return _Made(images, ones if with_gt is None else with_gt, ones.bool(), ones if weight is None else weight)
 
 
 def disturb(images: torch.Tensor, draws: list[np.random.Generator]) -> torch.Tensor:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..teacher import Teacher
 from .face import ATTRIBUTES, EXPRESSION, IDENTITY, expression, pose_deg, sample_attributes, sample_identities
 from .render import VERSION, Rendered, render
 
@@ -18,28 +19,33 @@ __all__ = [
 ]  # fmt: skip
 
 
-class ExactTeacher:
+class ExactTeacher(Teacher):
     """Swaps synthetic people by drawing the truth. It looks at the rows of the manifest, not at the pictures."""
 
     name = "exact"
     needs_rows = True
-    weight_hash = f"renderer-{VERSION}"
 
-    def __call__(self, source: Tensor, target: Tensor, source_rows=None, target_rows=None) -> Tensor:
-        """Rows are dicts with `identity` and `attributes`, one per picture; swaps come in the target's size.
+    @property
+    def weight_hash(self) -> str:
+        return f"renderer-{VERSION}"
 
-        Raises ValueError without rows, or where a row is not that of a synthetic face.
-        """
-        if source_rows is None or target_rows is None:
-            raise ValueError("teacher 'exact' needs the manifest rows of both pictures: it draws, it does not look")
-        if not len(source_rows) == len(target_rows) == len(target):
-            raise ValueError(f"{len(target)} targets, {len(source_rows)} source rows, {len(target_rows)} target rows")
-        numbers = []
-        for rows, key in ((source_rows, "identity"), (target_rows, "attributes")):
-            lacking = next((row for row in rows if key not in row), None)
-            if lacking is not None:
-                raise ValueError(
-                    f"teacher 'exact' swaps synthetic faces only; {lacking.get('file', 'a picture')} has no '{key}'"
-                )
-            numbers.append(torch.tensor([row[key] for row in rows], dtype=torch.float32, device=target.device))
-        return render(*numbers, size=target.shape[-1]).image
+    def identity(self, source: Tensor, rows: list[dict] | None = None) -> tuple[Tensor, ...]:
+        """The identity numbers (N, 56) of the rows. Raises ValueError without rows of synthetic faces."""
+        return (_numbers(rows, "identity", source),)
+
+    def swap(self, identity: tuple[Tensor, ...], target: Tensor, rows: list[dict] | None = None) -> Tensor:
+        """The identities drawn with the attributes of the targets' rows, in the targets' size."""
+        return render(identity[0], _numbers(rows, "attributes", target), size=target.shape[-1]).image
+
+
+def _numbers(rows: list[dict] | None, key: str, images: Tensor) -> Tensor:
+    if rows is None:
+        raise ValueError("teacher 'exact' needs the manifest rows of both pictures: it draws, it does not look")
+    if len(rows) != len(images):
+        raise ValueError(f"teacher 'exact': {len(images)} pictures, {len(rows)} rows")
+    lacking = next((row for row in rows if key not in row), None)
+    if lacking is not None:
+        raise ValueError(
+            f"teacher 'exact' swaps synthetic faces only; {lacking.get('file', 'a picture')} has no '{key}'"
+        )
+    return torch.tensor([row[key] for row in rows], dtype=torch.float32, device=images.device)

@@ -1,0 +1,113 @@
+"""What FSTriplets does to pictures: the original's colours and mirror, and things pasted before a face."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch.nn import functional as F
+
+from distill.data.photos import SUFFIXES, DataError, decode
+
+JITTER_SHARE, JITTER, HUE = 0.3, 0.2, 0.01  # brightness, contrast, saturation 1 +- JITTER; hue +- HUE of a turn
+GREY = np.array([0.299, 0.587, 0.114])
+OCCLUSION_SIDE = (64 / 256, 96 / 256)  # of the picture's side
+KEPT_OCCLUSIONS = 1000  # 150 MB of them at 256 pixels
+
+
+def augment(pictures: torch.Tensor, draws: Sequence[np.random.Generator], grey_share: float) -> torch.Tensor:
+    """Mirror half, grey a few, jitter the colours of 30 % of uint8 pictures (n, 3, H, W); a new tensor.
+
+    As HoiM/MobileFSGAN @478175b, dataset/dataset.py, has it, in random order; ours: hue turns about the grey axis, not
+    in HSV, which makes all of it one affine map of colours, and values are cut off once, at the end.
+    """
+    out = pictures.clone()
+    for i, rng in enumerate(draws):
+        mirror, grey, jitter = rng.random(3) < (0.5, grey_share, JITTER_SHARE)
+        if mirror:
+            out[i] = out[i].flip(-1)
+        if grey or jitter:
+            pixels = out[i].flatten(1).float()
+            matrix, offset = _colours(rng, pixels.mean(1).double().numpy(), grey, jitter)
+            moved = torch.addmm(torch.from_numpy(offset).float()[:, None], torch.from_numpy(matrix).float(), pixels)
+            out[i] = moved.round().clamp(0, 255).byte().view_as(out[i])
+    return out
+
+
+def _colours(rng: np.random.Generator, mean: np.ndarray, grey: bool, jitter: bool) -> tuple[np.ndarray, np.ndarray]:
+    """The affine map of colours (3, 3), (3,) of one picture of that mean."""
+    matrix, offset = np.tile(GREY, (3, 1)) if grey else np.eye(3), np.zeros(3)
+    if jitter:
+        brightness, contrast, saturation = rng.uniform(1 - JITTER, 1 + JITTER, 3)
+        turn = 2 * math.pi * rng.uniform(-HUE, HUE)
+        about = np.array([[0, -1, 1], [1, 0, -1], [-1, 1, 0]]) / 3**0.5
+        steps = (
+            brightness * np.eye(3),
+            contrast * np.eye(3),
+            saturation * np.eye(3) + (1 - saturation) * np.tile(GREY, (3, 1)),
+            math.cos(turn) * np.eye(3) + math.sin(turn) * about + (1 - math.cos(turn)) / 3,
+        )
+        for step in rng.permutation(4):
+            level = GREY @ (matrix @ mean + offset) if step == 1 else 0.0  # contrast is about the mean grey
+            matrix, offset = steps[step] @ matrix, steps[step] @ offset + (1 - contrast) * level
+    return matrix, offset
+
+
+class Occlusions:
+    """Pictures with an alpha channel, to be pasted before faces of `resolution` pixels. Raises DataError.
+
+    The original's code for them, which its shares leave off, gives their size: 64 to 96 of 256 pixels, within the
+    picture. Ours: alpha instead of white, and any rotation.
+    """
+
+    def __init__(self, folder: str | Path, resolution: int):
+        root = Path(folder)
+        self.files = sorted(p for p in root.rglob("*") if p.suffix.lower() in SUFFIXES and p.name[0] != ".")
+        self.side = round(OCCLUSION_SIDE[1] * resolution)
+        self.loaded: dict[int, torch.Tensor] = {}
+        if not self.files:
+            raise DataError(f"data.occlusions: {root}: {'holds no picture' if root.is_dir() else 'no such folder'}")
+        for path in self.files:
+            _refuse_opaque(path)
+
+    def paste(self, images: torch.Tensor, draws: Sequence[np.random.Generator]) -> torch.Tensor:
+        """Paste one at a random place, size and angle; on all k pictures of a sample (n, k, 3, H, W) uint8 alike."""
+        which = [int(rng.integers(len(self.files))) for rng in draws]
+        things = torch.stack([self._load(i) for i in which])
+        size, angle, x, y = np.array([rng.uniform((OCCLUSION_SIDE[0], 0, -1, -1), (OCCLUSION_SIDE[1], 1, 1, 1))
+                                      for rng in draws]).T  # fmt: skip
+        cos, sin = np.cos(2 * math.pi * angle) / size, np.sin(2 * math.pi * angle) / size
+        x, y = x * (1 - size), y * (1 - size)
+        grid = np.stack([cos, sin, -cos * x - sin * y, -sin, cos, sin * x - cos * y], 1).reshape(-1, 2, 3)
+        shape = [len(images), 4, *images.shape[-2:]]
+        grid = F.affine_grid(torch.from_numpy(grid).float(), shape, align_corners=False)
+        laid = F.grid_sample(things, grid, align_corners=False)[:, None]  # nothing, hence transparent, around it
+        pasted = images * (1 - laid[:, :, 3:]) + 255 * laid[:, :, :3]
+        return pasted.round().clamp(0, 255).byte()
+
+    def _load(self, index: int) -> torch.Tensor:
+        """(4, side, side) float32 in 0 .. 1, colours multiplied by alpha, padded to a square."""
+        if index not in self.loaded:
+            if len(self.loaded) >= KEPT_OCCLUSIONS:
+                self.loaded.clear()
+            pixels = torch.from_numpy(decode(self.files[index], mode="RGBA")).float() / 255
+            pixels = torch.cat([pixels[:3] * pixels[3:], pixels[3:]])
+            height, width = pixels.shape[1:]
+            wide, high = max(height - width, 0), max(width - height, 0)
+            pixels = F.pad(pixels, (wide // 2, wide - wide // 2, high // 2, high - high // 2))[None]
+            size = (self.side, self.side)
+            self.loaded[index] = F.interpolate(pixels, size, mode="bilinear", antialias=True, align_corners=False)[0]
+        return self.loaded[index]
+
+
+def _refuse_opaque(path: Path) -> None:
+    try:
+        with Image.open(path) as picture:
+            if picture.mode not in ("RGBA", "LA", "PA") and "transparency" not in picture.info:
+                raise DataError(f"{path}: mode {picture.mode}, not RGBA: an occlusion needs an alpha channel")
+    except (UnidentifiedImageError, OSError, SyntaxError) as error:
+        raise DataError(f"{path}: not a readable picture ({error})") from None
