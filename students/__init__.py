@@ -1,7 +1,8 @@
 """Students: generators small enough for a phone. Build one by name, save it as safetensors, rebuild it from the file.
 
-A generator takes a target (N, 3, R, R) and an embedding (N, D) and returns swaps at full, half and quarter resolution.
-It has a `name` and its `options`, the keyword arguments that build it again.
+A generator takes a target (N, 3, R, R) and an embedding (N, D) and returns swaps at full, half and quarter resolution;
+one that `needs_map` takes the identity encoder's map (N, C, h, w) as well. It has a `name` and its `options`, the
+keyword arguments that build it again.
 """
 
 from __future__ import annotations
@@ -17,9 +18,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from .compact import Compact
+from .mobilefaceswap import MobileFaceSwap
 from .mobilefsgan import MobileFSGAN
 
-STUDENTS = {"mobilefsgan": MobileFSGAN, "compact": Compact}
+STUDENTS = {"mobilefsgan": MobileFSGAN, "compact": Compact, "mobilefaceswap": MobileFaceSwap}
 
 
 def build(name: str, **options) -> nn.Module:

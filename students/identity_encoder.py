@@ -49,9 +49,17 @@ class SmallResNet(nn.Module):
             maps.append(x + block(x))
         return maps
 
+    def identity_map(self, faces: Tensor) -> Tensor:
+        """The last map before it is drawn together to an embedding: (N, 2 * width, h / 16, w / 16)."""
+        return self.squeeze(self.maps(faces)[-1])
+
+    def embed(self, identity_map: Tensor) -> Tensor:
+        """That map to embeddings (N, embedding_dim), not yet of unit length."""
+        return self.bn(self.linear(identity_map.flatten(1)))
+
     def forward(self, faces: Tensor) -> Tensor:
         """Prepared faces (N, 3, *input_size) to embeddings (N, embedding_dim), not yet of unit length."""
-        return self.bn(self.linear(self.squeeze(self.maps(faces)[-1]).flatten(1)))
+        return self.embed(self.identity_map(faces))
 
 
 @dataclass(frozen=True)
@@ -190,6 +198,18 @@ class IdentityEncoder(nn.Module):
     def features(self, images: Tensor) -> list[Tensor]:
         """Feature maps of canonical crops, from 1/2 of the network's input size down, for a perceptual loss."""
         return self.network.maps(self.prepare(images))
+
+    @property
+    def map_shape(self) -> tuple[int, int, int]:
+        """(C, h, w) of the identity maps."""
+        height, width = (math.ceil(pixels / 16) for pixels in self.card.input_size)
+        channels = self.network.linear.in_features
+        return (channels if isinstance(self.network, MobileFaceNet) else channels // (height * width), height, width)
+
+    def embed(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Canonical crops (N, 3, S, S) in [-1, 1] to unit embeddings (N, D) and identity maps (N, *map_shape)."""
+        identity_map = self.network.identity_map(self.prepare(images))
+        return F.normalize(self.network.embed(identity_map)), identity_map
 
     def forward(self, images: Tensor) -> Tensor:
         """Canonical crops (N, 3, S, S) in [-1, 1] to unit embeddings (N, embedding_dim)."""

@@ -123,9 +123,17 @@ class MobileFaceNet(nn.Module):
                 maps.append(x)
         return maps
 
+    def identity_map(self, faces: Tensor) -> Tensor:
+        """The last map before it is drawn together to an embedding: (N, 512, h / 16, w / 16) at width 1."""
+        return self.head[0](self.blocks(self.stem(faces)))
+
+    def embed(self, identity_map: Tensor) -> Tensor:
+        """That map to embeddings (N, embedding_dim), not yet of unit length."""
+        return self.bn(self.linear(self.head[1](identity_map).flatten(1)))
+
     def forward(self, faces: Tensor) -> Tensor:
         """Prepared faces (N, 3, *input_size) to embeddings (N, embedding_dim), not yet of unit length."""
-        return self.bn(self.linear(self.head(self.blocks(self.stem(faces))).flatten(1)))
+        return self.embed(self.identity_map(faces))
 
 
 _PARTS = ("conv", "bn", "act")

@@ -8,7 +8,9 @@ from pathlib import Path
 from .exact import ExactTeacher
 from .faceshifter import FaceShifterTeacher
 from .landmark_warp import LandmarkWarpTeacher
+from .megafs import MegaFSTeacher
 from .onnx import OnnxTeacher
+from .simswap import SimSwapTeacher
 from .teacher import NoFace, Teacher
 
 __all__ = ["TEACHERS", "NoFace", "Teacher", "build"]
@@ -17,6 +19,8 @@ TEACHERS = {
     "exact": ExactTeacher,
     "landmark_warp": LandmarkWarpTeacher,
     "faceshifter": FaceShifterTeacher,
+    "simswap": SimSwapTeacher,
+    "megafs": MegaFSTeacher,
     "onnx": OnnxTeacher,
 }
 

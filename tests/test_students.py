@@ -9,7 +9,11 @@ from torch import nn
 
 import students
 
-SMALL = {"mobilefsgan": {"width": 8}, "compact": {"width": 16}}
+SMALL = {
+    "mobilefsgan": {"width": 8},
+    "compact": {"width": 16},
+    "mobilefaceswap": {"width": 8, "map_shape": [6, 4, 4]},
+}
 BORDERS = {"embedding_dim": 24, "resolution": 64}
 
 
@@ -18,9 +22,11 @@ def small(name: str, **options) -> nn.Module:
     return students.build(name, **{**BORDERS, **SMALL[name], **options})
 
 
-def inputs(resolution: int = 64) -> tuple[torch.Tensor, torch.Tensor]:
+def inputs(name: str, resolution: int = 64) -> tuple[torch.Tensor, ...]:
+    """Target, embedding and, where the student needs it, the identity map."""
     torch.manual_seed(1)
-    return torch.rand(2, 3, resolution, resolution) * 2 - 1, F.normalize(torch.randn(2, 24))
+    both = torch.rand(2, 3, resolution, resolution) * 2 - 1, F.normalize(torch.randn(2, 24))
+    return (*both, torch.randn(2, 6, 4, 4)) if getattr(students.STUDENTS[name], "needs_map", False) else both
 
 
 @pytest.fixture(params=students.STUDENTS)
@@ -30,7 +36,7 @@ def name(request) -> str:
 
 @pytest.mark.parametrize("resolution", [64, 96, 128])
 def test_shapes_and_ranges(name, resolution):
-    images = small(name, resolution=resolution)(*inputs(resolution))
+    images = small(name, resolution=resolution)(*inputs(name, resolution))
     for scale, image in enumerate(images):
         assert image.shape == (2, 3, resolution >> scale, resolution >> scale)
         assert image.dtype == torch.float32 and image.abs().max() <= 1
@@ -46,32 +52,32 @@ def test_rebuilt_from_its_options(name):
 
 def test_saved_and_loaded_is_the_same(name, tmp_path):
     generator, path = small(name), tmp_path / "student.safetensors"
-    generator.train()(*inputs())
+    generator.train()(*inputs(name))
     students.save(generator, path, run="quickstart")
     loaded = students.load(path, expected=name)
-    for one, other in zip(generator.eval()(*inputs()), loaded(*inputs()), strict=True):
+    for one, other in zip(generator.eval()(*inputs(name)), loaded(*inputs(name)), strict=True):
         assert torch.equal(one, other)
     with safe_open(path, framework="pt") as file:
         assert file.metadata()["run"] == "quickstart" and file.metadata()["student"] == name
     assert [each.name for each in tmp_path.iterdir()] == ["student.safetensors"]
 
 
-def test_gradients_reach_every_parameter_and_both_inputs(name):
-    generator, (target, embedding) = small(name).train(), inputs()
-    images = generator(target.requires_grad_(), embedding.requires_grad_())
+def test_gradients_reach_every_parameter_and_every_input(name):
+    generator, given = small(name).train(), [tensor.requires_grad_() for tensor in inputs(name)]
+    images = generator(*given)
     sum(image.square().mean() for image in images).backward()
     silent = [key for key, parameter in generator.named_parameters() if not parameter.grad.abs().sum() > 0]
     assert not silent
-    assert target.grad.abs().sum() > 0 and embedding.grad.abs().sum() > 0
+    assert all(tensor.grad.abs().sum() > 0 for tensor in given)
 
 
 def test_it_learns(name):
-    generator, (target, embedding) = small(name), inputs()
+    generator, given = small(name), inputs(name)
     wanted = torch.tensor([0.6, -0.2, 0.1]).view(1, 3, 1, 1)
     optimizer = torch.optim.Adam(generator.parameters(), lr=3e-3)
     losses = []
     for _ in range(15):
-        loss = (generator(target, embedding)[0] - wanted).abs().mean()
+        loss = (generator(*given)[0] - wanted).abs().mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -80,13 +86,13 @@ def test_it_learns(name):
 
 
 def test_bad_inputs(name):
-    generator, (target, embedding) = small(name), inputs()
+    generator, (target, embedding, *more) = small(name), inputs(name)
     with pytest.raises(ValueError, match=r"target: expected \(N, 3, 64, 64\), got \(2, 3, 32, 32\)"):
-        generator(target[:, :, :32, :32], embedding)
+        generator(target[:, :, :32, :32], embedding, *more)
     with pytest.raises(ValueError, match=r"embedding: expected \(N, 24\), got \(2, 23\)"):
-        generator(target, embedding[:, :23])
+        generator(target, embedding[:, :23], *more)
     with pytest.raises(ValueError, match="batch sizes differ: 2 targets, 1 embeddings"):
-        generator(target, embedding[:1])
+        generator(target, embedding[:1], *more)
 
 
 @pytest.mark.parametrize("wrong", [{"resolution": 100}, {"resolution": 32}, {"width": 0}, {"embedding_dim": 0}])
@@ -146,13 +152,17 @@ class Encoder(nn.Module):
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         return F.normalize(F.adaptive_avg_pool2d(images, (2, 4)).flatten(1))
 
+    def embed(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return self(images), F.adaptive_avg_pool2d(images, (4, 4)).repeat(1, 2, 1, 1)
+
 
 def test_swapper(name):
     generator, encoder = small(name).eval(), Encoder(24)
-    source, target = inputs()[0].flip(0), inputs()[0]
+    source, target = inputs(name)[0].flip(0), inputs(name)[0]
     swapper = students.StudentSwapper(generator, encoder).eval()
     with torch.no_grad():
-        assert torch.equal(swapper(source, target), generator(target, encoder(source))[0])
+        given = students.condition(encoder, source, generator)
+        assert torch.equal(swapper(source, target), generator(target, *given)[0])
     assert swapper.parts == {"generator": generator, "identity_encoder": encoder}
     with pytest.raises(ValueError, match="wants embeddings of 24 numbers, the identity encoder gives 25"):
         students.StudentSwapper(generator, Encoder(25))

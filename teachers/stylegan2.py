@@ -1,0 +1,252 @@
+"""StyleGAN2's synthesis and mapping networks (Karras et al. 2020, arXiv:1912.04958), config-f.
+
+Own implementation in the checkpoint layout of rosinality/stylegan2-pytorch, as MegaFS uses it
+(zyainfal/One-Shot-Face-Swapping-on-Megapixels @f01b195): the latents of all layers are given, the noise is fixed, and
+a feature map may take the place of the learned 4x4 start.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from . import checkpoint
+
+_SLOPE = 0.2
+_MAPPING_LAYERS = 8
+_MAPPING_RATE = 0.01  # the learning rate of the mapping network, which its weights are stored divided by
+
+
+def config_f(resolution: int) -> dict[int, int]:
+    """Channels by resolution, from 4 on: 512 up to 64 pixels, then halved at every step."""
+    return {2**k: min(512, 2**15 // 2**k) for k in range(2, int(math.log2(resolution)) + 1)}
+
+
+def blur_kernel() -> Tensor:
+    """(4, 4): binomial, its sum 4, as after an up-sampling by two."""
+    row = torch.tensor([1.0, 3.0, 3.0, 1.0])
+    return torch.outer(row, row) / 16
+
+
+class EqualLinear(nn.Module):
+    """A linear layer whose weights are scaled at run time."""
+
+    def __init__(self, dim: int, out_dim: int, rate: float = 1.0, bias: float = 0.0) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(out_dim, dim) / rate)
+        self.bias = nn.Parameter(torch.full((out_dim,), bias))
+        self.rate, self.scale = rate, rate / math.sqrt(dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight * self.scale, self.bias * self.rate)
+
+
+class MappingLayer(EqualLinear):
+    def forward(self, x: Tensor) -> Tensor:
+        return F.leaky_relu(super().forward(x), _SLOPE) * math.sqrt(2)
+
+
+class PixelNorm(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x * torch.rsqrt(x.square().mean(1, keepdim=True) + 1e-8)
+
+
+class Blur(nn.Module):
+    """Smooths (N, C, H, W) to (N, C, H - 1, W - 1)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("kernel", blur_kernel())
+
+    def forward(self, x: Tensor) -> Tensor:
+        channels = x.shape[1]
+        return F.conv2d(x, self.kernel.to(x.dtype).expand(channels, 1, -1, -1), padding=1, groups=channels)
+
+
+class Upsample(nn.Module):
+    """Twice the resolution: zeros between the pixels, smoothed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("kernel", blur_kernel())
+
+    def forward(self, x: Tensor) -> Tensor:
+        kernel = self.kernel.to(x.dtype).expand(x.shape[1], 1, -1, -1)
+        with torch.autocast(x.device.type, enabled=False):  # the image that is handed up keeps its precision
+            return F.conv_transpose2d(x, kernel, stride=2, padding=1, groups=x.shape[1])
+
+
+class ModulatedConv(nn.Module):
+    """A convolution whose weights w are scaled by a latent, per sample and input channel, and normalised per output.
+
+    Convolving with w * s is convolving the input times s with w, so one convolution serves the whole batch; the
+    normalisation depends on the output channel alone and is applied to the result.
+    """
+
+    def __init__(
+        self, channels: int, out_channels: int, size: int, latent_dim: int, demodulate: bool = True, up: bool = False
+    ) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(1, out_channels, channels, size, size))
+        self.modulation = EqualLinear(latent_dim, channels, bias=1.0)
+        self.scale, self.demodulate = 1 / math.sqrt(channels * size**2), demodulate
+        self.blur = Blur() if up else None
+
+    def forward(self, x: Tensor, latent: Tensor) -> Tensor:
+        weight, style = self.weight[0] * self.scale, self.modulation(latent).float()
+        if self.demodulate:  # the style's size cancels out; without it, half precision cannot overflow below
+            size = style.abs().amax(1, keepdim=True).clamp_min(1e-8)
+            style = style / size
+            # A product and a sum, not a matrix product, which autocast would round.
+            energy = (style.square()[:, None] * weight.square().sum((2, 3))).sum(2)
+            gain = torch.rsqrt(energy + 1e-8 / size.square())[:, :, None, None]
+        x = x * style[:, :, None, None].to(x.dtype)
+        if self.blur is None:
+            x = F.conv2d(x, weight, padding=weight.shape[-1] // 2)
+        else:
+            x = self.blur(F.conv_transpose2d(x, weight.transpose(0, 1), stride=2))
+        return x * gain.to(x.dtype) if self.demodulate else x
+
+
+class NoiseInjection(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(1))
+
+    def forward(self, x: Tensor, noise: Tensor) -> Tensor:
+        return x + (self.weight * noise).to(x.dtype)
+
+
+class BiasedLeakyReLU(nn.Module):
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.leaky_relu(x + self.bias[:, None, None].to(x.dtype), _SLOPE) * math.sqrt(2)
+
+
+class StyledConv(nn.Module):
+    """Modulated 3x3 convolution, noise, bias, activation."""
+
+    def __init__(self, channels: int, out_channels: int, latent_dim: int, up: bool = False) -> None:
+        super().__init__()
+        self.conv = ModulatedConv(channels, out_channels, 3, latent_dim, up=up)
+        self.noise = NoiseInjection()
+        self.activate = BiasedLeakyReLU(out_channels)
+
+    def forward(self, x: Tensor, latent: Tensor, noise: Tensor) -> Tensor:
+        return self.activate(self.noise(self.conv(x, latent), noise))
+
+
+class ToRGB(nn.Module):
+    """Features to colours, added to the image of half the resolution."""
+
+    def __init__(self, channels: int, latent_dim: int, up: bool = True) -> None:
+        super().__init__()
+        self.upsample = Upsample() if up else None
+        self.conv = ModulatedConv(channels, 3, 1, latent_dim, demodulate=False)
+        self.bias = nn.Parameter(torch.zeros(1, 3, 1, 1))
+
+    def forward(self, x: Tensor, latent: Tensor, image: Tensor | None = None) -> Tensor:
+        rgb = self.conv(x, latent).float() + self.bias
+        return rgb if image is None else rgb + self.upsample(image)
+
+
+class ConstantInput(nn.Module):
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.input = nn.Parameter(torch.randn(1, channels, 4, 4))
+
+
+class StyleGAN2(nn.Module):
+    """The generator of `resolution` pixels, 2 log2(resolution) - 2 latents of `latent_dim` numbers.
+
+    Options: resolution (a power of two from 8 on), channels (by resolution from 4 on; by default those of config-f),
+    latent_dim. Wrong options raise ValueError. The 1024 of config-f has 30,370,060 parameters.
+    """
+
+    def __init__(
+        self, resolution: int = 1024, channels: Mapping[int, int] | None = None, latent_dim: int = 512
+    ) -> None:
+        super().__init__()
+        if resolution < 8 or resolution & (resolution - 1):
+            raise ValueError(f"StyleGAN2: resolution: expected a power of two from 8 on, got {resolution}")
+        sizes = list(config_f(resolution))
+        channels = config_f(resolution) if channels is None else dict(channels)
+        if sorted(channels) != sizes or min(channels.values()) < 1:
+            raise ValueError(f"StyleGAN2: channels: expected a positive number for each of {sizes}, got {channels}")
+        self.options = {"resolution": resolution, "channels": channels, "latent_dim": latent_dim}
+        self.latents = 2 * len(sizes)
+        mapping = (MappingLayer(latent_dim, latent_dim, _MAPPING_RATE) for _ in range(_MAPPING_LAYERS))
+        self.style = nn.Sequential(PixelNorm(), *mapping)
+        self.input = ConstantInput(channels[4])
+        self.conv1 = StyledConv(channels[4], channels[4], latent_dim)
+        self.to_rgb1 = ToRGB(channels[4], latent_dim, up=False)
+        self.convs, self.to_rgbs, self.noises = nn.ModuleList(), nn.ModuleList(), nn.Module()
+        for size in sizes[1:]:
+            self.convs.append(StyledConv(channels[size // 2], channels[size], latent_dim, up=True))
+            self.convs.append(StyledConv(channels[size], channels[size], latent_dim))
+            self.to_rgbs.append(ToRGB(channels[size], latent_dim))
+        for layer in range(self.latents - 1):
+            size = 2 ** ((layer + 5) // 2)
+            self.noises.register_buffer(f"noise_{layer}", torch.randn(1, 1, size, size))
+
+    def mapping(self, z: Tensor) -> Tensor:
+        """Gaussian numbers (N, D) to latents (N, D)."""
+        return self.style(z)
+
+    def forward(self, latents: Tensor, start: Tensor | None = None) -> Tensor:
+        """Latents (N, L, D) to images (N, 3, R, R) float32, nearly in [-1, 1], with the fixed noise.
+
+        `start` (N, C, 4, 4) takes the place of the learned constant. Raises ValueError on other shapes.
+        """
+        wanted = (self.latents, self.options["latent_dim"])
+        if latents.ndim != 3 or latents.shape[1:] != wanted:
+            raise ValueError(f"StyleGAN2: latents: expected (N, {wanted[0]}, {wanted[1]}), got {tuple(latents.shape)}")
+        constant = self.input.input
+        x = constant.expand(len(latents), -1, -1, -1) if start is None else start
+        if x.shape != (len(latents), *constant.shape[1:]):
+            told = f"expected {(len(latents), *constant.shape[1:])}, got {tuple(x.shape)}"
+            raise ValueError(f"StyleGAN2: start: {told}")
+        styles, noises = latents.unbind(1), list(self.noises.buffers())
+        x = self.conv1(x, styles[0], noises[0])
+        image = self.to_rgb1(x, styles[1])
+        for step, to_rgb in enumerate(self.to_rgbs):
+            first = 2 * step + 1  # the image of a resolution shares its latent with the next resolution's first layer
+            for layer in (first, first + 1):
+                x = self.convs[layer - 1](x, styles[layer], noises[layer])
+            image = to_rgb(x, styles[first + 2], image)
+        return image
+
+
+def load_stylegan2(path: str | Path) -> StyleGAN2:
+    """The generator of a rosinality file: {"g_ema": ...} or its state dict alone, of any resolution and width.
+
+    The reference loads with gaps allowed. Here the blur kernels alone may be absent, and must be the known ones where
+    they are there; noise and all else must be complete. Raises ValueError naming the file and the first tensor.
+    """
+    state = checkpoint.read(path, ("g_ema", "state_dict"))
+    steps = sum(key.startswith("to_rgbs.") and key.endswith(".conv.weight") for key in state)
+    marks = ["input.input", "conv1.conv.modulation.weight"]
+    marks += [f"convs.{2 * step}.activate.bias" for step in range(steps)]
+    for key, rank in zip(marks, (4, 2, *[1] * steps), strict=True):
+        if steps < 1 or key not in state or state[key].ndim != rank:
+            found = f"shape {tuple(state[key].shape)}" if key in state else "none"
+            raise ValueError(f"{path}: not a StyleGAN2 generator: {key}: expected {rank} dimensions, found {found}")
+    start, modulation, *biases = (state[key] for key in marks)
+    channels = {4: start.shape[1]} | {2 ** (step + 3): len(bias) for step, bias in enumerate(biases)}
+    with torch.device("meta"):
+        network = StyleGAN2(2 ** (steps + 2), channels, modulation.shape[1])
+    for key in network.state_dict():
+        if key.endswith(".kernel"):
+            kernel = state.setdefault(key, blur_kernel())
+            if kernel.shape != (4, 4) or not torch.allclose(kernel.float(), blur_kernel(), atol=1e-6):
+                raise ValueError(f"{path}: {key}: expected the blur [1, 3, 3, 1] of sum 4, found another kernel")
+    checkpoint.fit(network, state, str(path), assign=True)
+    return network
