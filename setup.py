@@ -4,7 +4,15 @@ from setuptools import setup
 
 ONNX = ["onnxruntime>=1.20,<2", "onnx>=1.19,<2"]
 REMOTE = ["s3fs>=2025,<2027"]
-TEST = ["pytest>=8,<10", "ruff==0.17.6", "torchmetrics>=1.9,<2", "moto[s3]>=5,<6", "flask>=3,<4", "flask-cors>=5,<7"]
+TEST = [
+    "pytest>=8,<10",
+    "pytest-xdist>=3.6,<4",
+    "ruff==0.17.6",
+    "torchmetrics>=1.9,<2",
+    "moto[s3]>=5,<6",
+    "flask>=3,<4",
+    "flask-cors>=5,<7",
+]
 
 setup(
     name="swapdistill",

@@ -53,6 +53,9 @@ def run(exp: Experiment, accelerator, tracker) -> Stage:
         rows[name] = {metric: value.as_dict() for metric, value in done.values.items()}
         if name not in ("copy-target", "copy-source"):
             verdicts += sanity.verdict(name, done.values, done.swaps, pairs)
+            same = int((done.swaps == pairs.target).flatten(1).all(1).sum())
+            if same:
+                verdicts.append(f"{name} leaves {same} of {len(pairs.target)} targets as they are")
             shown[name] = done.swaps
         tracker.metrics({f"eval/{name}/{k}": v["value"] for k, v in rows[name].items()})
     count = exp.eval.pictures
@@ -92,9 +95,9 @@ def swappers(exp: Experiment, pairs, device) -> dict[str, Any]:
         rows["exact"] = Rendered(pairs.exact)
     if exp.train.mix.pseudo_gt:
         specs = [t for t in exp.pseudo_gt.teachers if t.name != "exact"]
-        rows |= {build.label(spec): build.teacher(spec, exp).to(device) for spec in specs}
+        rows |= {build.label(spec): Steady(build.teacher(spec, exp)).to(device) for spec in specs}
     if exp.distil.online:
-        rows[build.label(exp.distil.online)] = build.teacher(exp.distil.online, exp, "distil.online").to(device)
+        rows[build.label(exp.distil.online)] = Steady(build.teacher(exp.distil.online, exp, "distil.online")).to(device)
     for name, path in trained(exp).items():
         rows[name] = build_swapper(str(path), exp, pairs, device)
     return rows
@@ -118,14 +121,41 @@ def build_swapper(name: str, exp: Experiment, pairs, device):
             raise ConfigError(f"swapper 'exact' renders synthetic faces; data.kind of '{exp.name}' is photos")
         return Rendered(pairs.exact)
     if name.endswith("teacher.safetensors"):
-        return build.teacher(Teacher("faceshifter", weights={"generator": name}), exp, name).to(device)
+        return Steady(build.teacher(Teacher("faceshifter", weights={"generator": name}), exp, name)).to(device)
     if name.endswith(".safetensors"):
         return load_student(name, exp).to(device)
     specs = {build.label(spec): spec for spec in exp.pseudo_gt.teachers}
     if name in specs or name in teachers.TEACHERS:
-        return build.teacher(specs.get(name, Teacher(name)), exp, f"swapper '{name}'").to(device)
+        return Steady(build.teacher(specs.get(name, Teacher(name)), exp, f"swapper '{name}'")).to(device)
     known = ["copy-target", "copy-source", *specs, *teachers.TEACHERS, "a student's or teacher's .safetensors file"]
     raise ConfigError(f"unknown swapper '{name}'; known: {', '.join(dict.fromkeys(known))}")
+
+
+class Steady(torch.nn.Module):
+    """A teacher that must give a swap for every pair: where it finds no face, the target stays as it is."""
+
+    def __init__(self, teacher: teachers.Teacher):
+        super().__init__()
+        self.teacher, self.name = teacher, teacher.name
+        self.eval().requires_grad_(False)
+
+    @property
+    def parts(self) -> dict[str, torch.nn.Module]:
+        return self.teacher.parts
+
+    @property
+    def files(self) -> dict[str, Path]:
+        return self.teacher.files
+
+    def forward(self, source: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        places, swap = torch.arange(len(target)), target.clone()
+        while len(places):
+            try:
+                swap[places] = self.teacher(source[places], target[places])
+                break
+            except teachers.NoFace as error:
+                places = places[[i for i in range(len(places)) if i not in set(error.index)]]
+        return swap
 
 
 class Rendered:

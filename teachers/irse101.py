@@ -81,10 +81,11 @@ class IRSE101(nn.Module):
         return self.bn3(self.fc(x.flatten(1))), x
 
 
-def prepare(images: Tensor) -> Tensor:
-    """Crops (N, 3, H, H) in [0, 1] as the encoder wants them: 112 pixels by the nearest neighbour."""
+def prepare(images: Tensor, mode: str = "nearest") -> Tensor:
+    """Crops (N, 3, H, H) in [0, 1] as the encoder wants them: ImageNet mean and deviation, 112 pixels. SimSwap shrinks
+    by the nearest neighbour where it swaps, "bicubic" where its training code since 2022 learns."""
     mean, std = (torch.tensor(v, dtype=images.dtype, device=images.device) for v in (IMAGENET_MEAN, IMAGENET_STD))
-    return F.interpolate((images - mean.view(3, 1, 1)) / std.view(3, 1, 1), (112, 112))
+    return F.interpolate((images - mean.view(3, 1, 1)) / std.view(3, 1, 1), (112, 112), mode=mode)
 
 
 def load_irse101(path: str | Path) -> IRSE101:

@@ -1,16 +1,19 @@
 """Tensors of a pickled object tree: what `torch.save(model)` wrote, read without executing anything of it.
 
-Such a file names classes, to be imported and built, and torch's own reader of weights refuses it. Here every name that
-a tree of modules may hold is answered by an inert stand-in that keeps its attributes, any other name is refused, and
-tensors are all that is taken from the tree. Both formats of torch are read: the zip archive, and the older one.
+Such a file names classes, to be imported and built. torch's own reader of weights refuses it, and cannot be taught its
+older format, which keeps the source of every class beside the class. Here every name that a tree of modules may hold is
+answered by an inert stand-in that keeps its attributes, any other name is refused, and tensors are all that is taken
+from the tree. Both formats are read: the zip archive, and the older one.
 """
 
 from __future__ import annotations
 
+import io
 import pickle
 import re
 import struct
 import zipfile
+import zlib
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -21,11 +24,13 @@ from torch import Tensor
 
 from . import checkpoint
 
-# SimSwap's ArcFace file: a network and a margin head of a package `models`, an optimiser, and torch's own modules.
+# SimSwap's ArcFace file: a network and a margin head of a package `models`, an optimiser, perhaps in the wrapper of the
+# code that trained it (foamliu/InsightFace-v2), torch's own modules, and an accuracy.
 _HARMLESS = re.compile(
     r"torch\.nn\.modules\.[\w.]+|torch\.nn\.parallel\.data_parallel\.DataParallel|torch\.optim\.[\w.]+|torch\.device"
     r"|torch\.nn\.backends\.thnn\._get_thnn_function_backend|copyreg\._reconstructor"
-    r"|models(\.\w+)*\.(ResNet|IRBlock|SEBlock|ArcMarginModel)"
+    r"|models(\.\w+)*\.(ResNet|IRBlock|SEBlock|ArcMarginModel)|optimizer\.InsightFaceOptimizer"
+    r"|numpy\._?core\.multiarray\.(scalar|_reconstruct)|numpy\.(dtype|ndarray)|_codecs\.encode"
 )
 _DTYPES = {
     "FloatStorage": torch.float32, "DoubleStorage": torch.float64, "HalfStorage": torch.float16,
@@ -33,6 +38,14 @@ _DTYPES = {
     "ShortStorage": torch.int16, "CharStorage": torch.int8, "ByteStorage": torch.uint8, "BoolStorage": torch.bool,
 }  # fmt: skip
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # the first pickle of torch's older format
+_DAMAGE = (
+    ArithmeticError, AttributeError, EOFError, LookupError, MemoryError, OSError, RuntimeError, TypeError, ValueError,
+    pickle.UnpicklingError, struct.error, zipfile.BadZipFile, zlib.error,
+)  # fmt: skip
+
+
+class _Unfit(Exception):
+    """What is wrong with the file, in words for its user."""
 
 
 class _Node:
@@ -74,9 +87,9 @@ _BUILT = {
 class _Unpickler(pickle.Unpickler):
     """Builds containers, tensors whose numbers are filled in later, and stand-ins; refuses every other name."""
 
-    def __init__(self, file: BinaryIO, path: Path) -> None:
+    def __init__(self, file: BinaryIO, bytes_at_most: int) -> None:
         super().__init__(file, encoding="utf-8")
-        self.path, self.bytes = path, path.stat().st_size
+        self.bytes_at_most = bytes_at_most
         self.numbers: dict[str, Tensor] = {}
 
     def find_class(self, module: str, name: str) -> Any:
@@ -87,7 +100,7 @@ class _Unpickler(pickle.Unpickler):
             return _DTYPES[name]
         if _HARMLESS.fullmatch(full):
             return _Node
-        raise ValueError(f"{self.path}: refused: it would execute {full}, which no network needs")
+        raise _Unfit(f"refused, nothing of it was executed: it asks for {full}, which no network needs")
 
     def persistent_load(self, reference: Any) -> Any:
         """A class of a module with its source, which is not looked at, or the numbers that tensors are views of."""
@@ -95,9 +108,9 @@ class _Unpickler(pickle.Unpickler):
             return reference[1]
         _, dtype, key, _, count, *view = reference
         if key not in self.numbers:
-            if not 0 <= count * dtype.itemsize <= self.bytes:
-                raise ValueError(f"{self.path}: damaged: {count} numbers announced in {self.bytes} bytes")
-            self.numbers[key] = torch.empty(count, dtype=dtype)
+            if not 0 <= count * dtype.itemsize <= self.bytes_at_most:
+                raise _Unfit(f"damaged: {count} numbers announced in {self.bytes_at_most} bytes")
+            self.numbers[key] = torch.empty(count, dtype=dtype)  # costs no memory before it is filled
         if view and view[0] is not None:
             _, offset, size = view[0]
             return self.numbers[key][offset : offset + size]
@@ -107,62 +120,68 @@ class _Unpickler(pickle.Unpickler):
 def read_module(path: str | Path) -> dict[str, Tensor]:
     """The state dict of a pickled module, alone or under "model" of a training state; of a state dict, itself.
 
-    `module.` prefixes are off. Raises ValueError where the file holds neither, is damaged, or names what no module
-    needs.
+    `module.` prefixes are off. Of a training state only the network's numbers are brought into memory. Raises
+    ValueError where the file holds neither, is damaged, or asks for what no module needs.
     """
     path = Path(path)
     try:
         content = _zipped(path) if zipfile.is_zipfile(path) else _legacy(path)
-    except (
-        pickle.UnpicklingError, EOFError, OSError, AttributeError, IndexError, KeyError, RuntimeError, TypeError,
-        UnicodeDecodeError, struct.error, zipfile.BadZipFile,
-    ) as error:  # fmt: skip
-        reason = " ".join(str(error).split())[:200]
+    except _Unfit as error:
+        raise ValueError(f"{path}: {error}") from None
+    except _DAMAGE as error:
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise ValueError(f"{path}: not a file that torch.save wrote, or damaged ({reason})") from None
-    node = content.get("model", content) if isinstance(content, Mapping) else content
-    if not isinstance(node, _Node):
-        return checkpoint.unwrap(content, str(path))
-    if "_modules" not in vars(node):
-        raise ValueError(f"{path}: expected a pickled network, alone or under 'model'")
-    return {key.removeprefix("module."): tensor for key, tensor in _tensors(node, "")}
+    return checkpoint.unwrap(content, str(path))
 
 
-def _zipped(path: Path) -> Any:
+def _zipped(path: Path) -> object:
     with zipfile.ZipFile(path) as archive:
         tree = next((name for name in archive.namelist() if name.endswith("/data.pkl")), None)
         if tree is None:
-            raise ValueError(f"{path}: a zip archive without data.pkl: torch.save did not write it")
+            raise _Unfit("a zip archive without data.pkl: torch.save did not write it")
         with archive.open(tree) as file:
-            unpickler = _Unpickler(file, path)
-            content = unpickler.load()
-        for key, numbers in unpickler.numbers.items():
-            _fill(numbers, archive.read(f"{tree.removesuffix('data.pkl')}data/{key}"), path)
+            unpickler = _Unpickler(file, path.stat().st_size)
+            content = _network(unpickler.load())
+        for key in _needed(content, unpickler.numbers):
+            with archive.open(f"{tree.removesuffix('data.pkl')}data/{key}") as file:
+                _fill(unpickler.numbers[key], file)
     return content
 
 
-def _legacy(path: Path) -> Any:
+def _legacy(path: Path) -> object:
     """A magic number, the protocol, the system, the tree, the keys of the numbers; then length and numbers of each."""
+    size = path.stat().st_size
     with open(path, "rb") as file:
-        if _Unpickler(file, path).load() != _LEGACY_MAGIC:
-            raise ValueError(f"{path}: not a file that torch.save wrote")
+        if _Unpickler(file, size).load() != _LEGACY_MAGIC:
+            raise _Unfit("not a file that torch.save wrote")
         for _ in ("protocol", "system"):
-            _Unpickler(file, path).load()
-        unpickler = _Unpickler(file, path)
-        content = unpickler.load()
-        for key in _Unpickler(file, path).load():
-            (count,) = struct.unpack("<q", file.read(8))
+            _Unpickler(file, size).load()
+        unpickler = _Unpickler(file, size)
+        content = _network(unpickler.load())
+        needed = _needed(content, unpickler.numbers)
+        for key in _Unpickler(file, size).load():
             numbers = unpickler.numbers[key]
+            (count,) = struct.unpack("<q", file.read(8))
             if count != len(numbers):
-                raise ValueError(f"{path}: damaged: {count} numbers where {len(numbers)} were announced")
-            _fill(numbers, file.read(count * numbers.element_size()), path)
+                raise _Unfit(f"damaged: {count} numbers where {len(numbers)} were announced")
+            if key in needed:
+                _fill(numbers, file)
+                needed.remove(key)
+            else:
+                file.seek(numbers.nbytes, io.SEEK_CUR)
+        if needed or file.tell() > size:
+            raise _Unfit("damaged: cut off")
     return content
 
 
-def _fill(numbers: Tensor, content: bytes, path: Path) -> None:
-    if len(content) != len(numbers) * numbers.element_size():
-        raise ValueError(f"{path}: damaged: cut off")
-    if content:
-        numbers.copy_(torch.frombuffer(bytearray(content), dtype=numbers.dtype))
+def _network(content: object) -> object:
+    """The state dict of the module that the content is or has; content without stand-ins as it is."""
+    node = content.get("model", content) if isinstance(content, Mapping) else content
+    if not isinstance(node, _Node):
+        return content
+    if "_modules" not in vars(node):
+        raise _Unfit("expected a pickled network, alone or under 'model'")
+    return dict(_tensors(node, ""))
 
 
 def _tensors(node: _Node, prefix: str) -> Iterator[tuple[str, Tensor]]:
@@ -176,3 +195,16 @@ def _tensors(node: _Node, prefix: str) -> Iterator[tuple[str, Tensor]]:
     for name, child in attributes.get("_modules", {}).items():
         if isinstance(child, _Node):
             yield from _tensors(child, f"{prefix}{name}.")
+
+
+def _needed(content: object, numbers: Mapping[str, Tensor]) -> set[str]:
+    """Keys of the numbers that the tensors of a state dict are views of; of anything else, all."""
+    if not isinstance(content, Mapping) or not all(isinstance(tensor, Tensor) for tensor in content.values()):
+        return set(numbers)
+    used = {tensor.untyped_storage().data_ptr() for tensor in content.values()}
+    return {key for key, tensor in numbers.items() if tensor.untyped_storage().data_ptr() in used}
+
+
+def _fill(numbers: Tensor, file: BinaryIO) -> None:
+    if file.readinto(numbers.view(torch.uint8).numpy()) != numbers.nbytes:
+        raise _Unfit("damaged: cut off")

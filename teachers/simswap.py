@@ -1,13 +1,13 @@
 """SimSwap as a teacher (Chen et al. 2020, arXiv:2106.06340), with the checkpoints of its authors.
 
 Own implementation of the networks of neuralchen/SimSwap @bd7b768: the generator of 224 pixels (55,051,779 parameters),
-its deep variant and the one of 512.
+the one of 512 (55,079,427) and the deep variant of either (4,721,664 more).
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -21,6 +21,7 @@ from .teacher import Teacher
 
 BLOCKS = 9
 EMBEDDING = 512
+TEMPLATES = {224: "arcface_112_v1", 512: "ffhq_512"}  # what the original aligns the faces of each generator to
 _EPS = 1e-8  # of the original's own instance normalisation
 
 
@@ -33,7 +34,8 @@ class Styled(nn.Module):
         self.style = nn.Linear(EMBEDDING, 2 * channels)
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        x = self.conv(F.pad(x, (1, 1, 1, 1), mode="reflect")).float()  # sums over a map do not fit into half precision
+        x = self.conv(F.pad(x, (1, 1, 1, 1), mode="reflect"))
+        x = x.to(torch.promote_types(x.dtype, torch.float32))  # sums over a map do not fit into half precision
         x = x - x.mean((2, 3), keepdim=True)
         x = x * torch.rsqrt(x.square().mean((2, 3), keepdim=True) + _EPS)
         gain, shift = self.style(embedding)[:, :, None, None].chunk(2, dim=1)
@@ -69,10 +71,8 @@ class SimSwapGenerator(nn.Module):
 
     def __init__(self, size: int = 224, deep: bool = False, normalised: bool = False) -> None:
         super().__init__()
-        if size not in (224, 512):
-            raise ValueError(f"size: expected 224 or 512, got {size}")
-        if size == 512 and deep:
-            raise ValueError("deep: the generator of 512 pixels has no deep variant")
+        if size not in TEMPLATES:
+            raise ValueError(f"size: expected one of {', '.join(map(str, TEMPLATES))}, got {size}")
         self.options = {"size": size, "deep": deep, "normalised": normalised}
         channels = [*([32] if size == 512 else []), 64, 128, 256, 512, *([512] if deep else [])]
         steps = list(zip(channels, channels[1:], strict=False))
@@ -83,10 +83,13 @@ class SimSwapGenerator(nn.Module):
         self.last = nn.Conv2d(channels[0], 3, 7)
 
     def forward(self, target: Tensor, embedding: Tensor) -> Tensor:
-        """Target (N, 3, S, S) in [0, 1] (normalised: by ImageNet's mean and deviation), S a multiple of 16, and unit
-        embedding (N, 512) to the swap, like the target. Raises ValueError on other shapes."""
-        if target.ndim != 4 or target.shape[1] != 3 or target.shape[2] % 16 or target.shape[3] % 16:
-            raise ValueError(f"target: expected (N, 3, S, S), S a multiple of 16, got {tuple(target.shape)}")
+        """Target (N, 3, S, S) in [0, 1] (normalised: by ImageNet's mean and deviation) and unit embedding (N, 512) to
+        the swap, like the target. S is `size`, or another multiple of what the levels halve, from twice that on. Raises
+        ValueError on other shapes."""
+        step, shape = 2 ** len(self.downs), target.shape
+        if len(shape) != 4 or shape[1] != 3 or shape[2] != shape[3] or shape[2] % step or shape[2] < 2 * step:
+            told = f"expected (N, 3, S, S), S a multiple of {step} from {2 * step} on"
+            raise ValueError(f"target: {told}, got {tuple(shape)}")
         if tuple(embedding.shape) != (len(target), EMBEDDING):
             raise ValueError(f"embedding: expected ({len(target)}, {EMBEDDING}), got {tuple(embedding.shape)}")
         x = self.first(_reflected(target))
@@ -101,8 +104,12 @@ class SimSwapGenerator(nn.Module):
 
 
 class SimSwapTeacher(Teacher):
-    """SimSwap with the authors' checkpoints, of 224 or 512 pixels (option `size`), deep or not, told apart by the
-    tensors; `normalised` says that the weights are of the training code since 2022, which the tensors do not tell."""
+    """SimSwap with the authors' checkpoints.
+
+    Options: size (224 or 512) and deep say which generator the file must hold; without them its tensors tell. What they
+    do not tell is `normalised`: whether the weights are of the training code since 2022. Raises ValueError naming the
+    file that does not fit.
+    """
 
     name = "simswap"
     FILES = {
@@ -111,18 +118,26 @@ class SimSwapTeacher(Teacher):
     }
     autocast = True
 
-    def __init__(self, weights: Mapping[str, str | Path] | None = None, normalised: bool = False) -> None:
+    def __init__(
+        self,
+        weights: Mapping[str, str | Path] | None = None,
+        size: int | None = None,
+        deep: bool | None = None,
+        normalised: bool = False,
+    ) -> None:
         super().__init__(weights, normalised=normalised)
-        self.generator = load_generator(self.weights["generator"], normalised)
+        self.generator = load_generator(self.weights["generator"], size, deep, normalised)
         self.identity_encoder = load_irse101(self.weights["identity_encoder"])
-        self.crop = Crop("arcface_112_v1", self.generator.options["size"])
+        native = self.generator.options["size"]
+        self.crop = Crop(TEMPLATES[native], native)
         mean, std = torch.tensor(IMAGENET_MEAN), torch.tensor(IMAGENET_STD)
         self.register_buffer("mean", mean.view(3, 1, 1), persistent=False)
         self.register_buffer("std", std.view(3, 1, 1), persistent=False)
 
     def identity(self, source: Tensor, rows: list[dict] | None = None) -> tuple[Tensor, ...]:
         """The unit embeddings (N, 512) of sources (N, 3, H, H)."""
-        faces = prepare((self.crop.take(source) + 1) / 2)
+        mode = "bicubic" if self.generator.options["normalised"] else "nearest"
+        faces = prepare((self.crop.take(source) + 1) / 2, mode)
         return (F.normalize(self.identity_encoder(faces)[0].float()),)
 
     def swap(self, identity: tuple[Tensor, ...], target: Tensor, rows: list[dict] | None = None) -> Tensor:
@@ -135,16 +150,24 @@ class SimSwapTeacher(Teacher):
         return self.crop.paste((swap.to(target.dtype) * 2 - 1).clamp(-1, 1), target)
 
 
-def load_generator(path: str | Path, normalised: bool = False) -> SimSwapGenerator:
-    """A generator of the original's state dict; size and depth are told by its tensors. Raises ValueError."""
+def load_generator(
+    path: str | Path, size: int | None = None, deep: bool | None = None, normalised: bool = False
+) -> SimSwapGenerator:
+    """A generator of the original's state dict. Its tensors tell size and depth; where given, they must be these.
+
+    Raises ValueError naming the file and the first tensor, or the option, that does not fit.
+    """
     state = checkpoint.read(path)
     with torch.device("meta"):
         network = SimSwapGenerator(512 if "down0.0.weight" in state else 224, "down4.0.weight" in state, normalised)
     checkpoint.fit(network, state, str(path), _renamer(state), assign=True)
+    for option, wanted in (("size", size), ("deep", deep)):
+        if wanted not in (None, network.options[option]):
+            raise ValueError(f"{path}: {option}: expected {wanted}, its generator's is {network.options[option]}")
     return network.eval()
 
 
-def _renamer(state: Mapping[str, Tensor]):
+def _renamer(state: Mapping[str, Tensor]) -> Callable[[str], str]:
     """Our name of a tensor of the original: up3.1.weight -> ups.0.conv.weight; else the name itself."""
     first = 0 if "down0.0.weight" in state else 1
     last = 4 if "down4.0.weight" in state else 3

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+import teachers
 from distill import build, evaluate
 from distill.config import ConfigError, Experiment
 from distill.data import synthetic
@@ -95,3 +96,28 @@ def test_names_are_checked():
     )
     with pytest.raises(ConfigError, match="must not judge what it trained"):
         build.rulers(same)
+
+
+def test_a_teacher_that_finds_no_face_leaves_the_target_as_it_is():
+    class Shy(teachers.Teacher):
+        """Sees a face where the picture is bright; swaps by copying the source."""
+
+        name = "shy"
+
+        def swap(self, identity, target, rows=None):
+            dark = [i for i, image in enumerate(target) if image.mean() < 0]
+            if dark:
+                raise teachers.NoFace("too dark", dark)
+            return identity[0]
+
+        def identity(self, source, rows=None):
+            dark = [i for i, image in enumerate(source) if image.mean() < 0]
+            if dark:
+                raise teachers.NoFace("too dark", dark)
+            return (source,)
+
+    levels = torch.tensor([0.5, -0.5, 0.7, 0.9]).view(4, 1, 1, 1)
+    source, target = levels.expand(4, 3, 8, 8), levels.flip(0).expand(4, 3, 8, 8)
+    swap = evaluate.Steady(Shy())(source, target)
+    assert swap.mean((1, 2, 3)).tolist() == pytest.approx([0.5, 0.7, -0.5, 0.9])
+    assert evaluate.Steady(Shy())(source[1:2], target[1:2]).mean().item() == pytest.approx(0.7)

@@ -1,9 +1,14 @@
 """Pickled networks, as SimSwap's ArcFace file is one: read in both formats, and nothing of a bad one is executed."""
 
 import os
+import pickle
+import re
+import struct
 import sys
 import types
+from contextlib import contextmanager
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -15,60 +20,99 @@ from teachers.pickled import read_module
 SMALL = ((16, 1, 1), (32, 2, 2))
 
 
+NAMES = ("models", "models.resnet", "optimizer")
+
+
 class ArcMarginModel(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.randn(5, 512))
 
 
-@pytest.fixture
-def package(monkeypatch):
+class InsightFaceOptimizer:
+    def __init__(self, optimizer) -> None:
+        self.optimizer, self.lr = optimizer, 0.1
+
+
+@contextmanager
+def original_classes(package: str = "models"):
     """The classes under the names that the original's file has, for as long as it is written."""
-    renamed = {"ResNet": IRSE101, "IRBlock": Unit, "SEBlock": SqueezeExcitation, "ArcMarginModel": ArcMarginModel}
-    for parent in ("models", "models.resnet"):
-        module = types.ModuleType(parent)
-        monkeypatch.setitem(sys.modules, parent, module)
-    for name, cls in renamed.items():
-        made = type(name, (cls,), {"__module__": "models.resnet"})
-        setattr(sys.modules["models.resnet"], name, made)
-    return sys.modules["models.resnet"]
+    kept = {name: sys.modules.get(name) for name in NAMES}
+    sys.modules.update({name: types.ModuleType(name) for name in NAMES})
+    for name, cls in {
+        "ResNet": IRSE101, "IRBlock": Unit, "SEBlock": SqueezeExcitation, "ArcMarginModel": ArcMarginModel
+    }.items():  # fmt: skip
+        setattr(sys.modules[package], name, type(name, (cls,), {"__module__": package}))
+    made = type("InsightFaceOptimizer", (InsightFaceOptimizer,), {"__module__": "optimizer"})
+    sys.modules["optimizer"].InsightFaceOptimizer = made
+    try:
+        yield sys.modules[package]
+    finally:
+        for name, module in kept.items():
+            sys.modules.pop(name)
+            if module is not None:
+                sys.modules[name] = module
+
+
+@pytest.fixture(params=["models", "models.resnet"])
+def package(request):
+    with original_classes(request.param) as module:
+        yield module
+
+
+def as_original(model: IRSE101, package) -> IRSE101:
+    """The network, its classes and those of its parts renamed."""
+    renamed = {IRSE101: package.ResNet, Unit: package.IRBlock, SqueezeExcitation: package.SEBlock}
+    for module in model.modules():
+        module.__class__ = renamed.get(type(module), type(module))
+    return model
 
 
 def network(package) -> nn.Module:
     torch.manual_seed(0)
-    model = package.ResNet(SMALL)
-    for module in model.modules():
-        for name, plain in (("IRBlock", Unit), ("SEBlock", SqueezeExcitation)):
-            if type(module) is plain:
-                module.__class__ = getattr(package, name)
-    return model
+    return as_original(IRSE101(SMALL), package)
 
 
 def write(path, content, zipped: bool) -> None:
     torch.save(content, path, _use_new_zipfile_serialization=zipped)
 
 
+def training_state(model: nn.Module, package, wrapper: bool) -> dict:
+    """What the code that trained the encoder keeps beside it, after one step with momentum."""
+    head = package.ArcMarginModel()
+    optimizer = torch.optim.SGD([*model.parameters(), *head.parameters()], lr=0.1, momentum=0.9)
+    sum(p.sum() for p in [*model.parameters(), *head.parameters()]).backward()
+    optimizer.step()
+    if wrapper:
+        head, optimizer = nn.DataParallel(head), sys.modules["optimizer"].InsightFaceOptimizer(optimizer)
+    accuracy = np.float64(0.99) if wrapper else 0.99
+    return {"epoch": 3, "acc": accuracy, "model": nn.DataParallel(model), "metric_fc": head, "optimizer": optimizer}
+
+
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("zipped", [False, True])
-@pytest.mark.parametrize("wrapped", [False, True])
-def test_both_formats_bare_and_in_a_training_state(tmp_path, package, monkeypatch, zipped, wrapped):
-    model = network(package)
-    wanted = {k: t.clone() for k, t in model.state_dict().items()}
-    path, content = tmp_path / "arcface_checkpoint.tar", model
-    if wrapped:
-        head = package.ArcMarginModel()
-        optimizer = torch.optim.SGD([*model.parameters(), *head.parameters()], lr=0.1, momentum=0.9)
-        sum(p.sum() for p in model.parameters()).backward()
-        optimizer.step()
-        wanted = {k: t.clone() for k, t in model.state_dict().items()}
-        content = {"epoch": 3, "acc": 0.99, "model": nn.DataParallel(model), "metric_fc": head, "optimizer": optimizer}
-    write(path, content, zipped)
-    for name in ("models", "models.resnet"):
-        monkeypatch.delitem(sys.modules, name)
-    found = read_module(path)
+@pytest.mark.parametrize("kind", ["bare", "data_parallel", "state", "state_with_wrapper"])
+def test_both_formats_bare_and_in_a_training_state(tmp_path, zipped, kind):
+    path = tmp_path / "arcface_checkpoint.tar"
+    with original_classes() as package:
+        content = model = network(package)
+        if kind == "data_parallel":
+            content = nn.DataParallel(model)
+        elif kind != "bare":
+            content = training_state(model, package, kind == "state_with_wrapper")
+        write(path, content, zipped)
+    found, wanted = read_module(path), model.state_dict()
     assert found.keys() == wanted.keys()
-    assert all(torch.equal(found[key], tensor) for key, tensor in wanted.items())
+    assert all(torch.equal(found[key], t) and t.dtype == found[key].dtype for key, t in wanted.items())
     assert "models" not in sys.modules
+
+
+def test_buffers_that_are_not_saved_and_empty_ones_are_left_out(tmp_path):
+    model = nn.Sequential(nn.Linear(2, 2, bias=False), nn.BatchNorm1d(2, track_running_stats=False))
+    model.register_buffer("grid", torch.ones(3), persistent=False)
+    model.register_buffer("none", torch.ones(0))
+    write(tmp_path / "m.pth", model, True)
+    assert list(read_module(tmp_path / "m.pth")) == list(model.state_dict())
 
 
 @pytest.mark.parametrize("zipped", [False, True])
@@ -121,9 +165,86 @@ def test_nothing_is_executed(tmp_path, package, zipped, hidden):
         content = network(package)
         content.bomb = Bomb(mark)
     write(path, content, zipped)
-    with pytest.raises(ValueError, match=r"bad\.tar: refused: it would execute posix\.system, which no network needs"):
+    with pytest.raises(
+        ValueError, match=r"bad\.tar: refused, nothing of it was executed: it asks for \w+\.system, which"
+    ):
         read_module(path)
     assert not mark.exists()
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("zipped", [False, True])
+def test_methods_of_permitted_names_are_not_called(tmp_path, package, zipped):
+    mark, path = tmp_path / "executed", tmp_path / "trap.tar"
+
+    def spring(self, *_arguments):
+        mark.touch()
+        return object.__new__(self) if isinstance(self, type) else None
+
+    trap = type("SEBlock", (nn.Module,), {"__module__": package.__name__, "__setstate__": spring, "__del__": spring})
+    package.SEBlock = trap
+    model = network(package)
+    model.extra = trap()
+    write(path, model, zipped)
+    model.extra = None
+    mark.unlink()  # the trap works: its end left the mark
+    trap.__new__ = staticmethod(spring)
+    assert read_module(path).keys() == model.state_dict().keys()
+    assert not mark.exists()
+
+
+def tree(path, opcodes: bytes) -> None:
+    """A file of the older format whose tree is that pickle."""
+    parts = [pickle.dumps(part, 2) for part in (pickled._LEGACY_MAGIC, 1001, {})]
+    path.write_bytes(b"".join([*parts, b"\x80\x04", opcodes, b".", pickle.dumps([], 2)]))
+
+
+def text(word: str) -> bytes:
+    return b"X" + struct.pack("<I", len(word)) + word.encode()
+
+
+STAND_IN = b"cmodels\nResNet\n)\x81"
+
+
+@pytest.mark.parametrize(
+    ("opcodes", "told"),
+    [
+        (b"cbuiltins\neval\n" + text("1") + b"\x85R", "asks for builtins.eval"),
+        (b"c__builtin__\neval\n" + text("1") + b"\x85R", "asks for builtins.eval"),
+        (text("torch.nn") + text("os.system") + b"\x93" + text("true") + b"\x85R", "asks for torch.nn.os.system"),
+        (b"(" + text("true") + b"ios\nsystem\n", "asks for os.system"),
+        (b"ctorch.hub\nload\n", "asks for torch.hub.load"),
+        (STAND_IN + b"}" + text("__setstate__") + b"cbuiltins\nexec\nsb" + text("1") + b"b", "asks for builtins.exec"),
+        (b"cmodels\nResNet\n}" + text("__new__") + b"Nsb", "damaged"),  # state for the class itself
+        (STAND_IN + b"}" + text("_modules") + b"]sb", "damaged"),
+        (STAND_IN + b"}" + text("_modules") + b"}K\x01" + STAND_IN + b"ssb", "damaged"),
+        (STAND_IN + b"\x94}" + text("_modules") + b"}" + text("a") + b"h\x00ssb", "damaged"),  # its own child
+        (text("storage") + b"Q", "damaged"),
+        (b"(" + text("storage") + b"ctorch\nFloatStorage\n" + text("0") + text("cpu") + b"J\xff\xff\xff\x7fNtQ", "announced"),
+        (b"\x82\x01", "damaged"),  # of the extension registry
+    ],
+)  # fmt: skip
+def test_pickles_written_by_hand(tmp_path, opcodes, told):
+    tree(tmp_path / "hand.tar", opcodes)
+    with pytest.raises(ValueError, match=rf"hand\.tar: .*{re.escape(told)}"):
+        read_module(tmp_path / "hand.tar")
+    assert not hasattr(pickled._Node, "__new__") or pickled._Node.__new__ is object.__new__
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("zipped", [False, True])
+def test_a_damaged_byte_ends_in_an_error_that_names_the_file_or_in_tensors(tmp_path, zipped):
+    path, random = tmp_path / "d.tar", np.random.default_rng(0)
+    write(path, nn.DataParallel(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.PReLU())), zipped)
+    content, refused = path.read_bytes(), 0
+    for place, value in zip(random.integers(len(content), size=300), random.integers(256, size=300), strict=True):
+        path.write_bytes(content[:place] + bytes([value]) + content[place + 1 :])
+        try:
+            assert all(isinstance(tensor, torch.Tensor) for tensor in read_module(path).values())
+        except ValueError as error:
+            assert str(error).startswith(f"{path}: ")
+            refused += 1
+    assert 50 < refused < 300
 
 
 def test_only_names_of_networks_are_harmless():
@@ -136,12 +257,18 @@ def test_only_names_of_networks_are_harmless():
         "xmodels.ResNet",
     ):
         assert not pickled._HARMLESS.fullmatch(name), name
-    for name in ("models.ResNet", "models.a.b.IRBlock", "torch.nn.modules.conv.Conv2d", "torch.optim.sgd.SGD"):
+    for name in (
+        "models.ResNet",
+        "models.a.b.IRBlock",
+        "optimizer.InsightFaceOptimizer",
+        "torch.nn.modules.conv.Conv2d",
+        "torch.optim.sgd.SGD",
+    ):
         assert pickled._HARMLESS.fullmatch(name), name
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_the_pickled_network_goes_through_the_loader(tmp_path, package):
+def test_the_loader_names_a_pickled_network_of_another_size(tmp_path, package):
     write(tmp_path / "a.tar", network(package), False)
     with pytest.raises(ValueError, match=r"a\.tar: not the weights of IRSE101: .*expected shape"):
         load_irse101(tmp_path / "a.tar")
