@@ -42,6 +42,7 @@ setup(
         "pyyaml>=6,<7",
         "pillow>=11,<14",
         "scikit-image>=0.25,<0.27",
+        "scipy>=1.13,<2",
         "lpips>=0.1.4,<0.2",
         "matplotlib>=3.9,<4",
         "fsspec>=2024.6",

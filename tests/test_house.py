@@ -14,7 +14,7 @@ from conftest import ROOT
 from distill import config
 
 ROOMS = {"distill", "students", "teachers", "eval"}
-SOURCES = [p for room in ROOMS for p in sorted((ROOT / room).rglob("*.py"))]
+SOURCES = [p for room in sorted(ROOMS) for p in sorted((ROOT / room).rglob("*.py"))]
 
 
 def imported(path: Path) -> set[str]:

@@ -15,7 +15,7 @@ SMALL = [
     "data.kind=synthetic", "data.resolution=128", "data.train_people=2", "data.val_people=2", "data.test_people=2",
     "data.test_images=2", "data.workers=0", "student.options={width: 4}", "student.identity_encoder=synthetic_identity",
     "train.steps=2", "train.batch_size=2", "train.log_steps=1", "loss.perceptual_network=identity_encoder",
-    "loss.discriminator={ndf: 4, layers: 2}", "stages=[data, train]", "tracking.uri=none",
+    "loss.discriminator={ndf: 4, layers: 2}", "stages=[data, train]", "tracking.uri=none", "threads=1",
 ]  # fmt: skip
 
 

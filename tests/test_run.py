@@ -20,6 +20,7 @@ from distill.data.shards import Shards
 
 TINY = {
     "seed": 5,
+    "threads": 1,
     "data": {
         "resolution": 64, "train_people": 6, "train_images": 2, "val_people": 2, "test_people": 4, "test_images": 2,
         "workers": 0,

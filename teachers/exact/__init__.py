@@ -6,6 +6,9 @@ numbers. The exact swap of any pair is the source's identity drawn with the targ
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
+
 import torch
 from torch import Tensor
 
@@ -24,6 +27,9 @@ class ExactTeacher(Teacher):
 
     name = "exact"
     needs_rows = True
+
+    def __init__(self, weights: Mapping[str, str | Path] | None = None) -> None:
+        super().__init__(weights)
 
     @property
     def weight_hash(self) -> str:
