@@ -39,7 +39,9 @@ class Online:
         everything = torch.arange(len(batch.source), device=lacking.device) if self.layers else lacking
         if not len(everything):
             return batch, []
-        with taps(self.teacher, self.layers) as maps:
+        kind = batch.source.device.type
+        mixed = torch.is_autocast_enabled(kind) and self.teacher.autocast
+        with taps(self.teacher, self.layers) as maps, torch.autocast(kind, enabled=mixed):
             swap = self.teacher(batch.source[everything], batch.target[everything]).float()
         swap = swap[lacking] if self.layers else swap
         gt, with_gt, weight = batch.gt.clone(), batch.with_gt.clone(), batch.weight.clone()

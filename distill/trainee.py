@@ -68,7 +68,8 @@ class SecondStage:
 
     def __init__(self, exp: Experiment, encoder: IdentityEncoder, first: Path) -> None:
         self.exp, self.encoder = exp, encoder
-        self.first = build.teacher(Teacher("faceshifter", weights={"generator": str(first)}), exp, "refine")
+        device = next(encoder.parameters()).device
+        self.first = build.teacher(Teacher("faceshifter", weights={"generator": str(first)}), exp, "refine").to(device)
         self.network = Refinement(faceshifter.HEARNet(**exp.refine.options))
 
     def condition(self, source: Tensor, target: Tensor) -> tuple[Tensor, ...]:
