@@ -111,7 +111,7 @@ def render_page(exp: Experiment, metrics: dict[str, Any], log: list[dict[str, fl
 <p class=soft>{pairs["count"]} pairs; retrieval in a gallery of {pairs["gallery"]} people, one other picture each
 (chance {100 / pairs["gallery"]:.1f} %). Small print under a value: 95 % interval by bootstrap over pairs. Recogniser
 {html.escape(exp.eval.recogniser)}, which took no part in training. Pair list {pairs["hash"]}.</p>
-<h2>Swaps</h2><div class=scroll>{_faces(exp.folder / "eval" / "pictures")}</div>
+<h2>Swaps</h2><div class=scroll>{_faces(exp.folder / "eval" / "pictures", list(metrics["rows"]))}</div>
 <p class=soft>The identity of the source on the target's pose, expression, light and background.
 {_picture_note(exp)}</p>
 <h2>Training</h2><div class=plots>{_plots(log)}</div>
@@ -151,12 +151,12 @@ def _cell(value: dict[str, Any], form: str) -> str:
     return f"{text}<br><small>{form.format(interval[0])} – {form.format(interval[1])}</small>" if interval else text
 
 
-def _faces(folder: Path) -> str:
+def _faces(folder: Path, rows: list[str]) -> str:
     """The pictures of the eval stage, `<row>.<column>.png`, as a table of embedded images."""
     columns: dict[str, list[Path]] = {}
     for path in sorted(folder.glob("*.png")):
         columns.setdefault(path.name.split(".")[1], []).append(path)
-    order = sorted(columns, key=lambda c: FIRST.index(c) if c in FIRST else len(FIRST))
+    order = sorted(columns, key=[*FIRST, *rows].index)
     head = "".join(f"<th>{html.escape(HEADINGS.get(name, name))}</th>" for name in order)
     body = ""
     for row in zip(*(columns[name] for name in order), strict=True):
