@@ -1,5 +1,7 @@
 """What every student's generator is given, checked at its border."""
 
+from collections.abc import Sequence
+
 from torch import Tensor
 
 
@@ -7,10 +9,22 @@ def check_inputs(target: Tensor, embedding: Tensor, resolution: int, embedding_d
     """Raise ValueError unless target is (N, 3, resolution, resolution) and embedding is (N, embedding_dim)."""
     if target.ndim != 4 or tuple(target.shape[1:]) != (3, resolution, resolution):
         raise ValueError(f"target: expected (N, 3, {resolution}, {resolution}), got {tuple(target.shape)}")
-    if embedding.ndim != 2 or embedding.shape[1] != embedding_dim:
-        raise ValueError(f"embedding: expected (N, {embedding_dim}), got {tuple(embedding.shape)}")
+    check_embedding(embedding, embedding_dim)
     if embedding.shape[0] != target.shape[0]:
         raise ValueError(f"batch sizes differ: {target.shape[0]} targets, {embedding.shape[0]} embeddings")
+
+
+def check_embedding(embedding: Tensor, embedding_dim: int) -> None:
+    """Raise ValueError unless embedding is (N, embedding_dim)."""
+    if embedding.ndim != 2 or embedding.shape[1] != embedding_dim:
+        raise ValueError(f"embedding: expected (N, {embedding_dim}), got {tuple(embedding.shape)}")
+
+
+def check_map(identity_map: Tensor, sources: int, map_shape: Sequence[int]) -> None:
+    """Raise ValueError unless identity_map is (sources, *map_shape), for a generator that `needs_map`."""
+    wanted = (sources, *map_shape)
+    if tuple(identity_map.shape) != wanted:
+        raise ValueError(f"identity_map: expected {wanted}, got {tuple(identity_map.shape)}")
 
 
 def check_options(resolution: int, **sizes: int) -> None:

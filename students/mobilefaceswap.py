@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .contract import check_inputs, check_options
+from .contract import check_embedding, check_inputs, check_map, check_options
 
 _SLOPE = 0.1
 _DOWNS, _UPS = 5, 4
@@ -149,7 +149,10 @@ class MobileFaceSwap(nn.Module):
         )
 
     def kernels(self, embedding: Tensor, identity_map: Tensor) -> Kernels:
-        """Unit embeddings (N, D) and identity maps (N, C, h, w) to the kernels of N sources."""
+        """Unit embeddings (N, D) and identity maps (N, C, h, w) to the kernels of N sources. Raises ValueError on other
+        shapes."""
+        check_embedding(embedding, self.options["embedding_dim"])
+        check_map(identity_map, len(embedding), self.options["map_shape"])
         downs, ups = self.predictor(identity_map)
         return Kernels(
             (
@@ -160,8 +163,15 @@ class MobileFaceSwap(nn.Module):
 
     def swap(self, target: Tensor, kernels: Kernels) -> tuple[Tensor, Tensor, Tensor]:
         """The IDN: targets (N, 3, R, R) in [0, 1] and kernels of N sources to swaps in [0, 1], masks (N, 1, R, R), and
-        the faces before the mask lays them over the targets."""
+        the faces before the mask lays them over the targets. R is any multiple of 32. Raises ValueError on other
+        shapes."""
         depth_down, point_down, depth_up, point_up = kernels
+        sources = len(depth_down[0])
+        if target.ndim != 4 or target.shape[:2] != (sources, 3) or any(pixels % 32 for pixels in target.shape[2:]):
+            raise ValueError(
+                f"target: expected ({sources}, 3, R, R), R a multiple of 32, one for each source's kernels, "
+                f"got {tuple(target.shape)}"
+            )
         x, skips = (target - 0.5) / 0.5, []
         for depthwise, pointwise in zip(depth_down, point_down, strict=True):
             x = F.leaky_relu(_pointwise(_depthwise(x, depthwise, 2), pointwise), _SLOPE)
@@ -180,9 +190,6 @@ class MobileFaceSwap(nn.Module):
         """Target (N, 3, R, R) in [-1, 1], unit embedding (N, D) and identity map (N, C, h, w) to swaps in [-1, 1] of R,
         and shrunk by area, R/2 and R/4 pixels. Raises ValueError on other shapes."""
         check_inputs(target, embedding, self.options["resolution"], self.options["embedding_dim"])
-        wanted = (len(target), *self.options["map_shape"])
-        if tuple(identity_map.shape) != wanted:
-            raise ValueError(f"identity_map: expected {wanted}, got {tuple(identity_map.shape)}")
         image = self.swap((target + 1) / 2, self.kernels(embedding, identity_map))[0] * 2 - 1
         size = image.shape[-1]
         half, quarter = (F.interpolate(image, size=(size // k, size // k), mode="area") for k in (2, 4))
@@ -198,21 +205,32 @@ def _mask_layer(inputs: int, outputs: int) -> nn.Sequential:
 
 def original_to_ours(key: str) -> str:
     """Our name of a tensor of the Paddle checkpoint: mask.0.3._mean -> mask.0.3.running_mean."""
+    key = key.removeprefix("module.")
     key = re.sub(r"^(Encoder|Decoder)Modulation", lambda match: f"{match[1].lower()}_modulation", key)
     key = re.sub(r"^final\.", "rgb.", key)
     return key.replace("._mean", ".running_mean").replace("._variance", ".running_var")
 
 
 def load_original(checkpoint: Mapping[str, Tensor], resolution: int = 224) -> MobileFaceSwap:
-    """The student of a checkpoint of Seanseattle/MobileFaceSwap @2955247 (`students.paddle.read_pdparams`).
+    """The student of a checkpoint of Seanseattle/MobileFaceSwap @2955247 (`students.paddle.read_pdparams`), nothing
+    missing and nothing left over, in evaluation mode.
 
-    Its identity map and embedding are those of ArcFace IR-SE-101, 112 x 112 pixels, which the caller has to give. The
-    released ones are trained at 224 (SimSwap as teacher) and 256. Raises ValueError naming the first tensor that does
-    not fit.
+    It was trained with ArcFace IR-SE-101 (SimSwap's), which is not among the identity encoders here: the caller gives
+    that network's unit embedding and its (512, 7, 7) map after the last normalisation, of the source at 112 x 112
+    pixels, RGB, ImageNet mean and deviation. Released at 224 (SimSwap as teacher) and 256 pixels (FaceShifter).
+    `module.` prefixes and one wrapper {"state_dict": ...} are accepted. Raises ValueError naming the first tensor that
+    does not fit.
     """
-    state = {original_to_ours(key): t.T if key.endswith("style.weight") else t for key, t in checkpoint.items()}
+    checkpoint = checkpoint.get("state_dict", checkpoint)
+    state = {}
+    for key, tensor in checkpoint.items():
+        ours = original_to_ours(key)
+        if ours in state or not isinstance(tensor, Tensor) or not tensor.is_floating_point():
+            raise ValueError(f"MobileFaceSwap checkpoint: {key}: expected one tensor of floating point by this name")
+        # Paddle keeps the weights of linear layers as (in, out).
+        state[ours] = tensor.T if key.endswith("style.weight") and tensor.ndim == 2 else tensor
     first, style = state.get("predictor.first.weight"), state.get("encoder_modulation.0.style.weight")
-    if first is None or style is None:
+    if first is None or first.ndim != 4 or style is None or style.ndim != 2:
         raise ValueError("a MobileFaceSwap checkpoint lacks predictor.first.weight or EncoderModulation.0.style.weight")
     shape = [first.shape[1], first.shape[2] + 3, first.shape[3] + 3]
     student = MobileFaceSwap(first.shape[0] // 16, style.shape[1], shape, resolution)

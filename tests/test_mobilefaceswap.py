@@ -163,3 +163,53 @@ def test_paddle_files_are_read_without_executing_them(tmp_path, checkpoint):
     path.write_bytes(pickle.dumps({"a": np.array([3, "x"], dtype=object)}))
     with pytest.raises(ValueError, match="a: expected an array of numbers"):
         read_pdparams(path)
+
+
+class NamedTensor:
+    """Pickled as Paddle writes a tensor outside a state dict: a pair (name, array) through `tuple`."""
+
+    def __init__(self, name: str, array: np.ndarray) -> None:
+        self.pair = (name, array)
+
+    def __reduce__(self):
+        return tuple, (self.pair,)
+
+
+@pytest.mark.parametrize("protocol", [2, 4])
+def test_paddle_tensors_in_pairs_and_in_bfloat16(tmp_path, protocol):
+    numbers = torch.tensor([[1.0, -2.5], [0.125, 3e38]])
+    bits = numbers.bfloat16().view(torch.int16).numpy().view(np.uint16)
+    path = tmp_path / "m.pdparams"
+    content = {"pair": NamedTensor("w_0", numbers.numpy()), "half": bits, "swapped": numbers.numpy().astype(">f4")}
+    path.write_bytes(pickle.dumps({"state_dict": content}, protocol=protocol))
+    state = read_pdparams(path)
+    assert torch.equal(state["pair"], numbers) and torch.equal(state["swapped"], numbers)
+    assert state["half"].dtype == torch.bfloat16 and torch.equal(state["half"], numbers.bfloat16())
+
+
+def test_a_cut_paddle_file_and_an_absent_one_are_told(tmp_path):
+    path = tmp_path / "m.pdparams"
+    whole = pickle.dumps({"a": np.zeros(100, np.float32)})
+    for length in (1, len(whole) // 2, len(whole) - 1):
+        path.write_bytes(whole[:length])
+        with pytest.raises(ValueError, match=r"m\.pdparams: not a \.pdparams file"):
+            read_pdparams(path)
+    with pytest.raises(FileNotFoundError):
+        read_pdparams(tmp_path / "absent.pdparams")
+
+
+def test_checkpoints_may_be_wrapped_and_prefixed_and_must_be_numbers(checkpoint, student):
+    wrapped = load_original({"state_dict": {f"module.{key}": tensor for key, tensor in checkpoint.items()}})
+    assert all(torch.equal(tensor, student.state_dict()[key]) for key, tensor in wrapped.state_dict().items())
+    with pytest.raises(ValueError, match="extra: expected one tensor of floating point"):
+        load_original({**checkpoint, "extra": torch.zeros(1, dtype=torch.int64)})
+
+
+def test_kernels_are_for_as_many_sources_as_targets():
+    target, embedding, identity_map = small_inputs()
+    kernels = small().kernels(embedding, identity_map)
+    for bad in (target[:2], target[:, :, :33, :33]):
+        with pytest.raises(ValueError, match=r"target: expected \(3, 3, R, R\)"):
+            small().swap(bad, kernels)
+    with pytest.raises(ValueError, match=r"embedding: expected \(N, 12\)"):
+        small().kernels(embedding[:, :5], identity_map)
