@@ -11,21 +11,32 @@ import math
 import types
 import typing
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import yaml
 
 from distill.schema import STAGES, Experiment, Teacher
 
-__all__ = ["STAGES", "ConfigError", "Experiment", "Teacher", "dump", "load", "to_dict"]
+__all__ = ["STAGES", "Child", "ConfigError", "Experiment", "Teacher", "children", "dump", "load", "to_dict"]
 
 
 class ConfigError(ValueError):
     """A mistake in an experiment file or an override; the message is one line that says what to change."""
 
 
-def load(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> Experiment:
-    """Read an experiment file; each override is `section.key=value`, its value in YAML. Raises ConfigError."""
+class Child(NamedTuple):
+    """One run of an experiment with variants: `exp` has a folder of its own in the experiment's."""
+
+    variant: str
+    seed: int | None
+    exp: Experiment
+
+
+def load(path: str | Path, overrides: list[str] | tuple[str, ...] = (), full_size: bool = False) -> Experiment:
+    """Read an experiment file; each override is `section.key=value`, its value in YAML. Raises ConfigError.
+
+    With full_size, the file's own overrides of that name come first.
+    """
     path = Path(path)
     try:
         text = path.read_text(encoding="utf-8")
@@ -38,11 +49,34 @@ def load(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> Exper
     if not isinstance(tree, dict):
         raise ConfigError(f"{path}: expected `key: value` lines, got {_describe(tree)}")
     tree.setdefault("name", path.stem)
+    if full_size:
+        _set_all(tree, tree.get("full_size"), f"{path}: full_size", ("name", "runs", "full_size"))
     for override in overrides:
         _override(tree, override)
     experiment = _build(Experiment, tree, "", str(path))
     _check(experiment, str(path))
+    children(experiment, str(path))  # a mistake in the last variant must not wait until the others are trained
     return experiment
+
+
+def children(exp: Experiment, where: str = "variants") -> list[Child]:
+    """The runs of an experiment with `variants` or `seeds`, in order; none without. Raises ConfigError."""
+    if not exp.variants and not exp.seeds:
+        return []
+    found = []
+    for variant, overrides in (exp.variants or {exp.student.name: {}}).items():
+        for seed in exp.seeds or (None,):
+            tree = to_dict(exp)
+            name = str(variant) if seed is None else f"{variant}-seed{seed}"
+            place = f"{where}: variants.{variant}"
+            _set_all(tree, overrides, place, ("name", "runs", "variants", "seeds", "full_size", "tracking"))
+            tree |= {"name": name, "runs": str(exp.folder), "variants": {}, "seeds": [], "full_size": {}}
+            if seed is not None:
+                tree["train"] = {**tree["train"], "seed": seed}
+            child = _build(Experiment, tree, "", place)
+            _check(child, place)
+            found.append(Child(str(variant), seed, child))
+    return found
 
 
 def to_dict(config: Any) -> Any:
@@ -51,6 +85,8 @@ def to_dict(config: Any) -> Any:
         return {f.name: to_dict(getattr(config, f.name)) for f in dataclasses.fields(config)}
     if isinstance(config, tuple | list):
         return [to_dict(v) for v in config]
+    if isinstance(config, dict):
+        return {key: to_dict(v) for key, v in config.items()}
     return config
 
 
@@ -69,13 +105,27 @@ def _override(tree: dict[str, Any], override: str) -> None:
     key, separator, value = override.partition("=")
     if not separator or not key:
         raise ConfigError(f"override '{override}': expected section.key=value, for example train.steps=100")
+    _set(tree, key, _parse_yaml(value, f"override '{override}'"), f"override '{override}'")
+
+
+def _set_all(tree: dict[str, Any], overrides: Any, where: str, fixed: tuple[str, ...]) -> None:
+    """Set {section.key: value} in a tree, none of it in `fixed`; a section as a whole replaces what was there."""
+    if not isinstance(overrides, dict | None):
+        raise ConfigError(f"{where}: expected `section.key: value` lines, got {_describe(overrides)}")
+    for key, value in (overrides or {}).items():
+        if str(key).split(".")[0] in fixed:
+            raise ConfigError(f"{where}: {key}: cannot be set here, it is the whole experiment's")
+        _set(tree, str(key), value, where)
+
+
+def _set(tree: dict[str, Any], key: str, value: Any, where: str) -> None:
     *parents, leaf = key.split(".")
     for parent in parents:
         node = tree.setdefault(parent, {})
         if not isinstance(node, dict):
-            raise ConfigError(f"override '{override}': '{parent}' is {_describe(node)}, not a section")
+            raise ConfigError(f"{where}: '{parent}' is {_describe(node)}, not a section")
         tree = node
-    tree[leaf] = _parse_yaml(value, f"override '{override}'")
+    tree[leaf] = value
 
 
 def _build(cls: type, tree: Any, prefix: str, where: str) -> Any:
@@ -148,6 +198,8 @@ def _check(exp: Experiment, where: str) -> None:
             raise ConfigError(f"{where}: {key}: expected {expected}, got {value!r}")
 
     require(exp.name not in ("", ".", "..") and "/" not in exp.name and "\\" not in exp.name, "name", "a folder name")
+    require("shared" not in exp.variants, "variants", "another name than 'shared', where their common data lies,")
+    require(len(set(exp.seeds)) == len(exp.seeds), "seeds", "each seed once")
     for stage in exp.stages:
         if stage not in STAGES:
             raise ConfigError(f"{where}: stages: unknown stage '{stage}'{_nearest(stage, STAGES)}")

@@ -44,7 +44,7 @@ def reconstruction(
     """Distance to the ground truth, each sample times `counts` (N,): 0 where it has no GT, 1 where it counts in full.
 
     L1, or with norm "l2" half the mean square (FaceShifter, arXiv:1912.13457, eq. 8). gt is shrunk to the smaller
-    scales. Samples without GT are masked out whole; the original MobileFSGAN lets their borders be drawn to black.
+    scales. Samples without GT are masked out whole; for what the original does, see `reconstruction_as_written`.
     """
     losses = []
     for image, weight in zip(images, weights, strict=True):
@@ -52,6 +52,25 @@ def reconstruction(
             truth = gt if image.shape == gt.shape else shrink(gt, image.shape[-1])
             distance = (image - truth).abs() if norm == "l1" else (image - truth).square() / 2
             losses.append(weight * (distance.mean((1, 2, 3)) * counts).mean())
+    return torch.stack(losses).sum()
+
+
+def reconstruction_as_written(images: Sequence[Tensor], gt: Tensor, weights: Sequence[float]) -> Tensor:
+    """The original's term with its defect (HoiM/MobileFSGAN @478175b, losses/Losses.py), kept to show what it does.
+
+    Half the squared differences, summed over the three colours and over the pixels that count, per such pixel. A pixel
+    does not count where gt is black in all colours (as it is all over where there is no GT), except in the top 80 rows
+    and the outer 40 columns of 256, which always count: samples without GT have their borders drawn to black there.
+    """
+    losses = []
+    for image, weight in zip(images, weights, strict=True):
+        if weight:
+            size = image.shape[-1]
+            truth = gt if image.shape == gt.shape else shrink(gt, size)
+            counts = (truth.sum(1, keepdim=True) >= -2.999).to(image.dtype)
+            rows, columns = 80 * size // 256, 40 * size // 256
+            counts[:, :, :rows] = counts[..., :columns] = counts[..., size - columns :] = 1
+            losses.append(weight * ((image - truth).square() * counts).sum() / (2 * counts.sum()))
     return torch.stack(losses).sum()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -43,9 +44,16 @@ def save_png(picture: Image.Image | torch.Tensor, path: str | Path) -> None:
     """Write a picture, or one (3, H, W) uint8 face, marked as AI-generated in XMP and in PNG text."""
     if isinstance(picture, torch.Tensor):
         picture = Image.fromarray(np.ascontiguousarray(picture.permute(1, 2, 0).cpu().numpy()))
+    with whole_file(path) as temporary:
+        marked(picture).save(temporary, "PNG")
+
+
+def marked(picture: Image.Image) -> Image.Image:
+    """A copy that, whoever saves it as PNG, says that it is AI-generated."""
     info = PngInfo()
     info.add_text("Software", "SwapDistill")
     info.add_text("Comment", "AI-generated: made by a face-swap network or a renderer of synthetic faces")
     info.add_itxt("XML:com.adobe.xmp", XMP)
-    with whole_file(path) as temporary:
-        picture.save(temporary, "PNG", pnginfo=info)
+    copy = picture.copy()
+    copy.save = partial(copy.save, pnginfo=info)
+    return copy

@@ -4,7 +4,8 @@
     python -m torch.distributed.run --nproc_per_node 2 distill/run.py exp.yaml      # two processes on CPU
 
 `--dry-run` prints the resolved experiment and stops; `--traceback` shows where an error came from. What is finished
-is skipped, what is not is resumed: run the same command again after a kill.
+is skipped, what is not is resumed: run the same command again after a kill. Of an experiment with `variants` all are
+run; `--full-size` sets what the file has for a GPU.
 """
 
 import sys
@@ -19,8 +20,9 @@ import warnings  # noqa: E402
 
 import torch  # noqa: E402
 from accelerate import Accelerator, DistributedDataParallelKwargs  # noqa: E402
+from accelerate.state import AcceleratorState  # noqa: E402
 
-from distill import build, config, data, evaluate, pseudo_gt, report, train  # noqa: E402
+from distill import build, config, data, evaluate, pseudo_gt, report, train, variants  # noqa: E402
 from distill.stage import write_text  # noqa: E402
 from distill.tracking import Tracker  # noqa: E402
 
@@ -40,11 +42,12 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("experiment", help="YAML file, see experiments/")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value")
+    parser.add_argument("--full-size", action="store_true", help="with the settings for a GPU that the file has")
     parser.add_argument("--dry-run", action="store_true", help="print the resolved experiment and stop")
     parser.add_argument("--traceback", action="store_true", help="show where an error came from")
     args = parser.parse_args(arguments)
     try:
-        exp = config.load(args.experiment, args.overrides)
+        exp = config.load(args.experiment, args.overrides, args.full_size)
         if args.dry_run:
             print(config.dump(exp), end="")
             return 0
@@ -62,27 +65,27 @@ def available_cores() -> int:
 
 
 def run(exp: config.Experiment) -> None:
-    """All stages of an experiment, in order."""
+    """All stages of an experiment in order, or of each of its variants."""
     # Both launchers set OMP_NUM_THREADS=1 where nobody did, which would leave all cores but one idle.
     beside = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     torch.set_num_threads(exp.threads or max(1, available_cores() // beside))
-    per_scale = zip(exp.loss.adversarial, exp.loss.identity, exp.loss.reconstruction, strict=True)
-    unused = not all(any(weights) for weights in per_scale)  # a head whose output nothing looks at gets no gradient
     # torch 2.14 renames this option of DistributedDataParallel; older versions know only this name.
     warnings.filterwarnings("ignore", message=".*broadcast_buffers", category=FutureWarning)
-    # Running statistics are equal on all processes (or local by wish), so buffers need no broadcast before each pass.
-    # Told that it is to be the CPU, Accelerate joins the processes of torch.distributed.run; else each would run alone.
-    # Apple's GPU is passed over as well: not all that is drawn and measured here exists on it.
-    accelerator = Accelerator(
-        cpu=not torch.cuda.is_available(),
-        mixed_precision={"fp32": "no"}.get(exp.train.precision, exp.train.precision),
-        gradient_accumulation_steps=exp.train.accumulation,
-        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False, find_unused_parameters=unused)],
-    )
+    accelerator = new_accelerator(exp)
+    children = config.children(exp)
+    for one in [child.exp for child in children] or [exp]:
+        build.check_names(one)
+    if children:
+        variants.run(exp, children, lambda one, **of: run_stages(one, new_accelerator(one), **of), accelerator)
+    else:
+        run_stages(exp, accelerator)
+    accelerator.end_training()
+
+
+def run_stages(exp: config.Experiment, accelerator: Accelerator, **tracked) -> None:
     if accelerator.is_main_process:
         write_text(exp.folder / "experiment.yaml", config.dump(exp))
-    build.check_names(exp)
-    tracker = Tracker(exp, enabled=accelerator.is_main_process)
+    tracker = Tracker(exp, enabled=accelerator.is_main_process, **tracked)
     status = "FAILED"
     try:
         for name in exp.stages:
@@ -95,7 +98,21 @@ def run(exp: config.Experiment) -> None:
         raise
     finally:
         tracker.end(status)
-        accelerator.end_training()
+
+
+def new_accelerator(exp: config.Experiment) -> Accelerator:
+    per_scale = zip(exp.loss.adversarial, exp.loss.identity, exp.loss.reconstruction, strict=True)
+    unused = not all(any(weights) for weights in per_scale)  # a head whose output nothing looks at gets no gradient
+    # Running statistics are equal on all processes (or local by wish), so buffers need no broadcast before each pass.
+    # Told that it is to be the CPU, Accelerate joins the processes of torch.distributed.run; else each would run alone.
+    # Apple's GPU is passed over as well: not all that is drawn and measured here exists on it.
+    AcceleratorState._reset_state()  # the precision of a variant's sister must not hold for this one; processes stay
+    return Accelerator(
+        cpu=not torch.cuda.is_available(),
+        mixed_precision={"fp32": "no"}.get(exp.train.precision, exp.train.precision),
+        gradient_accumulation_steps=exp.train.accumulation,
+        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False, find_unused_parameters=unused)],
+    )
 
 
 if __name__ == "__main__":

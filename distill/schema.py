@@ -114,6 +114,7 @@ class Train:
     """The loop. One step = `batch_size` samples on each process, times `accumulation`."""
 
     steps: int = 10000
+    seed: int | None = None  # of initialisation and order; none: the experiment's, which draws people and pairs as well
     batch_size: int = 16
     accumulation: int = 1
     lr: float = 1e-4
@@ -142,6 +143,7 @@ class Loss:
     identity_margin: float = 0.02
     reconstruction: tuple[float, float, float] = (10.0, 0.0, 0.0)
     reconstruction_norm: Literal["l1", "l2"] = "l1"  # l2: half the mean square, as FaceShifter has it
+    reconstruction_kind: Literal["masked", "original"] = "masked"  # original: as written, borders drawn to black
     attribute: float = 0.0  # FaceShifter's: half the squared distance of attribute maps of swap and target
     adversarial_batch: Literal["mean", "sum"] = "mean"  # the original sums over the batch
     perceptual: float = 4.0
@@ -221,6 +223,14 @@ class Experiment:
     refine: Refine = Refine()
     eval: Eval = Eval()
     tracking: Tracking = Tracking()
+    variants: dict[str, dict[str, Any]] = field(default_factory=dict)  # name -> {section.key: value}; all are run
+    seeds: tuple[int, ...] = ()  # every variant is trained with each of them as train.seed
+    full_size: dict[str, Any] = field(default_factory=dict)  # {section.key: value}, set by --full-size: for a GPU
+
+    @property
+    def train_seed(self) -> int:
+        """The seed of initialisation and of the order of samples."""
+        return self.seed if self.train.seed is None else self.train.seed
 
     @property
     def folder(self) -> Path:

@@ -8,12 +8,13 @@ import os
 import platform
 import subprocess
 from pathlib import Path
-from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from distill.config import Experiment, dump, to_dict
+from distill.pictures import marked
 from distill.stage import flatten, read_json, write_json, write_text
 
 PACKAGES = ("torch", "torchvision", "timm", "accelerate", "safetensors", "numpy", "scikit-image", "mlflow")
@@ -55,9 +56,14 @@ def _processor() -> str:
 
 
 class Tracker:
-    """One MLflow run per experiment folder; starting again with the same folder continues the same run."""
+    """One MLflow run per experiment folder; starting again with the same folder continues the same run.
 
-    def __init__(self, exp: Experiment, enabled: bool = True):
+    `parent` is the run that a variant's belongs to, `tags` what tells it from its sisters.
+    """
+
+    def __init__(
+        self, exp: Experiment, enabled: bool = True, parent: str | None = None, tags: dict[str, str] | None = None
+    ):
         self.mlflow = None
         if not enabled or exp.tracking.uri == "none":
             return
@@ -69,20 +75,27 @@ class Tracker:
         mlflow.set_experiment(exp.tracking.experiment)
         record = exp.folder / "mlflow_run.json"
         known = read_json(record) if record.is_file() else {}
+        new = {"run_name": exp.name, "nested": parent is not None, "parent_run_id": parent}
         try:
             run_id = known["run_id"] if known.get("uri") == exp.tracking.uri else None
-            self.run = mlflow.start_run(run_id=run_id, run_name=exp.name)
+            self.run = mlflow.start_run(run_id=run_id, **new)
         except mlflow.exceptions.MlflowException:  # the folder outlived its database
-            self.run = mlflow.start_run(run_name=exp.name)
+            self.run = mlflow.start_run(**new)
         write_json(record, {"uri": exp.tracking.uri, "run_id": self.run.info.run_id})
-        seeds_and_versions = {f"env.{k}": v for k, v in environment().items()} | {"student": exp.student.name}
-        mlflow.set_tags(
-            seeds_and_versions
-            | {"teachers": ",".join(t.label or t.name for t in exp.pseudo_gt.teachers), "seed": str(exp.seed)}
-        )
+        what = {
+            "experiment": exp.name,
+            "student": exp.student.name,
+            "teacher": ",".join(t.label or t.name for t in exp.pseudo_gt.teachers),
+            "seed": str(exp.train_seed),
+        }
+        mlflow.set_tags({f"env.{k}": v for k, v in environment().items()} | what | (tags or {}))
         mlflow.log_text(dump(exp), "experiment.yaml")
         if not self.run.data.params:  # parameters cannot change; a resumed run with more steps keeps its first ones
-            mlflow.log_params({k: str(v)[:500] for k, v in flatten(to_dict(exp)).items()})
+            mlflow.log_params({k: str(v)[:500] for k, v in flatten(to_dict(exp)).items() if v not in ({}, [])})
+
+    @property
+    def run_id(self) -> str | None:
+        return self.run.info.run_id if self.mlflow else None
 
     def metrics(self, values: dict[str, float], step: int | None = None) -> None:
         if self.mlflow:
@@ -92,9 +105,10 @@ class Tracker:
         if self.mlflow:
             self.mlflow.log_artifact(str(path), folder)
 
-    def tags(self, values: dict[str, Any]) -> None:
+    def image(self, picture: Image.Image, key: str, step: int = 0) -> None:
+        """A picture that MLflow shows beside those of other runs under the same key."""
         if self.mlflow:
-            self.mlflow.set_tags(values)
+            self.mlflow.log_image(marked(picture), key=key, step=step, synchronous=True)
 
     def end(self, status: str = "FINISHED") -> None:
         """`FINISHED`, `FAILED` or `KILLED`."""

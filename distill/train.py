@@ -18,7 +18,7 @@ from distill.data.shards import Shards
 from distill.data.triplet import Mixture, Triplet, batches
 from distill.online import Online, build_adapters, taps
 from distill.stage import Stage, StageError, open_stage, upstream
-from distill.tracking import Log, Sums
+from distill.tracking import Log, Sums, git_commit
 from distill.trainee import trainee
 
 
@@ -28,7 +28,7 @@ class Diverged(ValueError):
 
 def run(exp: Experiment, accelerator, tracker, name: str = "train") -> Stage:
     settings, weights, device = exp.train, exp.loss, accelerator.device
-    torch.manual_seed(exp.seed)
+    torch.manual_seed(exp.train_seed)
 
     # What learns, its discriminator, and what is frozen: identity encoder, perceptual network, teacher in the loop.
     encoder = build.identity_encoder(exp).to(device)
@@ -135,7 +135,7 @@ def run(exp: Experiment, accelerator, tracker, name: str = "train") -> Stage:
             log.write(state.step, measured)
             tracker.metrics(measured, state.step)
             pictures.save_png(grid, stage.folder / "previews" / f"{state.step:07d}.png")
-            tracker.artifact(stage.folder / "previews" / f"{state.step:07d}.png", "previews")
+            tracker.image(grid, "preview", state.step)
         if state.step % settings.checkpoint_steps == 0 or last:
             _stop_if_diverged(sums.look(accelerator), state.step, stage)
             state.save(stage.folder / "state", accelerator)
@@ -149,7 +149,7 @@ def run(exp: Experiment, accelerator, tracker, name: str = "train") -> Stage:
             identity_encoder_hash=encoder.weight_hash,
         )  # fmt: skip
         tracker.artifact(path)
-        stage.finish(steps=state.step)
+        stage.finish(steps=state.step, commit=git_commit())
     return stage
 
 
@@ -173,9 +173,12 @@ def generator_terms(fakes, batch: Triplet, embedding, encoder, state: State, dis
         terms["identity"] = losses.identity(embeddings, embedding, shares, weights.identity_margin)
     counts = batch.with_gt * batch.weight
     if any(weights.reconstruction):
-        terms["reconstruction"] = losses.reconstruction(
-            fakes, batch.gt, counts, weights.reconstruction, weights.reconstruction_norm
-        )
+        if weights.reconstruction_kind == "original":
+            terms["reconstruction"] = losses.reconstruction_as_written(fakes, batch.gt, weights.reconstruction)
+        else:
+            terms["reconstruction"] = losses.reconstruction(
+                fakes, batch.gt, counts, weights.reconstruction, weights.reconstruction_norm
+            )
     if weights.attribute:
         maps, wanted = (state.student.attribute_maps(images) for images in (fakes[0], batch.target))
         terms["attribute"] = weights.attribute * losses.attribute(maps, wanted)
@@ -199,7 +202,7 @@ def mixture(exp: Experiment) -> Mixture:
     shards = Shards(exp.pseudo_gt.destination or exp.folder / "pseudo_gt") if mix["pseudo_gt"] else None
     photos = read_manifest(exp.folder / "data", "train", exp.data.resolution)
     return Mixture(
-        shards, photos, mix, exp.seed, exp.train.flip, exp.data.cache_gb, exp.data.workers,
+        shards, photos, mix, exp.train_seed, exp.train.flip, exp.data.cache_gb, exp.data.workers,
         fstriplets=fstriplets(exp), quality_power=exp.distil.quality_power,
     )  # fmt: skip
 

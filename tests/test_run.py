@@ -45,7 +45,7 @@ def experiment(folder: Path, name: str = "tiny", **sections) -> Path:
     for section, values in sections.items():
         tree[section] = {**tree.get(section, {}), **values} if isinstance(values, dict) else values
     path = folder / f"{name}.yaml"
-    path.write_text(yaml.safe_dump(tree))
+    path.write_text(yaml.safe_dump(tree, sort_keys=False))
     return path
 
 
@@ -303,4 +303,4 @@ def test_mlflow_keeps_one_run_that_is_continued(tmp_path):
     assert runs["metrics.train/reconstruction"][0] > 0 and runs["metrics.eval/compact/id_retrieval_top1_pct"][0] >= 0
     assert runs["params.train.lr"][0] == "0.001" and runs["tags.env.torch"][0] == torch.__version__.split("+")[0]
     names = {a.path for a in mlflow.MlflowClient().list_artifacts(runs.run_id[0])}
-    assert {"experiment.yaml", "metrics.json", "report.html", "student.safetensors", "grid.png", "previews"} <= names
+    assert {"experiment.yaml", "metrics.json", "report.html", "student.safetensors", "grid.png", "images"} <= names

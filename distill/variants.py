@@ -1,0 +1,66 @@
+"""Variants: one experiment, several students. `variants:` and `seeds:` of a YAML are trained as runs of their own, as
+children of one MLflow run, and end in one comparison.
+
+    runs/NAME/shared/data-4f0c.../      what children with the same data, or the same pseudo-GT, use together
+    runs/NAME/VARIANT-seed0/            a child's run, an experiment like any other
+    runs/NAME/comparison.json .md .png  the table and the plot
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+
+from distill import comparison
+from distill.config import Child, Experiment, dump, to_dict
+from distill.stage import digest, read_json, write_text
+from distill.tracking import Tracker
+
+
+def run(exp: Experiment, children: Sequence[Child], run_stages: Callable, accelerator) -> None:
+    """Run the stages of every child, finished ones in a moment, then compare them."""
+    main = accelerator.is_main_process
+    if main:
+        write_text(exp.folder / "experiment.yaml", dump(exp))
+    tracker = Tracker(exp, enabled=main)
+    status = "FAILED"
+    try:
+        for number, child in enumerate(children, 1):
+            accelerator.print(f"\n== {child.exp.name}: {number} of {len(children)}")
+            if main:
+                _share(child.exp, exp)
+            accelerator.wait_for_everyone()
+            run_stages(child.exp, parent=tracker.run_id, tags={"experiment": exp.name, "variant": child.variant})
+        if main and all("report" in child.exp.stages for child in children):
+            _compare(exp, children, tracker)
+        status = "FINISHED"
+    except KeyboardInterrupt:
+        status = "KILLED"
+        raise
+    finally:
+        tracker.end(status)
+
+
+def _share(child: Experiment, exp: Experiment) -> None:
+    """Link the child's folders of data and pseudo-GT to those of its sisters with the same settings."""
+    tree = to_dict(child)
+    common = {"data": [tree["seed"], tree["data"]]}
+    common["pseudo_gt"] = [*common["data"], tree["pseudo_gt"], tree["student"]["identity_encoder"]]
+    child.folder.mkdir(parents=True, exist_ok=True)
+    for stage, settings in common.items():
+        folder = exp.folder / "shared" / f"{stage}-{digest(settings)}"
+        folder.mkdir(parents=True, exist_ok=True)
+        link = child.folder / stage
+        if not link.is_symlink() and not link.exists():
+            link.symlink_to(os.path.relpath(folder, child.folder), target_is_directory=True)
+
+
+def _compare(exp: Experiment, children: Sequence[Child], tracker: Tracker) -> None:
+    table = comparison.collect([(child, read_json(child.exp.folder / "metrics.json")) for child in children])
+    for path in comparison.write(exp.name, table, exp.folder):
+        tracker.artifact(path)
+    print(comparison.markdown(table))
+    for name in ("comparison.md", "comparison.png"):
+        print(exp.folder / name)
+    if exp.tracking.uri != "none":
+        print(f"mlflow ui --backend-store-uri {exp.tracking.uri}")
