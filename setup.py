@@ -4,11 +4,12 @@ from setuptools import setup
 
 ONNX = ["onnxruntime>=1.20,<2", "onnx>=1.19,<2"]
 REMOTE = ["s3fs>=2025,<2027"]
+VIDEO = ["av>=15,<19", "opencv-python-headless>=4.10,<6"]
+FID = ["torch-fidelity>=0.4,<0.5"]
 TEST = [
     "pytest>=8,<10",
     "pytest-xdist>=3.6,<4",
     "ruff==0.17.6",
-    "torchmetrics>=1.9,<2",
     "moto[s3]>=5,<6",
     "flask>=3,<4",
     "flask-cors>=5,<7",
@@ -44,10 +45,17 @@ setup(
         "scikit-image>=0.25,<0.27",
         "scipy>=1.13,<2",
         "lpips>=0.1.4,<0.2",
+        "torchmetrics>=1.9,<2",
         "matplotlib>=3.9,<4",
         "fsspec>=2024.6",
         "tqdm>=4.66,<5",
         "mlflow>=3.17,<4",
     ],
-    extras_require={"test": [*TEST, *ONNX, *REMOTE], "onnx": ONNX, "remote": REMOTE},
+    extras_require={
+        "test": [*TEST, *ONNX, *REMOTE, *VIDEO, *FID],
+        "onnx": ONNX,
+        "remote": REMOTE,
+        "video": VIDEO,
+        "fid": FID,
+    },
 )

@@ -20,6 +20,7 @@ from students.identity_encoder import CARDS as ENCODERS
 from students.identity_encoder import IdentityEncoder, load_identity_encoder
 from teachers import faceshifter
 
+OUTPUTS = {"recogniser": "embedding"}  # what a ruler of a role gives, where it is called otherwise
 # Files that a teacher reads where the experiment names none, by card.
 DEFAULT_WEIGHTS = {"landmark_warp": {"landmarks": "3ddfa_v2_mb05"}}
 
@@ -31,19 +32,17 @@ def check_names(exp: Experiment) -> None:
         encoder = identity_encoder(exp)
         (aei_net if exp.student.name == "faceshifter" else student)(exp, encoder)
     if "eval" in stages:
+        check_judge(exp, exp.student.identity_encoder, "student.identity_encoder")
         rulers(exp)
-        for metric in exp.eval.metrics:
-            if metric not in measuring.METRICS:
-                raise ConfigError(f"eval.metrics: unknown metric '{metric}'; known: {', '.join(measuring.METRICS)}")
     if "pseudo_gt" in stages:
         quality_rulers(exp)
         for spec in exp.pseudo_gt.teachers:
             teacher_files(spec, exp)
 
 
-def identity_encoder(exp: Experiment) -> IdentityEncoder:
-    """The frozen encoder whose embeddings the student is given."""
-    return _encoder(exp.student.identity_encoder, exp, "student.identity_encoder")
+def identity_encoder(exp: Experiment, name: str | None = None) -> IdentityEncoder:
+    """The frozen encoder whose embeddings the student is given: the experiment's, or the one of that name."""
+    return _encoder(name or exp.student.identity_encoder, exp, "student.identity_encoder")
 
 
 def _encoder(name: str, exp: Experiment, key: str) -> IdentityEncoder:
@@ -75,17 +74,31 @@ def aei_net(exp: Experiment, encoder: IdentityEncoder):
         raise ConfigError(f"student.options: {error}") from None
 
 
-def rulers(exp: Experiment):
-    """The networks that judge. Raises ConfigError where one of them is the one that trains."""
-    if exp.eval.recogniser == exp.student.identity_encoder:
+def check_judge(exp: Experiment, trainer: str, where: str) -> None:
+    """Raise ConfigError where the recogniser is the identity encoder `trainer`, which `where` was trained with."""
+    if exp.eval.recogniser == trainer:
         raise ConfigError(
-            f"eval.recogniser: '{exp.eval.recogniser}' is also student.identity_encoder; a network must not judge what "
-            f"it trained. Known recognisers: {', '.join([*judges.CARDS, *ENCODERS])}"
+            f"eval.recogniser: '{exp.eval.recogniser}' is also the identity encoder of {where}; a network must not "
+            f"judge what it trained. Known recognisers: {', '.join(_known('embedding'))}"
         )
-    recogniser = _recogniser(exp.eval.recogniser, exp, "eval.recogniser")
-    pose = _judge(exp.eval.pose, "pose", exp, "eval.pose") if exp.eval.pose else None
-    expression = _judge(exp.eval.expression, "expression", exp, "eval.expression") if exp.eval.expression else None
-    return measuring.Rulers(recogniser, pose, expression)
+
+
+def rulers(exp: Experiment) -> measuring.Rulers:
+    """The networks that judge, those that the metrics of `exp` need. Raises ConfigError, WeightsError."""
+    for metric in exp.eval.metrics:
+        if metric not in measuring.METRICS:
+            raise ConfigError(f"eval.metrics: unknown metric '{metric}'; known: {', '.join(measuring.METRICS)}")
+    found = {}
+    for role in {measuring.NEEDS[metric] for metric in exp.eval.metrics if metric in measuring.NEEDS}:
+        name, key = getattr(exp.eval, role), f"eval.{role}"
+        if name is None:
+            wanting = ", ".join(m for m in exp.eval.metrics if measuring.NEEDS.get(m) == role)
+            known = ", ".join(_known(OUTPUTS.get(role, role)))
+            raise ConfigError(f"{key}: null, but {wanting} of eval.metrics needs one; known: {known}")
+        found[role] = _recogniser(name, exp, key) if role == "recogniser" else _judge(name, role, exp, key)
+    if exp.eval.flip and "recogniser" in found:
+        found["recogniser"] = judges.mirrored(found["recogniser"])
+    return measuring.Rulers(**found)
 
 
 def quality_rulers(exp: Experiment):
@@ -115,10 +128,15 @@ def _recogniser(name: str, exp: Experiment, key: str):
 
 def _judge(name: str, output: str, exp: Experiment, key: str):
     if name not in judges.CARDS:
-        known = [*judges.CARDS, *ENCODERS] if output == "embedding" else list(judges.CARDS)
-        raise ConfigError(f"{key}: unknown ruler '{name}'; known: {', '.join(known)}")
+        raise ConfigError(f"{key}: unknown ruler '{name}'; known: {', '.join(_known(output))}")
     paths = [weights.find(card, exp.weights) for card in judges.CARDS[name].files]
     return judges.load_ruler(name, paths, output)
+
+
+def _known(output: str) -> list[str]:
+    """Names of the cards that give an output; recognisers may be identity encoders too."""
+    cards = [name for name, card in judges.CARDS.items() if output in card.outputs]
+    return [*cards, *ENCODERS] if output == "embedding" else cards
 
 
 def teacher(spec: Teacher, exp: Experiment, key: str = "pseudo_gt.teachers") -> teachers.Teacher:

@@ -12,19 +12,26 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from distill.config import Child, ConfigError
-from distill.evaluate import trained
 from distill.report import ARROW, COLUMNS
 from distill.stage import whole_file, write_json, write_text
+from distill.swappers import trained
+from eval.measured import check_column
 
 QUALITY = "id_retrieval_top1_pct"
 COSTS = ("macs_g", "size_mb", "pose_error_deg")  # what a student pays for its quality; one panel of the plot each
+# What the Markdown table shows of COLUMNS, to stay readable; comparison.json has everything.
+SHOWN = (
+    "id_retrieval_top1_pct", "id_similarity_source", "pose_error_deg", "expression_error", "ssim", "psnr_db",
+    "background_error", "occluder_error", "size_mb", "macs_g", "latency_ms",
+)  # fmt: skip
 
 
 def collect(runs: Sequence[tuple[Child, dict[str, Any]]]) -> dict[str, Any]:
     """One row a variant from the metrics.json of its runs; beside them what is no student: copies, exact, teachers.
 
     A value over several seeds is their mean; `spread` is their sample standard deviation, None for one seed. Raises
-    ConfigError where two runs were measured on different pairs: their values do not belong in one column.
+    ConfigError where two runs were measured on different pairs, ValueError where by another protocol: their values do
+    not belong in one column.
     """
     lists = {metrics["pairs"]["hash"] for _, metrics in runs}
     if len(lists) > 1:
@@ -44,6 +51,9 @@ def collect(runs: Sequence[tuple[Child, dict[str, Any]]]) -> dict[str, Any]:
         for name, values in metrics["rows"].items():
             if name not in learnt:
                 references.setdefault(name, {metric: value["value"] for metric, value in values.items()})
+    for metric in {metric for _, metrics in runs for row in metrics["rows"].values() for metric in row}:
+        own = {child.exp.name: metrics["rows"][list(trained(child.exp))[-1]] for child, metrics in runs}
+        check_column(metric, {name: row[metric] for name, row in own.items() if metric in row})
     for row in rows.values():
         for value in row["values"].values():
             each = value["each"]
@@ -55,7 +65,7 @@ def collect(runs: Sequence[tuple[Child, dict[str, Any]]]) -> dict[str, Any]:
 def markdown(table: dict[str, Any]) -> str:
     """Variants down, metrics across; ± is the standard deviation over seeds."""
     rows, references = table["rows"], table["references"]
-    keys = [c for c in COLUMNS if any(c[0] in row["values"] for row in rows.values())]
+    keys = [c for c in COLUMNS if c[0] in SHOWN and any(c[0] in row["values"] for row in rows.values())]
     lines = [
         "| variant | seeds | "
         + " | ".join(f"{title} {ARROW[better]}" for _, title, _, better in keys)

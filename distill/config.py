@@ -51,11 +51,20 @@ def load(path: str | Path, overrides: list[str] | tuple[str, ...] = (), full_siz
     tree.setdefault("name", path.stem)
     if full_size:
         _set_all(tree, tree.get("full_size"), f"{path}: full_size", ("name", "runs", "full_size"))
+    return _experiment(tree, overrides, str(path))
+
+
+def default(name: str, overrides: list[str] | tuple[str, ...] = ()) -> Experiment:
+    """An experiment without a file: every key at its default but for the overrides. Raises ConfigError."""
+    return _experiment({"name": name}, overrides, "the command")
+
+
+def _experiment(tree: dict[str, Any], overrides: list[str] | tuple[str, ...], where: str) -> Experiment:
     for override in overrides:
         _override(tree, override)
-    experiment = _build(Experiment, tree, "", str(path))
-    _check(experiment, str(path))
-    children(experiment, str(path))  # a mistake in the last variant must not wait until the others are trained
+    experiment = _build(Experiment, tree, "", where)
+    _check(experiment, where)
+    children(experiment, where)  # a mistake in the last variant must not wait until the others are trained
     return experiment
 
 

@@ -1,41 +1,53 @@
-"""Stage `eval`: builds swappers and rulers by name, and has eval measure every swapper on the same held-out people.
+"""Measure swappers on fixed pairs of people. Stage `eval` of an experiment, and a command of its own:
 
-    python -m distill.evaluate SWAPPER [SWAPPER ...] --experiment exp.yaml [--set section.key=value ...]
+    python -m distill.evaluate SWAPPER [SWAPPER ...] --experiment exp.yaml
+    python -m distill.evaluate SWAPPER [SWAPPER ...] --pairs LIST --metrics id_retrieval,pose_error
 
-A SWAPPER is copy-target, copy-source, the name of a teacher, or a student's .safetensors file. The pairs, metrics and
-rulers are those of the experiment, whose stage `data` has run.
+A SWAPPER is copy-target, copy-source, exact, the name of a teacher, a student's or teacher's .safetensors file, an
+exported .onnx file, or a folder of finished swaps made elsewhere, a picture for each pair. The pairs are those of an
+experiment whose stage `data` has run, or a list that `datasets/make_pairs.py` made.
+
+OUT/metrics.json holds every value with what it depends on and is written anew after every swapper; OUT/swaps/SWAPPER/
+holds the swaps. The same command goes on where it was stopped.
 """
 
 from __future__ import annotations
 
 import argparse
+import shutil
 import sys
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from tqdm import tqdm
 
 import eval as measuring
-import students
 import teachers
-from distill import build, config, pictures, weights
-from distill.config import ConfigError, Experiment, Teacher, to_dict
-from distill.data.photos import Photos, read_manifest
-from distill.stage import Stage, open_stage, upstream, write_json
+from distill import build, config, pictures, swappers
+from distill import pairs as lists
+from distill.config import ConfigError, Experiment, to_dict
+from distill.data.photos import decode
+from distill.report import text_table
+from distill.stage import Stage, digest, open_stage, read_json, upstream, write_json
+from distill.swappers import Finished
 from distill.tracking import environment
 from eval import sanity
-from students.identity_encoder import IdentityEncoder
+from eval.subject import swap_batch
+
+# Judges of photographs, for lists that no experiment goes with: none of them trains a student by default.
+PHOTO_JUDGES = {"recogniser": "xiaoccer_128", "pose": "3ddfa_v2_mb05", "expression": "3ddfa_v2_mb05"}
 
 
 def run(exp: Experiment, accelerator, tracker) -> Stage:
+    rulers = build.rulers(exp)
     inputs = {
         **{stage: upstream(exp, stage) for stage in ("train", "refine") if stage in (*exp.stages, "train")},
         "eval": to_dict(exp.eval),
-        "rulers": {k: r.weight_hash for k, r in vars(build.rulers(exp)).items() if r is not None},
+        "rulers": {k: r.weight_hash for k, r in vars(rulers).items() if r is not None},
         "renderer": teachers.build("exact").weight_hash,
     }
     stage = open_stage(exp, "eval", inputs, accelerator, redo=True)
@@ -44,249 +56,222 @@ def run(exp: Experiment, accelerator, tracker) -> Stage:
         return stage
     if not accelerator.is_main_process:  # a few minutes of one process; the others wait at the end of the stage
         return stage
-    pairs = test_pairs(exp)
-    bench = measuring.Bench(pairs, build.rulers(exp), device=accelerator.device, batch_size=exp.eval.batch_size)
-    rows, verdicts, shown = {}, [], {"source": pairs.source, "target": pairs.target}
-    for name, swapper in swappers(exp, pairs, accelerator.device).items():
-        with tqdm(total=len(pairs.source), desc=f"measure {name}", unit="pair") as bar:
-            done = bench.evaluate(swapper, list(exp.eval.metrics), progress=bar.update)
-        rows[name] = {metric: value.as_dict() for metric, value in done.values.items()}
-        if name not in ("copy-target", "copy-source"):
-            verdicts += sanity.verdict(name, done.values, done.swaps, pairs)
-            same = int((done.swaps == pairs.target).flatten(1).all(1).sum())
-            if same:
-                verdicts.append(f"{name} leaves {same} of {len(pairs.target)} targets as they are")
-            shown[name] = done.swaps
-        tracker.metrics({f"eval/{name}/{k}": v["value"] for k, v in rows[name].items()})
+    pairs, skipped = lists.test_pairs(exp)
+    rows = swappers.of_experiment(exp, pairs, accelerator.device)
+
+    def tell(name: str, row: Mapping[str, Any]) -> None:
+        tracker.metrics({f"eval/{name}/{k}": v["value"] for k, v in row.items()})
+
+    content, swaps = measure(exp, rows, pairs, rulers, skipped, stage.folder, accelerator.device, tell)
+    shown = {"source": pairs.source, "target": pairs.target} | {k: v for k, v in swaps.items() if _of_interest(k)}
     count = exp.eval.pictures
     for column, images in shown.items():
         for i, image in enumerate(images[:count]):
             pictures.save_png(image, stage.folder / "pictures" / f"{i:02d}.{column}.png")
     sheet = pictures.grid({k: v[:count] for k, v in shown.items()}, cell=max(128, exp.data.resolution))
     pictures.save_png(sheet, stage.folder / "grid.png")
-    tracker.artifact(stage.folder / "grid.png")
-    write_json(
-        stage.folder / "metrics.json",
-        {
-            "experiment": exp.name,
-            "seed": exp.seed,
-            "pairs": {
-                "name": pairs.name,
-                "hash": pairs.hash,
-                "count": len(pairs.source),
-                "gallery": len(pairs.gallery),
-            },
-            "rows": rows,
-            "verdicts": verdicts,
-            "environment": environment(),
-        },
-    )
-    tracker.artifact(stage.folder / "metrics.json")
-    for line in verdicts:
+    for name in ("grid.png", "metrics.json"):
+        tracker.artifact(stage.folder / name)
+    for line in content["verdicts"]:
         accelerator.print(f"  ! {line}")
+    shutil.rmtree(stage.folder / "swaps", ignore_errors=True)  # they were kept for a second start
     stage.finish()
     return stage
 
 
-def swappers(exp: Experiment, pairs, device) -> dict[str, Any]:
-    """The rows of an experiment's table, by name: the sanity rows, its teachers, what it trained."""
-    rows = {name: build_swapper(name, exp, pairs, device) for name in ("copy-target", "copy-source")}
-    if pairs.exact is not None:
-        rows["exact"] = Rendered(pairs.exact)
-    if exp.train.mix.pseudo_gt:
-        specs = [t for t in exp.pseudo_gt.teachers if t.name != "exact"]
-        rows |= {build.label(spec): Steady(build.teacher(spec, exp)).to(device) for spec in specs}
-    if exp.distil.online:
-        rows[build.label(exp.distil.online)] = Steady(build.teacher(exp.distil.online, exp, "distil.online")).to(device)
-    for name, path in trained(exp).items():
-        rows[name] = build_swapper(str(path), exp, pairs, device)
-    return rows
+def measure(
+    exp: Experiment,
+    rows: Mapping[str, Any],
+    pairs: measuring.Pairs,
+    rulers: measuring.Rulers,
+    skipped: Sequence[Mapping[str, str]],
+    folder: Path,
+    device: Any,
+    tell: Callable[[str, Mapping[str, Any]], None] | None = None,
+) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    """Measure swappers, by the name of their row, with the metrics of `exp`; what metrics.json holds, and the swaps
+    (N, 3, H, H) uint8 by row.
+
+    metrics.json is written after every row; a row whose swapper, pairs, metrics and rulers are the same is not measured
+    again. Raises ValueError where a swapper cannot be measured.
+    """
+    bench = measuring.Bench(pairs, rulers, device=device, batch_size=exp.eval.batch_size)
+    path = folder / "metrics.json"
+    before = read_json(path) if path.is_file() else {}
+    content: dict[str, Any] = {
+        "experiment": exp.name,
+        "seed": exp.seed,
+        "pairs": {
+            "name": pairs.name, "hash": pairs.hash, "count": len(pairs), "gallery": len(pairs.gallery),
+            "protocol": dict(pairs.protocol), "skipped": list(skipped),
+        },
+        "rows": {}, "keys": {}, "verdicts": [], "environment": environment(),
+    }  # fmt: skip
+    judges = {role: ruler.as_dict() for role, ruler in vars(rulers).items() if ruler is not None}
+    made = {}
+    for name, swapper in rows.items():
+        origin = [pairs.hash, swappers.fingerprint(swapper)]
+        made[name] = _swaps(swapper, name, pairs, folder / "swaps", origin, device, exp.eval.batch_size)
+        key = digest([origin, list(exp.eval.metrics), judges, str(device)])
+        if before.get("keys", {}).get(name) == key:
+            values = {metric: measuring.Measured(**value) for metric, value in before["rows"][name].items()}
+        else:
+            values = bench.evaluate(swapper, list(exp.eval.metrics), swaps=made[name]).values
+        content["rows"][name] = {metric: value.as_dict() for metric, value in values.items()}
+        content["keys"][name] = key
+        if _of_interest(name):
+            content["verdicts"] += sanity.verdict(name, values, made[name], pairs)
+            same = int((made[name] == pairs.target).flatten(1).all(1).sum())
+            if same:
+                content["verdicts"].append(f"{name} leaves {same} of {len(pairs)} targets as they are")
+        write_json(path, content)
+        if tell:
+            tell(name, content["rows"][name])
+    return content, made
 
 
-def trained(exp: Experiment) -> dict[str, Path]:
-    """What an experiment trained, by the name of its row: a student, or the stages of a teacher."""
-    stages = {exp.student.name: "train"} | ({f"{exp.student.name}-refined": "refine"} if "refine" in exp.stages else {})
-    file = "teacher.safetensors" if exp.student.name == "faceshifter" else "student.safetensors"
-    return {name: exp.folder / stage / file for name, stage in stages.items()}
+def _of_interest(name: str) -> bool:
+    return name not in ("copy-target", "copy-source")
 
 
-def build_swapper(name: str, exp: Experiment, pairs, device):
-    """A callable (source, target) -> swap by name or by file. Raises ConfigError listing what is known."""
-    if name == "copy-target":
-        return sanity.copy_target
-    if name == "copy-source":
-        return sanity.copy_source
-    if name == "exact":
-        if pairs.exact is None:
-            raise ConfigError(f"swapper 'exact' renders synthetic faces; data.kind of '{exp.name}' is photos")
-        return Rendered(pairs.exact)
-    if name.endswith("teacher.safetensors"):
-        return Steady(build.teacher(Teacher("faceshifter", weights={"generator": name}), exp, name)).to(device)
-    if name.endswith(".safetensors"):
-        return load_student(name, exp).to(device)
-    specs = {build.label(spec): spec for spec in exp.pseudo_gt.teachers}
-    if name in specs or name in teachers.TEACHERS:
-        return Steady(build.teacher(specs.get(name, Teacher(name)), exp, f"swapper '{name}'")).to(device)
-    known = ["copy-target", "copy-source", *specs, *teachers.TEACHERS, "a student's or teacher's .safetensors file"]
-    raise ConfigError(f"unknown swapper '{name}'; known: {', '.join(dict.fromkeys(known))}")
+def _swaps(
+    swapper: Any, name: str, pairs: measuring.Pairs, folder: Path, made_from: list[str], device: Any, size: int
+) -> torch.Tensor:
+    """All swaps of a swapper, (N, 3, H, H) uint8; those of networks are kept as pictures, batch by batch."""
+    if isinstance(swapper, Finished):
+        return swapper.swaps
+    kept = folder / name if hasattr(swapper, "weight_hash") else None
+    if kept is not None:
+        _forget_others(kept, made_from)
+    names, swaps = swappers.names_of(pairs), []
+    with ThreadPoolExecutor(4) as pool, tqdm(total=len(pairs), desc=f"swap {name}", unit="pair") as bar:
+        for start in range(0, len(pairs), size):
+            files = [kept / f"{n}.png" for n in names[start : start + size]] if kept is not None else []
+            if files and all(file.is_file() for file in files):
+                batch = torch.from_numpy(np.stack(list(pool.map(decode, files))))
+            else:
+                batch = swap_batch(
+                    swapper, pairs.source[start : start + size], pairs.target[start : start + size], device, start
+                )
+                list(pool.map(pictures.save_png, batch[: len(files)], files))
+            swaps.append(batch)
+            bar.update(len(batch))
+    return torch.cat(swaps)
 
 
-class Steady(torch.nn.Module):
-    """A teacher that must give a swap for every pair: where it finds no face, the target stays as it is."""
-
-    def __init__(self, teacher: teachers.Teacher):
-        super().__init__()
-        self.teacher, self.name = teacher, teacher.name
-        self.eval().requires_grad_(False)
-
-    @property
-    def parts(self) -> dict[str, torch.nn.Module]:
-        return self.teacher.parts
-
-    @property
-    def files(self) -> dict[str, Path]:
-        return self.teacher.files
-
-    def forward(self, source: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        places, swap = torch.arange(len(target)), target.clone()
-        while len(places):
-            try:
-                swap[places] = self.teacher(source[places], target[places])
-                break
-            except teachers.NoFace as error:
-                places = places[[i for i in range(len(places)) if i not in set(error.index)]]
-        return swap
-
-
-class Rendered:
-    """The exact teacher on fixed pairs: its swaps were rendered when the pairs were made."""
-
-    name = "exact"
-
-    def __init__(self, exact: torch.Tensor):
-        self.exact, self.next = exact, 0
-
-    def __call__(self, source: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        part = self.exact[self.next : self.next + len(source)]
-        self.next = (self.next + len(source)) % len(self.exact)
-        return measuring.to_float(part).to(target.device)
-
-
-def load_student(path: str | Path, exp: Experiment):
-    """A student's file with its identity encoder, as a swapper."""
-    generator = students.load(path)
-    encoder = build.identity_encoder(exp)
-    swapper = students.StudentSwapper(generator, encoder).eval().requires_grad_(False)
-    swapper.files = {"generator": Path(path), "identity_encoder": weights.find(encoder.card, exp.weights)}
-    return swapper
-
-
-def test_pairs(exp: Experiment):
-    """The fixed pairs of held-out people: the gallery is everybody's first picture, sources and targets the others."""
-    photos = read_manifest(exp.folder / "data", "test", exp.data.resolution)
-    return make_pairs(f"{exp.name}/test", photos, exp.eval.pairs, exp.seed)
-
-
-def make_pairs(name: str, photos: Photos, count: int, seed: int):
-    """`count` pairs of two people by seed, every person as source equally often. Raises ValueError without people."""
-    people = list(photos.people.values())
-    number = np.unique([row["person"] for row in photos.rows], return_inverse=True)[1]
-    sources = [indices[1:] for indices in people if len(indices) > 1]  # the first picture is the gallery's
-    targets = [indices[1:] or indices for indices in people]
-    if len(people) < 2 or not sources:
-        raise ConfigError(
-            f"{photos.root}: {len(people)} people for evaluation, {len(sources)} of them with two pictures"
-        )
-    rng = np.random.default_rng((seed, 11))
-    chosen = []
-    for i in range(count):
-        if i % len(sources) == 0:
-            order = rng.permutation(len(sources))
-        source = int(rng.choice(sources[order[i % len(sources)]]))
-        target = source
-        while number[target] == number[source]:
-            target = int(rng.choice(targets[rng.integers(len(targets))]))
-        chosen.append((source, target))
-    source, target = (list(column) for column in zip(*chosen, strict=True))
-    gallery = [indices[0] for indices in people]
-    known = "identity" in photos.rows[0]
-    return measuring.Pairs(
-        name=name,
-        source=photos.load(source),
-        target=photos.load(target),
-        exact=exact_swaps(photos, source, target) if known else None,
-        source_person=torch.from_numpy(number[source]),
-        target_person=torch.from_numpy(number[target]),
-        gallery=photos.load(gallery),
-        gallery_person=torch.from_numpy(number[gallery]),
-        target_pose_deg=torch.tensor([photos.rows[i]["pose_deg"] for i in target]) if known else None,
-        mask=photos.load_masks(target) if known else None,
-    )
-
-
-def exact_swaps(photos: Photos, source: list[int], target: list[int]) -> torch.Tensor:
-    """The true swaps of synthetic pictures, (n, 3, R, R) uint8."""
-    blank = torch.zeros(len(source), 3, photos.resolution, photos.resolution)
-    rows = [[photos.rows[i] for i in column] for column in (source, target)]
-    return measuring.to_uint8(teachers.build("exact")(blank, blank, *rows))
-
-
-@dataclass(frozen=True)
-class Validation:
-    """A few pairs of people kept for looks while training; they are neither trained nor tested on."""
-
-    source: torch.Tensor
-    target: torch.Tensor
-    exact: torch.Tensor | None
-    encoder: IdentityEncoder
-
-    def to(self, device) -> Validation:
-        moved = {k: v.to(device) for k, v in vars(self).items() if v is not None}
-        return replace(self, **moved)
-
-    @torch.inference_mode()
-    def look(self, student, condition) -> tuple[dict[str, float], Image.Image]:
-        """Measured values by name, and a grid to look at. `condition` (source, target) is what the student is given."""
-        source, target = measuring.to_float(self.source), measuring.to_float(self.target)
-        given = condition(source, target)
-        swap = student(target, *given)[0]
-        measured = {"val/id_similarity": float((self.encoder(swap) * given[0]).sum(1).mean())}
-        columns = {"source": self.source, "target": self.target}
-        if self.exact is not None:
-            measured["val/l1_exact"] = float((swap - measuring.to_float(self.exact)).abs().mean())
-            columns["exact"] = self.exact
-        columns["student"] = measuring.to_uint8(swap.clamp(-1, 1))
-        return measured, pictures.grid({k: v.cpu() for k, v in columns.items()})
-
-
-def validation_pairs(exp: Experiment) -> Validation:
-    photos = read_manifest(exp.folder / "data", "val", exp.data.resolution)
-    people = list(photos.people.values())
-    source = [indices[0] for indices in people]
-    target = [people[(i + 1) % len(people)][-1] for i in range(len(people))]
-    exact = exact_swaps(photos, source, target) if "identity" in photos.rows[0] else None
-    return Validation(photos.load(source), photos.load(target), exact, build.identity_encoder(exp))
+def _forget_others(folder: Path, made_from: list[str]) -> None:
+    """Remove swaps of other weights or other pairs that a folder of kept swaps may hold."""
+    record = folder / "made_from.json"
+    if not record.is_file() or read_json(record) != made_from:
+        shutil.rmtree(folder, ignore_errors=True)
+        write_json(record, made_from)
 
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("swappers", nargs="+", metavar="SWAPPER")
-    parser.add_argument("--experiment", required=True, help="YAML file whose pairs, metrics and rulers are used")
-    parser.add_argument("--set", nargs="*", default=[], metavar="section.key=value")
+    parser.add_argument("--experiment", help="YAML file whose metrics, rulers and, without --pairs, pairs are used")
+    parser.add_argument("--pairs", type=Path, metavar="LIST", help="folder that `datasets/make_pairs.py` wrote")
+    parser.add_argument("--metrics", help=f"of {','.join(measuring.METRICS)}; default: those of the experiment")
+    for ruler in (*PHOTO_JUDGES, "perceptual", "features"):
+        parser.add_argument(f"--{ruler}", metavar="NAME", help=f"the {ruler} ruler, by the name of its card")
+    parser.add_argument("--flip", action="store_true", help="embeddings of image and mirror image, concatenated")
+    parser.add_argument("--weights", nargs="+", default=[], metavar="FOLDER", help="where weight files are looked for")
+    parser.add_argument("--same-people", type=Path, metavar="FILE", help="lines of names that are one person")
+    parser.add_argument("--resolution", type=int, help="side in pixels; default: the list's")
+    parser.add_argument("--skip-missing", action="store_true", help="leave pairs out that a folder of swaps lacks")
+    parser.add_argument("--out", type=Path, help="default: runs/evaluation/LIST or runs/EXPERIMENT/evaluation")
+    parser.add_argument("--set", nargs="*", default=[], metavar="section.key=value", help="keys of an experiment")
     args = parser.parse_args(arguments)
     try:
-        exp = config.load(args.experiment, args.set)
-        pairs = test_pairs(exp)
-        bench = measuring.Bench(pairs, build.rulers(exp), batch_size=exp.eval.batch_size)
-        for name in args.swappers:
-            values = bench.evaluate(build_swapper(name, exp, pairs, "cpu"), list(exp.eval.metrics)).values
-            print(name)
-            for metric, value in values.items():
-                print(f"  {metric:28} {value.value:12.4f} {value.unit}")
+        return evaluate(args)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+
+
+def evaluate(args: argparse.Namespace) -> int:
+    if args.pairs is None and args.experiment is None:
+        raise ConfigError("on which pairs? Give --pairs LIST, or --experiment FILE for those of its test people")
+    overrides = [*args.set, *_overrides(args)]
+    exp = config.load(args.experiment, overrides) if args.experiment else config.default("evaluation", overrides)
+    if args.pairs is not None:
+        pairs, skipped = lists.read(args.pairs, args.resolution, args.same_people)
+        if args.experiment is None and pairs.exact is None:
+            judges = [f"eval.{role}={name}" for role, name in PHOTO_JUDGES.items()]
+            exp = config.default("evaluation", [*judges, *overrides])
+        out = args.out or Path(exp.runs) / "evaluation" / args.pairs.name
+    else:
+        pairs, skipped = lists.test_pairs(exp)
+        out = args.out or exp.folder / "evaluation"
+    rulers = build.rulers(exp)
+    for line in skipped[:5]:
+        print(f"skipped {line['what']}: {line['reason']}")
+    if skipped:
+        print(f"{len(skipped)} skipped in all, {len(pairs)} pairs left")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    rows = _named(swappers.by_name(name, exp, pairs, device) for name in args.swappers)
+    pairs, rows = _without_missing(pairs, rows, args.skip_missing)
+    content, made = measure(exp, rows, pairs, rulers, skipped, out, device)
+    count = exp.eval.pictures
+    columns = {"source": pairs.source, "target": pairs.target, **made}
+    pictures.save_png(
+        pictures.grid({k: v[:count] for k, v in columns.items()}, cell=max(128, pairs.resolution)), out / "grid.png"
+    )
+    print(text_table(content["rows"]))
+    for line in content["verdicts"]:
+        print(f"! {line}")
+    for name in ("metrics.json", "grid.png"):
+        print(out / name)
     return 0
+
+
+def _overrides(args: argparse.Namespace) -> list[str]:
+    """The options as overrides of an experiment."""
+    rulers = (*PHOTO_JUDGES, "perceptual", "features")
+    given = [f"eval.{ruler}={getattr(args, ruler)}" for ruler in rulers if getattr(args, ruler) is not None]
+    if args.metrics is not None:
+        given.append(f"eval.metrics=[{args.metrics}]")
+    if args.flip:
+        given.append("eval.flip=true")
+    if args.weights:
+        given.append(f"weights=[{', '.join(args.weights)}]")
+    return given
+
+
+def _named(given: Iterable[Any]) -> dict[str, Any]:
+    """Swappers by their names; the second of a name is called so."""
+    rows: dict[str, Any] = {}
+    for swapper in given:
+        name = first = getattr(swapper, "name", type(swapper).__name__)
+        number = 1
+        while name in rows:
+            number += 1
+            name = f"{first}-{number}"
+        rows[name] = swapper
+    return rows
+
+
+def _without_missing(pairs, rows: Mapping[str, Any], skip: bool) -> tuple[measuring.Pairs, dict[str, Any]]:
+    """Pairs and rows without the pairs that some folder of swaps lacks. Raises ConfigError unless `skip`."""
+    lacking = {name: row.missing for name, row in rows.items() if isinstance(row, Finished) and len(row.missing)}
+    if not lacking:
+        return pairs, dict(rows)
+    names = swappers.names_of(pairs)
+    told = "; ".join(
+        f"{name} lacks {len(index)} of {len(pairs)} swaps ({', '.join(names[i] for i in index[:3])}"
+        f"{', ...' if len(index) > 3 else ''})"
+        for name, index in lacking.items()
+    )
+    if not skip:
+        raise ConfigError(f"{told}; finish them, or give --skip-missing to leave these pairs out for every swapper")
+    print(f"left out: {told}")
+    gone = {i for index in lacking.values() for i in index}
+    left = [i for i in range(len(pairs)) if i not in gone]
+    kept = {
+        name: Finished(row.name, row.swaps[left]) if isinstance(row, Finished) else row for name, row in rows.items()
+    }
+    return pairs.subset(left), kept
 
 
 if __name__ == "__main__":

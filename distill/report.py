@@ -8,6 +8,7 @@ import html
 import io
 import shutil
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,10 @@ from PIL import Image
 
 from distill import config
 from distill.config import Experiment
-from distill.evaluate import trained
 from distill.stage import Stage, open_stage, read_json, upstream, whole_file, write_json, write_text
+from distill.swappers import trained
 from distill.tracking import read_log
+from eval.measured import check_column
 
 # metric, heading, format, what is better
 COLUMNS = (
@@ -31,14 +33,22 @@ COLUMNS = (
     ("expression_error", "expression error", "{:.3f}", "lower"),
     ("ssim", "SSIM", "{:.3f}", "higher"),
     ("psnr_db", "PSNR dB", "{:.2f}", "higher"),
+    ("background_error", "background error", "{:.4f}", "lower"),
+    ("occluder_error", "occluder error", "{:.4f}", "lower"),
+    ("lpips_exact", "LPIPS to exact", "{:.3f}", "lower"),
+    ("lpips_target", "LPIPS to target", "{:.3f}", None),
+    ("fid", "FID", "{:.2f}", "lower"),
+    ("kid", "KID x 1000", "{:.2f}", "lower"),
     ("size_mb", "MB", "{:.2f}", "lower"),
     ("parameters", "parameters", "{:,.0f}", "lower"),
     ("macs_g", "GMAC", "{:.3f}", "lower"),
     ("latency_ms", "CPU ms", "{:.1f}", "lower"),
+    ("latency_gpu_ms", "GPU ms", "{:.2f}", "lower"),
+    ("peak_memory_mb", "peak MB", "{:.1f}", "lower"),
 )
 FIRST = ("source", "target", "exact")
 HEADINGS = {"exact": "exact swap"}
-ARROW = {"higher": "↑", "lower": "↓"}
+ARROW = {"higher": "↑", "lower": "↓", None: ""}
 STYLE = """
 :root{color-scheme:light dark;--line:#d9dce1;--soft:#6b7280;--warn:#b45309}
 body{font:16px/1.5 system-ui,sans-serif;max-width:1180px;margin:2rem auto;padding:0 1rem}
@@ -91,9 +101,20 @@ def run(exp: Experiment, accelerator, tracker) -> Stage:
     return stage
 
 
+def columns(rows: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, str, str, str | None]]:
+    """Those of COLUMNS that some row has, then distances by other features. Raises ValueError where values of two
+    protocols would come to stand in one."""
+    known = [c for c in COLUMNS if any(c[0] in row for row in rows.values())]
+    others = {key for row in rows.values() for key in row if key.startswith(("frechet_", "kernel_"))}
+    known += [(key, key.replace("_", " "), "{:.2f}", "lower") for key in sorted(others)]
+    for key, *_ in known:
+        check_column(key, {name: row[key] for name, row in rows.items() if key in row})
+    return known
+
+
 def text_table(rows: dict[str, dict[str, Any]]) -> str:
     """The table for a terminal: metrics down, swappers across."""
-    known = [c for c in COLUMNS if any(c[0] in row for row in rows.values())]
+    known = columns(rows)
     width = max(10, *(len(name) for name in rows)) + 2
     lines = ["", " " * 20 + "".join(f"{name:>{width}}" for name in rows)]
     for key, title, form, better in known:
@@ -141,7 +162,7 @@ def _picture_note(exp: Experiment) -> str:
 
 def _html_table(rows: dict[str, dict[str, Any]], learnt: list[str]) -> str:
     """Metrics down, swappers across."""
-    known = [c for c in COLUMNS if any(c[0] in row for row in rows.values())]
+    known = columns(rows)
     kinds = ["student" if name in learnt else "" for name in rows]
     head = "".join(f"<th class='{kind}'>{html.escape(name)}</th>" for name, kind in zip(rows, kinds, strict=True))
     body = ""

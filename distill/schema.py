@@ -192,6 +192,9 @@ class Eval:
     recogniser: str = "synthetic_recogniser"
     pose: str | None = "synthetic_pose"
     expression: str | None = "synthetic_pose"
+    perceptual: str | None = "lpips_squeeze"  # metric lpips
+    features: str | None = "inception_fid"  # metric fid
+    flip: bool = False  # embeddings of image and mirror image, concatenated
     batch_size: int = 32
     pictures: int = 8  # rows of the grid in the report
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from distill import build, discriminator, evaluate, losses, perceptual, pictures, sync_batch_norm
+from distill import batch_norm, build, discriminator, losses, perceptual, pictures
 from distill.checkpoint import State
 from distill.config import Experiment, to_dict
 from distill.data.fstriplets import FSTriplets
@@ -20,6 +20,9 @@ from distill.online import Online, build_adapters, taps
 from distill.stage import Stage, StageError, open_stage, upstream
 from distill.tracking import Log, Sums, git_commit
 from distill.trainee import trainee
+from distill.validation import validation_pairs
+
+CALIBRATION = 20  # batches that the statistics of batch normalisation are taken from in the end
 
 
 class Diverged(ValueError):
@@ -45,7 +48,7 @@ def run(exp: Experiment, accelerator, tracker, name: str = "train") -> Stage:
     student = learner.network.to(device)
     adapters = build_adapters(exp, learner, teacher, device).to(device) if exp.distil.features else nn.Module()
     if settings.sync_batch_norm and accelerator.num_processes > 1:
-        student, critic = (sync_batch_norm.convert(m, device) for m in (student, critic))
+        student, critic = (batch_norm.convert(m, device) for m in (student, critic))
 
     # Channels last is the faster layout for these convolutions, on CPU and on GPU.
     student, critic = (m.to(device, memory_format=torch.channels_last) for m in (student, critic))
@@ -60,7 +63,7 @@ def run(exp: Experiment, accelerator, tracker, name: str = "train") -> Stage:
     if adversarial:
         critic, state.optimiser_d = accelerator.prepare(state.discriminator, state.optimiser_d)
         trained.append(critic)
-    validation = evaluate.validation_pairs(exp).to(device)
+    validation = validation_pairs(exp).to(device)
     stream = mixture(exp)
     if exp.train.mix.fstriplets:
         accelerator.print("  FSTriplets: " + ", ".join(f"{name} {n}" for name, n in stream.fstriplets.counts.items()))
@@ -140,6 +143,19 @@ def run(exp: Experiment, accelerator, tracker, name: str = "train") -> Stage:
             _stop_if_diverged(sums.look(accelerator), state.step, stage)
             state.save(stage.folder / "state", accelerator)
     bar.close()
+
+    # The average with statistics of its own, from the batches that would come next.
+    def average(batch: Triplet) -> None:
+        batch = batch.on_device(device)
+        with accelerator.autocast():
+            state.average(batch.target, *learner.condition(batch.source, batch.target))
+
+    first = settings.steps * settings.accumulation
+    following = batches(
+        stream, settings.batch_size, first, first + CALIBRATION, accelerator.process_index, accelerator.num_processes,
+        workers=0, pin=False,
+    )  # fmt: skip
+    batch_norm.calibrate(state.average, following, average)
 
     # What goes on the phone: the average, without its teacher, its critic and its judges.
     if accelerator.is_main_process:

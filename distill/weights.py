@@ -71,6 +71,11 @@ def sha256(path: str | Path) -> str:
     return _sha256(path, status.st_size, status.st_mtime_ns)
 
 
+def bytes_hash(content: bytes) -> str:
+    """First 16 hexadecimal digits of the sha256 of what is in memory."""
+    return hashlib.sha256(content).hexdigest()[:16]
+
+
 def _verify(path: Path, card) -> None:
     found = sha256(path)
     if card.sha256 and not found.startswith(card.sha256):  # torchvision publishes the first eight digits only

@@ -16,13 +16,17 @@ from typing import Any
 
 from torch import Tensor
 
+from .background_error import background_error
 from .exact_match import exact_match
 from .expression_error import expression_error
+from .frechet_distance import frechet_distance
 from .id_retrieval import id_retrieval
 from .id_similarity import id_similarity
 from .latency_ms import latency_ms
+from .lpips_distance import lpips_distance
 from .measured import Measured
 from .pairs import Pairs, to_float, to_uint8
+from .peak_memory_mb import peak_memory_mb
 from .pose_error import pose_error
 from .rulers import Ruler, Rulers
 from .size_mb import size_mb
@@ -37,8 +41,12 @@ METRICS: dict[str, Callable[[Subject], dict[str, Measured]]] = {
     "pose_error": pose_error,
     "expression_error": expression_error,
     "exact_match": exact_match,
+    "background_error": background_error,
+    "lpips": lpips_distance,
+    "fid": frechet_distance,
     "size_mb": size_mb,
     "latency_ms": latency_ms,
+    "peak_memory_mb": peak_memory_mb,
 }
 
 # The ruler a metric cannot do without: asked for before anything is swapped.
@@ -47,6 +55,8 @@ NEEDS = {
     "id_similarity": "recogniser",
     "pose_error": "pose",
     "expression_error": "expression",
+    "lpips": "perceptual",
+    "fid": "features",
 }
 
 
@@ -70,12 +80,17 @@ class Bench:
         self._readings = Readings(pairs, rulers, device, batch_size)
 
     def evaluate(
-        self, swapper: Swapper, metrics: Sequence[str], progress: Callable[[int], Any] | None = None
+        self,
+        swapper: Swapper,
+        metrics: Sequence[str],
+        progress: Callable[[int], Any] | None = None,
+        swaps: Tensor | None = None,
     ) -> Evaluation:
         """Measure one swapper by metrics of METRICS; progress is told the number of pairs swapped, batch by batch.
 
-        Raises ValueError on an unknown metric, on one whose ruler is missing, on a swapper in training mode, and
-        on swaps of another size or with NaN.
+        With `swaps`, its swaps of all pairs (N, 3, H, H) uint8, none is made, and the swapper is only asked for its
+        networks. Raises ValueError on an unknown metric, on one whose ruler is missing, on a swapper in training mode,
+        and on swaps of another size or with NaN.
         """
         for metric in metrics:
             if metric not in METRICS:
@@ -83,7 +98,7 @@ class Bench:
             if metric in NEEDS:
                 self._readings.rulers.need(NEEDS[metric])
         started = time.perf_counter()
-        subject = Subject(swapper, self._readings, progress)
+        subject = Subject(swapper, self._readings, progress, swaps)
         swap_seconds = time.perf_counter() - started
         values = {}
         for metric in metrics:

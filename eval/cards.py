@@ -10,8 +10,8 @@ from typing import Any
 class Card:
     """Where a weight file comes from, what it may be used for and how it wants its images.
 
-    outputs: what it can be a ruler of: embedding, pose, expression. also: further files it cannot do without. options:
-    of the network, where it is ours to build.
+    outputs: what it can be a ruler of: embedding, pose, expression, perceptual, features. also: further files it cannot
+    do without. options: of the network, where it is ours to build. sha256: or its first digits, where those are all.
     """
 
     name: str
@@ -37,6 +37,24 @@ _3DDFA = "https://github.com/cleardusk/3DDFA_V2"
 _FSANET = "https://github.com/omasaht/headpose-fsanet-pytorch"
 _FSANET_FILES = "https://raw.githubusercontent.com/omasaht/headpose-fsanet-pytorch/002549c981b607f722e0810d999afcde7e5aaa66/pretrained/"
 _INNER_SQUARE = "rows and columns 26 to 229 of 256 to 64 x 64, antialiased bilinear, [-1, 1]"
+_TORCHVISION_FILES = "https://download.pytorch.org/models/"
+_IMAGENET_FRAME = "whole frame to 224 x 224, antialiased bilinear; mean and deviation of ImageNet"
+
+
+def _lpips(net: str, model: str, file: str, note: str = "") -> Card:
+    # torchvision publishes the first eight digits of the sha256, in the file's name.
+    return Card(
+        name=f"lpips_{net}",
+        file=file,
+        sha256=file.removesuffix(".pth").rpartition("-")[2],
+        url=_TORCHVISION_FILES + file,
+        source=f"torchvision {model} IMAGENET1K_V1; its linear heads come with the package lpips",
+        licence="BSD-3-Clause, heads BSD-2-Clause",
+        outputs=("perceptual",),
+        crop="whole frame",
+        note=note,
+    )
+
 
 CARDS = {
     "synthetic_recogniser": Card(
@@ -46,7 +64,7 @@ CARDS = {
         url=None,
         source="this repository, eval/weights",
         licence="Apache-2.0",
-        outputs=("embedding",),
+        outputs=("embedding", "features"),
         crop=_INNER_SQUARE,
         options={"outputs": 56},
         note="For synthetic faces. Trained with `python -m distill.pretrain recogniser`.",
@@ -120,5 +138,41 @@ CARDS = {
             ),
         ),
         note="A second opinion on pose: noisier on crops as tight as these. Pitch and roll with the signs of 3DDFA_V2.",
+    ),
+    "lpips_alex": _lpips("alex", "alexnet", "alexnet-owt-7be5be79.pth", "The backbone of most published values."),
+    "lpips_vgg": _lpips("vgg", "vgg16", "vgg16-397923af.pth"),
+    "lpips_squeeze": _lpips("squeeze", "squeezenet1_1", "squeezenet1_1-b8a52dc0.pth"),
+    "inception_fid": Card(
+        name="inception_fid",
+        file="weights-inception-2015-12-05-6726825d.pth",
+        sha256="6726825d",
+        url="https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth",
+        source="https://github.com/toshas/torch-fidelity, release v0.2.0: TensorFlow's of 2015-12-05, converted",
+        licence="Apache-2.0",
+        outputs=("features",),
+        crop="whole frame, 8-bit, to 299 x 299, bilinear as of TensorFlow 1; (x - 128) / 128",
+        note="The features of FID and KID, 2048 of them. Needs the package torch-fidelity.",
+    ),
+    "squeezenet1_0": Card(
+        name="squeezenet1_0",
+        file="squeezenet1_0-b66bff10.pth",
+        sha256="b66bff10",
+        url=_TORCHVISION_FILES + "squeezenet1_0-b66bff10.pth",
+        source="torchvision squeezenet1_0 IMAGENET1K_V1",
+        licence="BSD-3-Clause",
+        outputs=("features",),
+        crop=_IMAGENET_FRAME,
+        note="512 features, for want of Inception v3: their distances are not FID.",
+    ),
+    "squeezenet1_0_compressed": Card(
+        name="squeezenet1_0_compressed",
+        file="squeezenet1_0_torchvision.pth",
+        sha256="575a40743ed85964da71be2c0b04dc085f8ec4aba8f6b440a70e63ea9fa5da69",
+        url=None,
+        source="https://github.com/songhan/SqueezeNet-Deep-Compression @fb13faa, decoded into torchvision's layout",
+        licence="BSD-2-Clause-like",
+        outputs=("features",),
+        crop=_IMAGENET_FRAME,
+        note="512 features, for want of Inception v3: their distances are not FID.",
     ),
 }

@@ -2,8 +2,8 @@
 
 Introduced by FaceShifter (Li et al., CVPR 2020, arXiv:1912.13457) with CosFace on FaceForensics++. Protocol here, as
 in CASIA-NLPRAI/face-swapping-survey eval_faceswap: cosine of unit embeddings against one gallery image per person,
-over all people of the gallery. Without mirrored features. Papers differ in recogniser, crop, gallery and in merging of
-doubled identities, and their numbers with them.
+over all people of the gallery; with mirrored features where the ruler reads them. Papers differ in recogniser, crop,
+gallery and in merging of doubled identities, and their numbers with them.
 """
 
 from __future__ import annotations
@@ -23,10 +23,12 @@ def id_retrieval(subject: Subject) -> dict[str, Measured]:
     own = cosine.gather(1, subject.pairs.gallery_column[:, None])
     nearer = (cosine >= own).sum(1) - 1
     people = cosine.shape[1]
+    definition = "one image per person, all people, "
+    definition += "the sources themselves" if subject.pairs.gallery_holds_sources else "never the source image"
     values = {}
     for k in (1, 5):
         if k < people:
-            gallery = {"size": people, "definition": "one image per person, all people, never the source image"}
+            gallery = {"size": people, "definition": definition}
             depends = {**protocol, "gallery": gallery, "distance": "cosine", "chance_pct": 100 * k / people}
             values[f"id_retrieval_top{k}_pct"] = mean_of(100 * (nearer < k).double(), "%", "higher", depends)
     return values

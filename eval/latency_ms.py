@@ -1,7 +1,7 @@
-"""CPU latency of one swap: median over runs at batch 1 after a warm-up, on one thread and on all.
+"""Latency of one swap: median over runs at batch 1 after a warm-up, on one CPU thread, on all, and on the GPU.
 
-The whole swapper is timed, and in the same runs its parts: an application that keeps the source computes its embedding
-once, after which every frame costs the generator's share alone.
+The whole swapper is timed, and its parts: an application that keeps the source computes its embedding once, after which
+every frame costs the generator's share alone.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ import copy
 import os
 import platform
 import time
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -21,31 +23,56 @@ from .pairs import to_float
 from .parts import files_of, parts_of, shared_out
 from .subject import Subject
 
+GPU_RUNS, GPU_WARM_UP = 50, 10  # a GPU takes its time to come up to speed
+
 
 def latency_ms(subject: Subject, runs: int = 10, warm_up: int = 2) -> dict[str, Measured]:
-    """latency_ms on one thread, latency_all_threads_ms: medians; p10, p90 and the parts' medians in the details.
+    """latency_ms on one CPU thread, latency_all_threads_ms; latency_gpu_ms where the bench and the swapper are on one.
 
-    A swapper without networks or files has none; nor has one that is off the CPU and is no module, so that a copy of it
-    could be timed there. Torch's number of threads is the same afterwards. Raises ValueError for fewer than one run.
+    Medians; p10, p90 and the parts' medians in the details. A swapper without networks or files has none; nor has, on
+    the CPU, one that is off it and is no module, so that a copy of it could be timed there. Torch's number of threads
+    is the same afterwards. Raises ValueError for fewer than one run.
     """
     if runs < 1 or warm_up < 0:
         raise ValueError(f"latency_ms: expected at least one run after no or more warm-ups, got {runs} after {warm_up}")
     swapper = subject.swapper
     if not parts_of(swapper) and not files_of(swapper):
         return {}
-    if subject.device.type != "cpu":
-        if not isinstance(swapper, nn.Module):
-            return {}
-        swapper = copy.deepcopy(swapper).cpu()
     images = to_float(subject.pairs.source[:1]), to_float(subject.pairs.target[:1])
+    values = {}
+    if on_gpu(swapper, subject.device):
+        where = {
+            "device": "cuda", "processor": torch.cuda.get_device_name(subject.device), "cuda": torch.version.cuda,
+            "tf32_convolutions": torch.backends.cudnn.allow_tf32,
+        }  # fmt: skip
+        there = tuple(image.to(subject.device) for image in images)
+        synchronize = partial(torch.cuda.synchronize, subject.device)
+        values["latency_gpu_ms"] = timed(swapper, there, where, GPU_RUNS, GPU_WARM_UP, synchronize)
+    local = on_cpu(swapper, subject.device)
+    if local is None:
+        return values
+    where = {"device": "cpu", "processor": platform.processor() or platform.machine()}
     threads_before = torch.get_num_threads()
     try:
-        return {
-            name: _timed(swapper, images, threads, runs, warm_up)
-            for name, threads in (("latency_ms", 1), ("latency_all_threads_ms", _cores()))
-        }
+        for name, threads in (("latency_ms", 1), ("latency_all_threads_ms", _cores())):
+            torch.set_num_threads(threads)
+            values[name] = timed(local, images, {**where, "threads": threads}, runs, warm_up)
     finally:
         torch.set_num_threads(threads_before)
+    return values
+
+
+def on_gpu(swapper: Any, device: torch.device) -> bool:
+    """Whether the bench is on a GPU, and a network of the swapper with it."""
+    weights = (p.device.type for part in parts_of(swapper).values() for p in part.parameters())
+    return device.type == "cuda" and "cuda" in weights
+
+
+def on_cpu(swapper: Any, device: torch.device) -> Any | None:
+    """The swapper on the CPU: itself or a copy; None where it is elsewhere and is no module."""
+    if device.type == "cpu":
+        return swapper
+    return copy.deepcopy(swapper).cpu() if isinstance(swapper, nn.Module) else None
 
 
 def _cores() -> int:
@@ -53,24 +80,57 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _timed(swapper: Any, images: tuple[Tensor, Tensor], threads: int, runs: int, warm_up: int) -> Measured:
-    torch.set_num_threads(threads)
-    whole: list[float] = []
-    by_part: dict[str, list[float]] = {}
-    with torch.inference_mode():
-        for run in range(-warm_up, runs):
-            with shared_out(parts_of(swapper), time.perf_counter) as shares:
-                started = time.perf_counter()
-                swapper(*images)
-                seconds = time.perf_counter() - started
-            if run >= 0:
-                whole.append(1000 * seconds)
-                for name, share in shares.items():
-                    by_part.setdefault(name, []).append(1000 * share)
+def timed(
+    swapper: Any,
+    images: tuple[Tensor, Tensor],
+    where: dict[str, Any],
+    runs: int,
+    warm_up: int,
+    synchronize: Callable[[], Any] | None = None,
+) -> Measured:
+    """Time runs of a swapper on its (1, 3, H, H) images; `where` is what the protocol says of the device.
+
+    synchronize: waits until a device that works on its own has finished, and is called before every reading of the
+    clock. Since that holds up the device between parts, they are then timed in runs of their own.
+    """
+
+    def clock() -> float:
+        if synchronize is not None:
+            synchronize()
+        return time.perf_counter()
+
+    parts = parts_of(swapper)
+    whole, by_part = _run(swapper, images, parts if synchronize is None else {}, runs, warm_up, clock)
+    if synchronize is not None:
+        _, by_part = _run(swapper, images, parts, runs, 0, clock)
     p10, p50, p90 = (float(ms) for ms in np.percentile(whole, [10, 50, 90]))
     protocol = {
-        "device": "cpu", "processor": platform.processor() or platform.machine(), "threads": threads, "batch": 1,
-        "resolution": images[0].shape[-1], "runs": runs, "warm_up": warm_up, "torch": torch.__version__,
+        **where, "batch": 1, "resolution": images[0].shape[-1], "runs": runs, "warm_up": warm_up,
+        "torch": torch.__version__,
     }  # fmt: skip
     details = {"p10": p10, "p90": p90, "parts": {name: float(np.median(times)) for name, times in by_part.items()}}
     return Measured(p50, "ms", "lower", runs, None, protocol, details)
+
+
+@torch.inference_mode()
+def _run(
+    swapper: Any,
+    images: tuple[Tensor, Tensor],
+    parts: dict[str, nn.Module],
+    runs: int,
+    warm_up: int,
+    clock: Callable[[], float],
+) -> tuple[list[float], dict[str, list[float]]]:
+    """Milliseconds of every run after the warm-up: the whole swapper's, and those of its parts."""
+    whole: list[float] = []
+    by_part: dict[str, list[float]] = {}
+    for run in range(-warm_up, runs):
+        with shared_out(parts, clock) as shares:
+            started = clock()
+            swapper(*images)
+            seconds = clock() - started
+        if run >= 0:
+            whole.append(1000 * seconds)
+            for name, share in shares.items():
+                by_part.setdefault(name, []).append(1000 * share)
+    return whole, by_part

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -10,6 +13,8 @@ import numpy as np
 
 RESAMPLES = 1000
 BOOTSTRAP_SEED = 0
+# What a protocol tells beside what the value depends on: how the swapper is saved; the list's name, which has a hash.
+TOLD_BESIDE = ("bytes_of", "pairs")
 
 
 @dataclass(frozen=True)
@@ -39,6 +44,33 @@ class Measured:
         plain = asdict(self)
         plain["interval"] = None if self.interval is None else list(self.interval)
         return plain
+
+    def protocol_key(self) -> str:
+        """16 hexadecimal digits: equal for values that belong in one column."""
+        return hashlib.sha256(_depends_on(self.as_dict()).encode()).hexdigest()[:16]
+
+
+def _depends_on(value: Mapping[str, Any]) -> str:
+    protocol = {key: entry for key, entry in value["protocol"].items() if key not in TOLD_BESIDE}
+    return json.dumps({"unit": value["unit"], **protocol}, sort_keys=True)
+
+
+def check_column(metric: str, values: Mapping[str, Mapping[str, Any] | Measured]) -> None:
+    """Raise ValueError unless all values, by row, were measured by one protocol; it names two rows and what differs.
+
+    Values are Measured or what `as_dict` gave.
+    """
+    told = {row: json.loads(_depends_on(v.as_dict() if isinstance(v, Measured) else v)) for row, v in values.items()}
+    rows = iter(told)
+    first = next(rows, None)
+    for row in rows:
+        for key in sorted(told[first].keys() | told[row].keys()):
+            a, b = told[first].get(key), told[row].get(key)
+            if a != b:
+                raise ValueError(
+                    f"{metric}: {first} and {row} were measured by different protocols and belong in no common column: "
+                    f"{key} is {a!r} and {b!r}"
+                )
 
 
 def bootstrap_interval(values: np.ndarray, seed: int = BOOTSTRAP_SEED) -> tuple[float, float] | None:

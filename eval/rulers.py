@@ -6,7 +6,7 @@ import hashlib
 import pickle
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,11 +14,13 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+import torchvision
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from .cards import CARDS, Card
+from .image_networks import Inception, Lpips, eight_bit, imagenet_frame, over_positions
 from .networks import (
     POSE_UNIT_DEG,
     FaceParameters,
@@ -33,22 +35,29 @@ from .networks import (
 __all__ = ["CARDS", "POSE_UNIT_DEG", "Card", "Ruler", "Rulers", "build_network", "load_ruler", "preparation"]
 
 
+# What networks give that judge whole pictures, are trained elsewhere and have but one set of weights.
+_OF_PICTURES = (("perceptual",), ("features",))
+
+
 @dataclass(frozen=True, eq=False)
 class Ruler:
     """Reads images (N, 3, S, S) in [-1, 1]: to unit embeddings (N, D), to yaw, pitch and roll in degrees (N, 3), or to
-    expression coefficients (N, E).
+    expression coefficients (N, E); or two batches of them to their perceptual distances (N,).
 
     network: the callable that does it. weight_hash: first digits of the sha256 of the weights it was loaded from. crop
-    and colour_order: what it makes of its images; where not given, those of the network's own card. Raises ValueError
-    without a name or weight hash and on a network in training mode.
+    and colour_order: what it makes of its images; where not given, those of the network's own card. coefficients: what
+    an expression's are, and their scaling. flip: whether mirror images are read too. Raises ValueError without a name
+    or weight hash and on a network in training mode.
     """
 
-    network: Callable[[Tensor], Tensor]
+    network: Callable[..., Tensor]
     name: str
     weight_hash: str
     crop: str = ""
     colour_order: str = ""
     note: str = ""
+    coefficients: str = ""
+    flip: str = "none"
 
     def __post_init__(self) -> None:
         if not self.name or not self.weight_hash:
@@ -59,8 +68,8 @@ class Ruler:
         object.__setattr__(self, "crop", self.crop or getattr(card, "crop", "whole frame"))
         object.__setattr__(self, "colour_order", self.colour_order or getattr(card, "colour_order", "rgb"))
 
-    def __call__(self, images: Tensor) -> Tensor:
-        return self.network(images)
+    def __call__(self, *images: Tensor) -> Tensor:
+        return self.network(*images)
 
     def to(self, device: Any) -> Ruler:
         """Move the network, where it is a module, to a device; the ruler itself is returned."""
@@ -70,7 +79,7 @@ class Ruler:
 
     def as_dict(self) -> dict[str, str]:
         """What a value measured with it depends on."""
-        return {key: value for key, value in vars(self).items() if key != "network" and value}
+        return {key: value for key, value in vars(self).items() if key not in ("network", "flip") and value}
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,9 +89,11 @@ class Rulers:
     recogniser: Ruler | None = None
     pose: Ruler | None = None
     expression: Ruler | None = None
+    perceptual: Ruler | None = None
+    features: Ruler | None = None
 
     def need(self, role: str) -> Ruler:
-        """The ruler of a role: recogniser, pose or expression. Raises ValueError where it was not given."""
+        """The ruler of a role: recogniser, pose, expression, perceptual or features. Raises ValueError without it."""
         ruler = getattr(self, role)
         if ruler is None:
             raise ValueError(f"this needs a {role} ruler: give one as Rulers({role}=...), or leave its metric out")
@@ -93,6 +104,20 @@ class Rulers:
             if ruler is not None:
                 ruler.to(device)
         return self
+
+
+def mirrored(ruler: Ruler) -> Ruler:
+    """A recogniser that reads the image and its mirror image, (N, 2D), as SphereFace and CosFace are evaluated."""
+    return replace(ruler, network=_Mirrored(ruler.network).eval(), flip="image and mirror image, concatenated")
+
+
+class _Mirrored(nn.Module):
+    def __init__(self, network: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        return F.normalize(torch.cat([self.network(images), self.network(images.flip(-1))], 1))
 
 
 class _Reader(nn.Module):
@@ -118,15 +143,17 @@ def preparation(card: Card) -> Callable[[Tensor], Tensor]:
     return partial(inner_square, size=card.options.get("input_size", 64))
 
 
-def load_ruler(name: str, paths: str | Path | Sequence[str | Path], output: str | None = None) -> Ruler:
-    """The ruler of a card of CARDS, read from the files of `card.files` (one path alone where that is all).
+def load_ruler(name: str | Card, paths: str | Path | Sequence[str | Path], output: str | None = None) -> Ruler:
+    """The ruler of a card, by its name in CARDS or as it is, read from the files of `card.files` (or one path alone).
 
-    output: embedding, pose or expression; the card's first where not given. The caller has checked each sha256. Raises
-    ValueError on an unknown name or output, on missing paths, and on a file that does not fit, naming it and the key.
+    output: one of the card's; its first where not given. The caller has checked each sha256; those of LPIPS, Inception
+    v3 and the like are checked again, since a value of theirs means nothing with other weights. Raises ValueError on an
+    unknown name or output, on missing paths, and on a file that does not fit, naming it and the key.
     """
-    if name not in CARDS:
+    if isinstance(name, str) and name not in CARDS:
         raise ValueError(f"unknown ruler '{name}', known: {', '.join(CARDS)}")
-    card = CARDS[name]
+    card = CARDS[name] if isinstance(name, str) else name
+    name = card.name
     output = output or card.outputs[0]
     if output not in card.outputs:
         raise ValueError(f"ruler '{name}' gives {' and '.join(card.outputs)}, not '{output}'")
@@ -137,9 +164,24 @@ def load_ruler(name: str, paths: str | Path | Sequence[str | Path], output: str 
     for path in paths:
         if not path.is_file():
             raise ValueError(f"{path}: no such file, wanted for ruler '{name}'. {card.note}".strip())
-    digest = hashlib.sha256(b"".join(path.read_bytes() for path in paths)).hexdigest()[:16]
+        if card.outputs in _OF_PICTURES and not _sha256([path]).startswith(card.sha256 or "none published"):
+            raise ValueError(
+                f"{path}: sha256 is {_sha256([path])}, but that of '{name}' begins with {card.sha256}: damaged, or "
+                f"another file, whose values would not be what their name says; get it from {card.url or card.source}"
+            )
     reader = _reader(card, paths, output).eval().requires_grad_(False)
+    digest = _sha256([*paths, reader.heads_file] if isinstance(reader, Lpips) else paths)[:16]
     return Ruler(reader, name, digest, card.crop, card.colour_order, card.note)
+
+
+def _sha256(paths: Sequence[Path]) -> str:
+    """Of the files one after the other."""
+    digest = hashlib.sha256()
+    for path in paths:
+        with open(path, "rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()
 
 
 def _unit(outputs: Tensor) -> Tensor:
@@ -162,7 +204,9 @@ def _last_ten(outputs: Tensor) -> Tensor:
     return outputs[:, 52:]
 
 
-def _reader(card: Card, paths: list[Path], output: str) -> _Reader:
+def _reader(card: Card, paths: list[Path], output: str) -> nn.Module:
+    if card.outputs in _OF_PICTURES:
+        return _picture_reader(card, paths[0])
     if card.name == "fsanet":
         return _Reader(fsanet_crop, FSANet(paths), _signs_of_3ddfa)
     if card.name == "3ddfa_v2_mb05":
@@ -173,7 +217,26 @@ def _reader(card: Card, paths: list[Path], output: str) -> _Reader:
         network, state, prepare = build_network(card), _read(paths[0]), preparation(card)
         finish = {"embedding": _unit, "pose": _regressed_angles, "expression": _after_angles}
     _load_strictly(network, state, card.name, paths[0])
+    if output == "features":
+        return _Reader(prepare, network.features, over_positions)
     return _Reader(prepare, network, finish[output])
+
+
+def _picture_reader(card: Card, path: Path) -> nn.Module:
+    state = _read(path)
+    if card.outputs == ("perceptual",):
+        network = Lpips(card.name.removeprefix("lpips_"))
+        for part, weights in network.pieces(state, _read(network.heads_file)):
+            _load_strictly(part, weights, card.name, path)
+        return network
+    if card.name == "inception_fid":
+        try:
+            return _Reader(eight_bit, Inception(state), nn.Identity())
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
+    network = torchvision.models.squeezenet1_0()
+    _load_strictly(network, state, card.name, path)
+    return _Reader(imagenet_frame, network.features, over_positions)
 
 
 def _load_strictly(network: nn.Module, state: Mapping[str, Tensor], name: str, path: Path) -> None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .measured import Measured
-from .pairs import Pairs
+from .pairs import Pairs, inner_face
 
 # Change of the inner face, as a share of what the exact swap (or, where unknown, the source's pixels) would change.
 # Photographs that lose half, three quarters and seven eighths of their resolution change by 7, 13 and 22 %, so
@@ -67,7 +67,7 @@ def verdict(
             f"{name} gives nearly the same picture for every pair: its swaps vary by {spread / wanted:.1%} of what the "
             "targets vary by"
         )
-    inner = _inner_face(pairs)
+    inner = inner_face(pairs)
     change = _difference(swaps, pairs.target, inner)
     possible = _difference(pairs.source if pairs.exact is None else pairs.exact, pairs.target, inner)
     at_chance = _no_better_than_chance(values, copy_target_values)
@@ -104,16 +104,6 @@ def _no_better_than_chance(values: Mapping[str, Measured], copied: Mapping[str, 
         chance, source = copied["id_retrieval_top1_pct"].value, "copy-target"
     low = top1.value if top1.interval is None else top1.interval[0]
     return f"retrieval of {top1.value:.1f} % is no better than {source} ({chance:.1f} %)" if low <= chance else ""
-
-
-def _inner_face(pairs: Pairs) -> Tensor:
-    """(N or 1, 1, H, H) bool: the masks, or the square around eyes, nose and mouth (80 to 200 of 256) without them."""
-    if pairs.mask is not None:
-        return pairs.mask
-    side = pairs.resolution
-    inner = torch.zeros(1, 1, side, side, dtype=torch.bool)
-    inner[:, :, 80 * side // 256 : 200 * side // 256, 68 * side // 256 : 188 * side // 256] = True
-    return inner
 
 
 def _difference(a: Tensor, b: Tensor, where: Tensor | None = None) -> float:

@@ -53,10 +53,34 @@ class Readings:
         return readings
 
 
-class Subject:
-    """What a metric is given. swaps: (N, 3, H, H) uint8 on the CPU, 8-bit as a file would hold them."""
+@torch.inference_mode()
+def swap_batch(swapper: Swapper, source: Tensor, target: Tensor, device: Any, first: int = 0) -> Tensor:
+    """The swaps of uint8 sources and targets (n, 3, H, H), which are pairs `first` and on: the same, on the CPU.
 
-    def __init__(self, swapper: Swapper, readings: Readings, progress: Callable[[int], Any] | None = None) -> None:
+    Raises ValueError naming swapper and pairs on swaps of another size and on NaN.
+    """
+    name = getattr(swapper, "name", None) or type(swapper).__name__
+    swap = swapper(to_float(source.to(device)), to_float(target.to(device)))
+    if tuple(swap.shape) != tuple(target.shape):
+        found = f"{tuple(swap.shape)} for targets {tuple(target.shape)}"
+        raise ValueError(f"swapper '{name}': swaps of another size, {found} (pair {first} on)")
+    try:
+        return to_uint8(swap).cpu()
+    except ValueError as error:
+        raise ValueError(f"swapper '{name}', pairs {first} to {first + len(swap) - 1}: {error}") from error
+
+
+class Subject:
+    """What a metric is given. swaps: (N, 3, H, H) uint8 on the CPU, 8-bit as a file would hold them; made by the
+    swapper unless they are there already."""
+
+    def __init__(
+        self,
+        swapper: Swapper,
+        readings: Readings,
+        progress: Callable[[int], Any] | None = None,
+        swaps: Tensor | None = None,
+    ) -> None:
         self.swapper = swapper
         self.name = getattr(swapper, "name", None) or type(swapper).__name__
         if isinstance(swapper, nn.Module) and swapper.training:
@@ -64,21 +88,18 @@ class Subject:
         self.pairs, self.rulers, self.device = readings.pairs, readings.rulers, readings.device
         self._readings = readings
         self._own: dict[str, Tensor] = {}
-        self.swaps = self._swap(progress)
+        self.swaps = self._swap(progress) if swaps is None else swaps
+        wanted = self.pairs.target
+        if self.swaps.shape != wanted.shape or self.swaps.dtype != torch.uint8:
+            found = f"{tuple(self.swaps.shape)} {self.swaps.dtype}"
+            raise ValueError(f"swapper '{self.name}': swaps: expected {tuple(wanted.shape)} uint8, got {found}")
 
-    @torch.inference_mode()
     def _swap(self, progress: Callable[[int], Any] | None) -> Tensor:
         swaps, size = [], self._readings.batch_size
-        for source, target in zip(self.pairs.source.split(size), self.pairs.target.split(size), strict=True):
-            swap = self.swapper(to_float(source.to(self.device)), to_float(target.to(self.device)))
-            first = sum(map(len, swaps))
-            if tuple(swap.shape) != tuple(target.shape):
-                found = f"{tuple(swap.shape)} for targets {tuple(target.shape)}"
-                raise ValueError(f"swapper '{self.name}': swaps of another size, {found} (pair {first} on)")
-            try:
-                swaps.append(to_uint8(swap).cpu())
-            except ValueError as error:
-                raise ValueError(f"swapper '{self.name}', pairs {first} to {first + len(swap) - 1}: {error}") from error
+        for first in range(0, len(self.pairs), size):
+            batch = slice(first, first + size)
+            swap = swap_batch(self.swapper, self.pairs.source[batch], self.pairs.target[batch], self.device, first)
+            swaps.append(swap)
             if progress:
                 progress(len(swap))
         return torch.cat(swaps)
@@ -103,6 +124,9 @@ class Subject:
             "resolution": self.pairs.resolution,
             "swaps": "8-bit RGB: rounded, clipped",
         }
+        if self.pairs.protocol:
+            shared["data"] = dict(self.pairs.protocol)
         if role is None:
             return shared
-        return {**shared, role: self.rulers.need(role).as_dict(), "flip": "none"}
+        ruler = self.rulers.need(role)
+        return {**shared, role: ruler.as_dict(), "flip": ruler.flip}

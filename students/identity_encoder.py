@@ -181,10 +181,10 @@ class IdentityEncoder(nn.Module):
     def prepare(self, images: Tensor) -> Tensor:
         """Canonical crops (N, 3, S, S) in [-1, 1] to what the network takes, (N, 3, *card.input_size).
 
-        S is 32 or more. Differentiable with respect to the images. Raises ValueError on another shape.
+        S is 16 or more: a quarter of 64. Differentiable with respect to the images. Raises ValueError on another shape.
         """
-        if images.ndim != 4 or images.shape[1] != 3 or images.shape[2] != images.shape[3] or images.shape[2] < 32:
-            raise ValueError(f"images: expected (N, 3, S, S) with S >= 32, got {tuple(images.shape)}")
+        if images.ndim != 4 or images.shape[1] != 3 or images.shape[2] != images.shape[3] or images.shape[2] < 16:
+            raise ValueError(f"images: expected (N, 3, S, S) with S >= 16, got {tuple(images.shape)}")
         if self.grid is None:
             size = images.shape[2]
             first, end = -(-26 * size // 256), 230 * size // 256

@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import students
-from distill import sync_batch_norm
+from distill import batch_norm
 from distill.discriminator import MultiScaleDiscriminator
 
 
@@ -63,7 +63,7 @@ def gradients(model: nn.Module, images: torch.Tensor) -> dict[str, torch.Tensor]
 def _half(rank: int, name: str, folder: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
-    model = sync_batch_norm.convert(network(name), torch.device("cpu"))
+    model = batch_norm.convert(network(name), torch.device("cpu"))
     wrapped = nn.parallel.DistributedDataParallel(model, broadcast_buffers=False)
     found = gradients(wrapped, batch()[rank * 2 : rank * 2 + 2])
     if rank == 0:
@@ -101,7 +101,24 @@ def test_converted_modules_keep_keys_values_and_results():
     model.eval()
     before = [m.detach() for m in model(images)]
     keys = list(model.state_dict())
-    converted = sync_batch_norm.convert(model, torch.device("cpu"))
+    converted = batch_norm.convert(model, torch.device("cpu"))
     assert list(converted.state_dict()) == keys
-    assert any(isinstance(m, sync_batch_norm.SyncBatchNorm) for m in converted.modules())
+    assert any(isinstance(m, batch_norm.SyncBatchNorm) for m in converted.modules())
     assert all(torch.equal(a, b) for a, b in zip(before, converted(images), strict=True))
+
+
+def test_calibration_gives_each_layer_the_statistics_of_what_reaches_it():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.ReLU(), nn.BatchNorm2d(4)).eval()
+    model[1].running_mean.fill_(99)
+    batches = torch.randn(6, 8, 3, 5, 5) * 3 + 1
+    batch_norm.calibrate(model, batches, model)
+    assert not model.training and not model[1].training and model[1].momentum == 0.1
+    with torch.no_grad():
+        first = [model[0](b) for b in batches]
+        assert torch.allclose(model[1].running_mean, torch.stack([b.mean((0, 2, 3)) for b in first]).mean(0), atol=1e-5)
+        assert torch.allclose(model[1].running_var, torch.stack([b.var((0, 2, 3)) for b in first]).mean(0), rtol=1e-4)
+        normalised = [(b - b.mean((0, 2, 3), keepdim=True)) / b.std((0, 2, 3), keepdim=True) for b in first]
+    second = torch.stack([b.relu().mean((0, 2, 3)) for b in normalised]).mean(0)
+    assert torch.allclose(model[3].running_mean, second, atol=1e-2)
+    assert batch_norm.calibrate(nn.Linear(2, 2), (), model) is None  # nothing to do is no error

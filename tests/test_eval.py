@@ -10,12 +10,13 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
-from toy_pairs import PEOPLE, RULERS, SIDE, changed, read_person, rendered, toy_pairs, values_of
+from toy_pairs import PEOPLE, RECOGNISER, RULERS, SIDE, changed, read_person, rendered, toy_pairs, values_of
 
 import students
 from eval import Bench, Measured, Ruler, Rulers, evaluate, to_float, to_uint8
 from eval.latency_ms import latency_ms
-from eval.measured import bootstrap_interval, mean_of
+from eval.measured import bootstrap_interval, check_column, mean_of
+from eval.rulers import mirrored
 from eval.sanity import copy_source, copy_target
 from eval.subject import Readings, Subject
 
@@ -176,8 +177,8 @@ def test_a_missing_ruler_is_named(pairs, metric, role):
 
 
 def test_unknown_metric_lists_the_known(pairs):
-    with pytest.raises(ValueError, match="'fid'.*id_retrieval"):
-        evaluate(copy_target, pairs, ["fid"], RULERS)
+    with pytest.raises(ValueError, match="'iou'.*id_retrieval"):
+        evaluate(copy_target, pairs, ["iou"], RULERS)
 
 
 @pytest.mark.parametrize(
@@ -333,3 +334,23 @@ def test_latency_restores_the_number_of_threads_after_an_error(pairs):
 def test_measured_is_plain():
     plain = Measured(1.0, "%", "higher", 2, (0.5, 1.5), {"a": 1}).as_dict()
     assert plain["interval"] == [0.5, 1.5] and set(plain) == set(Measured.__dataclass_fields__)
+
+
+def test_values_of_two_protocols_stand_in_no_common_column():
+    pairs = toy_pairs()
+    one, other = (values_of(copy_source, p, "id_retrieval")["id_retrieval_top1_pct"] for p in (pairs, fewer(pairs)))
+    check_column("top1", {"a": one, "b": one.as_dict()})
+    assert (
+        one.protocol_key()
+        == values_of(copy_source, changed(pairs, name="b"), "id_retrieval")["id_retrieval_top1_pct"].protocol_key()
+    )
+    assert one.protocol_key() != other.protocol_key()
+    with pytest.raises(ValueError, match="top1: a and b were measured by different protocols.*pairs_count is 8 and 5"):
+        check_column("top1", {"a": one, "b": other.as_dict()})
+    mirrored_too = evaluate(copy_source, pairs, ["id_retrieval"], Rulers(mirrored(RECOGNISER))).values
+    with pytest.raises(ValueError, match="flip is 'none' and 'image and mirror"):
+        check_column("top1", {"a": one, "b": mirrored_too["id_retrieval_top1_pct"]})
+
+
+def fewer(pairs):
+    return changed(pairs.subset(range(5)), name="fewer")

@@ -1,123 +1,144 @@
-"""Pairs of held-out people, swappers and rulers by name."""
+"""The command that measures any swapper on a list of pairs: what it prints, keeps and refuses, how it goes on."""
 
-import numpy as np
+import json
+import shutil
+
 import pytest
-import torch
+from PIL import Image
+from test_swappers import SIDE, student_file
 
-import teachers
-from distill import build, evaluate
-from distill.config import ConfigError, Experiment
+from distill import evaluate
 from distill.data import synthetic
-from distill.data.photos import Photos, read_manifest
-from distill.pseudo_gt import draw_pair
-from distill.schema import Eval as EvalSection
-from distill.schema import Student as StudentSection
+from distill.data.photos import read_manifest
+from distill.pairs import by_people, read, save
+
+METRICS = "id_retrieval,pose_error,exact_match"
 
 
 @pytest.fixture(scope="module")
-def people(tmp_path_factory) -> Photos:
+def listing(tmp_path_factory):
     folder = tmp_path_factory.mktemp("people")
-    synthetic.write(folder, {"test": (5, 3)}, 48, seed=3, progress=False)
-    return read_manifest(folder, "test", 48)
+    synthetic.write(folder, {"test": (6, 3)}, SIDE, seed=3, progress=False)
+    photos = read_manifest(folder, "test", SIDE)
+    save(by_people("toy", photos, 12, 1, "toy"), photos.root, folder / "list")
+    return folder / "list"
 
 
-def test_the_gallery_never_holds_a_source_and_every_person_is_a_source(people):
-    pairs = evaluate.make_pairs("toy", people, 20, seed=1)
-    assert len(pairs.gallery) == 5 and sorted(pairs.gallery_person.tolist()) == list(range(5))
-    assert (np.bincount(pairs.source_person.numpy()) == 4).all()
-    assert (pairs.source_person != pairs.target_person).all()
-    for image in pairs.source:
-        assert not any(torch.equal(image, other) for other in pairs.gallery)
-
-
-def test_pairs_are_a_function_of_the_seed(people):
-    first, again, other = (evaluate.make_pairs("toy", people, 10, seed).hash for seed in (1, 1, 2))
-    assert first == again != other
-
-
-def test_the_exact_swap_of_a_pair_has_the_targets_surroundings(people):
-    pairs = evaluate.make_pairs("toy", people, 8, seed=1)
-    corner = (pairs.exact.int() - pairs.target.int())[:, :, :3, :3].abs().float().mean()
-    face = (pairs.exact.int() - pairs.target.int())[:, :, 16:36, 16:32].abs().float().mean()
-    assert corner < 1 and face > 10
-    row = people.rows[0]
-    assert pairs.target_pose_deg.shape == (8, 3) and pairs.mask.float().mean() > 0.1
-    assert len(row["identity"]) == 56 and len(row["landmarks"]) == 5 and row["person"].startswith("test-")
-
-
-def test_drawn_pictures_are_the_rows_drawn_again(people):
-    rows = [people.rows[i] for i in (0, 4)]
-    again = evaluate.measuring.to_uint8(evaluate.teachers.build("exact")(*[torch.zeros(2, 3, 48, 48)] * 2, rows, rows))
-    assert (again.int() - people.load([0, 4]).int()).abs().max() <= 1
-
-
-def test_drawing_goes_on_where_it_was_stopped(tmp_path):
-    counts = {"train": (50, 2)}
-    synthetic.write(tmp_path / "a", counts, 32, seed=3, progress=False)
-    synthetic.write(tmp_path / "b", counts, 32, seed=3, part=1, parts=2, progress=False)
-    assert not (tmp_path / "b" / "manifest.jsonl").exists()
-    first = next((tmp_path / "b" / "rows").iterdir())
-    stamp = first.stat().st_mtime_ns
-    synthetic.write(tmp_path / "b", counts, 32, seed=3, progress=False)
-    assert first.stat().st_mtime_ns == stamp
-    assert (tmp_path / "a" / "manifest.jsonl").read_text() == (tmp_path / "b" / "manifest.jsonl").read_text()
-
-
-def test_splits_share_nobody():
-    train, test = (synthetic.people(split, 0, 50, 1)[0] for split in ("train", "test"))
-    assert torch.cdist(train, test).min() > 1
-
-
-def test_pairs_of_the_pseudo_gt_are_of_two_people_and_fixed_by_number(people):
-    pairs = [draw_pair(people, 7, number) for number in range(50)]
-    assert all(people.rows[s]["person"] != people.rows[t]["person"] for s, t in pairs)
-    assert pairs == [draw_pair(people, 7, number) for number in range(50)] and len(set(pairs)) > 25
-
-
-def test_too_few_people_are_told(people):
-    alone = Photos(people.root, people.rows[:3], 48)
-    with pytest.raises(ValueError, match="1 people for evaluation"):
-        evaluate.make_pairs("toy", alone, 4, seed=1)
-    singles = Photos(people.root, people.rows[::3], 48)
-    with pytest.raises(ValueError, match="5 people for evaluation, 0 of them with two pictures"):
-        evaluate.make_pairs("toy", singles, 4, seed=1)
-
-
-def test_names_are_checked():
-    exp = Experiment(name="x")
-    with pytest.raises(ConfigError, match="unknown swapper 'mine'; known: copy-target, copy-source, exact"):
-        evaluate.build_swapper("mine", exp, None, "cpu")
-    with pytest.raises(FileNotFoundError, match="no such file"):
-        evaluate.build_swapper("absent.safetensors", exp, None, "cpu")
-    with pytest.raises(ConfigError, match="unknown ruler 'nobody'; known: synthetic_recogniser"):
-        build.rulers(Experiment(name="x", eval=EvalSection(recogniser="nobody")))
-    same = Experiment(
-        name="x", student=StudentSection(identity_encoder="foamliu_128"), eval=EvalSection(recogniser="foamliu_128")
+def run(listing, out, *swappers, metrics=METRICS, batch=4, more=()):
+    return evaluate.main(
+        [*map(str, swappers), "--pairs", str(listing), "--metrics", metrics, "--out", str(out), *map(str, more)]
+        + ["--set", f"eval.batch_size={batch}", "threads=1"]
     )
-    with pytest.raises(ConfigError, match="must not judge what it trained"):
-        build.rulers(same)
 
 
-def test_a_teacher_that_finds_no_face_leaves_the_target_as_it_is():
-    class Shy(teachers.Teacher):
-        """Sees a face where the picture is bright; swaps by copying the source."""
+def metrics_of(out):
+    return json.loads((out / "metrics.json").read_text())
 
-        name = "shy"
 
-        def swap(self, identity, target, rows=None):
-            dark = [i for i, image in enumerate(target) if image.mean() < 0]
-            if dark:
-                raise teachers.NoFace("too dark", dark)
-            return identity[0]
+def test_every_kind_of_swapper_in_one_table(listing, tmp_path, capsys):
+    student = student_file(tmp_path)
+    finished = tmp_path / "elsewhere"
+    finished.mkdir()
+    pairs, _ = read(listing)
+    for name, image in zip(pairs.names, pairs.exact, strict=True):
+        Image.fromarray(image.permute(1, 2, 0).numpy()).save(finished / f"{name}.png")
+    assert run(listing, tmp_path / "out", "copy-target", "copy-source", "exact", student, finished) == 0
+    printed = capsys.readouterr().out
+    content = metrics_of(tmp_path / "out")
+    assert list(content["rows"]) == ["copy-target", "copy-source", "exact", "compact", "elsewhere"]
+    assert all(name in printed for name in content["rows"]) and "pose error" in printed
+    rows = content["rows"]
+    assert rows["copy-target"]["pose_error_deg"]["value"] == 0 and rows["exact"]["ssim"]["value"] == 1
+    assert {k: v["value"] for k, v in rows["elsewhere"].items()} == {k: v["value"] for k, v in rows["exact"].items()}
+    depends = rows["compact"]["id_retrieval_top1_pct"]["protocol"]
+    assert depends["recogniser"]["weight_hash"] and depends["gallery"]["size"] == 6 and depends["flip"] == "none"
+    assert depends["pairs_hash"] == content["pairs"]["hash"] == pairs.hash
+    assert [p.name for p in (tmp_path / "out" / "swaps").iterdir()] == ["compact"]  # the others cost nothing
+    with Image.open(tmp_path / "out" / "grid.png") as sheet:
+        assert "AI-generated" in sheet.text["Comment"]
 
-        def identity(self, source, rows=None):
-            dark = [i for i, image in enumerate(source) if image.mean() < 0]
-            if dark:
-                raise teachers.NoFace("too dark", dark)
-            return (source,)
 
-    levels = torch.tensor([0.5, -0.5, 0.7, 0.9]).view(4, 1, 1, 1)
-    source, target = levels.expand(4, 3, 8, 8), levels.flip(0).expand(4, 3, 8, 8)
-    swap = evaluate.Steady(Shy())(source, target)
-    assert swap.mean((1, 2, 3)).tolist() == pytest.approx([0.5, 0.7, -0.5, 0.9])
-    assert evaluate.Steady(Shy())(source[1:2], target[1:2]).mean().item() == pytest.approx(0.7)
+def test_a_second_start_makes_and_measures_only_what_is_missing(listing, tmp_path, monkeypatch):
+    student, out = student_file(tmp_path), tmp_path / "out"
+    assert run(listing, out, student) == 0
+    first, swaps = metrics_of(out), sorted((out / "swaps" / "compact").glob("*.png"))
+    stamps = [path.stat().st_mtime_ns for path in swaps]
+    seconds = first["rows"]["compact"]["pose_error_deg"]["seconds"]
+    assert len(swaps) == 12
+
+    # As if killed while it swapped the second of three batches: one picture of it is there, no metrics.
+    (out / "metrics.json").unlink()
+    for path in swaps[5:8]:
+        path.unlink()
+    asked = []
+    swapped = evaluate.swap_batch
+
+    def spy(swapper, source, *more):
+        asked.append(len(source))
+        return swapped(swapper, source, *more)
+
+    monkeypatch.setattr(evaluate, "swap_batch", spy)
+    assert run(listing, out, student) == 0
+    assert asked == [4]
+    after = [path.stat().st_mtime_ns for path in swaps]
+    assert after[:4] == stamps[:4] and after[8:] == stamps[8:] and after[4:8] != stamps[4:8]
+    again = metrics_of(out)
+    assert {k: v["value"] for k, v in again["rows"]["compact"].items()} == {
+        k: v["value"] for k, v in first["rows"]["compact"].items()
+    }
+
+    # A row that is there is kept, one of other metrics is not.
+    again["rows"]["compact"]["pose_error_deg"]["seconds"] = seconds + 99
+    (out / "metrics.json").write_text(json.dumps(again))
+    assert run(listing, out, "copy-target", student) == 0
+    assert metrics_of(out)["rows"]["compact"]["pose_error_deg"]["seconds"] == seconds + 99
+    assert run(listing, out, student, metrics="pose_error") == 0
+    assert list(metrics_of(out)["rows"]["compact"]) == ["pose_error_deg", "pose_error_true_deg"]
+    assert metrics_of(out)["rows"]["compact"]["pose_error_deg"]["seconds"] < seconds + 99
+
+
+def test_swaps_of_another_student_are_not_taken_for_its_own(listing, tmp_path):
+    out = tmp_path / "out"
+    assert run(listing, out, student_file(tmp_path), metrics="exact_match") == 0
+    first = metrics_of(out)["rows"]["compact"]["l1"]["value"]
+    assert run(listing, out, student_file(tmp_path, width=16), metrics="exact_match") == 0
+    assert metrics_of(out)["rows"]["compact"]["l1"]["value"] != first
+
+
+def test_missing_swaps_are_told_and_can_be_left_out_for_all(listing, tmp_path, capsys):
+    pairs, _ = read(listing)
+    finished = tmp_path / "peer"
+    finished.mkdir()
+    for name, image in list(zip(pairs.names, pairs.exact, strict=True))[2:]:
+        Image.fromarray(image.permute(1, 2, 0).numpy()).save(finished / f"{name}.png")
+    assert run(listing, tmp_path / "out", finished) == 2
+    assert "peer lacks 2 of 12 swaps (00000, 00001); finish them, or give --skip-missing" in capsys.readouterr().err
+    assert run(listing, tmp_path / "out", finished, "exact", "copy-target", more=["--skip-missing"]) == 0
+    content = metrics_of(tmp_path / "out")
+    assert content["pairs"]["count"] == 10 and content["pairs"]["hash"] != pairs.hash
+    assert content["rows"]["peer"]["l1"]["value"] == content["rows"]["exact"]["l1"]["value"] == 0
+    assert {row["l1"]["n"] for row in content["rows"].values()} == {10}
+
+
+@pytest.mark.parametrize(
+    ("swapper", "options", "told"),
+    [
+        ("nobody", [], "unknown swapper 'nobody'; known: copy-target"),
+        ("copy-target", ["--metrics", "beauty"], "unknown metric 'beauty'; known: id_retrieval"),
+        ("copy-target", ["--recogniser", "nobody"], "unknown ruler 'nobody'"),
+        ("copy-target", ["--resolution", "8"], "size: expected at least 16 pixels"),
+        ("simswap", [], "simswap"),
+    ],
+)
+def test_mistakes_are_one_line(swapper, options, told, listing, tmp_path, capsys):
+    assert evaluate.main([swapper, "--pairs", str(listing), "--out", str(tmp_path), *options]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and told in error and error.count("\n") <= 2
+
+
+def test_pairs_must_come_from_somewhere(capsys, tmp_path, listing):
+    assert evaluate.main(["copy-target"]) == 2
+    assert "on which pairs?" in capsys.readouterr().err
+    shutil.copytree(listing, tmp_path / "moved")  # its pictures are relative to where it was
+    assert evaluate.main(["copy-target", "--pairs", str(tmp_path / "moved")]) == 2
+    assert "gallery, person" in capsys.readouterr().err

@@ -92,6 +92,7 @@ def test_run_commands_of_the_readme_resolve(line):
 def test_other_commands_of_the_readme_know_their_options(line):
     words = shlex.split(line)[1:]
     target = words[:2] if words[0] == "-m" else words[:1]
+    target += [word for word in words[len(target) :][:1] if re.fullmatch("[a-z_]+", word)]  # perhaps a subcommand
     told = subprocess.run([sys.executable, *target, "--help"], cwd=ROOT, capture_output=True, text=True)
     assert told.returncode == 0, told.stderr
     for word in words:

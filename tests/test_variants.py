@@ -111,9 +111,9 @@ def test_the_front_keeps_what_nothing_beats():
 
 
 def test_values_of_different_pairs_are_not_put_in_one_column():
-    def run(name, pairs):
+    def run(name, pairs, window="11 x 11"):
         exp = config.Experiment(name=name)
-        rows = {"mobilefsgan": {"ssim": {"value": 0.5, "unit": ""}}}
+        rows = {"mobilefsgan": {"ssim": {"value": 0.5, "unit": "", "protocol": {"window": window}}}}
         return Child(name, None, exp), {
             "pairs": {"hash": pairs},
             "rows": rows,
@@ -124,3 +124,5 @@ def test_values_of_different_pairs_are_not_put_in_one_column():
     assert comparison.collect([run("a", "1"), run("b", "1")])["rows"]["b"]["values"]["ssim"]["mean"] == 0.5
     with pytest.raises(ConfigError, match="2 different lists of pairs"):
         comparison.collect([run("a", "1"), run("b", "2")])
+    with pytest.raises(ValueError, match="ssim: a and b were measured by different protocols.*'11 x 11' and '7 x 7'"):
+        comparison.collect([run("a", "1"), run("b", "1", "7 x 7")])

@@ -14,11 +14,11 @@ from torch import Tensor
 
 from ..teacher import Teacher
 from .face import ATTRIBUTES, EXPRESSION, IDENTITY, expression, pose_deg, sample_attributes, sample_identities
-from .render import VERSION, Rendered, render
+from .render import VERSION, Rendered, occluder_mask, render
 
 __all__ = [
-    "ATTRIBUTES", "EXPRESSION", "IDENTITY", "VERSION", "ExactTeacher", "Rendered", "expression", "pose_deg", "render",
-    "sample_attributes", "sample_identities",
+    "ATTRIBUTES", "EXPRESSION", "IDENTITY", "VERSION", "ExactTeacher", "Rendered", "expression", "occluder_mask",
+    "pose_deg", "render", "sample_attributes", "sample_identities",
 ]  # fmt: skip
 
 

@@ -92,12 +92,8 @@ def _draw(identity: Tensor, attributes: Tensor, size: int, fine: int) -> tuple[T
 
     head = Head(z, a, f, max(64, min(160, fine // 2)), strands)
 
-    # The picture's plane in head radii, and where the head's centre comes to lie.
-    axis = ((torch.arange(fine, device=device) + 0.5) / fine - 0.5) / PIXELS_PER_UNIT
-    y, x = torch.meshgrid(-axis, axis, indexing="ij")
-    x = (x[None].expand(n, -1, -1) - a["shift_x"]) / a["scale"]
-    y = (y[None].expand(n, -1, -1) - a["shift_y"]) / a["scale"]
-    px = 1 / (PIXELS_PER_UNIT * fine)
+    # Where the head's centre comes to lie.
+    x, y, px = _plane(a, fine)
     point = torch.tensor(FACE_POINT, device=device)
     moved = point[:2] - (turn @ point)[:, :2]
     cx, cy = moved[:, 0].view(n, 1, 1), moved[:, 1].view(n, 1, 1)
@@ -168,6 +164,33 @@ def _draw(identity: Tensor, attributes: Tensor, size: int, fine: int) -> tuple[T
     inner = skin & (torch.hypot(p * 1.12, (q + 0.16) * 0.98) < 0.61) & (q < f.eye_y + 0.19)
     mask = (F.interpolate(inner[:, None].float(), (size, size), mode="bilinear", antialias=True) > 0.5).float()
     return image, mask, _landmarks(head, turn, f, a, moved, size)
+
+
+def occluder_mask(attributes: Tensor, size: int) -> Tensor:
+    """What is held before the faces of pictures with these attributes (n, 42), where nothing shines through:
+    (n, 1, size, size) bool. Glasses are no such thing: they are worn, and a lens shows the face.
+
+    Raises ValueError on attributes of another shape.
+    """
+    if attributes.ndim != 2 or attributes.shape[1] != len(ATTRIBUTES):
+        raise ValueError(f"attributes: expected (n, {len(ATTRIBUTES)}), got {tuple(attributes.shape)}")
+    fine = drawn_size(size)
+    masks = []
+    for some in attributes.float().split(max(1, CHUNK_PIXELS // fine**2)):
+        a = {name: some[:, i].view(-1, 1, 1) for i, name in enumerate(ATTRIBUTES)}
+        x, y, px = _plane(a, fine)
+        share = occluder(x, y, a, px)[1]
+        masks.append(F.interpolate(share[:, None], (size, size), mode="bilinear", antialias=True) > 0.999)
+    return torch.cat(masks)
+
+
+def _plane(a: dict[str, Tensor], fine: int) -> tuple[Tensor, Tensor, float]:
+    """x and y of the pixels (n, fine, fine), in radii of the head, and the side of a pixel."""
+    axis = ((torch.arange(fine, device=a["scale"].device) + 0.5) / fine - 0.5) / PIXELS_PER_UNIT
+    y, x = torch.meshgrid(-axis, axis, indexing="ij")
+    x = (x[None].expand(len(a["scale"]), -1, -1) - a["shift_x"]) / a["scale"]
+    y = (y[None].expand(len(a["scale"]), -1, -1) - a["shift_y"]) / a["scale"]
+    return x, y, 1 / (PIXELS_PER_UNIT * fine)
 
 
 def _landmarks(head: Head, turn: Tensor, f: Places, a, moved: Tensor, size: int) -> Tensor:

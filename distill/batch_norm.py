@@ -1,10 +1,13 @@
-"""Batch normalisation over the batches of all processes, on any device.
+"""Batch normalisation: over the batches of all processes, and with statistics that belong to the averaged weights.
 
 torch.nn.SyncBatchNorm refuses CPU tensors, so that a CPU run could not be what the GPU run is. On CUDA torch's own
 is used; elsewhere this one, whose sums are all-reduced in both passes.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -70,3 +73,27 @@ def convert(module: nn.Module, device: torch.device) -> nn.Module:
         else:
             convert(child, device)
     return module
+
+
+@torch.no_grad()
+def calibrate(network: nn.Module, batches: Iterable[Any], forward: Callable[[Any], Any]) -> None:
+    """Take the running statistics of a network's BatchNorms anew: their mean over `batches`, each put through
+    `forward`. Every process calls it. The network is left in evaluation mode.
+
+    An average of weights has only ever been given the statistics of the network that learns. Where layers multiply
+    their own outputs, as MobileFSGAN's masks do, that small misfit grows to infinity for some pictures. As Izmailov et
+    al., Averaging Weights Leads to Wider Optima, UAI 2018, section 3.
+    """
+    layers = [m for m in network.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+    if not layers:
+        return
+    momenta = [layer.momentum for layer in layers]
+    for layer in layers:
+        layer.reset_running_stats()
+        layer.momentum = None  # the plain mean over all batches
+        layer.train()
+    for batch in batches:
+        forward(batch)
+    for layer, momentum in zip(layers, momenta, strict=True):
+        layer.momentum = momentum
+    network.eval()

@@ -1,0 +1,113 @@
+"""Make a list of pairs for `python -m distill.evaluate SWAPPER --pairs LIST`:
+
+    python datasets/make_pairs.py people FOLDER --out LIST      people with several photographs each, as LFW has them
+    python datasets/make_pairs.py singles FOLDER --out LIST     one photograph a person, as CelebA-HQ and FFHQ
+    python datasets/make_pairs.py synthetic FOLDER --out LIST   test people that datasets/synthetic.py or a run drew
+    python datasets/make_pairs.py faceforensics ROOT --splits test.json --out LIST
+
+LIST is a folder; its pairs.json names the pictures, people and gallery, and what was skipped and why.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path[0] = str(Path(__file__).resolve().parent.parent)  # this folder is no package
+
+from distill import weights  # noqa: E402
+from distill.config import ConfigError  # noqa: E402
+from distill.data.photos import DataError, Photos, read_manifest, scan  # noqa: E402
+from distill.pairs import by_people, by_singles, read, save  # noqa: E402
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    kinds = parser.add_subparsers(dest="kind", required=True, metavar="KIND")
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("folder", type=Path, metavar="FOLDER")
+    common.add_argument("--out", type=Path, required=True, metavar="LIST", help="folder to write to")
+    common.add_argument("--resolution", type=int, default=256, help="side of the crops in pixels (default: 256)")
+    common.add_argument("--weights", nargs="+", default=[], metavar="FOLDER", help="where weight files are looked for")
+    drawn = argparse.ArgumentParser(add_help=False)
+    drawn.add_argument("--count", type=int, default=1000, help="pairs (default: 1000)")
+    drawn.add_argument("--seed", type=int, default=0)
+    for kind, told in (("people", "people with several photographs"), ("singles", "one photograph a person")):
+        command = kinds.add_parser(kind, parents=[common, drawn], help=told)
+        command.add_argument("--align", action="store_true", help="find and align the faces first (extra: video)")
+    command = kinds.add_parser("synthetic", parents=[common, drawn], help="synthetic people, whose exact swap is known")
+    command.add_argument("--split", default="test", help="of the folder's manifest (default: test)")
+    command = kinds.add_parser("faceforensics", parents=[common], help="FaceForensics++ by the field's protocol")
+    command.add_argument(
+        "--splits", type=Path, nargs="+", required=True, help="the data set's own train, val, test.json"
+    )
+    command.add_argument("--compression", default="c23", choices=("raw", "c23", "c40"))
+    command.add_argument("--frames", type=int, default=10, help="of each video, evenly (default: 10)")
+    command.add_argument(
+        "--swaps-of", metavar="METHOD", help="write that method's finished swaps to LIST/METHOD as well"
+    )
+    args = parser.parse_args(arguments)
+    try:
+        path = faceforensics_list(args) if args.kind == "faceforensics" else folder_list(args)
+        pairs, skipped = read(path)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(f"{len(pairs)} pairs, gallery of {len(pairs.gallery)}, {len(skipped)} skipped, hash {pairs.hash}")
+    for line in skipped[:5]:
+        print(f"  skipped {line['what']}: {line['reason']}")
+    print(path)
+    return 0
+
+
+def folder_list(args: argparse.Namespace) -> Path:
+    """pairs.json of a folder of pictures, by the options of the command."""
+    if args.count < 1:
+        raise ConfigError(f"--count: expected at least 1, got {args.count}")
+    if args.kind == "synthetic":
+        photos = read_manifest(args.folder, args.split, args.resolution)
+        if not photos.rows or "identity" not in photos.rows[0]:
+            raise DataError(f"{args.folder}: no synthetic people of split '{args.split}' in its manifest")
+        dataset = "synthetic people"
+    else:
+        folder, skipped = args.folder, []
+        if args.align:
+            from distill import faces  # they want the extra `video`
+
+            folder, skipped = faces.align_folder(folder, args.out / "faces", args.resolution, _detector(args))
+        rows, flawed = scan(folder, min_size=args.resolution // 2)
+        skipped += [dict(zip(("what", "reason"), line.split(": ", 1), strict=True)) for line in flawed]
+        if args.kind == "singles":
+            rows = [{**row, "person": str(i)} for i, row in enumerate(rows)]
+        photos, dataset = Photos(Path(), rows, args.resolution), args.folder.name
+    make = by_singles if args.kind == "singles" else by_people
+    listing = make(args.out.name, photos, args.count, args.seed, dataset)
+    if args.kind != "synthetic":
+        listing["skipped"] = skipped
+        listing["protocol"]["alignment"] = "by detected landmarks" if args.align else "as given"
+    return save(listing, photos.root, args.out)
+
+
+def faceforensics_list(args: argparse.Namespace) -> Path:
+    """pairs.json of a copy of FaceForensics++, by the options of the command."""
+    from distill.data import faceforensics
+
+    detector = _detector(args)
+    path = faceforensics.prepare(
+        args.folder, args.splits, args.out, compression=args.compression, frames=args.frames,
+        resolution=args.resolution, detector=detector,
+    )  # fmt: skip
+    if args.swaps_of:
+        faceforensics.finished_swaps(args.folder, args.swaps_of, path, args.out / args.swaps_of)
+    return path
+
+
+def _detector(args: argparse.Namespace):
+    from distill import faces
+
+    return faces.Detector(weights.find(faces.CARD, args.weights))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,97 @@
+"""Networks that judge pictures, not faces: LPIPS, and the features that Frechet and kernel distances are taken of.
+
+Their packages would download weights by themselves; here they are given what a verified file holds, and nothing else.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+LPIPS_VERSION = "0.1"
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+class Lpips(nn.Module):
+    """LPIPS (Zhang et al., CVPR 2018, arXiv:1801.03924) by the authors' package `lpips`, version 0.1 of its heads.
+
+    net: alex, vgg or squeeze (AlexNet, VGG16, SqueezeNet 1.1 of torchvision). Meaningless until both states of `pieces`
+    are loaded. Raises ValueError without the package.
+    """
+
+    def __init__(self, net: str) -> None:
+        super().__init__()
+        try:
+            import lpips
+        except ImportError as error:
+            raise ValueError(f"ruler 'lpips_{net}' needs the package lpips: pip install lpips") from error
+        with warnings.catch_warnings():
+            warnings.filterwarnings(
+                "ignore", category=UserWarning, module="torchvision"
+            )  # how lpips asks for no weights
+            self.network = lpips.LPIPS(pretrained=False, net=net, pnet_rand=True, verbose=False)
+        self.heads_file = Path(lpips.__file__).parent / "weights" / f"v{LPIPS_VERSION}" / f"{net}.pth"
+
+    def pieces(
+        self, backbone: Mapping[str, Tensor], heads: Mapping[str, Tensor]
+    ) -> list[tuple[nn.Module, dict[str, Tensor]]]:
+        """What is to be loaded into what: torchvision's state dict of the backbone and the package's of the heads."""
+        ours = {"features." + name.split(".", 1)[1]: name for name in self.network.net.state_dict()}
+        features = {ours.get(k, k): v for k, v in backbone.items() if not k.startswith("classifier.")}
+        return [(self.network.net, features), (self.network.lins, {k.removeprefix("lin"): v for k, v in heads.items()})]
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        """Two batches (N, 3, H, W) in [-1, 1] to their distances (N,), 0 for equal images."""
+        return self.network(a, b).flatten()
+
+
+def imagenet_frame(images: Tensor) -> Tensor:
+    """The whole frame to 224 x 224, antialiased bilinear, by ImageNet's mean and deviation."""
+    images = F.interpolate(images, (224, 224), mode="bilinear", align_corners=False, antialias=True)
+    mean, std = (images.new_tensor(each).view(1, 3, 1, 1) for each in (IMAGENET_MEAN, IMAGENET_STD))
+    return ((images + 1) / 2 - mean) / std
+
+
+def eight_bit(images: Tensor) -> Tensor:
+    """Images in [-1, 1] as the bytes they were."""
+    return ((images + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+
+
+def over_positions(maps: Tensor) -> Tensor:
+    """Mean over positions: (N, C, h, w) to (N, C)."""
+    return maps.mean((2, 3))
+
+
+class Inception(nn.Module):
+    """The Inception v3 of FID (Heusel et al., NeurIPS 2017, arXiv:1706.08500) as ported to PyTorch by torch-fidelity.
+
+    Resizes by itself to 299 x 299 as TensorFlow 1 did. Raises ValueError without the package and on another state.
+    """
+
+    def __init__(self, state: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        try:
+            from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+        except ImportError as error:
+            raise ValueError("ruler 'inception_fid' needs torch-fidelity: pip install torch-fidelity") from error
+        for key, tensor in state.items():
+            if not torch.isfinite(tensor).all():
+                raise ValueError(f"damaged weights of 'inception_fid': {key}: NaN or infinite values")
+        # The package unpickles without restraint what it is given, so it is given what was read safely before.
+        file = io.BytesIO()
+        torch.save(dict(state), file)  # a plain dict: counters of batches may be missing, as older files have it
+        file.seek(0)
+        try:
+            self.network = FeatureExtractorInceptionV3("inception", ["2048"], feature_extractor_weights_path=file)
+        except RuntimeError as error:
+            raise ValueError(f"not the weights of 'inception_fid': {' '.join(str(error).split())}") from error
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Bytes (N, 3, H, W) to features (N, 2048)."""
+        return self.network(images)[0]

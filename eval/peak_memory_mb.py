@@ -1,0 +1,108 @@
+"""Peak memory of one swap at batch 1: the weights, and the most that is allocated beside them at any moment.
+
+On the CPU the allocations are those that torch's profiler records, operators' scratch of torch's own included, that of
+libraries with an allocator of their own not; on a GPU those of torch's allocator. Neither counts the two images, nor
+what torch and its libraries take up by being loaded. What the phone's runtime takes is another matter.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.profiler import ProfilerActivity, profile
+
+from .latency_ms import on_cpu, on_gpu
+from .measured import Measured
+from .pairs import to_float
+from .parts import files_of, parts_of
+from .subject import Subject
+
+MB = 10**6
+
+
+def peak_memory_mb(subject: Subject) -> dict[str, Measured]:
+    """peak_memory_mb on the CPU, peak_memory_gpu_mb on the bench's GPU: 10^6 bytes, shares in the details.
+
+    Absent for a swapper without networks, and for one with a part that does not run in torch. On the CPU absent where
+    it is no module, so that it cannot be copied there.
+    """
+    swapper = subject.swapper
+    if not parts_of(swapper) or set(files_of(swapper)) - set(parts_of(swapper)):
+        return {}
+    images = to_float(subject.pairs.source[:1]), to_float(subject.pairs.target[:1])
+    values = {}
+    if on_gpu(swapper, subject.device):
+        there = tuple(image.to(subject.device) for image in images)
+        working = gpu_bytes(lambda: swapper(*there), subject.device)
+        values["peak_memory_gpu_mb"] = _measured(
+            swapper, working, images, {"device": "cuda", "processor": torch.cuda.get_device_name(subject.device)},
+            "weights + torch.cuda.max_memory_allocated above what was allocated before",
+        )  # fmt: skip
+    local = on_cpu(swapper, subject.device)
+    if local is not None:
+        values["peak_memory_mb"] = _measured(
+            local, cpu_bytes(lambda: local(*images)), images, {"device": "cpu", "threads": 1},
+            "weights + peak of the allocations in torch.profiler's trace",
+        )  # fmt: skip
+    return values
+
+
+def weight_bytes(networks: Iterable[nn.Module]) -> int:
+    """Bytes of parameters and buffers, shared ones once."""
+    storages = {
+        tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes()
+        for network in networks
+        for tensor in (*network.parameters(), *network.buffers())
+    }
+    return sum(storages.values())
+
+
+@torch.inference_mode()
+def cpu_bytes(call: Callable[[], Any]) -> int:
+    """The most that is allocated at once on one thread during a call, the second one, above what was there before."""
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # it reports its every start, and each GPU that is not there
+    threads_before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        call()
+        with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
+            call()
+    finally:
+        torch.set_num_threads(threads_before)
+    with tempfile.TemporaryDirectory() as folder:
+        trace = Path(folder) / "trace.json"
+        recorded.export_chrome_trace(str(trace))
+        events = json.loads(trace.read_text(encoding="utf-8"))["traceEvents"]
+    memory = sorted((event for event in events if event["name"] == "[memory]"), key=lambda event: event["ts"])
+    allocated = peak = 0
+    for event in memory:
+        allocated += event["args"]["Bytes"]  # below 0 where it is given back
+        peak = max(peak, allocated)
+    return peak
+
+
+@torch.inference_mode()
+def gpu_bytes(call: Callable[[], Any], device: torch.device) -> int:
+    """The same of torch's CUDA allocator."""
+    call()
+    torch.cuda.synchronize(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    before = torch.cuda.memory_allocated(device)
+    call()
+    torch.cuda.synchronize(device)
+    return torch.cuda.max_memory_allocated(device) - before
+
+
+def _measured(swapper: Any, working: int, images: tuple[Tensor, Tensor], where: dict, method: str) -> Measured:
+    own = [swapper] if isinstance(swapper, nn.Module) else []
+    weights = weight_bytes([*own, *parts_of(swapper).values()])
+    protocol = {**where, "method": method, "batch": 1, "resolution": images[0].shape[-1], "torch": torch.__version__}
+    details = {"weights": weights / MB, "working": working / MB}
+    return Measured((weights + working) / MB, "MB (10^6 bytes)", "lower", 1, None, protocol, details)
