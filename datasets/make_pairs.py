@@ -93,20 +93,22 @@ def faceforensics_list(args: argparse.Namespace) -> Path:
     """pairs.json of a copy of FaceForensics++, by the options of the command."""
     from distill.data import faceforensics
 
-    detector = _detector(args)
     path = faceforensics.prepare(
-        args.folder, args.splits, args.out, compression=args.compression, frames=args.frames,
-        resolution=args.resolution, detector=detector,
+        args.folder, args.splits, args.out, find=_detector(args), compression=args.compression, frames=args.frames,
+        resolution=args.resolution,
     )  # fmt: skip
     if args.swaps_of:
-        faceforensics.finished_swaps(args.folder, args.swaps_of, path, args.out / args.swaps_of)
+        missing = faceforensics.finished_swaps(args.folder, args.swaps_of, path, args.out / args.swaps_of)
+        for line in missing[:5]:
+            print(f"  no swap of {line['what']}: {line['reason']}")
+        print(f"{args.out / args.swaps_of}: {len(missing)} missing")
     return path
 
 
 def _detector(args: argparse.Namespace):
     from distill import faces
 
-    return faces.Detector(weights.find(faces.CARD, args.weights))
+    return faces.Detector(weights.find(faces.YUNET, args.weights))
 
 
 if __name__ == "__main__":
