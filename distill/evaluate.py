@@ -111,7 +111,7 @@ def measure(
     made = {}
     for name, swapper in rows.items():
         origin = [pairs.hash, swappers.fingerprint(swapper)]
-        made[name] = _swaps(swapper, name, pairs, folder / "swaps", origin, device, exp.eval.batch_size)
+        made[name], failed = _swaps(swapper, name, pairs, folder / "swaps", origin, device, exp.eval.batch_size)
         key = digest([origin, list(exp.eval.metrics), judges, str(device)])
         if before.get("keys", {}).get(name) == key:
             values = {metric: measuring.Measured(**value) for metric, value in before["rows"][name].items()}
@@ -119,6 +119,11 @@ def measure(
             values = bench.evaluate(swapper, list(exp.eval.metrics), swaps=made[name]).values
         content["rows"][name] = {metric: value.as_dict() for metric, value in values.items()}
         content["keys"][name] = key
+        if failed:
+            content["verdicts"].append(
+                f"{name} gives NaN or infinite values for {len(failed)} of {len(pairs)} pairs ({', '.join(failed[:3])}"
+                f"{', ...' if len(failed) > 3 else ''}), which count as grey pictures"
+            )
         if _of_interest(name):
             content["verdicts"] += sanity.verdict(name, values, made[name], pairs)
             same = int((made[name] == pairs.target).flatten(1).all(1).sum())
@@ -136,13 +141,15 @@ def _of_interest(name: str) -> bool:
 
 def _swaps(
     swapper: Any, name: str, pairs: measuring.Pairs, folder: Path, made_from: list[str], device: Any, size: int
-) -> torch.Tensor:
-    """All swaps of a swapper, (N, 3, H, H) uint8; those of networks are kept as pictures, batch by batch."""
+) -> tuple[torch.Tensor, list[str]]:
+    """All swaps of a swapper, (N, 3, H, H) uint8, and the names of pairs for which it gave no numbers; those of
+    networks are kept as pictures, batch by batch."""
     if isinstance(swapper, Finished):
-        return swapper.swaps
+        return swapper.swaps, []
     kept = folder / name if hasattr(swapper, "weight_hash") else None
+    record = {"made_from": made_from, "failed": []}
     if kept is not None:
-        _forget_others(kept, made_from)
+        record = _kept(kept, record)
     names, swaps = swappers.names_of(pairs), []
     with ThreadPoolExecutor(4) as pool, tqdm(total=len(pairs), desc=f"swap {name}", unit="pair") as bar:
         for start in range(0, len(pairs), size):
@@ -150,21 +157,26 @@ def _swaps(
             if files and all(file.is_file() for file in files):
                 batch = torch.from_numpy(np.stack(list(pool.map(decode, files))))
             else:
-                batch = swap_batch(
-                    swapper, pairs.source[start : start + size], pairs.target[start : start + size], device, start
-                )
+                part, failed = slice(start, start + size), []
+                batch = swap_batch(swapper, pairs.source[part], pairs.target[part], device, start, failed)
+                if failed:
+                    record["failed"] = sorted({*record["failed"], *(names[i] for i in failed)})
+                    if kept is not None:
+                        write_json(kept / "made_from.json", record)
                 list(pool.map(pictures.save_png, batch[: len(files)], files))
             swaps.append(batch)
             bar.update(len(batch))
-    return torch.cat(swaps)
+    return torch.cat(swaps), record["failed"]
 
 
-def _forget_others(folder: Path, made_from: list[str]) -> None:
-    """Remove swaps of other weights or other pairs that a folder of kept swaps may hold."""
-    record = folder / "made_from.json"
-    if not record.is_file() or read_json(record) != made_from:
-        shutil.rmtree(folder, ignore_errors=True)
-        write_json(record, made_from)
+def _kept(folder: Path, record: dict[str, list[str]]) -> dict[str, list[str]]:
+    """What is told of a folder of kept swaps; those of other weights or other pairs are removed."""
+    path = folder / "made_from.json"
+    if path.is_file() and (before := read_json(path))["made_from"] == record["made_from"]:
+        return before
+    shutil.rmtree(folder, ignore_errors=True)
+    write_json(path, record)
+    return record
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -54,16 +54,24 @@ class Readings:
 
 
 @torch.inference_mode()
-def swap_batch(swapper: Swapper, source: Tensor, target: Tensor, device: Any, first: int = 0) -> Tensor:
+def swap_batch(
+    swapper: Swapper, source: Tensor, target: Tensor, device: Any, first: int = 0, failed: list[int] | None = None
+) -> Tensor:
     """The swaps of uint8 sources and targets (n, 3, H, H), which are pairs `first` and on: the same, on the CPU.
 
-    Raises ValueError naming swapper and pairs on swaps of another size and on NaN.
+    Raises ValueError naming swapper and pairs on swaps of another size and on NaN or infinite values; with `failed`,
+    such a swap becomes a grey picture, and the number of its pair is added there.
     """
     name = getattr(swapper, "name", None) or type(swapper).__name__
     swap = swapper(to_float(source.to(device)), to_float(target.to(device)))
     if tuple(swap.shape) != tuple(target.shape):
         found = f"{tuple(swap.shape)} for targets {tuple(target.shape)}"
         raise ValueError(f"swapper '{name}': swaps of another size, {found} (pair {first} on)")
+    broken = (~torch.isfinite(swap)).flatten(1).any(1).nonzero().flatten().tolist() if failed is not None else []
+    if broken:
+        swap = swap.clone()
+        swap[broken] = 0
+        failed += [first + i for i in broken]
     try:
         return to_uint8(swap).cpu()
     except ValueError as error:

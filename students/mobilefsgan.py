@@ -82,15 +82,16 @@ class Up(nn.Module):
 
 
 class DecoderBlock(nn.Module):
-    """Residual block that mixes an attribute map in by a learned, unbounded mask."""
+    """Residual block that mixes an attribute map in by a learned mask, which in the original has no bounds."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, bounded: bool) -> None:
         super().__init__()
         self.mix = nn.Conv2d(width, 1, 1)
         self.block = AttributeBlock(width)
+        self.bounded = bounded
 
     def forward(self, x: Tensor, attribute: Tensor) -> Tensor:
-        mask = self.mix(x)
+        mask = self.mix(x).sigmoid() if self.bounded else self.mix(x)
         return x + self.block(mask * x + (1 - mask) * attribute)
 
 
@@ -166,10 +167,11 @@ class ImageHead(nn.Module):
 class Decoder(nn.Module):
     """Identity features at quarter resolution and the attribute maps to images at quarter, half and full resolution."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, bounded_masks: bool) -> None:
         super().__init__()
         self.stages = nn.ModuleList(
-            nn.ModuleList(DecoderBlock(width) for _ in range(count + 1)) for count in reversed(_ATTRIBUTE_BLOCKS)
+            nn.ModuleList(DecoderBlock(width, bounded_masks) for _ in range(count + 1))
+            for count in reversed(_ATTRIBUTE_BLOCKS)
         )
         self.ups = nn.ModuleList(Up(width) for _ in _ATTRIBUTE_BLOCKS[1:])
         self.images = nn.ModuleList(ImageHead(width) for _ in _ATTRIBUTE_BLOCKS)
@@ -190,19 +192,27 @@ class MobileFSGAN(nn.Module):
     """The generator of HoiM/MobileFSGAN @478175b.
 
     Options: width (channels everywhere), embedding_dim, resolution (a multiple of 32 from 64 on; it fixes only which
-    input is accepted). Wrong options raise ValueError.
+    input is accepted), bounded_masks. Wrong options raise ValueError.
+
+    The original's masks multiply what they were computed from, so a map that is somewhat too large is squared in every
+    block of the decoder. Batch statistics hold that down in training; after it, some pictures come out as NaN
+    (experiments/README.md, students). bounded_masks sends the masks through a sigmoid, which leaves the original.
     """
 
     name = "mobilefsgan"
 
-    def __init__(self, width: int = 64, embedding_dim: int = 512, resolution: int = 256) -> None:
+    def __init__(
+        self, width: int = 64, embedding_dim: int = 512, resolution: int = 256, bounded_masks: bool = False
+    ) -> None:
         super().__init__()
         check_options(resolution, width=width, embedding_dim=embedding_dim)
-        self.options = {"width": width, "embedding_dim": embedding_dim, "resolution": resolution}
+        self.options = {
+            "width": width, "embedding_dim": embedding_dim, "resolution": resolution, "bounded_masks": bounded_masks,
+        }  # fmt: skip
         self.head = Head(width)
         self.identity = IdentityUNet(width, embedding_dim)
         self.attribute = AttributeEncoder(width)
-        self.decoder = Decoder(width)
+        self.decoder = Decoder(width, bounded_masks)
 
     def forward(self, target: Tensor, embedding: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Target (N, 3, R, R) in [-1, 1] and unit embedding (N, D) to swaps in [-1, 1] of R, R/2 and R/4 pixels.

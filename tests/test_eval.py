@@ -18,7 +18,7 @@ from eval.latency_ms import latency_ms
 from eval.measured import bootstrap_interval, check_column, mean_of
 from eval.rulers import mirrored
 from eval.sanity import copy_source, copy_target
-from eval.subject import Readings, Subject
+from eval.subject import Readings, Subject, swap_batch
 
 
 @pytest.fixture
@@ -354,3 +354,18 @@ def test_values_of_two_protocols_stand_in_no_common_column():
 
 def fewer(pairs):
     return changed(pairs.subset(range(5)), name="fewer")
+
+
+def test_a_swap_of_no_numbers_may_count_as_a_grey_picture():
+    pairs, failed = toy_pairs(), []
+
+    def swapper(source, target):
+        swap = target.clone()
+        swap[1, 0, 3, 3] = math.nan
+        swap[2] = math.inf
+        return swap
+
+    swaps = swap_batch(swapper, pairs.source[4:], pairs.target[4:], "cpu", 4, failed)
+    assert failed == [5, 6] and torch.equal(swaps[[0, 3]], pairs.target[[4, 7]]) and (swaps[1:3] == 128).all()
+    with pytest.raises(ValueError, match="pairs 4 to 7: .*NaN"):
+        swap_batch(swapper, pairs.source[4:], pairs.target[4:], "cpu", 4)

@@ -142,3 +142,23 @@ def test_pairs_must_come_from_somewhere(capsys, tmp_path, listing):
     shutil.copytree(listing, tmp_path / "moved")  # its pictures are relative to where it was
     assert evaluate.main(["copy-target", "--pairs", str(tmp_path / "moved")]) == 2
     assert "gallery, person" in capsys.readouterr().err
+
+
+def test_swaps_of_no_numbers_are_counted_and_named(listing, tmp_path, monkeypatch, capsys):
+    student, out = student_file(tmp_path), tmp_path / "out"
+    swapped = evaluate.swap_batch
+
+    def broken(swapper, source, target, device, first, failed):
+        def once(source, target):
+            swap = swapper(source, target)
+            swap[1] = float("nan")
+            return swap
+
+        return swapped(once if first == 4 else swapper, source, target, device, first, failed)
+
+    monkeypatch.setattr(evaluate, "swap_batch", broken)
+    for _ in range(2):  # the second start finds the pictures, and still knows
+        (out / "metrics.json").unlink(missing_ok=True)
+        assert run(listing, out, student, metrics="exact_match") == 0
+        told = "compact gives NaN or infinite values for 1 of 12 pairs (00005), which count as grey pictures"
+        assert told in metrics_of(out)["verdicts"] and told in capsys.readouterr().out

@@ -107,3 +107,14 @@ def test_original_checkpoints_must_fit():
         load_original({**state, "decoder.up128.conv.weight": torch.zeros(64, 64, 1, 1)})
     with pytest.raises(ValueError, match="lacks"):
         load_original({})
+
+
+@pytest.mark.parametrize("bounded", [False, True])
+def test_maps_that_are_too_large_explode_unless_the_masks_are_bounded(bounded):
+    torch.manual_seed(0)
+    network = MobileFSGAN(width=8, embedding_dim=16, resolution=64, bounded_masks=bounded).eval()
+    with torch.no_grad():
+        for block in network.decoder.stages[0]:
+            block.mix.weight.mul_(1e6)
+        swap = network(torch.rand(1, 3, 64, 64) * 2 - 1, torch.nn.functional.normalize(torch.randn(1, 16)))[0]
+    assert bool(torch.isfinite(swap).all()) is bounded
