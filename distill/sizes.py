@@ -11,12 +11,14 @@ import argparse
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
-from torch import nn
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from distill.stage import write_text
 from distill.weights import ROOT
@@ -111,6 +113,60 @@ PARTS: dict[tuple[str, str], Part] = {
 }
 
 
+@dataclass(frozen=True)
+class Counted:
+    """What a swap takes: learnt numbers, and 10^9 multiply-adds (torch.utils.flop_counter, halved) at a resolution."""
+
+    parameters: int
+    macs_g: float
+    resolution: int
+
+
+def _image(resolution: int) -> Tensor:
+    return torch.empty(1, 3, resolution, resolution)
+
+
+def _counted(resolution: int, *steps: tuple[nn.Module, tuple[Tensor, ...]]) -> Counted:
+    """Each step is a network and what it is given."""
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        for network, given in steps:
+            network.eval()(*given)
+    numbers = sum(p.numel() for network, _ in steps for p in network.parameters())
+    return Counted(numbers, counter.get_total_flops() / 2e9, resolution)
+
+
+def _idn() -> Counted:
+    """The network that runs for each frame: its kernels come from the source, its two heads are its own."""
+    network, target = MobileFaceSwap().eval(), _image(224)
+    with torch.no_grad():
+        kernels = network.kernels(torch.empty(1, 512), torch.empty(1, 512, 7, 7))
+        with FlopCounterMode(display=False) as counter:
+            network.swap(target, kernels)
+    heads = sum(p.numel() for part in (network.rgb, network.mask) for p in part.parameters())
+    biases = sum(kernel.shape[1] for part in kernels for kernel in part)  # of its convolutions; nothing ever sets them
+    return Counted(kernels.count + heads + biases, counter.get_total_flops() / 2e9, 224)
+
+
+COMPUTED: dict[str, Callable[[], Counted]] = {
+    "MobileFaceSwap IDN": _idn,
+    "MobileFSGAN generator": lambda: _counted(256, (MobileFSGAN(), (_image(256), torch.empty(1, 512)))),
+    "SimSwap with its identity encoder": lambda: _counted(
+        224, (SimSwapGenerator(), (_image(224), torch.empty(1, 512))), (IRSE101(), (_image(112),))
+    ),
+    "FaceShifter AEI-Net with IR-SE-50": lambda: _counted(
+        256, (AEINet(), (_image(256), torch.empty(1, 512))), (IRSE50(), (_image(112),))
+    ),
+}
+
+
+@cache
+def counted(name: str) -> Counted:
+    """One of COMPUTED. Operations are counted by shapes alone: nothing is computed, nothing takes memory."""
+    with torch.device("meta"):
+        return COMPUTED[name]()
+
+
+@cache
 def measure() -> list[dict[str, Any]]:
     """A row per file: printed value and what rebuilds it in its unit, parameters, inference weights in MB."""
     published = yaml.safe_load(PUBLISHED.read_text(encoding="utf-8"))["sizes"]["rows"]
