@@ -186,6 +186,7 @@ class Eval:
         "pose_error",
         "expression_error",
         "exact_match",
+        "background_error",
         "size_mb",
         "latency_ms",
     )
