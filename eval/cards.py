@@ -11,7 +11,7 @@ class Card:
     """Where a weight file comes from, what it may be used for and how it wants its images.
 
     outputs: what it can be a ruler of: embedding, pose, expression, perceptual, features. also: further files it cannot
-    do without. options: of the network, where it is ours to build. sha256: or its first digits, where those are all.
+    do without. options: of the network, where it is ours to build. coefficients: those of expression, and how they are scaled. sha256: or its first digits, where those are all.
     """
 
     name: str
@@ -26,6 +26,7 @@ class Card:
     options: dict[str, Any] = field(default_factory=dict)
     also: tuple[Card, ...] = ()
     note: str = ""
+    coefficients: str = ""
 
     @property
     def files(self) -> tuple[Card, ...]:
@@ -37,6 +38,9 @@ _3DDFA = "https://github.com/cleardusk/3DDFA_V2"
 _FSANET = "https://github.com/omasaht/headpose-fsanet-pytorch"
 _FSANET_FILES = "https://raw.githubusercontent.com/omasaht/headpose-fsanet-pytorch/002549c981b607f722e0810d999afcde7e5aaa66/pretrained/"
 _INNER_SQUARE = "rows and columns 26 to 229 of 256 to 64 x 64, antialiased bilinear, [-1, 1]"
+_RENDERED_EXPRESSION = (
+    "jaw, smile, raised brows, blink, gaze in x and y, each in [-1, 1] as the renderer has it; not whitened"
+)
 _TORCHVISION_FILES = "https://download.pytorch.org/models/"
 _IMAGENET_FRAME = "whole frame to 224 x 224, antialiased bilinear; mean and deviation of ImageNet"
 
@@ -79,6 +83,7 @@ CARDS = {
         outputs=("pose", "expression"),
         crop=_INNER_SQUARE,
         options={"outputs": 9},
+        coefficients=_RENDERED_EXPRESSION,
         note="For synthetic faces. Trained with `python -m distill.pretrain pose`.",
     ),
     "synthetic_pose_quality": Card(
@@ -91,6 +96,7 @@ CARDS = {
         outputs=("pose", "expression"),
         crop=_INNER_SQUARE,
         options={"outputs": 9},
+        coefficients=_RENDERED_EXPRESSION,
         note="For synthetic faces, to choose among swaps by what will not judge them. Trained with "
         "`python -m distill.pretrain pose_quality`.",
     ),
@@ -115,7 +121,8 @@ CARDS = {
                 licence="MIT",
             ),
         ),
-        note="Ten expression coefficients, output * std + mean. Yaw MAE 4.2 degrees on 16 photos of AFLW2000.",
+        coefficients="the 10 of expression among 3DDFA_V2's 62, output * std + mean: not whitened",
+        note="Yaw MAE 4.2 degrees on 16 photos of AFLW2000.",
     ),
     "fsanet": Card(
         name="fsanet",

@@ -171,7 +171,8 @@ def load_ruler(name: str | Card, paths: str | Path | Sequence[str | Path], outpu
             )
     reader = _reader(card, paths, output).eval().requires_grad_(False)
     digest = _sha256([*paths, reader.heads_file] if isinstance(reader, Lpips) else paths)[:16]
-    return Ruler(reader, name, digest, card.crop, card.colour_order, card.note)
+    coefficients = card.coefficients if output == "expression" else ""
+    return Ruler(reader, name, digest, card.crop, card.colour_order, card.note, coefficients)
 
 
 def _sha256(paths: Sequence[Path]) -> str:

@@ -90,3 +90,11 @@ def test_the_exact_swaps_error_against_the_truth_is_the_estimators_own(bench, da
     own = found.details["estimator_error_on_targets_deg"]
     low, high = found.interval
     assert low - 0.25 <= own <= high + 0.25, (own, found.interval)
+
+
+def test_the_protocol_says_which_coefficients_of_expression(data):
+    exp = config.default("self", ["eval.metrics=[expression_error]"])
+    value = Bench(data[1], build.rulers(exp)).evaluate(copy_target, ["expression_error"]).values["expression_error"]
+    assert value.value == 0 and value.protocol["coefficients"] == 6
+    assert "jaw" in value.protocol["expression"]["coefficients"]
+    assert "not whitened" in value.protocol["expression"]["coefficients"]
