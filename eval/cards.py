@@ -11,7 +11,8 @@ class Card:
     """Where a weight file comes from, what it may be used for and how it wants its images.
 
     outputs: what it can be a ruler of: embedding, pose, expression, perceptual, features. also: further files it cannot
-    do without. options: of the network, where it is ours to build. coefficients: those of expression, and how they are scaled. sha256: or its first digits, where those are all.
+    do without. options: of the network, where it is ours to build. coefficients: those of expression, and how they are
+    scaled. sha256: or its first digits, where those are all.
     """
 
     name: str
