@@ -33,6 +33,12 @@ def check_names(exp: Experiment) -> None:
         (aei_net if exp.student.name == "faceshifter" else student)(exp, encoder)
     if "eval" in stages:
         check_judge(exp, exp.student.identity_encoder, "student.identity_encoder")
+        trains = exp.loss.perceptual > 0 and exp.loss.perceptual_network == "lpips"
+        if trains and "lpips" in exp.eval.metrics and exp.eval.perceptual == "lpips_alex":
+            raise ConfigError(
+                "eval.perceptual: 'lpips_alex' is also what loss.perceptual_network trains on; a network must not judge "
+                "what it trained: take lpips_squeeze or lpips_vgg"
+            )
         rulers(exp)
     if "pseudo_gt" in stages:
         quality_rulers(exp)

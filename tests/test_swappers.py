@@ -62,6 +62,9 @@ def test_who_trained_must_not_judge(tmp_path, pairs):
     )
     with pytest.raises(ConfigError, match="must not judge what it trained"):
         build.check_judge(same, "foamliu_128", "student.identity_encoder")
+    learnt = ["loss.perceptual_network=lpips", "eval.metrics=[lpips]", "eval.perceptual=lpips_alex", "stages=[eval]"]
+    with pytest.raises(ConfigError, match="'lpips_alex' is also what loss.perceptual_network trains on"):
+        build.check_names(config.default("x", learnt))
     judged = config.default("x", ["eval.recogniser=synthetic_identity"])
     with pytest.raises(ConfigError, match="student.safetensors; a network must not judge what it trained"):
         swappers.by_name(str(student_file(tmp_path)), judged, pairs, "cpu")
