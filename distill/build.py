@@ -36,8 +36,8 @@ def check_names(exp: Experiment) -> None:
         trains = exp.loss.perceptual > 0 and exp.loss.perceptual_network == "lpips"
         if trains and "lpips" in exp.eval.metrics and exp.eval.perceptual == "lpips_alex":
             raise ConfigError(
-                "eval.perceptual: 'lpips_alex' is also what loss.perceptual_network trains on; a network must not judge "
-                "what it trained: take lpips_squeeze or lpips_vgg"
+                "eval.perceptual: 'lpips_alex' is also what loss.perceptual_network trains on; a network must not "
+                "judge what it trained: take lpips_squeeze or lpips_vgg"
             )
         rulers(exp)
     if "pseudo_gt" in stages:
