@@ -28,6 +28,7 @@ setup(
         "distill",
         "distill.data",
         "students",
+        "students.export",
         "teachers",
         "teachers.exact",
         "eval",

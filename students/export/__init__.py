@@ -1,0 +1,1 @@
+"""What goes on the phone, in the formats of its runtimes."""
