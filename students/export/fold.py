@@ -1,4 +1,4 @@
-"""Normalisation folded into convolutions and linear layers, where that changes no value: the same function, fewer steps.
+"""Normalisation folded into convolutions and linear layers where that changes no value: the same function, fewer steps.
 
 In evaluation a BatchNorm is a scale and a shift for each channel. Before a 1x1 convolution, after any convolution, and
 before a 3x3 one on reflected borders both go into weights and bias; before a modulation by the embedding they go into
