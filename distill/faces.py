@@ -49,6 +49,10 @@ class Detector:
 
     def __call__(self, image: np.ndarray) -> np.ndarray | None:
         """Eyes, nose tip, mouth corners of the largest face, left to right in the picture: (5, 2) float, or None."""
+        return next(iter(self.all(image)), None)
+
+    def all(self, image: np.ndarray) -> list[np.ndarray]:
+        """The points of every face, the largest first."""
         cv2 = opencv()
         height, width = image.shape[:2]
         shrink = min(1.0, LARGEST / max(height, width))
@@ -57,10 +61,8 @@ class Detector:
             image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
         self._network.setInputSize((image.shape[1], image.shape[0]))
         faces = self._network.detect(np.ascontiguousarray(image[..., ::-1]))[1]
-        if faces is None or not len(faces):
-            return None
-        largest = faces[np.argmax(faces[:, 2] * faces[:, 3])]
-        return largest[4:14].reshape(5, 2).astype(np.float64) / shrink
+        found = [] if faces is None else sorted(faces, key=lambda face: -face[2] * face[3])
+        return [face[4:14].reshape(5, 2).astype(np.float64) / shrink for face in found]
 
 
 def opencv() -> ModuleType:
@@ -77,16 +79,45 @@ def align(image: np.ndarray, points: np.ndarray, size: int) -> np.ndarray:
     What lies outside the picture repeats its border. Raises ValueError on points that are no face.
     """
     cv2 = opencv()
-    points = torch.as_tensor(np.asarray(points))
-    if points.shape != (5, 2) or not torch.isfinite(points).all() or points.std(0).min() < 1e-3:
-        raise ValueError(f"points: expected five places of a face, got {points.tolist()}")
-    move = similarity(points, torch.tensor(CANONICAL) * size).numpy()
+    move = _to_crop(points, size)
     scale = float(np.hypot(*move[:, 0]))
     if scale < 0.5:  # a bilinear sample sees four pixels: a much larger face is averaged first
         image = cv2.resize(image, None, fx=2 * scale, fy=2 * scale, interpolation=cv2.INTER_AREA)
         move[:, :2] /= 2 * scale
-    move[:, 2] += move[:, :2].sum(1) / 2 - 0.5  # from corners of pixels to their centres
-    return cv2.warpAffine(image, move, (size, size), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    return cv2.warpAffine(image, _centred(move), (size, size), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+
+
+def paste(crop: np.ndarray, image: np.ndarray, points: np.ndarray, feather: float = 0.12) -> np.ndarray:
+    """A picture (H, W, 3) uint8 with an aligned crop (S, S, 3) uint8 laid back over the face of these points.
+
+    The crop's border fades out over `feather` of its side, and all of it towards the corners, where no face is.
+    """
+    cv2 = opencv()
+    size = len(crop)
+    back = cv2.invertAffineTransform(_centred(_to_crop(points, size)))
+    away = np.abs((np.arange(size) + 0.5) / size * 2 - 1)
+    reach = 1 - np.maximum(np.hypot(away[:, None], away[None]) / 1.12, np.maximum(away[:, None], away[None]))
+    mask = np.clip(reach / (2 * feather), 0, 1).astype(np.float32)
+    mask = mask * mask * (3 - 2 * mask)  # no edge where the fading begins and ends
+    height, width = image.shape[:2]
+    laid = cv2.warpAffine(crop, back, (width, height), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    share = cv2.warpAffine(mask, back, (width, height), flags=cv2.INTER_LINEAR)[..., None]
+    return (image + share * (laid.astype(np.float32) - image)).round().astype(np.uint8)
+
+
+def _to_crop(points: np.ndarray, size: int) -> np.ndarray:
+    """(2, 3): places in the picture to places in its canonical crop. Raises ValueError on points that are no face."""
+    points = torch.as_tensor(np.asarray(points))
+    if points.shape != (5, 2) or not torch.isfinite(points).all() or points.std(0).min() < 1e-3:
+        raise ValueError(f"points: expected five places of a face, got {points.tolist()}")
+    return similarity(points, torch.tensor(CANONICAL) * size).numpy()
+
+
+def _centred(move: np.ndarray) -> np.ndarray:
+    """The same from and to numbers of pixels, whose centres lie half a pixel inside."""
+    move = move.copy()
+    move[:, 2] += move[:, :2].sum(1) / 2 - 0.5
+    return move
 
 
 def sideways(points: np.ndarray) -> float:

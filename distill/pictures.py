@@ -15,6 +15,7 @@ from distill.stage import whole_file
 
 # IPTC's vocabulary for pictures made by a trained model: https://cv.iptc.org/newscodes/digitalsourcetype/
 SOURCE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
+TOLD = "AI-generated: made by a face-swap network or a renderer of synthetic faces"
 XMP = f"""<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>
 <x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">
 <rdf:Description rdf:about="" xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/"
@@ -52,7 +53,7 @@ def marked(picture: Image.Image) -> Image.Image:
     """A copy that, whoever saves it as PNG, says that it is AI-generated."""
     info = PngInfo()
     info.add_text("Software", "SwapDistill")
-    info.add_text("Comment", "AI-generated: made by a face-swap network or a renderer of synthetic faces")
+    info.add_text("Comment", TOLD)
     info.add_itxt("XML:com.adobe.xmp", XMP)
     copy = picture.copy()
     copy.save = partial(copy.save, pnginfo=info)

@@ -170,14 +170,21 @@ def _metadata(path: str | Path) -> dict[str, str]:
 class OnnxStudent:
     """An exported student in onnxruntime: one file (source, target) -> swap, or a generator (target, embedding) ->
     swap, whose identity encoder is the one that `identity_encoder` of its metadata names, else the experiment's.
+    resolution: that of its targets; where it is None, the file must tell it.
 
     Raises ValueError naming the file and what it takes.
     """
 
     needs_map = False  # whether the generator takes the encoder's map as well, as `identity_map`
 
-    def __init__(self, path: str | Path, exp: Experiment, resolution: int) -> None:
+    def __init__(self, path: str | Path, exp: Experiment, resolution: int | None) -> None:
         graph = Graph(path, threads=exp.threads)
+        if resolution is None:
+            shapes = {node.name: node.shape for node in graph.session.get_inputs()}
+            resolution = shapes.get("target", [None])[-1]
+            if not isinstance(resolution, int):
+                raise ValueError(f"{path}: its input target has no fixed size: {shapes}; export it for one resolution")
+        self.resolution = resolution
         inputs = {node.name for node in graph.session.get_inputs()}
         named = graph.session.get_modelmeta().custom_metadata_map.get("identity_encoder")
         if named is not None and named not in ENCODERS:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 
@@ -46,6 +46,46 @@ def read(path: str | Path, indices: Iterable[int]) -> dict[int, np.ndarray]:
     if wanted and not found:
         raise DataError(f"{path}: not a readable video ({flaw or 'it ends before the first frame asked for'})")
     return found
+
+
+def convert(
+    source: str | Path, target: str | Path, change: Callable[[np.ndarray], np.ndarray], metadata: dict[str, str]
+) -> Iterator[int]:
+    """Write a video whose frames (H, W, 3) uint8 RGB are changed one by one, its sound as it was; whole or not at all.
+
+    Yields the number of frames done. Raises DataError naming a source that cannot be read, however far it got.
+    """
+    av = _av()
+    try:
+        with av.open(str(source)) as read, whole_file(target) as temporary:
+            video = read.streams.video[0]
+            video.thread_type = "AUTO"
+            with av.open(str(temporary), "w", format="mp4", options={"movflags": "use_metadata_tags"}) as written:
+                written.metadata.update(metadata)
+                out = written.add_stream("libx264", rate=video.average_rate or 25, options={"crf": "16"})
+                out.pix_fmt, out.time_base = "yuv420p", video.time_base
+                out.height, out.width = (side - side % 2 for side in (video.height, video.width))
+                sound = read.streams.audio[:1]
+                copies = {stream.index: written.add_stream_from_template(stream) for stream in sound}
+                done = 0
+                for packet in read.demux([video, *sound]):
+                    if packet.stream.index in copies:
+                        if packet.dts is not None:
+                            packet.stream = copies[packet.stream.index]
+                            written.mux(packet)
+                        continue
+                    for frame in packet.decode():
+                        image = change(frame.to_ndarray(format="rgb24"))
+                        fresh = av.VideoFrame.from_ndarray(image[: out.height, : out.width], format="rgb24")
+                        fresh.pts, fresh.time_base = frame.pts, frame.time_base
+                        written.mux(out.encode(fresh))
+                        done += 1
+                        yield done
+                if not done:
+                    raise DataError(f"{source}: a video without frames")
+                written.mux(out.encode())
+    except (av.error.FFmpegError, IndexError) as error:
+        raise DataError(f"{source}: not a readable video ({_short(error)})") from None
 
 
 def write(path: str | Path, frames: Sequence[np.ndarray], fps: int = 25) -> None:
