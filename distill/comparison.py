@@ -126,16 +126,16 @@ def plot(name: str, table: dict[str, Any]) -> Image.Image | None:
         x = [values[cost]["mean"] for values in rows.values()]
         best = front(x, y)
         axes.plot([x[i] for i in best], [y[i] for i in best], color="#93c5fd", linewidth=1.5, zorder=1)
-        for i, (label, values) in enumerate(rows.items()):
+        for i, values in enumerate(rows.values()):
             axes.errorbar(
                 x[i], y[i], xerr=values[cost]["spread"] or None, yerr=values[QUALITY]["spread"] or None, fmt="o",
                 color="#2563eb" if i in best else "#9ca3af", markersize=5, capsize=2, linewidth=1,
             )  # fmt: skip
-            axes.annotate(label, (x[i], y[i]), xytext=(5, 4), textcoords="offset points", fontsize=7.5)
+        axes.set_xlabel(titles[cost], fontsize=9)
         if min(x) > 0 and max(x) / min(x) > 8:
             axes.set_xscale("log")
-        axes.set_xlabel(titles[cost], fontsize=9)
         axes.margins(x=0.18, y=0.12)
+        _label(axes, x, y, list(rows))
         axes.tick_params(labelsize=8)
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
@@ -143,6 +143,21 @@ def plot(name: str, table: dict[str, Any]) -> Image.Image | None:
     stream = io.BytesIO()
     figure.savefig(stream, format="png")
     return Image.open(stream).convert("RGB")
+
+
+def _label(axes, x: Sequence[float], y: Sequence[float], labels: Sequence[str]) -> None:
+    """Names beside the points: inwards from the right edge, below where another name stands already."""
+    axes.autoscale_view()  # places are asked for before anything is drawn
+    taken: list[tuple[float, float]] = []
+    for i in sorted(range(len(x)), key=lambda i: -y[i]):
+        place = tuple(axes.transAxes.inverted().transform(axes.transData.transform((x[i], y[i]))))
+        near = sum(abs(place[0] - a) < 0.3 and abs(place[1] - b) < 0.05 for a, b in taken)
+        left = place[0] > 0.55
+        axes.annotate(
+            labels[i], (x[i], y[i]), xytext=(-5 if left else 5, 4 - 11 * near), textcoords="offset points",
+            fontsize=7.5, ha="right" if left else "left",
+        )  # fmt: skip
+        taken.append(place)
 
 
 def _differs(cost: str, rows: dict[str, dict[str, Any]]) -> bool:

@@ -37,9 +37,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("target", type=Path, metavar="TARGET")
     parser.add_argument("-o", "--out", type=Path, required=True, metavar="OUT")
     parser.add_argument("--student", type=Path, default=DEFAULT_STUDENT, help=f"default: {DEFAULT_STUDENT}")
-    parser.add_argument(
-        "--faces", default="largest", help="largest (default), all, or how many of the largest"
-    )
+    parser.add_argument("--faces", default="largest", help="largest (default), all, or how many of the largest")
     parser.add_argument("--reference", type=Path, metavar="PHOTO", help="swap the face that is most like this one's")
     parser.add_argument("--weights", nargs="+", default=[], metavar="FOLDER", help="where weight files are looked for")
     args = parser.parse_args(arguments)
