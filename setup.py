@@ -2,7 +2,7 @@
 
 from setuptools import setup
 
-ONNX = ["onnxruntime>=1.20,<2", "onnx>=1.19,<2"]
+ONNX = ["onnxruntime>=1.20,<2", "onnx>=1.19,<2", "onnxscript>=0.5,<0.8"]
 REMOTE = ["s3fs>=2025,<2027"]
 VIDEO = ["av>=15,<19", "opencv-python-headless>=4.10,<6"]
 FID = ["torch-fidelity>=0.4,<0.5"]
