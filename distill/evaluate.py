@@ -65,6 +65,7 @@ def run(exp: Experiment, accelerator, tracker) -> Stage:
     content, swaps = measure(exp, rows, pairs, rulers, skipped, stage.folder, accelerator.device, tell)
     shown = {"source": pairs.source, "target": pairs.target} | {k: v for k, v in swaps.items() if _of_interest(k)}
     count = exp.eval.pictures
+    shutil.rmtree(stage.folder / "pictures", ignore_errors=True)  # perhaps of other rows, before the experiment changed
     for column, images in shown.items():
         for i, image in enumerate(images[:count]):
             pictures.save_png(image, stage.folder / "pictures" / f"{i:02d}.{column}.png")
