@@ -19,7 +19,7 @@ sys.path[0] = str(Path(__file__).resolve().parent.parent)  # this folder is no p
 from distill import weights  # noqa: E402
 from distill.config import ConfigError  # noqa: E402
 from distill.data.photos import DataError, Photos, read_manifest, scan  # noqa: E402
-from distill.pairs import by_people, by_singles, read, save  # noqa: E402
+from distill.pairs import AS_GIVEN, RENDERED, SYNTHETIC, by_people, by_singles, read, save  # noqa: E402
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -69,7 +69,7 @@ def folder_list(args: argparse.Namespace) -> Path:
         photos = read_manifest(args.folder, args.split, args.resolution)
         if not photos.rows or "identity" not in photos.rows[0]:
             raise DataError(f"{args.folder}: no synthetic people of split '{args.split}' in its manifest")
-        dataset = "synthetic people"
+        dataset = SYNTHETIC
     else:
         folder, skipped = args.folder, []
         if args.align:
@@ -83,9 +83,11 @@ def folder_list(args: argparse.Namespace) -> Path:
         photos, dataset = Photos(Path(), rows, args.resolution), args.folder.name
     make = by_singles if args.kind == "singles" else by_people
     listing = make(args.out.name, photos, args.count, args.seed, dataset)
-    if args.kind != "synthetic":
+    if args.kind == "synthetic":
+        listing["protocol"]["alignment"] = RENDERED
+    else:
         listing["skipped"] = skipped
-        listing["protocol"]["alignment"] = "by detected landmarks" if args.align else "as given"
+        listing["protocol"]["alignment"] = "by detected landmarks" if args.align else AS_GIVEN
     return save(listing, photos.root, args.out)
 
 

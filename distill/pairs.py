@@ -31,6 +31,7 @@ KEYS = (
     "format", "name", "resolution", "protocol", "gallery_definition", "gallery_holds_sources", "pairs", "gallery",
     "skipped",
 )  # fmt: skip
+SYNTHETIC, RENDERED, AS_GIVEN = "synthetic people", "rendered in the canonical frame", "as given"
 # What is known of a synthetic picture, as its manifest has it.
 FACTS = ("mask", "identity", "attributes", "pose_deg")
 
@@ -196,8 +197,11 @@ def save(listing: dict[str, Any], root: Path, out: Path) -> Path:
 def test_pairs(exp: Experiment) -> tuple[measuring.Pairs, list[dict[str, str]]]:
     """The fixed pairs of an experiment's test people, and what had to be skipped. Raises ConfigError, DataError."""
     photos = read_manifest(exp.folder / "data", "test", exp.data.resolution)
-    dataset = "synthetic people" if exp.data.kind == "synthetic" else str(exp.data.heldout or exp.data.photos)
-    return load(by_people(f"{exp.name}/test", photos, exp.eval.pairs, exp.seed, Path(dataset).name), photos.root)
+    synthetic = exp.data.kind == "synthetic"
+    dataset = SYNTHETIC if synthetic else Path(exp.data.heldout or exp.data.photos).name
+    listing = by_people(f"{exp.name}/test", photos, exp.eval.pairs, exp.seed, dataset)
+    listing["protocol"]["alignment"] = RENDERED if synthetic else AS_GIVEN
+    return load(listing, photos.root)
 
 
 def read(

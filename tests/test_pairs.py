@@ -157,7 +157,9 @@ def test_the_command_reads_single_photographs_and_synthetic_people(people, tmp_p
     assert made.returncode == 0 and "6 pairs, gallery of 6" in made.stdout, made.stderr
     made = make("synthetic", people.root, "--out", tmp_path / "list", "--count", 8, "--resolution", 48)
     assert made.returncode == 0 and "8 pairs, gallery of 5" in made.stdout, made.stderr
-    assert lists.read(tmp_path / "list")[0].exact is not None
+    pairs, _ = lists.read(tmp_path / "list")
+    assert pairs.exact is not None and pairs.protocol["alignment"] == "rendered in the canonical frame"
+    assert lists.read(tmp_path / "flat_list")[0].protocol["alignment"] == "as given"
 
 
 @pytest.mark.parametrize(
