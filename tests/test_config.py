@@ -25,6 +25,9 @@ def test_every_shipped_experiment_loads_and_survives_its_own_dump(path, full_siz
     assert config.load(write(tmp_path, config.dump(experiment))) == experiment
     names = [child.exp.name for child in config.children(experiment)]
     assert len(set(names)) == len(names)
+    for child in [child.exp for child in config.children(experiment)] or [experiment]:
+        scales = [child.data.resolution >> k for k, weight in enumerate(child.loss.identity) if weight]
+        assert min(scales, default=16) >= 16, f"{child.name}: the identity encoder cannot look at so few pixels"
 
 
 def test_overrides_win_and_are_typed(tmp_path):
