@@ -6,6 +6,16 @@ ONNX = ["onnxruntime>=1.20,<2", "onnx>=1.19,<2", "onnxscript>=0.5,<0.8"]
 REMOTE = ["s3fs>=2025,<2027"]
 VIDEO = ["av>=15,<19", "opencv-python-headless>=4.10,<6"]
 FID = ["torch-fidelity>=0.4,<0.5"]
+# One extra for each runtime of students/export; all of them share one environment with torch < 2.15.
+EXPORT = {
+    "export-onnx": ONNX,
+    "export-coreml": ["coremltools>=9.0,<10; python_version < '3.14'"],
+    "export-ncnn": ["pnnx>=20260901", "ncnn>=1.0.20260901,<2"],
+    "export-litert": ["litert-torch>=0.10,<0.11", "ai-edge-litert>=2.3,<3", "ai-edge-quantizer>=0.10,<0.11"],
+    "export-executorch": ["executorch>=1.5,<1.6", "torchao>=0.18,<0.19"],
+    "export-mnn": ["MNN>=3.6,<4", *ONNX],
+}
+EXPORT_ALL = sorted({package for packages in EXPORT.values() for package in packages})
 TEST = [
     "pytest>=8,<10",
     "pytest-xdist>=3.6,<4",
@@ -53,8 +63,10 @@ setup(
         "mlflow>=3.17,<4",
     ],
     extras_require={
-        "test": [*TEST, *ONNX, *REMOTE, *VIDEO, *FID],
+        "test": [*TEST, *EXPORT_ALL, *REMOTE, *VIDEO, *FID],
         "onnx": ONNX,
+        "export": EXPORT_ALL,
+        **EXPORT,
         "remote": REMOTE,
         "video": VIDEO,
         "fid": FID,

@@ -1,0 +1,219 @@
+"""TNN: a model as a .tnnproto and a .tnnmodel (Tencent/TNN @f0cb08129, version 2 of the files), without TNN installed.
+
+`export` turns a module that torch.export can trace into TNN's layers and writes them; `read` and `run` prove the files:
+what was written is read back whole, and gives the module's numbers. TNN itself does not run here.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, fx, nn
+from torch.export.graph_signature import InputKind, OutputKind
+
+from .tnn_format import read, write
+from .tnn_layers import QUANTIZABLE, QUANTIZED, Graph, Layer, used
+from .tnn_ops import RULES
+from .tnn_run import run
+from .tnn_values import Value
+
+__all__ = ["PRECISIONS", "Graph", "Layer", "export", "read", "run", "trace", "write"]
+
+
+def export(
+    module: nn.Module,
+    example_inputs: Sequence[Tensor],
+    proto_path: str | Path,
+    model_path: str | Path,
+    input_names: Sequence[str],
+    output_names: Sequence[str],
+    precision: str = "fp32",
+) -> Graph:
+    """Write a module in evaluation mode as TNN's two files, each whole or not at all; returns what they hold.
+
+    Sizes are those of the examples. Precision is that of the weights in the file: fp32, fp16 (of convolutions, linear
+    layers and batch normalisations) or int8 (of convolutions and linear layers, a scale for each output channel).
+    Raises ValueError naming the operation, and the submodule it is in, that TNN has no layers for.
+    """
+    if precision not in PRECISIONS:
+        raise ValueError(f"unknown precision '{precision}', known: {', '.join(PRECISIONS)}")
+    graph = PRECISIONS[precision](trace(module, example_inputs, input_names, output_names))
+    write(graph, proto_path, model_path)
+    return graph
+
+
+def trace(
+    module: nn.Module, example_inputs: Sequence[Tensor], input_names: Sequence[str], output_names: Sequence[str]
+) -> Graph:
+    """The graph of a module, its weights float32. Errors are those of `export`."""
+    if module.training:
+        raise ValueError("a module in training mode cannot be exported; call .eval()")
+    if len({id(tensor) for tensor in example_inputs}) != len(example_inputs):
+        raise ValueError("one tensor is given for two inputs, which would make them one")
+    if len(set(input_names)) != len(example_inputs) or len(set(input_names)) != len(input_names):
+        raise ValueError(f"{len(example_inputs)} inputs, but the names {', '.join(input_names)}")
+    if any(tensor.dtype != torch.float32 for tensor in example_inputs):
+        raise ValueError("inputs of other types than float32 are not exported")
+    program = torch.export.export(module, tuple(example_inputs)).run_decompositions({})
+    builder = _Builder({*input_names, *output_names})
+    values = _given(program, iter(input_names))
+    inputs = {value.name: value.shape for value in values.values() if isinstance(value, Value)}
+    program.graph.eliminate_dead_code()
+    with torch.no_grad():
+        for node in program.graph.nodes:
+            if node.op == "call_function":
+                values[node.name] = _lowered(builder, node, values)
+    outputs = [values.get(name) for name in _returned(program)]
+    return _named(builder, inputs, outputs, output_names)
+
+
+def _given(program: torch.export.ExportedProgram, names) -> dict[str, Value | Tensor]:
+    """What the graph starts from: inputs by their names, weights and constants as tensors."""
+    shapes = {node.name: tuple(node.meta["val"].shape) for node in program.graph.nodes if node.op == "placeholder"}
+    values: dict[str, Value | Tensor] = {}
+    for spec in program.graph_signature.input_specs:
+        name, target = spec.arg.name, spec.target
+        if spec.kind is InputKind.USER_INPUT:
+            values[name] = Value(next(names), shapes[name])
+        else:
+            values[name] = (program.state_dict if target in program.state_dict else program.constants)[target].detach()
+    return values
+
+
+def _returned(program: torch.export.ExportedProgram) -> list[str | None]:
+    specs = program.graph_signature.output_specs
+    changed = [spec.target for spec in specs if spec.kind is not OutputKind.USER_OUTPUT]
+    if changed:
+        raise ValueError(f"the module changes its own '{changed[0]}' when it runs")
+    return [getattr(spec.arg, "name", None) for spec in specs]
+
+
+def _lowered(builder: _Builder, node: fx.Node, values: dict):
+    """The value of a node: computed where all it takes is constant, else layers."""
+    args, options = fx.map_arg((node.args, node.kwargs), lambda given: values[given.name])
+    taken = [values[given.name] for given in node.all_input_nodes]
+    if node.target is operator.getitem:
+        return args[0][args[1]]
+    operation = str(node.target).removeprefix("aten.")
+    random = torch.Tag.nondeterministic_seeded in node.target.tags
+    if not random and all(isinstance(value, Tensor) for value in taken):
+        return node.target(*args, **options)
+    rule = RULES.get(operation)
+    if rule is None:
+        raise ValueError(f"TNN has no layers for {operation}, {_place(node)}")
+    builder.node = node
+    try:
+        made = rule(builder, *args, **options)
+    except (ValueError, TypeError, AttributeError) as error:  # the latter two where weights are computed
+        raise ValueError(f"TNN has no layers for {operation}, {_place(node)}: {error}") from None
+    given = node.meta["val"] if isinstance(node.meta["val"], list | tuple) else [node.meta["val"]]
+    for value, wanted in zip(made if isinstance(made, list) else [made], given, strict=False):
+        if value.shape != tuple(wanted.shape) and operation != "expand.default":
+            raise ValueError(f"{operation}, {_place(node)}: gives {value.shape}, not {tuple(wanted.shape)}")
+    return made
+
+
+def _place(node: fx.Node) -> str:
+    """The submodule a node comes from."""
+    stack = list(node.meta.get("nn_module_stack", {}).values())
+    return (
+        f"in {stack[-1][0] or 'the module itself'} ({str(stack[-1][1]).rpartition('.')[2]})" if stack else "somewhere"
+    )
+
+
+class _Builder:
+    """Layers as they are made, each named after its node."""
+
+    def __init__(self, reserved: set[str]) -> None:
+        self.reserved = reserved
+        self.layers: list[Layer] = []
+        self.constants: dict[str, np.ndarray] = {}
+        self.made: set[str] = set()
+        self.node: fx.Node
+
+    def _name(self) -> str:
+        base = self.node.name + ("_" if self.node.name in self.reserved else "")
+        name, count = base, 0
+        while name in self.made:
+            name, count = f"{base}.{count + 1}", count + 1
+        self.made.add(name)
+        return name
+
+    @property
+    def users(self) -> list[str]:
+        return [str(user.target).removeprefix("aten.") for user in self.node.users]
+
+    def emit(self, kind: str, inputs, shape, params=(), blobs=()) -> Value:
+        name = self._name()
+        weights = tuple(np.ascontiguousarray(blob.float().numpy()) for blob in blobs)
+        names = tuple(value.name for value in inputs)
+        self.layers.append(Layer(kind, name, names, (name,), tuple(params), weights))
+        return Value(name, tuple(shape))
+
+    def constant(self, tensor: Tensor) -> Value:
+        name = self._name()
+        self.constants[name] = np.ascontiguousarray(tensor.float().numpy())
+        return Value(name, tuple(tensor.shape))
+
+
+def _named(builder: _Builder, inputs: dict, outputs: list, names: Sequence[str]) -> Graph:
+    """The graph of what the outputs need, these under their own names."""
+    if len(outputs) != len(names) or len(set(names) - set(inputs)) != len(names):
+        raise ValueError(f"{len(outputs)} outputs, but the names {', '.join(names)}")
+    for name, value in zip(names, outputs, strict=True):
+        made = isinstance(value, Value) and value.name not in inputs
+        if not made or [other.name for other in outputs if isinstance(other, Value)].count(value.name) > 1:
+            raise ValueError(f"the output '{name}' is an input, a constant, or another output")
+    new = {value.name: name for name, value in zip(names, outputs, strict=True)}
+    layers = [
+        replace(
+            layer,
+            inputs=tuple(new.get(name, name) for name in layer.inputs),
+            outputs=tuple(new.get(name, name) for name in layer.outputs),
+        )
+        for layer in used(builder.layers, new)
+    ]
+    taken = {name for layer in layers for name in layer.inputs}
+    constants = {name: array for name, array in builder.constants.items() if name in taken}
+    return Graph(inputs, tuple(names), tuple(layers), constants)
+
+
+def _halved(graph: Graph) -> Graph:
+    """Slopes and constants of arithmetic stay as they are: small, and exact numbers are meant."""
+    return _with_weights(graph, (*QUANTIZABLE, "BatchNormCxx"), _half)
+
+
+def _half(layer: Layer) -> Layer:
+    largest = max(float(np.abs(blob).max()) for blob in layer.blobs)
+    if not largest <= float(np.finfo(np.float16).max):
+        raise ValueError(f"layer {layer.name}: a weight of {largest:g} is no number in fp16")
+    return replace(layer, blobs=tuple(blob.astype(np.float16) for blob in layer.blobs))
+
+
+def _quantized(graph: Graph) -> Graph:
+    return _with_weights(graph, QUANTIZABLE, _int8)
+
+
+def _int8(layer: Layer) -> Layer:
+    weight, *rest = layer.blobs
+    scale = np.abs(weight).reshape(len(weight), -1).max(1) / np.float32(127)
+    scale = np.where(scale == 0, np.float32(1), scale)
+    whole = np.rint(weight / scale.reshape(-1, *[1] * (weight.ndim - 1))).astype(np.int8)
+    return replace(layer, type=QUANTIZED + layer.type, blobs=(whole, *rest, scale))
+
+
+def _with_weights(graph: Graph, types: Sequence[str], change: Callable[[Layer], Layer]) -> Graph:
+    layers = (change(layer) if layer.type in types else layer for layer in graph.layers)
+    return replace(graph, layers=tuple(layers))
+
+
+PRECISIONS: dict[str, Callable[[Graph], Graph]] = {
+    "fp32": lambda graph: graph,
+    "fp16": _halved,
+    "int8": _quantized,
+}

@@ -1,0 +1,80 @@
+"""What rules work with: blobs, the builder that they emit layers to, and arithmetic, which all of them need."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Value:
+    """A blob; `origin` is the one that it only reshapes, `axes` the axes of length one that this put into it."""
+
+    name: str
+    shape: tuple[int, ...]
+    origin: Value | None = field(default=None, compare=False)
+    axes: tuple[int, ...] = ()
+
+
+class Builder(Protocol):
+    """What rules see of the export: the blob a layer gives, a constant as a blob, who takes the present result."""
+
+    def emit(
+        self, kind: str, inputs: Sequence[Value], shape: Sequence[int], params: Sequence = (), blobs: Sequence = ()
+    ) -> Value: ...
+
+    def constant(self, tensor: Tensor) -> Value: ...
+
+    @property
+    def users(self) -> list[str]: ...
+
+
+def pair(value: int | Sequence[int]) -> tuple[int, int]:
+    return (value, value) if isinstance(value, int) else (value[0], value[-1])
+
+
+def want(holds: bool, message: str) -> None:
+    if not holds:
+        raise ValueError(message)
+
+
+def combine(b: Builder, kind: str, x: Value | Tensor | float, y: Value | Tensor | float) -> Value:
+    """Add, Sub, Mul or Div of two blobs, or of a blob and a constant on either side."""
+    if isinstance(x, Value) and isinstance(y, Value):
+        return b.emit(kind, [x, y], torch.broadcast_shapes(x.shape, y.shape), [-1])
+    blob, constant, position = (x, y, 1) if isinstance(x, Value) else (y, x, 0)
+    want(isinstance(blob, Value), "arithmetic of constants alone")
+    constant = torch.as_tensor(constant, dtype=torch.float32)
+    if constant.numel() == 1 and constant.ndim <= len(blob.shape):
+        return pointwise(b, kind, blob, [position], [constant.reshape(1)])
+    rank = max(len(blob.shape), constant.ndim)
+    full = constant.reshape((1,) * (rank - constant.ndim) + tuple(constant.shape))
+    return b.emit(kind, [blob], torch.broadcast_shapes(blob.shape, constant.shape), [position], [full])
+
+
+def pointwise(b: Builder, kind: str, x: Value, params: Sequence = (), blobs: Sequence[Tensor] = ()) -> Value:
+    """A layer that treats every number alike. It goes before axes that were put in: devices know two and four best."""
+    if x.axes:
+        return unsqueeze(b, pointwise(b, kind, x.origin, params, blobs), x.axes)
+    return b.emit(kind, [x], x.shape, params, blobs)
+
+
+def unsqueeze(b: Builder, x: Value, axes: int | Sequence[int]) -> Value:
+    """Axes of length one, in rising order; those of a blob that has some already become one layer."""
+    axes = [axes % (len(x.shape) + 1)] if isinstance(axes, int) else list(axes)
+    shape = list(x.shape)
+    for axis in axes:
+        shape.insert(axis, 1)
+    joined = bool(x.axes) and x.axes[-1] < axes[0]
+    source, axes = (x.origin, [*x.axes, *axes]) if joined else (x, axes)
+    made = b.emit("Unsqueeze", [source], shape, [len(axes), *axes])
+    return Value(made.name, tuple(shape), source, tuple(axes))
+
+
+def layer_rule(kind: str) -> Callable:
+    """The rule of an operation on every number that has a layer of its own."""
+    return lambda b, x: pointwise(b, kind, x)
