@@ -39,6 +39,7 @@ setup(
         "distill.data",
         "students",
         "students.export",
+        "students.export.tnn",
         "teachers",
         "teachers.exact",
         "eval",

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import inspect
 import json
-import os
-import tempfile
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -20,6 +18,7 @@ from torch import Tensor, nn
 from .compact import Compact
 from .mobilefaceswap import MobileFaceSwap
 from .mobilefsgan import MobileFSGAN
+from .whole import whole
 
 STUDENTS = {"mobilefsgan": MobileFSGAN, "compact": Compact, "mobilefaceswap": MobileFaceSwap}
 
@@ -43,13 +42,10 @@ def save(generator: nn.Module, path: str | Path, **metadata: str) -> None:
     for key, value in metadata.items():
         if key in ("student", "options") or not isinstance(value, str):
             raise ValueError(f"metadata '{key}': expected text under another name than student and options")
-    path = Path(path)
     state = {key: tensor.detach().cpu().contiguous() for key, tensor in generator.state_dict().items()}
     header = {"student": generator.name, "options": json.dumps(generator.options), **metadata}
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
-        temporary = Path(folder) / path.name
+    with whole(path) as temporary:
         save_file(state, temporary, metadata=header)
-        os.replace(temporary, path)
 
 
 def load(path: str | Path, expected: str | None = None) -> nn.Module:

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 
 from students.export import tnn
-from students.export.tnn_layers import KINDS, QUANTIZABLE, QUANTIZED, Graph, Layer
-from students.export.tnn_run import RULES
+from students.export.tnn.interpreter import RULES
+from students.export.tnn.layers import KINDS, QUANTIZABLE, QUANTIZED, Graph, Layer
 
 torch.manual_seed(0)
 X, Y, FLAT = torch.randn(1, 4, 6, 8), torch.randn(1, 4, 6, 8), torch.randn(1, 4)

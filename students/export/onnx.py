@@ -7,8 +7,6 @@ keeps no notes on where in the Python code a node comes from, which would make u
 from __future__ import annotations
 
 import logging
-import os
-import tempfile
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..whole import whole
 from .models import Model
 
 INSTALL = "pip install swapdistill[onnx]"
@@ -67,11 +66,8 @@ def write(
     for key, value in metadata.items():
         proto.metadata_props.add(key=key, value=value)
     onnx.checker.check_model(proto)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
-        temporary = Path(folder) / path.name
+    with whole(path) as temporary:
         temporary.write_bytes(proto.SerializeToString())
-        os.replace(temporary, path)
     return path
 
 

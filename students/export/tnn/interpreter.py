@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .tnn_layers import Graph, Layer
+from .layers import Graph, Layer
 
 _INFINITE = 2**31 - 1  # the end of a slice that goes to the end
 

@@ -1,8 +1,4 @@
-"""TNN: a model as a .tnnproto and a .tnnmodel (Tencent/TNN @f0cb08129, version 2 of the files), without TNN installed.
-
-`export` turns a module that torch.export can trace into TNN's layers and writes them; `read` and `run` prove the files:
-what was written is read back whole, and gives the module's numbers. TNN itself does not run here.
-"""
+"""A module that torch.export can trace, turned into TNN's layers."""
 
 from __future__ import annotations
 
@@ -16,13 +12,10 @@ import torch
 from torch import Tensor, fx, nn
 from torch.export.graph_signature import InputKind, OutputKind
 
-from .tnn_format import read, write
-from .tnn_layers import QUANTIZABLE, QUANTIZED, Graph, Layer, used
-from .tnn_ops import RULES
-from .tnn_run import run
-from .tnn_values import Value
-
-__all__ = ["PRECISIONS", "Graph", "Layer", "export", "read", "run", "trace", "write"]
+from .format import write
+from .layers import QUANTIZABLE, QUANTIZED, Graph, Layer, used
+from .ops import RULES
+from .values import Value
 
 
 def export(

@@ -8,16 +8,15 @@ TNN reads stands in the first line, the CRC-32 of the weights, so that a text wi
 from __future__ import annotations
 
 import math
-import os
 import struct
-import tempfile
 import zlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from .tnn_layers import Graph, Layer, check, kind, numbers, shapes
+from ...whole import whole
+from .layers import Graph, Layer, check, kind, numbers, shapes
 
 MAGIC, OLD_MAGIC = 0xFABC0004, 0xFABC0002
 DTYPES = {0: np.dtype("<f4"), 1: np.dtype("<f2"), 2: np.dtype("i1")}
@@ -34,11 +33,9 @@ def write(graph: Graph, proto_path: str | Path, model_path: str | Path) -> None:
     proto_path, model_path = Path(proto_path), Path(model_path)
     if proto_path == model_path:
         raise ValueError(f"{proto_path}: structure and weights are two files")
-    with _beside(model_path) as model, _beside(proto_path) as proto:
-        Path(model, model_path.name).write_bytes(weights)
-        Path(proto, proto_path.name).write_bytes(text.encode())
-        os.replace(Path(model, model_path.name), model_path)
-        os.replace(Path(proto, proto_path.name), proto_path)
+    with whole(proto_path) as proto, whole(model_path) as model:  # the weights take their place first
+        proto.write_bytes(text.encode())
+        model.write_bytes(weights)
 
 
 def read(proto_path: str | Path, model_path: str | Path) -> Graph:
@@ -59,11 +56,6 @@ def read(proto_path: str | Path, model_path: str | Path) -> Graph:
         lambda layer: f"{proto_path}: line {lines[layer.name]}: layer {layer.name}: " if layer else f"{proto_path}: ",
     )
     return graph
-
-
-def _beside(path: Path) -> tempfile.TemporaryDirectory:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.")
 
 
 # The text.

@@ -11,9 +11,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from . import tnn_shapes as shapes
-from . import tnn_weights as weights
-from .tnn_values import Builder, Value, combine, layer_rule, pointwise, unsqueeze, want
+from . import shapes, weights
+from .values import Builder, Value, combine, layer_rule, pointwise, unsqueeze, want
 
 _LARGEST = 3.4e38  # no limit, for TNN
 

@@ -1,4 +1,4 @@
-"""Rules of `tnn_ops` that move numbers about: reshapes, cuts, borders, resampling, sums along axes."""
+"""Rules of `ops.py` that move numbers about: reshapes, cuts, borders, resampling, sums along axes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from .tnn_values import Builder, Value, pair, want
+from .values import Builder, Value, pair, want
 
 
 def reshape(b: Builder, x: Value, shape: Sequence[int]) -> Value:

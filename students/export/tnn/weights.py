@@ -1,4 +1,4 @@
-"""Rules of `tnn_ops` with weights: convolutions, linear layers and normalisations, products of computed matrices."""
+"""Rules of `ops.py` with weights: convolutions, linear layers and normalisations, products of computed matrices."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from . import tnn_shapes as shapes
-from .tnn_values import Builder, Value, combine, pair, unsqueeze, want
+from . import shapes
+from .values import Builder, Value, combine, pair, unsqueeze, want
 
 _EPS = 1e-5  # of TNN's instance normalisation
 

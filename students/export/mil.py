@@ -1,0 +1,215 @@
+"""A saved Core ML package run in torch: its program, read back by coremltools, operation by operation.
+
+Apple's runtime is on Apple's systems only. This proves that the file holds the function: its structure, its weights as
+they were rounded, the order and the settings of its operations. It does not prove Apple's kernels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+INSTALL = "pip install swapdistill[export-coreml]"
+
+
+def run(path: str | Path, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Outputs by name, float32, of a .mlpackage for inputs by name.
+
+    Raises ValueError naming the file, or the operation that is not known here.
+    """
+    program = load(path)
+    values: dict[str, Any] = dict(inputs)
+    main = program.functions["main"]
+    missing = set(main.inputs) - set(values)
+    if missing:
+        raise ValueError(f"{path}: no value for its input {', '.join(sorted(missing))}")
+
+    def known(variable) -> Any:
+        if isinstance(variable, list | tuple):
+            return [known(one) for one in variable]
+        return _plain(variable.val) if variable.val is not None else values[variable.name]
+
+    with torch.inference_mode():
+        for operation in main.operations:
+            if operation.op_type in ("const", "constexpr_affine_dequantize", "constexpr_lut_to_dense"):
+                continue  # their values are known without running anything
+            if operation.op_type not in OPERATIONS:
+                raise ValueError(f"{path}: operation '{operation.op_type}' ({operation.name}) is not known here")
+            given = {key: known(variable) for key, variable in operation.inputs.items() if variable is not None}
+            made = OPERATIONS[operation.op_type](given)
+            for variable, value in zip(operation.outputs, made if isinstance(made, tuple) else (made,), strict=True):
+                values[variable.name] = value
+    return {variable.name: values[variable.name].float() for variable in main.outputs}
+
+
+def load(path: str | Path):
+    """The program of a .mlpackage. Raises ValueError naming the file where it is damaged."""
+    try:
+        import coremltools
+        from coremltools.converters.mil.frontend.milproto.load import load as load_program
+    except ImportError:
+        raise ValueError(f"reading a Core ML package needs coremltools: {INSTALL}") from None
+    try:
+        model = coremltools.models.MLModel(str(path), skip_model_load=True)
+        spec = model.get_spec()
+        return load_program(spec, spec.specificationVersion, model.weights_dir)
+    except Exception as error:  # coremltools raises whatever its parsers raise
+        reason = str(error).strip().splitlines()
+        raise ValueError(f"{path}: not a Core ML package that can be read: {reason[0] if reason else error}") from error
+
+
+def _plain(value: Any) -> Any:
+    """Constants as torch has them: arrays as tensors, numbers and text as they are."""
+    if isinstance(value, np.ndarray):
+        return torch.from_numpy(value.copy()) if value.ndim else value.item()
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def _whole(value: Any) -> list[int]:
+    return [int(one) for one in (value.tolist() if isinstance(value, Tensor) else value)]
+
+
+def _conv(i: Mapping[str, Any]) -> Tensor:
+    pads = _whole(i["pad"]) if "pad" in i and i.get("pad_type", "valid") == "custom" else [0] * 4
+    if i.get("pad_type", "valid") not in ("valid", "custom"):
+        raise ValueError(f"conv with pad_type {i['pad_type']} is not known here")
+    x = F.pad(i["x"], (pads[2], pads[3], pads[0], pads[1]))
+    strides, dilations = _whole(i.get("strides", [1, 1])), _whole(i.get("dilations", [1, 1]))
+    return F.conv2d(x, i["weight"], i.get("bias"), strides, 0, dilations, int(i.get("groups", 1)))
+
+
+def _batch_norm(i: Mapping[str, Any]) -> Tensor:
+    return F.batch_norm(i["x"], i["mean"], i["variance"], i.get("gamma"), i.get("beta"), eps=i["epsilon"])
+
+
+def _pad(i: Mapping[str, Any]) -> Tensor:
+    pairs = list(zip(*[iter(_whole(i["pad"]))] * 2, strict=True))
+    while pairs and pairs[0] == (0, 0):
+        pairs.pop(0)
+    flat = [side for pair in reversed(pairs) for side in pair]
+    mode = {"constant": "constant", "reflect": "reflect", "replicate": "replicate"}[i.get("mode", "constant")]
+    return F.pad(i["x"], flat, mode, **({"value": float(i.get("constant_val", 0))} if mode == "constant" else {}))
+
+
+def _slice(i: Mapping[str, Any]) -> Tensor:
+    x, rank = i["x"], i["x"].ndim
+    begin, end = _whole(i["begin"]), _whole(i["end"])
+    stride = _whole(i.get("stride", [1] * rank))
+    masks = {
+        key: [bool(one) for one in i.get(key, [False] * rank)] for key in ("begin_mask", "end_mask", "squeeze_mask")
+    }
+    index: list[Any] = []
+    for axis in range(rank):
+        if masks["squeeze_mask"][axis]:
+            index.append(begin[axis])
+            continue
+        first = None if masks["begin_mask"][axis] else begin[axis]
+        last = None if masks["end_mask"][axis] else end[axis]
+        index.append(slice(first, last, stride[axis]))
+    return x[tuple(index)]
+
+
+def _resize_bilinear(i: Mapping[str, Any]) -> Tensor:
+    mode = i.get("sampling_mode", "DEFAULT")
+    if mode not in ("STRICT_ALIGN_CORNERS", "ALIGN_CORNERS", "UNALIGN_CORNERS"):
+        raise ValueError(f"resize_bilinear with sampling_mode {mode} is not known here")
+    size = (int(i["target_size_height"]), int(i["target_size_width"]))
+    return F.interpolate(i["x"], size, mode="bilinear", align_corners=mode != "UNALIGN_CORNERS")
+
+
+def _upsample(i: Mapping[str, Any], mode: str) -> Tensor:
+    scale = (float(i["scale_factor_height"]), float(i["scale_factor_width"]))
+    corners = {"align_corners": bool(i["align_corners"])} if mode == "bilinear" else {}
+    return F.interpolate(i["x"], scale_factor=scale, mode=mode, **corners)
+
+
+def _instance_norm(i: Mapping[str, Any]) -> Tensor:
+    return F.instance_norm(i["x"], weight=i.get("gamma"), bias=i.get("beta"), eps=i["epsilon"])
+
+
+def _split(i: Mapping[str, Any]) -> tuple[Tensor, ...]:
+    axis = int(i["axis"])
+    if "split_sizes" in i:
+        return i["x"].split(_whole(i["split_sizes"]), axis)
+    return i["x"].chunk(int(i["num_splits"]), axis)
+
+
+def _matmul(i: Mapping[str, Any]) -> Tensor:
+    x, y = i["x"], i["y"]
+    return (x.mT if i.get("transpose_x") else x) @ (y.mT if i.get("transpose_y") else y)
+
+
+def _over_axes(name: str) -> Callable[[Mapping[str, Any]], Tensor]:
+    def operation(i: Mapping[str, Any]) -> Tensor:
+        axes, keep = _whole(i["axes"]), bool(i.get("keep_dims", False))
+        if name == "l2":
+            return i["x"].norm(2, axes, keep)
+        return getattr(i["x"], name)(axes, keep)
+
+    return operation
+
+
+def _expand_dims(i: Mapping[str, Any]) -> Tensor:
+    x = i["x"]
+    for axis in sorted(_whole(i["axes"])):
+        x = x.unsqueeze(axis)
+    return x
+
+
+def _squeeze(i: Mapping[str, Any]) -> Tensor:
+    axes = _whole(i["axes"]) if "axes" in i else [axis for axis, size in enumerate(i["x"].shape) if size == 1]
+    return i["x"].squeeze(axes)
+
+
+_TYPES = {"fp16": torch.float16, "fp32": torch.float32, "int32": torch.int32, "bool": torch.bool}
+
+OPERATIONS: dict[str, Callable[[Mapping[str, Any]], Tensor | tuple[Tensor, ...]]] = {
+    "add": lambda i: i["x"] + i["y"],
+    "batch_norm": _batch_norm,
+    "cast": lambda i: i["x"].to(_TYPES[i["dtype"]]),
+    "clip": lambda i: i["x"].clamp(i["alpha"], i["beta"]),
+    "concat": lambda i: torch.cat(i["values"], int(i["axis"])),
+    "conv": _conv,
+    "expand_dims": _expand_dims,
+    "identity": lambda i: i["x"],
+    "instance_norm": _instance_norm,
+    "leaky_relu": lambda i: F.leaky_relu(i["x"], float(i["alpha"])),
+    "less": lambda i: i["x"] < i["y"],
+    "linear": lambda i: F.linear(i["x"], i["weight"], i.get("bias")),
+    "matmul": _matmul,
+    "maximum": lambda i: torch.maximum(*(torch.as_tensor(i[key]) for key in "xy")),
+    "mul": lambda i: i["x"] * i["y"],
+    "pad": _pad,
+    "pixel_shuffle": lambda i: F.pixel_shuffle(i["x"], int(i["upscale_factor"])),
+    "pixel_unshuffle": lambda i: F.pixel_unshuffle(i["x"], int(i["downscale_factor"])),
+    "pow": lambda i: i["x"] ** i["y"],
+    "prelu": lambda i: F.prelu(i["x"], i["alpha"]),
+    "real_div": lambda i: i["x"] / i["y"],
+    "reduce_l2_norm": _over_axes("l2"),
+    "reduce_mean": _over_axes("mean"),
+    "reduce_sum": _over_axes("sum"),
+    "relu": lambda i: F.relu(i["x"]),
+    "reshape": lambda i: i["x"].reshape(_whole(i["shape"])),
+    "resize_bilinear": _resize_bilinear,
+    "rsqrt": lambda i: (i["x"] + i.get("epsilon", 0)).rsqrt(),
+    "select": lambda i: torch.where(i["cond"], i["a"], i["b"]),
+    "sigmoid": lambda i: i["x"].sigmoid(),
+    "silu": lambda i: F.silu(i["x"]),
+    "slice_by_index": _slice,
+    "split": _split,
+    "sqrt": lambda i: i["x"].sqrt(),
+    "square": lambda i: i["x"].square(),
+    "squeeze": _squeeze,
+    "sub": lambda i: i["x"] - i["y"],
+    "tanh": lambda i: i["x"].tanh(),
+    "tile": lambda i: i["x"].repeat(_whole(i["reps"])),
+    "transpose": lambda i: i["x"].permute(_whole(i["perm"])),
+    "upsample_bilinear": lambda i: _upsample(i, "bilinear"),
+    "upsample_nearest_neighbor": lambda i: _upsample(i, "nearest"),
+}
