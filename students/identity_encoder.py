@@ -187,7 +187,8 @@ class IdentityEncoder(nn.Module):
             raise ValueError(f"images: expected (N, 3, S, S) with S >= 16, got {tuple(images.shape)}")
         if self.grid is None:
             size = images.shape[2]
-            first, end = -(-26 * size // 256), 230 * size // 256
+            # Rounded up by positive numbers: torch.jit.trace, which some exporters want, rounds negative ones to zero.
+            first, end = (26 * size + 255) // 256, 230 * size // 256
             faces = images[:, :, first:end, first:end]
             faces = F.interpolate(faces, self.card.input_size, mode="bilinear", align_corners=True)
         else:

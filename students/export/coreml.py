@@ -6,10 +6,12 @@ precision inside. On a Mac the package is also run by Core ML; elsewhere by `mil
 
 from __future__ import annotations
 
+import io
 import logging
 import sys
 import warnings
 from collections.abc import Mapping
+from contextlib import redirect_stderr
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +21,7 @@ from torch import Tensor
 from ..whole import whole
 from . import mil
 from .mil import INSTALL
-from .models import Model
+from .models import Model, program
 
 PRECISIONS = ("fp32", "fp16")
 
@@ -37,9 +39,9 @@ def write(model: Model, path: str | Path, precision: str = "fp32", metadata: Map
     except ImportError:
         raise ValueError(f"exporting to Core ML needs coremltools: {INSTALL}") from None
     logging.getLogger("coremltools").setLevel(logging.CRITICAL)
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), redirect_stderr(io.StringIO()):  # where its progress bars go
         warnings.simplefilter("ignore")
-        graph = torch.export.export(model.module, tuple(model.inputs.values())).run_decompositions({})
+        graph = program(model)
         try:
             package = ct.convert(
                 graph,

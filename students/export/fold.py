@@ -32,6 +32,19 @@ def folded(network: nn.Module) -> nn.Module:
     return network
 
 
+def spelled_out(module: nn.Module) -> nn.Module:
+    """A copy whose normalisations without weights have weights, ones and zeros: the same function in words that every
+    converter knows."""
+    module = copy.deepcopy(module)
+    for norm in module.modules():
+        if isinstance(norm, nn.GroupNorm | nn.BatchNorm2d) and not norm.affine:
+            channels = norm.num_channels if isinstance(norm, nn.GroupNorm) else norm.num_features
+            norm.affine = True
+            norm.weight = nn.Parameter(torch.ones(channels), requires_grad=False)
+            norm.bias = nn.Parameter(torch.zeros(channels), requires_grad=False)
+    return module
+
+
 def _affine(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
     """Scale and shift (C,) of a normalisation, in double precision."""
     scale = (norm.running_var.double() + norm.eps).rsqrt()

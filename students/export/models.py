@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import StudentSwapper, condition
-from .fold import folded
+from .fold import folded, spelled_out
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,17 @@ class _Encoder(nn.Module):
 
     def forward(self, source: Tensor) -> tuple[Tensor, ...]:
         return condition(self.encoder, source, self)
+
+
+def lerp(start: Tensor, end: Tensor, weight: Tensor) -> Tensor:
+    """torch.lerp of operations that every converter knows."""
+    return start + weight * (end - start)
+
+
+def program(model: Model) -> torch.export.ExportedProgram:
+    """A model's graph of torch's operations, without those that most converters have no rule for."""
+    graph = torch.export.export(spelled_out(model.module), tuple(model.inputs.values()))
+    return graph.run_decompositions({torch.ops.aten.lerp.Tensor: lerp})
 
 
 def models(swapper: StudentSwapper) -> dict[str, Model]:

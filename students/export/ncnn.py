@@ -1,0 +1,116 @@
+"""ncnn: a model as a .param and a .bin. Wants the extra `export-ncnn`.
+
+Converted by pnnx from a TorchScript trace, and run by the ncnn package. Weights are float32, or float16 with fp16, which
+ncnn widens or uses as they are, as the device allows; here all arithmetic is float32, so that equality can be told.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import tempfile
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from ..whole import whole
+from .fold import spelled_out
+from .models import Model, lerp
+
+PRECISIONS = ("fp32", "fp16")
+
+
+def write(model: Model, path: str | Path, precision: str = "fp32", metadata: Mapping[str, str] = {}) -> Path:
+    """Write a model as `path`, a .param, and a .bin beside it. Its inputs and outputs have the model's names; ncnn's
+    files have no place for the metadata.
+
+    Raises ValueError naming what pnnx could not convert.
+    """
+    import pnnx
+
+    path, examples = Path(path), tuple(model.inputs.values())
+    with tempfile.TemporaryDirectory() as folder:
+        with warnings.catch_warnings(), torch.no_grad(), _WithoutLerp():
+            warnings.simplefilter("ignore")
+            traced = torch.jit.trace(spelled_out(model.module), examples, check_trace=False)
+        traced.save(f"{folder}/model.pt")
+        shapes = ",".join(f"[{','.join(map(str, tensor.shape))}]" for tensor in examples)
+        half = int(precision == "fp16")
+        done = subprocess.run(
+            [pnnx.EXEC_PATH, "model.pt", f"inputshape={shapes}", f"fp16={half}"],
+            cwd=folder, capture_output=True, text=True,
+        )  # fmt: skip
+        param, binary = Path(folder, "model.ncnn.param"), Path(folder, "model.ncnn.bin")
+        if done.returncode or not param.is_file():
+            reason = (done.stderr or done.stdout).strip().splitlines()[-1:]
+            raise ValueError(f"{model.name}: cannot be converted to ncnn: pnnx ends with {done.returncode}, {reason}")
+        text = _renamed(param.read_text(), model)
+        with whole(path) as new_param, whole(_weights(path)) as new_binary:
+            new_param.write_text(text)
+            shutil.copyfile(binary, new_binary)
+    return path
+
+
+def load(path: str | Path, threads: int = 1) -> Callable[[Mapping[str, Tensor]], dict[str, Tensor]]:
+    """Inputs by name -> outputs by name of a .param and its .bin. Raises ValueError naming a damaged file."""
+    import ncnn
+
+    net = ncnn.Net()
+    net.opt.num_threads = threads
+    net.opt.use_vulkan_compute = False
+    for option in ("fp16_packed", "fp16_storage", "fp16_arithmetic", "bf16_storage"):
+        setattr(net.opt, f"use_{option}", False)
+    if net.load_param(str(path)) or net.load_model(str(_weights(path))):
+        raise ValueError(f"{path}: not a file that ncnn can read, or damaged; export it again")
+    names = net.output_names()
+
+    def outputs(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        with net.create_extractor() as extractor:
+            for name, tensor in inputs.items():
+                extractor.input(name, ncnn.Mat(np.ascontiguousarray(tensor[0].numpy())).clone())
+            made = {}
+            for name in names:
+                failed, blob = extractor.extract(name)
+                if failed:
+                    raise ValueError(f"{path}: ncnn gives no output '{name}' ({failed})")
+                made[name] = torch.from_numpy(np.array(blob))[None]
+        return made
+
+    return outputs
+
+
+def files(path: str | Path) -> list[Path]:
+    return [Path(path), _weights(path)]
+
+
+def _weights(path: str | Path) -> Path:
+    return Path(path).with_suffix(".bin")
+
+
+class _WithoutLerp(TorchFunctionMode):
+    """pnnx has no rule for torch.lerp."""
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        return (lerp if function is torch.lerp else function)(*args, **(kwargs or {}))
+
+
+def _renamed(text: str, model: Model) -> str:
+    """The .param with pnnx's in0, in1, out0, .. as the model calls them. Raises ValueError for layers ncnn lacks."""
+    names = {f"in{i}": name for i, name in enumerate(model.inputs)}
+    names |= {f"out{i}": name for i, name in enumerate(model.outputs)}
+    magic, counts, *layers = text.splitlines()
+    lines = []
+    for line in layers:
+        words = line.split()
+        if "." in words[0] or "::" in words[0]:  # pnnx leaves in what it has no layer for, as torch calls it
+            raise ValueError(f"{model.name}: cannot be converted to ncnn: no layer for {words[0]} ({words[1]})")
+        if words[0].startswith("Convolution") and words[2] != "1":  # ncnn would read past them
+            raise ValueError(f"{model.name}: cannot be converted to ncnn: computed kernels of {words[0]} ({words[1]})")
+        blobs = int(words[2]) + int(words[3])
+        lines.append(" ".join([*words[:4], *(names.get(w, w) for w in words[4 : 4 + blobs]), *words[4 + blobs :]]))
+    return "\n".join([magic, counts, *lines]) + "\n"
