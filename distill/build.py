@@ -5,6 +5,7 @@ Errors name the key of the experiment and list what is known.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -16,6 +17,7 @@ from distill import weights
 from distill.config import ConfigError, Experiment
 from distill.schema import Teacher
 from eval import rulers as judges
+from students.export import targets
 from students.identity_encoder import CARDS as ENCODERS
 from students.identity_encoder import IdentityEncoder, load_identity_encoder
 from teachers import faceshifter
@@ -40,6 +42,12 @@ def check_names(exp: Experiment) -> None:
                 "judge what it trained: take lpips_squeeze or lpips_vgg"
             )
         rulers(exp)
+    if "export" in stages:
+        try:
+            targets.chosen(exp.export.to, exp.export.precisions)
+        except ValueError as error:
+            raise ConfigError(f"export: {error}") from None
+        rulers(replace(exp, eval=replace(exp.eval, metrics=("id_retrieval",))))
     if "pseudo_gt" in stages:
         quality_rulers(exp)
         for spec in exp.pseudo_gt.teachers:

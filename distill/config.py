@@ -212,6 +212,9 @@ def _check(exp: Experiment, where: str) -> None:
     for stage in exp.stages:
         if stage not in STAGES:
             raise ConfigError(f"{where}: stages: unknown stage '{stage}'{_nearest(stage, STAGES)}")
+    require(
+        bool(exp.export.to) == ("export" in exp.stages), "export.to", "targets, and `export` among `stages`, or neither"
+    )
     require(exp.data.resolution >= 32 and exp.data.resolution % 32 == 0, "data.resolution", "a multiple of 32")
     require(exp.data.kind != "photos" or exp.data.photos is not None, "data.photos", "a folder (data.photos=FOLDER)")
     for key in ("data.train_people", "data.train_images", "pseudo_gt.pairs", "pseudo_gt.shard_size", "eval.pairs"):

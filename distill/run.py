@@ -22,7 +22,7 @@ import torch  # noqa: E402
 from accelerate import Accelerator, DistributedDataParallelKwargs  # noqa: E402
 from accelerate.state import AcceleratorState  # noqa: E402
 
-from distill import build, config, data, evaluate, pseudo_gt, report, train, variants  # noqa: E402
+from distill import build, config, data, evaluate, export, pseudo_gt, report, train, variants  # noqa: E402
 from distill.stage import write_text  # noqa: E402
 from distill.tracking import Tracker  # noqa: E402
 
@@ -32,6 +32,7 @@ STAGES = {
     "train": train.run,
     "refine": train.refine,
     "eval": evaluate.run,
+    "export": export.run,
     "report": report.run,
 }
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-STAGES = ("data", "pseudo_gt", "train", "refine", "eval", "report")
+STAGES = ("data", "pseudo_gt", "train", "refine", "eval", "export", "report")
 
 
 @dataclass(frozen=True)
@@ -201,6 +201,14 @@ class Eval:
 
 
 @dataclass(frozen=True)
+class Export:
+    """Stage `export`: files for the runtimes of students/export/targets.py, each proved equal to the student."""
+
+    to: tuple[str, ...] = ()  # onnx, onnx-batch, coreml, tnn, ncnn, mnn, litert, executorch; [all]
+    precisions: tuple[str, ...] = ("fp32",)  # fp32, fp16, int8, each target having its own; [all]
+
+
+@dataclass(frozen=True)
 class Tracking:
     """Where MLflow keeps the run; `none` keeps only the files."""
 
@@ -226,6 +234,7 @@ class Experiment:
     distil: Distil = Distil()
     refine: Refine = Refine()
     eval: Eval = Eval()
+    export: Export = Export()
     tracking: Tracking = Tracking()
     variants: dict[str, dict[str, Any]] = field(default_factory=dict)  # name -> {section.key: value}; all are run
     seeds: tuple[int, ...] = ()  # every variant is trained with each of them as train.seed

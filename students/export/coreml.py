@@ -10,7 +10,7 @@ import io
 import logging
 import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import redirect_stderr
 from pathlib import Path
 
@@ -20,10 +20,10 @@ from torch import Tensor
 
 from ..whole import whole
 from . import mil
-from .mil import INSTALL
-from .models import Model, program
+from .models import Model, Run, program
 
-PRECISIONS = ("fp32", "fp16")
+ON_MAC = sys.platform == "darwin"
+PRECISIONS = ("fp32", "fp16", "int8")
 
 
 def write(model: Model, path: str | Path, precision: str = "fp32", metadata: Mapping[str, str] = {}) -> Path:
@@ -32,12 +32,8 @@ def write(model: Model, path: str | Path, precision: str = "fp32", metadata: Map
     Raises ValueError naming the missing package, an unknown precision, or the operation that cannot be converted.
     """
     path = Path(path)
-    if precision not in PRECISIONS:
-        raise ValueError(f"Core ML: precision '{precision}', known: {', '.join(PRECISIONS)}")
-    try:
-        import coremltools as ct
-    except ImportError:
-        raise ValueError(f"exporting to Core ML needs coremltools: {INSTALL}") from None
+    import coremltools as ct
+
     logging.getLogger("coremltools").setLevel(logging.CRITICAL)
     with warnings.catch_warnings(), redirect_stderr(io.StringIO()):  # where its progress bars go
         warnings.simplefilter("ignore")
@@ -51,7 +47,7 @@ def write(model: Model, path: str | Path, precision: str = "fp32", metadata: Map
                 ],
                 outputs=[ct.TensorType(name=name, dtype=np.float32) for name in model.outputs],
                 convert_to="mlprogram",
-                compute_precision=ct.precision.FLOAT16 if precision == "fp16" else ct.precision.FLOAT32,
+                compute_precision=ct.precision.FLOAT32 if precision == "fp32" else ct.precision.FLOAT16,
                 minimum_deployment_target=ct.target.iOS16,
                 skip_model_load=True,
             )
@@ -60,6 +56,10 @@ def write(model: Model, path: str | Path, precision: str = "fp32", metadata: Map
             raise ValueError(
                 f"{model.name}: cannot be converted to Core ML: {reason[0] if reason else error}"
             ) from error
+        if precision == "int8":
+            weights = ct.optimize.coreml.OpLinearQuantizerConfig(mode="linear_symmetric", weight_threshold=512)
+            config = ct.optimize.coreml.OptimizationConfig(global_config=weights)
+            package = ct.optimize.coreml.linear_quantize_weights(package, config)
     for key, value in metadata.items():
         package.user_defined_metadata[key] = value
     with whole(path) as temporary:
@@ -67,21 +67,27 @@ def write(model: Model, path: str | Path, precision: str = "fp32", metadata: Map
     return path
 
 
-def run(path: str | Path, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Outputs by name of a package for inputs by name: by Core ML on a Mac, else by `mil.py`."""
-    if sys.platform != "darwin":
-        return mil.run(path, inputs)
+def load(path: str | Path, names: Sequence[str], threads: int = 1) -> Run:
+    """Inputs by name -> outputs by name of a package: by Core ML on a Mac, else by `mil.py`. Raises ValueError naming a
+    damaged file."""
+    if not ON_MAC:
+        return mil.load(path, names)
     import coremltools as ct
 
-    made = ct.models.MLModel(str(path)).predict({name: tensor.numpy() for name, tensor in inputs.items()})
-    return {name: torch.from_numpy(np.asarray(array)) for name, array in made.items()}
+    package = ct.models.MLModel(str(path))
+
+    def outputs(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        made = package.predict({name: tensor.numpy() for name, tensor in inputs.items()})
+        return {name: torch.from_numpy(np.asarray(made[name])) for name in names}
+
+    return outputs
 
 
 def how_run() -> str:
     """What `run` does here, for the card."""
-    return "Core ML" if sys.platform == "darwin" else "its program read back by coremltools, run in torch"
+    return "Core ML" if ON_MAC else "its program read back by coremltools, run in torch"
 
 
-def size_bytes(path: str | Path) -> int:
-    """Bytes of all files of the package."""
-    return sum(file.stat().st_size for file in Path(path).rglob("*") if file.is_file())
+def files(path: str | Path) -> list[Path]:
+    """All files of a package."""
+    return [file for file in Path(path).rglob("*") if file.is_file()]

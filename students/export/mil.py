@@ -6,7 +6,7 @@ they were rounded, the order and the settings of its operations. It does not pro
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,46 +15,50 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-INSTALL = "pip install swapdistill[export-coreml]"
+from .models import Run
 
 
-def run(path: str | Path, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Outputs by name, float32, of a .mlpackage for inputs by name.
+def load(path: str | Path, names: Sequence[str]) -> Run:
+    """Inputs by name -> outputs by name, float32, of a .mlpackage. Raises ValueError naming the file where it is
+    damaged, or the operation that is not known here."""
+    main = program(path).functions["main"]
 
-    Raises ValueError naming the file, or the operation that is not known here.
-    """
-    program = load(path)
-    values: dict[str, Any] = dict(inputs)
-    main = program.functions["main"]
-    missing = set(main.inputs) - set(values)
-    if missing:
-        raise ValueError(f"{path}: no value for its input {', '.join(sorted(missing))}")
+    def outputs(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        values: dict[str, Any] = dict(inputs)
+        missing = set(main.inputs) - set(values)
+        if missing:
+            raise ValueError(f"{path}: no value for its input {', '.join(sorted(missing))}")
+        with torch.inference_mode():
+            for operation in main.operations:
+                _compute(operation, values, path)
+        return {name: values[name].float() for name in names}
+
+    return outputs
+
+
+def _compute(operation, values: dict[str, Any], path: str | Path) -> None:
+    """Add what an operation gives to the values; those of constants are known without running anything."""
+    if operation.op_type == "const":
+        return
+    if operation.op_type not in OPERATIONS:
+        raise ValueError(f"{path}: operation '{operation.op_type}' ({operation.name}) is not known here")
 
     def known(variable) -> Any:
         if isinstance(variable, list | tuple):
             return [known(one) for one in variable]
         return _plain(variable.val) if variable.val is not None else values[variable.name]
 
-    with torch.inference_mode():
-        for operation in main.operations:
-            if operation.op_type in ("const", "constexpr_affine_dequantize", "constexpr_lut_to_dense"):
-                continue  # their values are known without running anything
-            if operation.op_type not in OPERATIONS:
-                raise ValueError(f"{path}: operation '{operation.op_type}' ({operation.name}) is not known here")
-            given = {key: known(variable) for key, variable in operation.inputs.items() if variable is not None}
-            made = OPERATIONS[operation.op_type](given)
-            for variable, value in zip(operation.outputs, made if isinstance(made, tuple) else (made,), strict=True):
-                values[variable.name] = value
-    return {variable.name: values[variable.name].float() for variable in main.outputs}
+    given = {key: known(variable) for key, variable in operation.inputs.items() if variable is not None}
+    made = OPERATIONS[operation.op_type](given)
+    for variable, value in zip(operation.outputs, made if isinstance(made, tuple) else (made,), strict=True):
+        values[variable.name] = value
 
 
-def load(path: str | Path):
+def program(path: str | Path):
     """The program of a .mlpackage. Raises ValueError naming the file where it is damaged."""
-    try:
-        import coremltools
-        from coremltools.converters.mil.frontend.milproto.load import load as load_program
-    except ImportError:
-        raise ValueError(f"reading a Core ML package needs coremltools: {INSTALL}") from None
+    import coremltools
+    from coremltools.converters.mil.frontend.milproto.load import load as load_program
+
     try:
         model = coremltools.models.MLModel(str(path), skip_model_load=True)
         spec = model.get_spec()
@@ -82,6 +86,15 @@ def _conv(i: Mapping[str, Any]) -> Tensor:
     x = F.pad(i["x"], (pads[2], pads[3], pads[0], pads[1]))
     strides, dilations = _whole(i.get("strides", [1, 1])), _whole(i.get("dilations", [1, 1]))
     return F.conv2d(x, i["weight"], i.get("bias"), strides, 0, dilations, int(i.get("groups", 1)))
+
+
+def _dequantize(i: Mapping[str, Any]) -> Tensor:
+    """Whole numbers to weights, by a scale and a zero point for each place along an axis."""
+    data, scale, zero = (torch.as_tensor(i[key]) for key in ("quantized_data", "scale", "zero_point"))
+    if scale.ndim:
+        shape = [-1 if axis == int(i["axis"]) else 1 for axis in range(data.ndim)]
+        scale, zero = scale.view(shape), zero.view(shape) if zero.ndim else zero
+    return (data.to(scale.dtype) - zero) * scale
 
 
 def _batch_norm(i: Mapping[str, Any]) -> Tensor:
@@ -175,6 +188,7 @@ OPERATIONS: dict[str, Callable[[Mapping[str, Any]], Tensor | tuple[Tensor, ...]]
     "cast": lambda i: i["x"].to(_TYPES[i["dtype"]]),
     "clip": lambda i: i["x"].clamp(i["alpha"], i["beta"]),
     "concat": lambda i: torch.cat(i["values"], int(i["axis"])),
+    "constexpr_affine_dequantize": _dequantize,
     "conv": _conv,
     "expand_dims": _expand_dims,
     "identity": lambda i: i["x"],

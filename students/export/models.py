@@ -10,6 +10,7 @@ for every frame. Normalisations are folded (`fold.py`) and the outputs at half a
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -17,6 +18,8 @@ from torch import Tensor, nn
 
 from .. import StudentSwapper, condition
 from .fold import folded, spelled_out
+
+Run = Callable[[Mapping[str, Tensor]], dict[str, Tensor]]  # what a loaded file is: inputs by name -> outputs by name
 
 
 @dataclass(frozen=True)
@@ -58,11 +61,14 @@ def program(model: Model) -> torch.export.ExportedProgram:
     return graph.run_decompositions({torch.ops.aten.lerp.Tensor: lerp})
 
 
-def models(swapper: StudentSwapper) -> dict[str, Model]:
-    """The three models of a student, by name. Raises ValueError for one in training mode."""
+def models(swapper: StudentSwapper, fold: bool = True) -> dict[str, Model]:
+    """The three models of a student, by name; with `fold` their normalisations are folded, else they are the student's
+    own. Raises ValueError for one in training mode."""
     if swapper.training:
         raise ValueError("a student in training mode cannot be exported; call .eval()")
-    generator, encoder = folded(swapper.generator), folded(swapper.identity_encoder)
+    generator, encoder = swapper.generator, swapper.identity_encoder
+    if fold:
+        generator, encoder = folded(generator), folded(encoder)
     needs_map, side = getattr(generator, "needs_map", False), generator.options["resolution"]
     image = torch.zeros(1, 3, side, side)
     given = {"embedding": torch.zeros(1, generator.options["embedding_dim"])}
@@ -76,5 +82,7 @@ def models(swapper: StudentSwapper) -> dict[str, Model]:
         Model("whole", whole, {"source": image, "target": image.clone()}, ("swap",)),
     )
     for model in made:
-        model.module.eval().requires_grad_(False)
+        model.module.eval()
+        if fold:
+            model.module.requires_grad_(False)
     return {model.name: model for model in made}

@@ -1,7 +1,7 @@
 """ncnn: a model as a .param and a .bin. Wants the extra `export-ncnn`.
 
-Converted by pnnx from a TorchScript trace, and run by the ncnn package. Weights are float32, or float16 with fp16, which
-ncnn widens or uses as they are, as the device allows; here all arithmetic is float32, so that equality can be told.
+Converted by pnnx from a TorchScript trace, and run by the ncnn package. With fp16 the weights are halves, which ncnn
+widens or uses as they are, as the device allows; here all arithmetic is float32, so that equality can be told.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import tempfile
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +20,7 @@ from torch.overrides import TorchFunctionMode
 
 from ..whole import whole
 from .fold import spelled_out
-from .models import Model, lerp
+from .models import Model, Run, lerp
 
 PRECISIONS = ("fp32", "fp16")
 
@@ -56,7 +56,7 @@ def write(model: Model, path: str | Path, precision: str = "fp32", metadata: Map
     return path
 
 
-def load(path: str | Path, threads: int = 1) -> Callable[[Mapping[str, Tensor]], dict[str, Tensor]]:
+def load(path: str | Path, names: Sequence[str], threads: int = 1) -> Run:
     """Inputs by name -> outputs by name of a .param and its .bin. Raises ValueError naming a damaged file."""
     import ncnn
 
@@ -67,7 +67,6 @@ def load(path: str | Path, threads: int = 1) -> Callable[[Mapping[str, Tensor]],
         setattr(net.opt, f"use_{option}", False)
     if net.load_param(str(path)) or net.load_model(str(_weights(path))):
         raise ValueError(f"{path}: not a file that ncnn can read, or damaged; export it again")
-    names = net.output_names()
 
     def outputs(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         with net.create_extractor() as extractor:

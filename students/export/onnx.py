@@ -1,4 +1,4 @@
-"""ONNX: one file a model, run by onnxruntime. Wants the extra `onnx`.
+"""ONNX: one file a model, run by onnxruntime. Wants the extra `export-onnx`.
 
 Exported by torch.onnx with torch.export, opset 18 unless told otherwise; onnxruntime 1.20 and newer runs it. The graph
 keeps no notes on where in the Python code a node comes from, which would make up a twentieth of the file.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,25 +16,27 @@ import torch
 from torch import Tensor
 
 from ..whole import whole
-from .models import Model
+from .models import Model, Run
 
-INSTALL = "pip install swapdistill[onnx]"
+PRECISIONS = ("fp32", "fp16", "int8")
 OPSET = 18
 
 
 def write(
-    model: Model, path: str | Path, dynamic_batch: bool = False, opset: int = OPSET, metadata: Mapping[str, str] = {}
+    model: Model,
+    path: str | Path,
+    precision: str = "fp32",
+    metadata: Mapping[str, str] = {},
+    dynamic_batch: bool = False,
+    opset: int = OPSET,
 ) -> Path:
     """Write a model, whole or not at all; any batch where dynamic_batch, else one. `metadata` goes into the file.
 
     Raises ValueError naming the missing package, or the operator that cannot be expressed.
     """
+    import onnx
+
     path = Path(path)
-    try:
-        import onnx
-        import onnxscript  # noqa: F401  torch's exporter is built on it
-    except ImportError as error:
-        raise ValueError(f"exporting to ONNX needs the package {error.name}: {INSTALL}") from None
     examples, shapes = dict(model.inputs), None
     if dynamic_batch:  # an example of one would be taken for a batch that is always one
         examples = {name: torch.cat([tensor] * 2) for name, tensor in examples.items()}
@@ -67,23 +69,45 @@ def write(
         proto.metadata_props.add(key=key, value=value)
     onnx.checker.check_model(proto)
     with whole(path) as temporary:
-        temporary.write_bytes(proto.SerializeToString())
+        temporary.write_bytes((_halved(proto) if precision == "fp16" else proto).SerializeToString())
+        if precision == "int8":
+            _quantize(temporary)
     return path
 
 
-def run(path: str | Path, inputs: Mapping[str, Tensor], threads: int = 1) -> dict[str, Tensor]:
-    """Outputs by name of a file for inputs by name, in onnxruntime on the CPU. Raises ValueError naming the file."""
+def _halved(proto):
+    """Weights and arithmetic in halves; inputs and outputs stay float32."""
+    from onnxruntime.transformers.float16 import convert_float_to_float16
+
+    del proto.graph.value_info[:]  # with the old types noted, onnxruntime would refuse the file
+    return convert_float_to_float16(proto, keep_io_types=True, disable_shape_infer=True)
+
+
+def _quantize(path: Path) -> None:
+    """Weights as whole numbers, inputs of layers rounded as they come: nothing has to be calibrated."""
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    logging.getLogger().addFilter(_silent := lambda record: False)
+    try:
+        quantize_dynamic(str(path), str(path), weight_type=QuantType.QUInt8)
+    finally:
+        logging.getLogger().removeFilter(_silent)
+
+
+def load(path: str | Path, names: Sequence[str], threads: int = 1) -> Run:
+    """Inputs by name -> outputs by name of a file, in onnxruntime on the CPU. Raises ValueError naming a bad one."""
     session = _session(path, threads)
-    names = [node.name for node in session.get_outputs()]
-    feeds = {name: np.ascontiguousarray(tensor.numpy()) for name, tensor in inputs.items()}
-    return {name: torch.from_numpy(array) for name, array in zip(names, session.run(None, feeds), strict=True)}
+
+    def outputs(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        feeds = {name: np.ascontiguousarray(tensor.numpy()) for name, tensor in inputs.items()}
+        return {name: torch.from_numpy(array) for name, array in zip(names, session.run(names, feeds), strict=True)}
+
+    return outputs
 
 
 def _session(path: str | Path, threads: int):
-    try:
-        import onnxruntime
-    except ImportError:
-        raise ValueError(f"running an ONNX file needs the package onnxruntime: {INSTALL}") from None
+    import onnxruntime
+
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = threads, 4
     try:

@@ -7,13 +7,13 @@ registry. Files of this layout were run once in its own x86 runtime, where they 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from ..models import Model
+from ..models import Model, Run
 from .exporter import PRECISIONS, export, trace
 from .format import read, write
 from .interpreter import run
@@ -33,13 +33,13 @@ def write_model(model: Model, path: str | Path, precision: str = "fp32", metadat
     return path
 
 
-def load(path: str | Path, threads: int = 1) -> Callable[[Mapping[str, Tensor]], dict[str, Tensor]]:
+def load(path: str | Path, names: Sequence[str], threads: int = 1) -> Run:
     """Inputs by name -> outputs by name of a .tnnproto and its .tnnmodel, in the interpreter of this package."""
     graph = read(path, _weights(path))
 
     def outputs(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         made = run(graph, {name: tensor.numpy() for name, tensor in inputs.items()})
-        return {name: torch.from_numpy(array) for name, array in made.items()}
+        return {name: torch.from_numpy(made[name]) for name in names}
 
     return outputs
 

@@ -1,0 +1,191 @@
+"""Export a student to the runtimes of phones, each file run and compared with PyTorch. Stage `export`, and a command:
+
+    python -m students.export STUDENT.safetensors --to onnx,coreml,tnn [--precision fp32,fp16] [--out DIR]
+    python -m students.export STUDENT.safetensors --to all --precision all
+
+--to names targets of students/export/targets.py, or all of them; --precision fp32 (default), fp16, int8, or all that
+a target has. Compared is on 32 pairs: of synthetic people drawn for it, or of --pairs LIST (`datasets/make_pairs.py`),
+or, in an experiment, of its test people. DIR gets a folder for each target and precision with generator, identity
+encoder and both as one model, a card.json, and the table equality.md. A file that differs from PyTorch by more than its
+precision allows is an error, and is not kept. The same command goes on where it was stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+
+import eval as measuring
+import students
+from distill import build, config, data, swappers
+from distill import pairs as lists
+from distill.config import ConfigError, Experiment
+from distill.evaluate import PHOTO_JUDGES
+from distill.export_card import card, table
+from distill.stage import Stage, digest, open_stage, read_json, upstream, write_json, write_text
+from distill.tracking import Tracker, environment
+from eval import sanity
+from eval.pairs import to_float, to_uint8
+from students.export import proof, targets
+from students.export.models import models
+from students.whole import whole
+
+PAIRS = 32
+MOST_LOST_POINTS = 5.0  # of ID retrieval, int8 against PyTorch: one pair of 32, not two
+LEAST_SAME = 0.9  # mean cosine of what the recogniser sees in the exported swap and in PyTorch's, int8
+
+
+def run(exp: Experiment, accelerator, tracker) -> Stage:
+    """Stage `export`: the trained student for the targets that `export.to` names."""
+    wanted = targets.chosen(exp.export.to, exp.export.precisions)
+    stage = open_stage(exp, "export", {"train": upstream(exp, "train"), "wanted": wanted}, accelerator, redo=True)
+    if stage.done:
+        accelerator.print(f"  finished before: {stage.folder}")
+    elif accelerator.is_main_process:
+        path = exp.folder / "train" / "student.safetensors"
+        pairs = lists.test_pairs(exp)[0]
+        content = export(path, exp, pairs, wanted, stage.folder)
+        for row in content["targets"]:
+            name = f"export/{row['target']}-{row['precision']}"
+            tracker.metrics({f"{name}/max_abs": row["max_abs"], f"{name}/mb": row["mb"]["whole"]})
+        for name in ("card.json", "equality.md"):
+            tracker.artifact(stage.folder / name)
+        stage.finish()
+    accelerator.wait_for_everyone()
+    return stage
+
+
+def export(
+    path: Path, exp: Experiment, pairs: measuring.Pairs, wanted: Sequence[tuple[str, str]], folder: Path
+) -> dict[str, Any]:
+    """Write, run and compare a student's file for every (target, precision); what card.json holds, written anew after
+    each. What was made of the same student on the same pairs before is not made again.
+
+    Raises ValueError where a target cannot express the student, and Unequal where its file gives other numbers.
+    """
+    student = swappers.load_student(path, exp)
+    side = student.generator.options["resolution"]
+    if pairs.resolution != side:
+        raise ConfigError(f"{path}: works on {side} pixels, the pairs '{pairs.name}' have {pairs.resolution}")
+    pairs = pairs.subset(list(range(min(PAIRS, len(pairs)))))
+    judge = Judge(exp, pairs)
+    truth = proof.Truth(student, to_float(pairs.source), to_float(pairs.target))
+    facts = {"pytorch": judge(truth.swaps, truth), "folding": proof.folding(student, truth)}
+    short = models(student)
+    rows = []
+    for name, precision in wanted:
+        rows.append(_one(name, precision, student, short, truth, judge, facts["pytorch"], folder))
+        content = card(student, path, pairs, rows, facts)
+        write_json(folder / "card.json", content)
+        write_text(folder / "equality.md", table(content))
+    return content
+
+
+def _one(name, precision, student, short, truth, judge, pytorch: Mapping[str, float], folder: Path) -> dict[str, Any]:
+    """One target at one precision, in a folder of its own, which appears when all of it is proved."""
+    target, place = targets.check(name, precision), folder / f"{name}-{precision}"
+    versions = {k: v for k, v in environment().items() if k not in ("commit", "threads")}
+    key = digest([student.weight_hash, judge.key, name, precision, versions])
+    record = place / "proof.json"
+    if record.is_file() and (before := read_json(record))["key"] == key:
+        return before["row"]
+    print(f"  {name} {precision}", flush=True)
+    metadata = {"student": student.name, "identity_encoder": student.identity_encoder.card.name}
+    with whole(place) as temporary:
+        temporary.mkdir()
+        made = proof.prove(short, truth, target, precision, temporary, metadata)
+        row = {
+            "target": name, "precision": precision, "runs_in": target.runs_in, "folder": place.name,
+            "max_abs": max(facts["max_abs"] for facts in made.facts.values()),
+            "mb": {model: facts["bytes"] / 1e6 for model, facts in made.facts.items()},
+            "models": made.facts, **judge(made.swaps, truth),
+        }  # fmt: skip
+        if precision == "int8":
+            _refuse_loss(row, pytorch, place)
+        write_json(temporary / "proof.json", {"key": key, "row": row})
+    return row
+
+
+def _refuse_loss(row: Mapping[str, Any], pytorch: Mapping[str, float], place: Path) -> None:
+    lost = pytorch["id_top1_percent"] - row["id_top1_percent"]
+    if lost > MOST_LOST_POINTS or not row["same_as_pytorch"] >= LEAST_SAME:
+        raise proof.Unequal(
+            f"{place.name}: ID retrieval is {row['id_top1_percent']:.1f} %, {pytorch['id_top1_percent']:.1f} % in "
+            f"PyTorch, and its swaps look like PyTorch's by a cosine of {row['same_as_pytorch']:.3f}; allowed are "
+            f"{MOST_LOST_POINTS:g} points and {LEAST_SAME:g}: take fp16 for this student; nothing of it was kept"
+        )
+
+
+class Judge:
+    """Identity in swaps (N, 3, R, R) of the pairs, read by a recogniser that trained none of it."""
+
+    def __init__(self, exp: Experiment, pairs: measuring.Pairs) -> None:
+        exp = replace(exp, eval=replace(exp.eval, metrics=("id_retrieval", "id_similarity")))
+        self.rulers, self.pairs = build.rulers(exp), pairs
+        self.bench = measuring.Bench(pairs, self.rulers)
+        self.key = [pairs.hash, self.rulers.recogniser.as_dict()]
+
+    def __call__(self, swaps, truth: proof.Truth) -> dict[str, float]:
+        values = self.bench.evaluate(
+            sanity.copy_target, ["id_retrieval", "id_similarity"], swaps=to_uint8(swaps)
+        ).values
+        seen, before = (self.rulers.recogniser(images) for images in (swaps, truth.swaps))
+        return {
+            "id_top1_percent": values["id_retrieval_top1_pct"].value,
+            "id_similarity": values["id_similarity_source"].value,
+            "same_as_pytorch": float((seen * before).sum(1).mean()),
+        }
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m students.export", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("student", type=Path, metavar="STUDENT", help="student.safetensors")
+    parser.add_argument("--to", required=True, help=f"all, or of {','.join(targets.TARGETS)}")
+    parser.add_argument("--precision", default="fp32", help="all, or of fp32,fp16,int8; default: fp32")
+    parser.add_argument("--out", type=Path, help="default: the folder `export` beside the student")
+    parser.add_argument("--pairs", type=Path, metavar="LIST", help="compare on these pairs instead of synthetic people")
+    parser.add_argument("--recogniser", metavar="NAME", help="who judges identities, by the name of its card")
+    parser.add_argument("--weights", nargs="+", default=[], metavar="FOLDER", help="where weight files are looked for")
+    args = parser.parse_args(arguments)
+    try:
+        wanted = targets.chosen(args.to.split(","), args.precision.split(","))
+        out = args.out or args.student.parent / "export"
+        side = students.load(args.student).options["resolution"]
+        with tempfile.TemporaryDirectory() as folder:
+            exp, pairs = _pairs(args, side, folder)
+            export(args.student, exp, pairs, wanted, out)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print((out / "equality.md").read_text(encoding="utf-8"))
+    print(out / "card.json")
+    return 0
+
+
+def _pairs(args: argparse.Namespace, side: int, folder: str) -> tuple[Experiment, measuring.Pairs]:
+    """The pairs to compare on, and an experiment that names the judge of their identities."""
+    given = [f"weights=[{', '.join(args.weights)}]"] if args.weights else []
+    if args.recogniser:
+        given.append(f"eval.recogniser={args.recogniser}")
+    if args.pairs is None:
+        people = ["train_people=2", "val_people=2", f"test_people={PAIRS}", "test_images=2", f"resolution={side}"]
+        drawn = [f"runs={folder}", f"eval.pairs={PAIRS}", "data.workers=0", *(f"data.{key}" for key in people)]
+        exp = config.default("export", [*drawn, *given])
+        data.run(exp, Accelerator(cpu=True), Tracker(exp, enabled=False))
+        return exp, lists.test_pairs(exp)[0]
+    pairs, _ = lists.read(args.pairs, side)
+    judges = [f"eval.recogniser={PHOTO_JUDGES['recogniser']}"] if pairs.exact is None else []
+    return config.default("export", [*judges, *given]), pairs
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,100 @@
+"""What is told of an exported student: card.json for programs, equality.md for people."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import eval as measuring
+from distill import weights
+from distill.stage import read_json
+from distill.tracking import environment
+from students import StudentSwapper
+
+# The original's sizes, MB (README of HoiM/MobileFSGAN @478175b), by target and precision.
+ORIGINAL_MB = {("coreml", "fp32"): 15.0, ("tnn", "fp32"): 14.8}
+HEADINGS = (
+    "target", "precision", "MB", "encoder + generator MB", "max difference", "mean difference", "PSNR dB",
+    "time against PyTorch", "cosine to source", "same as PyTorch's", "ID top-1 %", "run in",
+)  # fmt: skip
+
+
+def card(
+    student: StudentSwapper, path: Path, pairs: measuring.Pairs, rows: Sequence[Mapping[str, Any]], facts: Mapping
+) -> dict[str, Any]:
+    """What card.json holds: what goes in and comes out, what was compared on what, file by file."""
+    side, generator = student.generator.options["resolution"], student.generator
+    condition = {"embedding": {"shape": [1, generator.options["embedding_dim"]], "range": "unit length"}}
+    if getattr(generator, "needs_map", False):
+        condition["identity_map"] = {"shape": [1, *student.identity_encoder.map_shape], "range": "any"}
+    picture = {"shape": [1, 3, side, side], "range": "[-1, 1]", "colours": "RGB, NCHW"}
+    measured = path.parent / "metrics.json"
+    if not measured.is_file():
+        measured = path.parent.parent / "eval" / "metrics.json"
+    metrics = read_json(measured)["rows"].get(student.name) if measured.is_file() else None
+    return {
+        "student": {
+            "name": student.name, "options": generator.options, "sha256": weights.sha256(path),
+            "identity_encoder": student.identity_encoder.card.name, "weight_hash": student.weight_hash,
+        },
+        "crop": {
+            "frame": "FFHQ-like, of 256 pixels: eyes near (96, 121) and (159, 121), nose tip (127, 161), mouth corners "
+                     "(99, 188) and (156, 188)",
+            "pixels": side,
+        },
+        "models": {
+            "generator": {"inputs": {"target": picture, **condition}, "outputs": {"swap": picture}},
+            "identity_encoder": {"inputs": {"source": picture}, "outputs": condition},
+            "whole": {"inputs": {"source": picture, "target": picture}, "outputs": {"swap": picture}},
+        },
+        "compared_on": {"pairs": pairs.name, "hash": pairs.hash, "count": len(pairs), "gallery": len(pairs.gallery)},
+        "pytorch": facts["pytorch"],
+        "folding": facts["folding"],
+        "targets": list(rows),
+        "metrics": metrics,
+        "environment": environment(),
+    }  # fmt: skip
+
+
+def table(content: Mapping[str, Any]) -> str:
+    """equality.md: a row for PyTorch, one for its folded form, one for each target and precision."""
+    student, on, where = content["student"], content["compared_on"], content["environment"]
+    before, folded = content["pytorch"], content["folding"]["whole"]
+    identity = [f"{before['id_similarity']:.3f}", "1.000", f"{before['id_top1_percent']:.1f}"]
+    lines = [
+        f"{student['name']} {_options(student['options'])}, {on['count']} pairs of {on['pairs']}, gallery of "
+        f"{on['gallery']}; {where['processor']}, one core, torch {torch.__version__}, commit {where['commit']}",
+        "",
+        "| " + " | ".join(HEADINGS) + " |",
+        "|" + "---|" * len(HEADINGS),
+        _line(["PyTorch", "fp32", "", "", "", "", "", "1.00", *identity, ""]),
+        _line([
+            "PyTorch, folded", "fp32", "", "", f"{folded['max_abs']:.1e}", f"{folded['mean_abs']:.1e}",
+            f"{folded['psnr_db']:.0f}", f"{folded['ratio']:.2f}", "", "", "", f"{folded['pytorch_ms']:.1f} ms before, "
+            f"{folded['ms']:.1f} after",
+        ]),
+    ]  # fmt: skip
+    for row in content["targets"]:
+        whole, mb = row["models"]["whole"], row["mb"]
+        original = ORIGINAL_MB.get((row["target"], row["precision"]))
+        beside = f" (original {original})" if original and student["name"] == "mobilefsgan" else ""
+        mean, psnr = f"{whole['mean_abs']:.1e}", f"{whole['psnr_db']:.0f}"
+        ratio = f"{whole['ratio']:.2f}" if "ratio" in whole else "–"
+        apart = f"{mb['identity_encoder']:.2f} + {mb['generator']:.2f}"
+        identity = [f"{row['id_similarity']:.3f}", f"{row['same_as_pytorch']:.3f}", f"{row['id_top1_percent']:.1f}"]
+        lines.append(_line([
+            row["target"], row["precision"], f"{mb['whole']:.2f}{beside}", apart, f"{row['max_abs']:.1e}", mean, psnr,
+            ratio, *identity, row["runs_in"],
+        ]))  # fmt: skip
+    return "\n".join(lines) + "\n"
+
+
+def _line(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def _options(options: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in options.items())

@@ -1,0 +1,68 @@
+"""MNN: a model as an .mnn file. Wants the extra `export-mnn`.
+
+Converted by MNN's own tool from the ONNX file that `onnx.py` writes, and run by the MNN package. With fp16 and int8 the
+weights are smaller in the file; here arithmetic is float32 with all.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..whole import whole
+from . import onnx
+from .models import Model, Run
+
+PRECISIONS = {"fp32": [], "fp16": ["--fp16"], "int8": ["--weightQuantBits", "8"]}
+
+
+def write(model: Model, path: str | Path, precision: str = "fp32", metadata: Mapping[str, str] = {}) -> Path:
+    """Write a model as an .mnn file, which has no place for the metadata. Raises ValueError naming what MNN lacks."""
+    path = Path(path)
+    with tempfile.TemporaryDirectory() as folder, whole(path) as temporary:
+        source = onnx.write(model, Path(folder) / "model.onnx")
+        done = subprocess.run(
+            [sys.executable, "-m", "MNN.tools.mnnconvert", "-f", "ONNX", "--modelFile", str(source), "--MNNModel",
+             str(temporary), "--bizCode", "swapdistill", *PRECISIONS[precision]],
+            capture_output=True, text=True,
+        )  # fmt: skip
+        if done.returncode or not temporary.is_file():
+            told = [line for line in (done.stdout + done.stderr).splitlines() if "rror" in line or "upport" in line]
+            raise ValueError(f"{model.name}: cannot be converted to MNN: {' '.join(told[:2]) or done.returncode}")
+    return path
+
+
+def load(path: str | Path, names: Sequence[str], threads: int = 1) -> Run:
+    """Inputs by name -> outputs by name of an .mnn file. Raises ValueError naming a damaged file."""
+    import MNN
+
+    try:
+        net = MNN.Interpreter(str(path))
+        session = net.createSession({"numThread": threads, "backend": "CPU", "precision": "high"})
+    except (ValueError, RuntimeError, TypeError) as error:
+        raise ValueError(f"{path}: not a file that MNN can run: {error}") from error
+    outputs_there = net.getSessionOutputAll(session)
+
+    def outputs(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        for name, tensor in inputs.items():
+            array = np.ascontiguousarray(tensor.numpy())
+            there = net.getSessionInput(session, name)
+            there.copyFrom(MNN.Tensor(array.shape, MNN.Halide_Type_Float, array, MNN.Tensor_DimensionType_Caffe))
+        net.runSession(session)
+        made = {}
+        for name in names:
+            there = outputs_there[name]
+            shape = there.getShape()
+            host = MNN.Tensor(shape, MNN.Halide_Type_Float, np.zeros(shape, np.float32), MNN.Tensor_DimensionType_Caffe)
+            there.copyToHostTensor(host)
+            made[name] = torch.from_numpy(np.array(host.getNumpyData(), np.float32).reshape(shape).copy())
+        return made
+
+    return outputs
