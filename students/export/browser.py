@@ -68,7 +68,7 @@ class Swap:
 
 @dataclass(frozen=True)
 class Page:
-    """An open page. `driver` is Selenium's, for clicks and screenshots; `requests` are the paths its server was asked."""
+    """An open page. `driver` is Selenium's, for clicks and screenshots; `requests` are the paths its server got."""
 
     driver: Any
     address: str
@@ -90,10 +90,10 @@ class Page:
         return made.get("value")
 
     def hosts(self) -> set[str]:
-        """Scheme and host of everything that the page asked for since it was last asked this, by Chromium's log."""
+        """Scheme, host and port of all that was asked of the network since this was last called, by Chromium's log."""
         events = (json.loads(entry["message"])["message"] for entry in self.driver.get_log("performance"))
         urls = [e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"]
-        return {"/".join(url.split("/")[:3]) if url.startswith("http") else url.split(":")[0] + ":" for url in urls}
+        return {"/".join(url.split("/")[:3]) for url in urls if url.startswith(("http:", "https:", "ws:", "wss:"))}
 
 
 def run(path: str | Path, inputs: Mapping[str, Tensor], backend: str = "wasm") -> dict[str, Tensor]:

@@ -21,6 +21,7 @@ from pathlib import Path
 from types import ModuleType
 
 import numpy as np
+import torch
 
 from . import onnx
 from .models import Model
@@ -36,7 +37,9 @@ RUNTIME = (
 )
 PAGE = Path(__file__).parent / "page"
 PARTS = ("identity_encoder", "generator")
-PRECISIONS = ("fp32", "fp16")
+# By how much, of the range [-1, 1], a page's swap may be off: by the runtime's rounding, and that of the weights.
+TOLERANCES = {"fp32": 0.002, "fp16": 0.05}
+CHECKED = 64  # numbers of the swap, about
 ABOUT, DETECTOR = "about.json", "detector.onnx"
 # Left eye, right eye, nose tip, left and right mouth corner of the canonical crop, as (x, y) fractions of its side.
 CANONICAL = ((0.37469, 0.47168), (0.62137, 0.47203), (0.49590, 0.62828), (0.38824, 0.73359), (0.60844, 0.73391))
@@ -61,8 +64,8 @@ def write(
     Raises ValueError naming what is missing or does not fit, and what to do.
     """
     path = Path(path)
-    if precision not in PRECISIONS:
-        raise ValueError(f"unknown precision '{precision}' for web, known: {', '.join(PRECISIONS)}")
+    if precision not in TOLERANCES:
+        raise ValueError(f"unknown precision '{precision}' for web, known: {', '.join(TOLERANCES)}")
     if path.exists() and not (path / ABOUT).is_file() and (not path.is_dir() or any(path.iterdir())):
         raise ValueError(f"{path}: exists and is no page of this command; delete it or take another path")
     package = _package(runtime)
@@ -100,9 +103,23 @@ def _about(models: Mapping[str, Model], made: Path, precision: str, metadata: Ma
         "models": {name: part(models[name]) for name in PARTS},
         "detector": file(DETECTOR) if (made / DETECTOR).is_file() else None,
         "canonical": CANONICAL,
+        "check": _check(models, TOLERANCES[precision]),
         "runtime": {"package": PACKAGE, "version": VERSION},
         "metadata": dict(metadata),
     }
+
+
+def _check(models: Mapping[str, Model], tolerance: float) -> dict:
+    """Some numbers of PyTorch's swap of a pattern, which the page swaps too before it takes pictures."""
+    factors = {"source": 1, "target": 3}
+    shape = models["generator"].inputs["target"].shape
+    numbers = torch.arange(shape.numel())
+    source, target = ((numbers * factor % 256 / 127.5 - 1).view(shape) for factor in factors.values())
+    with torch.inference_mode():
+        given = models["identity_encoder"].module(source)
+        swap = models["generator"].module(target, *given)
+    step = shape.numel() // CHECKED | 1  # odd: each number from another column
+    return {"factors": factors, "step": step, "values": swap.flatten()[::step].tolist(), "tolerance": tolerance}
 
 
 def _package(runtime: str | Path | None) -> Path:

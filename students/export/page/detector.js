@@ -19,14 +19,13 @@ export class Detector {
   // The five points (eyes, nose tip, mouth corners, left to right) of every face, the largest first.
   async find(photo) {
     const scale = Math.min(1, LARGEST / Math.max(photo.width, photo.height));
-    const [width, height] = [Math.round(photo.width * scale), Math.round(photo.height * scale)];
-    const small = scale < 1 ? shrink(photo, width, height) : photo;
+    const { width, height, data } = scale < 1 ? shrink(photo, scale, true) : photo;
     const [across, down] = [32 * Math.ceil(width / 32), 32 * Math.ceil(height / 32)];
     const input = new Float32Array(3 * across * down); // blue, green, red in [0, 255]; black beyond the photo
     for (let y = 0; y < height; y++) {
       for (let x = 0; x < width; x++) {
         for (let c = 0; c < 3; c++) {
-          input[((2 - c) * down + y) * across + x] = small.data[3 * (y * width + x) + c];
+          input[((2 - c) * down + y) * across + x] = data[3 * (y * width + x) + c];
         }
       }
     }

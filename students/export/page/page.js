@@ -59,7 +59,7 @@ async function start() {
   find("backend").addEventListener("change", (event) => inTurn(() => use(event.target.value)).catch(fail));
   const gpu = await hasWebGPU();
   find("backend").options[0].disabled = !gpu;
-  await use(gpu ? "webgpu" : "wasm", gpu ? "" : "This browser has no WebGPU here. ");
+  await use(gpu ? "webgpu" : "wasm", gpu ? "" : "This browser has no WebGPU. ");
 }
 
 function describe() {
@@ -68,8 +68,8 @@ function describe() {
     ...about.metadata,
     resolution: `${about.resolution} × ${about.resolution} pixels`,
     weights: about.precision,
-    generator: megabytes(about.models.generator),
-    "identity encoder": megabytes(about.models.identity_encoder),
+    "generator file": megabytes(about.models.generator),
+    "identity encoder file": megabytes(about.models.identity_encoder),
     "face detector": about.detector ? `YuNet, ${megabytes(about.detector)}` : "none",
     runtime: `${about.runtime.package} ${about.runtime.version}`,
   };
@@ -92,7 +92,7 @@ async function use(backend, why = "") {
     student = next;
     detector = undefined;
   } catch (error) {
-    if (backend !== "webgpu") throw error;
+    if (backend !== "webgpu") throw new Error(`The student does not run here: ${error.message}`);
     console.error(error);
     find("backend").options[0].disabled = true;
     return use("wasm", `WebGPU failed (${String(error.message).split("\n")[0]}). `);
@@ -178,6 +178,7 @@ async function update() {
     find("result").querySelector("canvas").hidden = true;
     find("wait").removeAttribute("hidden");
     [swap, pasted] = [];
+    tell("result-told", "");
     return;
   }
   source.embedded ??= await student.embed(toFloats(source.crop));

@@ -36,7 +36,7 @@ export function draw(picture, canvas) {
   }
   canvas.width = width;
   canvas.height = height;
-  canvas.getContext("2d").putImageData(new ImageData(rgba, width, height), 0, 0);
+  canvas.getContext("2d", { alpha: false }).putImageData(new ImageData(rgba, width, height), 0, 0);
 }
 
 // Bytes to floats in [-1, 1], channel by channel, rounded as float32 arithmetic rounds x / 127.5 - 1.
@@ -66,10 +66,13 @@ export function resize(picture, size) {
   return weighed(across, size, true, lanczosWeights(picture.height, size));
 }
 
-// A smaller picture whose pixels are the means of the areas they cover, as OpenCV's INTER_AREA.
-export function shrink(picture, width, height) {
-  const across = weighed(picture, width, false, areaWeights(picture.width, width));
-  return weighed(across, height, true, areaWeights(picture.height, height));
+// A picture `factor` as large, whose pixels are the means of the areas they cover, as OpenCV's INTER_AREA. Sizes that
+// are no whole numbers are rounded; the picture is then stretched to fit, or else its last pixels reach beyond it.
+export function shrink(picture, factor, stretched) {
+  const [width, height] = [Math.round(picture.width * factor), Math.round(picture.height * factor)];
+  const [x, y] = stretched ? [picture.width / width, picture.height / height] : [1 / factor, 1 / factor];
+  const across = weighed(picture, width, false, areaWeights(picture.width, width, x));
+  return weighed(across, height, true, areaWeights(picture.height, height, y));
 }
 
 // For each new pixel the first old one it takes, and the weights from there on.
@@ -89,8 +92,7 @@ function lanczosWeights(from, to) {
   });
 }
 
-function areaWeights(from, to) {
-  const scale = from / to;
+function areaWeights(from, to, scale) {
   return Array.from({ length: to }, (_, i) => {
     const first = Math.floor(i * scale);
     const end = Math.min(from, Math.ceil((i + 1) * scale - 1e-9));
@@ -159,7 +161,7 @@ export function align(photo, points, size, canonical) {
   const scale = Math.hypot(move.a, move.b);
   if (scale < 0.5) {
     // A bilinear sample sees four pixels: a much larger face is averaged first.
-    photo = shrink(photo, Math.round(photo.width * 2 * scale), Math.round(photo.height * 2 * scale));
+    photo = shrink(photo, 2 * scale, false);
     move.a /= 2 * scale;
     move.b /= 2 * scale;
   }

@@ -26,7 +26,7 @@ export async function session(ort, { file, bytes }, backend) {
 }
 
 export class Student {
-  // Load both networks and run each once: the first run prepares what the later ones use.
+  // Load both networks and run them once, which prepares the later runs and proves that they give PyTorch's numbers.
   static async open(about, backend) {
     const student = new Student();
     student.ort = await runtime(backend);
@@ -35,9 +35,18 @@ export class Student {
     student.size = about.resolution;
     student.encoder = await session(student.ort, about.models.identity_encoder, backend);
     student.generator = await session(student.ort, about.models.generator, backend);
-    const blank = new Float32Array(3 * student.size * student.size);
-    await student.swap(blank, await student.embed(blank));
+    await student.check(about.check);
     return student;
+  }
+
+  // Swap the pattern that the export has swapped in PyTorch. GPU drivers, too, make mistakes.
+  async check({ factors, step, values, tolerance }) {
+    const pattern = (factor) => {
+      return Float32Array.from({ length: 3 * this.size * this.size }, (_, i) => ((i * factor) % 256) / 127.5 - 1);
+    };
+    const { swap } = await this.swap(pattern(factors.target), await this.embed(pattern(factors.source)));
+    const off = values.reduce((most, value, i) => Math.max(most, Math.abs(swap[i * step] - value)), 0);
+    if (!(off <= tolerance)) throw new Error(`the swap is off by ${off.toPrecision(2)} from PyTorch's`);
   }
 
   async close() {
