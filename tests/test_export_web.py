@@ -218,8 +218,8 @@ def test_faces_in_photos_are_found_aligned_and_laid_back_as_python_does(page, tm
     Image.fromarray(second).save(tmp_path / "source.png")
     Image.fromarray(scene).save(tmp_path / "scene.png")
     assert "Face found in 512 × 512 pixels." in choose(page, "source", "photo", tmp_path / "source.png")
-    assert "the largest of 2 is taken" in choose(page, "target", "photo", tmp_path / "scene.png")
-    points = np.array(page.call("swapdistill.shown().then((all) => all.points)"))
+    assert "face 1 of 2 by size" in choose(page, "target", "photo", tmp_path / "scene.png")
+    points = np.array(page.call("swapdistill.shown().then((all) => all.face)"))
     assert np.abs(points - detector(scene)).max() < 1
     for side, image in (("source", second), ("target", scene)):
         wanted = aligned.align(image, detector(image) if side == "source" else points, 64)
@@ -228,6 +228,10 @@ def test_faces_in_photos_are_found_aligned_and_laid_back_as_python_does(page, tm
     difference = np.abs(shown(page, "photo") - wanted)
     assert difference.mean() < 0.1 and np.percentile(difference, 99.9) <= 4
     assert page.driver.find_element("id", "photo").is_displayed()
+    page.driver.find_element("css selector", "#target .next").click()
+    other = np.array(page.call("swapdistill.shown().then((all) => all.face)"))
+    assert "face 2 of 2" in page.driver.find_element("id", "target-told").text
+    assert np.abs(other - detector.all(scene)[1]).max() < 1
     Image.new("RGB", (300, 200), "gray").save(tmp_path / "nobody.png")
     assert "No face was found" in choose(page, "target", "photo", tmp_path / "nobody.png")
     assert page.driver.find_element("id", "photo").is_displayed() is False

@@ -8,7 +8,7 @@ import { hasWebGPU, Student } from "./student.js";
 const RUNS = 20;
 const NAMES = { webgpu: "WebGPU", wasm: "WebAssembly" };
 const find = (id) => document.getElementById(id);
-// What was chosen: file, photo and points where the face was found, crop, and the source's embedding.
+// What was chosen: file, photo with the faces found and which of them is taken, crop, and the source's embedding.
 const sides = { source: {}, target: {} };
 let about, student, detector, swap, pasted;
 
@@ -29,6 +29,7 @@ function fail(error) {
   console.error(error);
   tell("error", error.message || String(error));
   find("error").hidden = false;
+  if (!student) tell("wait", "The student is not loaded.");
 }
 
 function show(picture, canvas) {
@@ -92,7 +93,10 @@ async function use(backend, why = "") {
     student = next;
     detector = undefined;
   } catch (error) {
-    if (backend !== "webgpu") throw new Error(`The student does not run here: ${error.message}`);
+    if (backend !== "webgpu") {
+      find("backend").value = student?.backend ?? backend;
+      throw new Error(`The student does not run in ${NAMES[backend]}: ${error.message}`);
+    }
     console.error(error);
     find("backend").options[0].disabled = true;
     return use("wasm", `WebGPU failed (${String(error.message).split("\n")[0]}). `);
@@ -114,6 +118,10 @@ function listen(side) {
     radio.checked = radio.value === (about.detector ? "photo" : "crop");
     radio.addEventListener("change", () => sides[side].file && choose(side, sides[side].file));
   }
+  box.querySelector(".next").addEventListener("click", () => {
+    sides[side].taken = (sides[side].taken + 1) % sides[side].faces.length;
+    take(side, () => cutFace(side));
+  });
   input.addEventListener("change", () => input.files.length && choose(side, input.files[0]));
   for (const kind of ["dragenter", "dragover", "dragleave", "drop"]) {
     drop.addEventListener(kind, (event) => {
@@ -124,18 +132,34 @@ function listen(side) {
   }
 }
 
-// A picture for one side: cut it, show the crop, and swap if there are two. What is wrong with it is told beside it.
+// A picture for one side: as a photo, in which the largest face is taken, or as an aligned crop.
 function choose(side, file) {
   const mode = find(side).querySelector("input[type=radio]:checked").value;
   tell(`${side}-told`, mode === "photo" ? "Looking for the face …" : "Reading …");
-  return inTurn(async () => {
+  take(side, async () => {
     sides[side] = { file };
+    find(side).querySelector(".next").hidden = true;
+    const picture = await decode(file);
+    if (mode === "crop") return cutSquare(side, picture);
+    detector ??= await Detector.open(student.ort, about);
+    const faces = await detector.find(picture);
+    if (!faces.length) throw new Error("No face was found in this photo. Is it large enough, upright, and not hidden?");
+    sides[side] = { file, photo: picture, faces, taken: 0 };
+    find(side).querySelector(".next").hidden = faces.length < 2;
+    return cutFace(side);
+  });
+}
+
+// Do what gives one side its crop, show that, and swap if there are two. What is wrong is told beside it.
+function take(side, work) {
+  return inTurn(async () => {
+    const canvas = find(side).querySelector("canvas");
     try {
-      await cut(side, mode);
+      await work();
+      show(sides[side].crop, canvas);
     } catch (error) {
       console.error(error);
       tell(`${side}-told`, error.message, true);
-      const canvas = find(side).querySelector("canvas");
       canvas.hidden = true;
       canvas.closest(".drop").classList.remove("full");
       find(side).querySelector(".hint").removeAttribute("hidden");
@@ -144,28 +168,22 @@ function choose(side, file) {
   }).catch(fail);
 }
 
-async function cut(side, mode) {
-  const chosen = sides[side];
-  const picture = await decode(chosen.file);
-  const { width, height } = picture;
-  const size = `${width} × ${height}`;
-  if (mode === "photo") {
-    detector ??= await Detector.open(student.ort, about);
-    const faces = await detector.find(picture);
-    if (!faces.length) throw new Error("No face was found in this photo. Is it large enough, upright, and not hidden?");
-    [chosen.points] = faces;
-    chosen.photo = picture;
-    chosen.crop = align(picture, chosen.points, about.resolution, about.canonical);
-    const more = faces.length > 1 ? `; the largest of ${faces.length} is taken` : "";
-    tell(`${side}-told`, `Face found in ${size} pixels${more}.`);
-  } else {
-    if (width !== height) {
-      throw new Error(`This picture is ${size}; an aligned crop is square.${about.detector ? " Is it a photo?" : ""}`);
-    }
-    chosen.crop = resize(picture, about.resolution);
-    tell(`${side}-told`, width === about.resolution ? `${size} pixels.` : `${size} pixels, resized for the student.`);
+function cutFace(side) {
+  const { photo, faces, taken } = sides[side];
+  sides[side].crop = align(photo, faces[taken], about.resolution, about.canonical);
+  delete sides[side].embedded;
+  const which = faces.length > 1 ? `; face ${taken + 1} of ${faces.length} by size` : "";
+  tell(`${side}-told`, `Face found in ${photo.width} × ${photo.height} pixels${which}.`);
+}
+
+function cutSquare(side, picture) {
+  const size = `${picture.width} × ${picture.height}`;
+  if (picture.width !== picture.height) {
+    throw new Error(`This picture is ${size}; an aligned crop is square.${about.detector ? " Is it a photo?" : ""}`);
   }
-  show(chosen.crop, find(side).querySelector("canvas"));
+  sides[side].crop = resize(picture, about.resolution);
+  const resized = picture.width === about.resolution ? "" : ", resized for the student";
+  tell(`${side}-told`, `${size} pixels${resized}.`);
 }
 
 // Swap what is chosen; the source is embedded once.
@@ -189,7 +207,7 @@ async function update() {
   find("generator-ms").textContent = ms(made.ms);
   tell("result-told", "Single runs; “Time 20 runs” gives medians.");
   if (target.photo) {
-    pasted = paste(swap, target.photo, target.points, about.canonical);
+    pasted = paste(swap, target.photo, target.faces[target.taken], about.canonical);
     find("photo").hidden = false;
     show(pasted, find("photo").querySelector("canvas"));
   }
@@ -238,7 +256,10 @@ window.swapdistill = {
     }),
   // What the page shows, when all that was asked of it is done.
   shown: () =>
-    inTurn(() => ({ source: sides.source.crop, target: sides.target.crop, points: sides.target.points, swap, photo: pasted })),
+    inTurn(() => {
+      const { source, target } = sides;
+      return { source: source.crop, target: target.crop, face: target.faces?.[target.taken], swap, photo: pasted };
+    }),
   labelled: () => inTurn(() => labelled(find("result").querySelector("canvas"))),
 };
 window.swapdistill.ready.catch(fail);
