@@ -66,7 +66,8 @@ def write(
     path = Path(path)
     if precision not in TOLERANCES:
         raise ValueError(f"unknown precision '{precision}' for web, known: {', '.join(TOLERANCES)}")
-    if path.exists() and not (path / ABOUT).is_file() and (not path.is_dir() or any(path.iterdir())):
+    ours = all((path / name).exists() for name in (ABOUT, "index.html", "generator.onnx", "runtime"))
+    if path.exists() and not ours and (not path.is_dir() or any(path.iterdir())):
         raise ValueError(f"{path}: exists and is no page of this command; delete it or take another path")
     package = _package(runtime)
     if detector is not None:

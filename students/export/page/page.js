@@ -41,6 +41,7 @@ function show(picture, canvas) {
 }
 
 const ms = (value) => `${value.toFixed(1)} ms`;
+const drawn = () => new Promise((next) => setTimeout(next, 10)); // lets the browser show what was told
 
 function median(values) {
   values.sort((a, b) => a - b);
@@ -49,6 +50,7 @@ function median(values) {
 
 async function start() {
   find("start").hidden = true;
+  tell("wait", "Loading the student …");
   const answer = await fetch("about.json");
   if (!answer.ok) throw new Error(`about.json cannot be loaded (HTTP ${answer.status}); copy the whole folder again.`);
   about = await answer.json();
@@ -199,6 +201,8 @@ async function update() {
     tell("result-told", "");
     return;
   }
+  tell("result-told", "Swapping …");
+  await drawn();
   source.embedded ??= await student.embed(toFloats(source.crop));
   const made = await student.swap(toFloats(target.crop), source.embedded);
   swap = fromFloats(made.swap, about.resolution);
@@ -218,7 +222,7 @@ async function time() {
   const [encoder, generator] = [[], []];
   for (let run = 1; run <= RUNS; run++) {
     tell("result-told", `Run ${run} of ${RUNS} …`);
-    await new Promise((next) => setTimeout(next)); // lets the page be drawn
+    await drawn();
     const embedded = await student.embed(source);
     encoder.push(embedded.ms);
     generator.push((await student.swap(target, embedded)).ms);
