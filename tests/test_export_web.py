@@ -34,7 +34,6 @@ needs_runtime = pytest.mark.skipif(not RUNTIME.is_dir(), reason=f"make test-web,
 
 @pytest.fixture(scope="module")
 def chromium():
-    """Skips where there is no browser to drive."""
     pytest.importorskip("selenium", reason=browser.INSTALL)
     if not shutil.which("chromedriver") or not any(map(shutil.which, browser.BROWSERS)):
         pytest.skip("apt-get install chromium chromium-driver")
@@ -51,8 +50,7 @@ def folder(student, tmp_path_factory):
     if not RUNTIME.is_dir():
         pytest.skip(f"make test-web, or {web.INSTALL}")
     path = tmp_path_factory.mktemp("web") / "page"
-    detector = YUNET if YUNET.is_file() else None
-    return web.write(models(student), path, "fp32", {"student": "compact"}, RUNTIME, detector)
+    return web.write(models(student), path, "fp32", {}, RUNTIME, YUNET if YUNET.is_file() else None)
 
 
 @pytest.fixture(scope="module")
@@ -80,10 +78,6 @@ def shown(page, what):
     read = f"swapdistill.shown().then((all) => [all.{what}.height, all.{what}.width, Array.from(all.{what}.data)])"
     height, width, data = page.call(read)
     return np.array(data, np.uint8).reshape(height, width, 3)
-
-
-def tensor(image):
-    return to_float(torch.from_numpy(image.copy()).permute(2, 0, 1)[None])
 
 
 @needs_runtime
@@ -152,15 +146,15 @@ def test_no_other_host_is_asked(page):
 
 
 def test_crops_of_the_students_size_are_taken_as_they_are(page, student, tmp_path):
-    source, target = faces(2, 64)
-    for side, image in (("source", source), ("target", target)):
+    images = faces(2, 64)
+    for side, image in zip(("source", "target"), images, strict=True):
         Image.fromarray(image).save(tmp_path / f"{side}.png")
         assert "64 × 64 pixels" in choose(page, side, "crop", tmp_path / f"{side}.png")
         assert np.array_equal(shown(page, side), image)
     with torch.inference_mode():
-        wanted = to_uint8(student(tensor(source), tensor(target)))[0].permute(1, 2, 0).numpy()
-    swap = shown(page, "swap")
-    assert np.abs(swap.astype(int) - wanted).max() <= 1
+        source, target = to_float(torch.from_numpy(images).permute(0, 3, 1, 2)).split(1)
+        wanted = to_uint8(student(source, target))[0].permute(1, 2, 0).numpy()
+    assert np.abs(shown(page, "swap").astype(int) - wanted).max() <= 1
     assert page.driver.find_element("id", "photo").is_displayed() is False
     page.driver.find_element("id", "time").click()
     page.call("swapdistill.shown()")
