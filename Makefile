@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: quickstart install test lint format clean
+.PHONY: quickstart install test test-web lint format clean
 
 quickstart: install
 	$(BIN)/accelerate launch --quiet distill/run.py experiments/quickstart.yaml
@@ -24,6 +24,15 @@ $(VENV)/.installed-test: $(VENV)/.installed
 test: $(VENV)/.installed-test lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
 
+# The page in a headless Chromium; it wants npm, chromium and chromedriver. Without them `make test` skips these tests.
+test-web: $(VENV)/.installed-test node_modules/onnxruntime-web/package.json
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/test_export_web.py
+
+node_modules/onnxruntime-web/package.json: students/export/web.py
+	npm install --prefix . --no-save --no-audit --no-fund --ignore-scripts \
+		$$($(BIN)/python -c 'from students.export.web import PACKAGE, VERSION; print(f"{PACKAGE}@{VERSION}")')
+	touch $@
+
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -33,4 +42,4 @@ format: $(VENV)/.installed-test
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) *.egg-info
+	rm -rf $(VENV) node_modules *.egg-info

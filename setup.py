@@ -14,6 +14,7 @@ EXPORT = {
     "export-litert": ["litert-torch>=0.10,<0.11", "ai-edge-litert>=2.3,<3", "ai-edge-quantizer>=0.10,<0.11"],
     "export-executorch": ["executorch>=1.5,<1.6", "torchao>=0.18,<0.19"],
     "export-mnn": ["MNN>=3.6,<4", *ONNX],
+    "export-web": ["selenium>=4.30,<5", *ONNX],
 }
 EXPORT_ALL = sorted({package for packages in EXPORT.values() for package in packages})
 TEST = [
@@ -44,7 +45,7 @@ setup(
         "teachers.exact",
         "eval",
     ],
-    package_data={"students": ["weights/*"], "eval": ["weights/*"]},
+    package_data={"students": ["weights/*"], "students.export": ["page/*"], "eval": ["weights/*"]},
     install_requires=[
         "torch>=2.11,<2.15",
         "torchvision>=0.26,<0.30",
