@@ -24,7 +24,7 @@ from accelerate import Accelerator
 
 import eval as measuring
 import students
-from distill import build, config, data, swappers
+from distill import build, config, data, faces, swappers, weights
 from distill import pairs as lists
 from distill.config import ConfigError, Experiment
 from distill.evaluate import PHOTO_JUDGES
@@ -33,7 +33,7 @@ from distill.stage import Stage, digest, open_stage, read_json, upstream, write_
 from distill.tracking import Tracker, environment
 from eval import sanity
 from eval.pairs import to_float, to_uint8
-from students.export import proof, targets
+from students.export import page_proof, proof, targets
 from students.export.models import models
 from students.whole import whole
 
@@ -79,16 +79,26 @@ def export(
     truth = proof.Truth(student, to_float(pairs.source), to_float(pairs.target))
     facts = {"pytorch": judge(truth.swaps, truth), "folding": proof.folding(student, truth)}
     short = models(student)
+    detector = _detector(exp) if "web" in dict(wanted) else None
     rows = []
     for name, precision in wanted:
-        rows.append(_one(name, precision, student, short, truth, judge, facts["pytorch"], folder))
+        rows.append(_one(name, precision, student, short, truth, judge, facts["pytorch"], folder, detector))
         content = card(student, path, pairs, rows, facts)
         write_json(folder / "card.json", content)
         write_text(folder / "equality.md", table(content))
     return content
 
 
-def _one(name, precision, student, short, truth, judge, pytorch: Mapping[str, float], folder: Path) -> dict[str, Any]:
+def _detector(exp: Experiment) -> Path | None:
+    """The file that finds faces in the page's photographs, where it is here."""
+    try:
+        return weights.find(faces.YUNET, exp.weights)
+    except weights.WeightsError as error:
+        print(f"  web: the page will take aligned crops only: {error}")
+        return None
+
+
+def _one(name, precision, student, short, truth, judge, pytorch, folder: Path, detector: Path | None) -> dict[str, Any]:
     """One target at one precision, in a folder of its own, which appears when all of it is proved."""
     target, place = targets.check(name, precision), folder / f"{name}-{precision}"
     versions = {k: v for k, v in environment().items() if k not in ("commit", "threads")}
@@ -100,10 +110,13 @@ def _one(name, precision, student, short, truth, judge, pytorch: Mapping[str, fl
     metadata = {"student": student.name, "identity_encoder": student.identity_encoder.card.name}
     with whole(place) as temporary:
         temporary.mkdir()
-        made = proof.prove(short, truth, target, precision, temporary, metadata)
+        if target.write is None:
+            made = page_proof.prove(short, truth, precision, temporary, metadata, detector)
+        else:
+            made = proof.prove(short, truth, target, precision, temporary, metadata)
         row = {
             "target": name, "precision": precision, "runs_in": target.runs_in, "folder": place.name,
-            "max_abs": max(facts["max_abs"] for facts in made.facts.values()),
+            "max_abs": max(facts.get("max_abs", 0) for facts in made.facts.values()),
             "mb": {model: facts["bytes"] / 1e6 for model, facts in made.facts.items()},
             "models": made.facts, **judge(made.swaps, truth),
         }  # fmt: skip

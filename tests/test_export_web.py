@@ -16,9 +16,9 @@ import torch
 from conftest import ROOT, SHARED, needs_shared
 from PIL import Image
 
-pytest.importorskip("onnxscript", reason="pip install swapdistill[onnx]")
+pytest.importorskip("onnxscript", reason="pip install swapdistill[export-onnx]")
 import onnx as onnx_package  # noqa: E402
-from test_export_onnx import inputs, swapper  # noqa: E402
+from small_students import inputs, swapper  # noqa: E402
 
 import students  # noqa: E402
 from eval import to_float, to_uint8  # noqa: E402

@@ -6,51 +6,16 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from small_students import inputs, pictures, stirred, swapper
 from torch import nn
 
 import students
-from distill.weights import PACKAGED
 from students.export import tnn
 from students.export.models import models
-from students.identity_encoder import CARDS, IdentityEncoder, build_network, load_identity_encoder
+from students.identity_encoder import CARDS, IdentityEncoder, build_network
 
-OPTIONS = {"compact": {"width": 8}, "mobilefsgan": {"width": 8}, "mobilefaceswap": {"width": 4}}
 # Largest difference of a swap in [-1, 1] or of a number of a unit embedding.
 TOLERANCE = {"fp32": 1e-5, "fp16": 2e-3, "int8": 5e-2}
-
-
-def stirred(network):
-    """Statistics and gains as training leaves them, so that a forgotten one is seen."""
-    torch.manual_seed(0)
-    for module in network.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            module.running_mean.normal_(std=0.3)
-            module.running_var.uniform_(0.5, 2)
-            if module.affine:
-                module.weight.data.uniform_(0.5, 1.5)
-                module.bias.data.normal_(std=0.3)
-    return network.eval()
-
-
-def swapper(name):
-    encoder = load_identity_encoder("synthetic_identity", PACKAGED[0] / "synthetic_identity.safetensors")
-    options = {"resolution": 64, "embedding_dim": 56, **OPTIONS[name]}
-    if getattr(students.STUDENTS[name], "needs_map", False):
-        options["map_shape"] = list(encoder.map_shape)
-    torch.manual_seed(0)
-    return students.StudentSwapper(stirred(students.build(name, **options)), encoder).eval()
-
-
-def given(examples):
-    """Smooth pictures, unit embeddings, maps, by name."""
-    torch.manual_seed(1)
-    made = {}
-    for key, example in examples.items():
-        values = torch.randn(example.shape)
-        if example.ndim == 4 and example.shape[1] == 3:
-            values = F.interpolate(torch.rand(1, 3, 8, 8) * 2 - 1, example.shape[-1], mode="bicubic").clamp(-1, 1)
-        made[key] = F.normalize(values) if key == "embedding" else values
-    return made
 
 
 @torch.inference_mode()
@@ -74,7 +39,7 @@ def far(wanted, made):
 @pytest.mark.parametrize("name", students.STUDENTS)
 def test_each_model_of_each_student_gives_the_same_numbers(name, tmp_path):
     for model in models(swapper(name)).values():
-        wanted, made, graph = exported(model.module, given(model.inputs), model.outputs, tmp_path)
+        wanted, made, graph = exported(model.module, inputs(model, 1), model.outputs, tmp_path)
         assert far(wanted, made) < TOLERANCE["fp32"], model.name
         assert tuple(graph.inputs) == tuple(model.inputs) and graph.outputs == model.outputs
         assert all(np.ptp(array) > 0.01 for array in made.values())
@@ -83,13 +48,13 @@ def test_each_model_of_each_student_gives_the_same_numbers(name, tmp_path):
 @pytest.mark.parametrize("name", students.STUDENTS)
 def test_smaller_weights_give_nearly_the_same_swap_in_a_smaller_file(name, tmp_path):
     model = models(swapper(name))["whole"]
-    inputs = given(model.inputs)
-    wanted, _, graph = exported(model.module, inputs, model.outputs, tmp_path)
+    given = inputs(model, 1)
+    wanted, _, graph = exported(model.module, given, model.outputs, tmp_path)
     full = (tmp_path / "m.tnnmodel").stat().st_size
     for precision, share in (("fp16", 0.56), ("int8", 0.32)):
         files = tmp_path / f"{precision}.tnnproto", tmp_path / f"{precision}.tnnmodel"
         tnn.write(tnn.PRECISIONS[precision](graph), *files)
-        made = tnn.run(tnn.read(*files), {key: value.numpy() for key, value in inputs.items()})
+        made = tnn.run(tnn.read(*files), {key: value.numpy() for key, value in given.items()})
         assert 0 < far(wanted, made) < TOLERANCE[precision] and files[1].stat().st_size < full * share
 
 
@@ -106,8 +71,7 @@ def test_identity_encoders_give_the_same_embedding(name, tmp_path):
     card = CARDS[name]
     torch.manual_seed(0)
     encoder = stirred(IdentityEncoder(build_network(card), card)).requires_grad_(False)
-    inputs = given({"source": torch.zeros(1, 3, 64, 64)})
-    wanted, made, _ = exported(encoder, inputs, ["embedding"], tmp_path)
+    wanted, made, _ = exported(encoder, {"source": pictures(1, 64)}, ["embedding"], tmp_path)
     assert far(wanted, made) < TOLERANCE["fp32"] and np.linalg.norm(made["embedding"]) == pytest.approx(1, abs=1e-5)
 
 
@@ -137,11 +101,11 @@ PLANTED = {
 @pytest.mark.parametrize("name", PLANTED)
 def test_a_planted_error_is_seen(name, tmp_path):
     model = models(swapper("mobilefsgan"))["generator"]
-    inputs = given(model.inputs)
-    wanted, made, graph = exported(model.module, inputs, model.outputs, tmp_path)
+    given = inputs(model, 1)
+    wanted, made, graph = exported(model.module, given, model.outputs, tmp_path)
     files = tmp_path / "wrong.tnnproto", tmp_path / "wrong.tnnmodel"
     tnn.write(changed(graph, *PLANTED[name]), *files)
-    wrong = tnn.run(tnn.read(*files), {key: value.numpy() for key, value in inputs.items()})
+    wrong = tnn.run(tnn.read(*files), {key: value.numpy() for key, value in given.items()})
     assert far(wanted, made) < TOLERANCE["fp32"] < 10 * TOLERANCE["fp32"] < far(wanted, wrong)
 
 
@@ -259,7 +223,7 @@ def test_what_tnn_cannot_say_is_named_with_its_place(function, message, tmp_path
 def test_what_is_asked_for_wrongly_is_told(tmp_path):
     files, x = (tmp_path / "a.tnnproto", tmp_path / "a.tnnmodel"), torch.randn(1, 4)
     module = Of(lambda m, x, y: m.linear(x) + y, linear=nn.Linear(4, 4)).eval()
-    for inputs, names, outputs, precision, message in (
+    for examples, names, outputs, precision, message in (
         ([x, x], ["x", "y"], ["z"], "fp32", "one tensor is given for two inputs"),
         ([x, x.clone()], ["x"], ["z"], "fp32", "2 inputs, but the names x"),
         ([x, x.double()], ["x", "y"], ["z"], "fp32", "other types than float32"),
@@ -269,7 +233,7 @@ def test_what_is_asked_for_wrongly_is_told(tmp_path):
         ([x, x.clone()], ["x, y", "y"], ["z"], "fp32", "no blanks, commas or quotes: 'x, y'"),
     ):
         with pytest.raises(ValueError, match=message):
-            tnn.export(module, inputs, *files, names, outputs, precision)
+            tnn.export(module, examples, *files, names, outputs, precision)
     with pytest.raises(ValueError, match="training mode"):
         tnn.export(module.train(), [x, x.clone()], *files, ["x", "y"], ["z"])
     module.linear.weight.data[0, 0] = 1e6

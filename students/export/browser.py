@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-INSTALL = "pip install swapdistill[export-web]"
+INSTALL = 'pip install -e ".[export-web]"'
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 FLAGS = (
     "--headless=new",

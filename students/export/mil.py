@@ -69,7 +69,10 @@ def program(path: str | Path):
 
 
 def _plain(value: Any) -> Any:
-    """Constants as torch has them: arrays as tensors, numbers and text as they are."""
+    """Constants as torch has them: arrays as tensors, numbers and text as they are, but for halves, which a plain
+    number would widen."""
+    if isinstance(value, np.float16):
+        return torch.tensor(value)
     if isinstance(value, np.ndarray):
         return torch.from_numpy(value.copy()) if value.ndim else value.item()
     return value.item() if isinstance(value, np.generic) else value

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from . import coreml, executorch, litert, mnn, ncnn, onnx, tnn
+from . import coreml, executorch, litert, mnn, ncnn, onnx, tnn, web
 from .models import Model, Run
 
 
@@ -23,11 +23,12 @@ class Target:
     write(model, path, precision, metadata) -> path; load(path, names of outputs, threads) -> Run; files(path): all that
     has to be shipped. packages: what write and load import; extra: what installs them. runs_in: for the card. timed:
     whether `load` runs it as a device would, so that its speed says something. batch: pictures at once when checked.
+    Without write and load it is a page of all models, which page_proof.py writes and runs.
     """
 
     suffix: str
-    write: Callable[[Model, Path, str, Mapping[str, str]], Path]
-    load: Callable[[Path, Sequence[str], int], Run]
+    write: Callable[[Model, Path, str, Mapping[str, str]], Path] | None
+    load: Callable[[Path, Sequence[str], int], Run] | None
     precisions: tuple[str, ...]
     runs_in: str
     packages: tuple[str, ...] = ()
@@ -65,6 +66,9 @@ TARGETS = {
     "executorch": Target(
         ".pte", executorch.write, executorch.load, executorch.PRECISIONS, "ExecuTorch, XNNPACK", ("executorch",),
         "export-executorch",
+    ),
+    "web": Target(
+        "", None, None, tuple(web.TOLERANCES), "Chromium, WebAssembly", ("selenium", *_ONNX), "export-web",
     ),
 }  # fmt: skip
 

@@ -160,7 +160,7 @@ def _onnx() -> ModuleType:
     try:
         import onnx as package
     except ImportError:
-        raise ValueError(f"the browser's page needs the package onnx: {onnx.INSTALL}") from None
+        raise ValueError('the browser page needs the package onnx: pip install -e ".[export-web]"') from None
     return package
 
 

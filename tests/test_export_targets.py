@@ -1,0 +1,174 @@
+"""Every runtime: small students written, run, compared; wrong files seen; mistakes told; nothing half-written left."""
+
+import copy
+import importlib.util
+
+import pytest
+import torch
+import torch.nn.functional as F
+from small_students import pictures, swapper
+from torch import nn
+
+import students
+from students.export import proof, targets
+from students.export.models import Model, models
+
+FILES = [name for name, target in targets.TARGETS.items() if target.write]
+# What a runtime has no words for: ncnn's convolutions have constant kernels.
+CANNOT = {("ncnn", "mobilefaceswap"): "computed kernels of ConvolutionDepthWise"}
+
+
+def need(name):
+    missing = [p for p in targets.TARGETS[name].packages if importlib.util.find_spec(p) is None]
+    if missing:
+        pytest.skip(f'pip install -e ".[{targets.TARGETS[name].extra}]"')
+
+
+@pytest.fixture(scope="module")
+def known():
+    """Students by name, each with what PyTorch gives for two pairs."""
+    made = {}
+    for name in students.STUDENTS:
+        student = swapper(name)
+        made[name] = student, proof.Truth(student, pictures(2, 64), pictures(2, 64, seed=2))
+    return made
+
+
+@pytest.mark.parametrize("student", ["mobilefsgan", "compact"])
+@pytest.mark.parametrize("name", FILES)
+def test_every_target_gives_pytorchs_numbers(name, student, known, tmp_path, monkeypatch):
+    need(name)
+    monkeypatch.setattr(proof, "RUNS", 1)
+    swapper_, truth = known[student]
+    target = targets.TARGETS[name]
+    made = proof.prove(models(swapper_), truth, target, "fp32", tmp_path, {"student": student})
+    assert set(made.facts) == {"generator", "identity_encoder", "whole"}
+    weights = 4 * sum(p.numel() for p in swapper_.generator.parameters())
+    for facts in made.facts.values():
+        assert facts["max_abs"] < 1e-4 and len(facts["sha256"]) == 64
+        assert ("ratio" in facts) == target.timed
+    assert 0.8 * weights < made.facts["generator"]["bytes"] < 1.5 * weights + 300_000
+    assert (made.swaps - truth.swaps).abs().max() < 1e-4
+    shipped = {f for m in made.facts.values() for f in map(str, target.files(tmp_path / m["file"]))}
+    assert {str(f) for f in tmp_path.rglob("*") if f.is_file()} == shipped
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_students_with_computed_kernels_are_exported_or_refused_by_name(name, known, tmp_path):
+    need(name)
+    if name in ("litert", "executorch", "mnn"):
+        pytest.skip("each of the three converts it as it does the others: too slow for what it would show")
+    short, target = models(known["mobilefaceswap"][0])["generator"], targets.TARGETS[name]
+    if (name, "mobilefaceswap") in CANNOT:
+        with pytest.raises(ValueError, match=CANNOT[name, "mobilefaceswap"]):
+            target.write(short, tmp_path / f"x{target.suffix}", "fp32", {})
+        assert not list(tmp_path.iterdir())
+        return
+    path = target.write(short, tmp_path / f"x{target.suffix}", "fp32", {})
+    truth = known["mobilefaceswap"][1]
+    run = target.load(path, short.outputs, 1)
+    made = proof.outputs(run, truth.inputs["generator"], target.batch)
+    assert proof.difference(made, truth.outputs["generator"])["max_abs"] < 1e-4
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_smaller_precisions_are_smaller_and_nearly_the_same(name, known, tmp_path):
+    need(name)
+    student, truth = known["compact"]
+    model, target = models(student)["identity_encoder"], targets.TARGETS[name]
+    size = {}
+    for precision in target.precisions:
+        path = target.write(model, tmp_path / f"{precision}{target.suffix}", precision, {})
+        size[precision] = targets.size_bytes(target, path)
+        run = target.load(path, model.outputs, 1)
+        made = proof.outputs(run, truth.inputs["identity_encoder"], target.batch)
+        cosine = F.cosine_similarity(made["embedding"], truth.outputs["identity_encoder"]["embedding"])
+        assert cosine.min() > {"fp32": 0.99999, "fp16": 0.9999, "int8": 0.99}[precision], precision
+    assert size.get("fp16", 0) < 0.56 * size["fp32"] and size.get("int8", 0) < 0.33 * size["fp32"]
+
+
+class _OtherCorners(nn.Module):
+    def __init__(self, up):
+        super().__init__()
+        self.up = up
+
+    def forward(self, x):
+        x = F.interpolate(self.up.normalize(x), scale_factor=2.0, mode="bilinear", align_corners=False)
+        return F.leaky_relu(self.up.conv(F.pad(x, (1, 1, 1, 1), mode="reflect")), 0.01)
+
+
+def _swapped_weights(generator):
+    conv = generator.decoder.stages[0][0].block.conv3x3
+    conv.weight.data = conv.weight.data.flip(0)
+
+
+def _other_corners(generator):
+    generator.decoder.ups[0] = _OtherCorners(generator.decoder.ups[0])
+
+
+def _dropped_layer(generator):
+    generator.decoder.stages[0][0].block.conv1x1 = nn.Identity()
+
+
+@pytest.mark.parametrize("planted", [_swapped_weights, _other_corners, _dropped_layer])
+@pytest.mark.parametrize("name", FILES)
+def test_what_computes_something_else_is_refused(name, planted, known, tmp_path):
+    """A converter that swaps weights, takes other corners or forgets a layer, as if it were this one."""
+    need(name)
+    student, truth = known["mobilefsgan"]
+    wrong = copy.deepcopy(student)
+    planted(wrong.generator)
+    short = {"generator": models(wrong)["generator"]}
+    with pytest.raises(proof.Unequal, match=r"generator differs from PyTorch by up to .* fp32 allows 0.001"):
+        proof.prove(short, truth, targets.TARGETS[name], "fp32", tmp_path, {})
+
+
+class _Strange(nn.Module):
+    def forward(self, target):
+        return torch.linalg.eigvals(target[0, 0]).real
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_what_cannot_be_expressed_is_named_and_leaves_nothing(name, tmp_path):
+    need(name)
+    target = targets.TARGETS[name]
+    strange = Model("strange", _Strange().eval(), {"target": torch.rand(1, 3, 8, 8)}, ("swap",))
+    with pytest.raises(ValueError, match="(?i)strange.*(eig|cannot)|eig"):
+        target.write(strange, tmp_path / f"x{target.suffix}", "fp32", {})
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_damaged_files_are_named(name, known, tmp_path):
+    need(name)
+    target = targets.TARGETS[name]
+    path = tmp_path / f"x{target.suffix}"
+    path.write_bytes(b"nothing of the kind")
+    if name == "tnn":
+        path.with_suffix(".tnnmodel").write_bytes(b"")
+    with pytest.raises(ValueError, match=str(path)):
+        target.load(path, ("swap",), 1)
+
+
+def test_unknown_targets_precisions_and_missing_packages_are_told(monkeypatch):
+    with pytest.raises(ValueError, match="unknown export target 'tnnn', known: onnx, .*tnn"):
+        targets.chosen(["tnnn"], ["fp32"])
+    with pytest.raises(ValueError, match="ncnn: no precision 'int8', known: fp32, fp16"):
+        targets.chosen(["ncnn"], ["int8"])
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r'needs the package pnnx, ncnn: pip install -e "\.\[export-ncnn\]"'):
+        targets.chosen(["ncnn"], ["all"])
+    assert targets.chosen(["tnn"], ["all"]) == [("tnn", p) for p in ("fp32", "fp16", "int8")]
+
+
+def test_differences_are_measured(known):
+    student, truth = known["compact"]
+    wanted = {"swap": torch.zeros(1, 3, 4, 4)}
+    facts = proof.difference({"swap": torch.full((1, 3, 4, 4), 0.02)}, wanted)
+    assert facts["max_abs"] == facts["mean_abs"] == pytest.approx(0.02) and facts["psnr_db"] == pytest.approx(40)
+    with pytest.raises(proof.Unequal, match=r"swap: shape \(1, 3, 2, 2\), PyTorch gives \(1, 3, 4, 4\)"):
+        proof.difference({"swap": torch.zeros(1, 3, 2, 2)}, wanted)
+    nan = proof.difference({"swap": torch.full((1, 3, 4, 4), torch.nan)}, wanted)
+    with pytest.raises(proof.Unequal):
+        proof.refuse(nan, "int8", "x")
+    assert all(f["max_abs"] < 1e-5 and f["ms"] > 0 for f in proof.folding(student, truth).values())
