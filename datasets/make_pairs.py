@@ -69,7 +69,7 @@ def folder_list(args: argparse.Namespace) -> Path:
         photos = read_manifest(args.folder, args.split, args.resolution)
         if not photos.rows or "identity" not in photos.rows[0]:
             raise DataError(f"{args.folder}: no synthetic people of split '{args.split}' in its manifest")
-        dataset = SYNTHETIC
+        dataset, skipped = SYNTHETIC, []
     else:
         folder, skipped = args.folder, []
         if args.align:
@@ -80,9 +80,13 @@ def folder_list(args: argparse.Namespace) -> Path:
         skipped += [dict(zip(("what", "reason"), line.split(": ", 1), strict=True)) for line in flawed]
         if args.kind == "singles":
             rows = [{**row, "person": str(i)} for i, row in enumerate(rows)]
-        photos, dataset = Photos(Path(), rows, args.resolution), args.folder.name
+        photos, dataset = Photos(folder, rows, args.resolution), args.folder.name
     make = by_singles if args.kind == "singles" else by_people
-    listing = make(args.out.name, photos, args.count, args.seed, dataset)
+    try:
+        listing = make(args.out.name, photos, args.count, args.seed, dataset)
+    except ConfigError as error:
+        told = "{what}: {reason}".format(**skipped[0]) if skipped else ""
+        raise ConfigError(f"{error}; left out: {len(skipped)}, the first: {told}" if told else str(error)) from None
     if args.kind == "synthetic":
         listing["protocol"]["alignment"] = RENDERED
     else:

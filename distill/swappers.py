@@ -65,7 +65,14 @@ def by_name(name: str, exp: Experiment, pairs: measuring.Pairs, device: Any) -> 
     if name.endswith("teacher.safetensors"):
         return Steady(build.teacher(Teacher("faceshifter", weights={"generator": name}), exp, name)).to(device)
     if name.endswith(".safetensors"):
-        return load_student(name, exp).to(device)
+        student = load_student(name, exp)
+        made_for = student.generator.options["resolution"]
+        if made_for != pairs.resolution:
+            raise ConfigError(
+                f"{name}: swaps at {made_for} x {made_for} pixels, the pairs '{pairs.name}' have {pairs.resolution} x "
+                f"{pairs.resolution}; read the list at its size with --resolution {made_for}"
+            )
+        return student.to(device)
     if name.endswith(".onnx"):
         return OnnxStudent(name, exp, pairs.resolution)
     if Path(name).is_dir():

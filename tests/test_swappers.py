@@ -70,6 +70,12 @@ def test_who_trained_must_not_judge(tmp_path, pairs):
         swappers.by_name(str(student_file(tmp_path)), judged, pairs, "cpu")
 
 
+def test_a_student_of_another_size_is_told_how_to_read_the_list(tmp_path, pairs):
+    path = student_file(tmp_path, resolution=96)
+    with pytest.raises(ConfigError, match="student.safetensors: swaps at 96 x 96.*64 x 64.*--resolution 96"):
+        swappers.by_name(str(path), EXP, pairs, "cpu")
+
+
 def test_a_student_brings_the_encoder_of_its_file(tmp_path, pairs, images):
     path = student_file(tmp_path)
     elsewhere = Experiment(name="x", student=StudentSection(identity_encoder="foamliu_128"))
