@@ -25,7 +25,7 @@ COSTS = ("macs_g", "size_mb", "pose_error_deg")  # what a student pays for its q
 # Where a point's name may stand in the plot, the best first: offset in points, then how the text is aligned to it.
 PLACES = (
     (6, 4, "left", "bottom"), (-6, 4, "right", "bottom"), (6, -4, "left", "top"), (-6, -4, "right", "top"),
-    (14, 12, "left", "bottom"), (-14, 12, "right", "bottom"), (14, -12, "left", "top"), (-14, -12, "right", "top"),
+    (14, 17, "left", "bottom"), (-14, 17, "right", "bottom"), (14, -17, "left", "top"), (-14, -17, "right", "top"),
 )  # fmt: skip
 # What the Markdown table shows of COLUMNS, to stay readable; comparison.json has everything.
 SHOWN = (
