@@ -152,7 +152,8 @@ def render_page(exp: Experiment, metrics: dict[str, Any], log: list[dict[str, fl
 <h2>People never seen in training</h2>{verdicts}
 <div class=scroll>{_html_table(metrics["rows"], list(trained(exp)))}</div>
 <p class=soft>{pairs["count"]} pairs; retrieval in a gallery of {pairs["gallery"]} people, one other picture each
-(chance {100 / pairs["gallery"]:.1f} %). Small print under a value: 95 % interval by bootstrap over pairs. Recogniser
+(chance {100 / pairs["gallery"]:.1f} %). Small print under a value: 95 % interval by bootstrap over pairs; of a
+latency p10 and p90 over its runs, and each network's median; of sizes each network's share. Recogniser
 {html.escape(exp.eval.recogniser)}, which took no part in training. Pair list {pairs["hash"]}.</p>
 <h2>Swaps</h2><div class=scroll>{_faces(exp.folder / "eval" / "pictures", list(metrics["rows"]))}</div>
 <p class=soft>The identity of the source on the target's pose, expression, light and background.
@@ -190,9 +191,12 @@ def _html_table(rows: dict[str, dict[str, Any]], learnt: list[str]) -> str:
 
 def _cell(value: dict[str, Any], form: str, shares: dict[str, float]) -> str:
     text = form.format(value["value"])
-    small = [form.format(end) for end in value.get("interval") or ()]
-    told = " – ".join(small) or "<br>".join(f"{html.escape(name)} {form.format(v)}" for name, v in shares.items())
-    return f"{text}<br><small>{told}</small>" if told else text
+    small = [" – ".join(form.format(end) for end in value["interval"])] if value.get("interval") else []
+    runs = value.get("details", {})
+    if "p10" in runs:
+        small.append(f"runs {form.format(runs['p10'])} – {form.format(runs['p90'])}")
+    small += [f"{html.escape(name)} {form.format(share)}" for name, share in shares.items()]
+    return f"{text}<br><small>{'<br>'.join(small)}</small>" if small else text
 
 
 def _faces(folder: Path, rows: list[str]) -> str:

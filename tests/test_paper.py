@@ -214,6 +214,8 @@ def test_networks_are_told_apart_where_there_are_several():
     assert len({len(line) for line in lines if line}) == 1
     page = report._html_table(rows, ["student"])
     assert "generator 4.49<br>identity_encoder 3.26" in page and "landmarks" not in page
+    quick = networks(8.0) | {"details": {"p10": 7.5, "p90": 9.0}}
+    assert "8.0<br><small>runs 7.5 – 9.0</small>" in report._html_table({"student": {"latency_ms": quick}}, [])
 
 
 def test_the_tables_of_runs_tell_crop_and_colours_and_each_network(tmp_path):
