@@ -19,7 +19,7 @@ sys.path[0] = str(Path(__file__).resolve().parent.parent)  # this folder is no p
 from distill import weights  # noqa: E402
 from distill.config import ConfigError  # noqa: E402
 from distill.data.photos import DataError, Photos, read_manifest, scan  # noqa: E402
-from distill.pairs import AS_GIVEN, RENDERED, SYNTHETIC, by_people, by_singles, read, save  # noqa: E402
+from distill.pairs import AS_GIVEN, RENDERED, SMALLEST, SYNTHETIC, by_people, by_singles, read, save  # noqa: E402
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -49,6 +49,8 @@ def main(arguments: list[str] | None = None) -> int:
     )
     args = parser.parse_args(arguments)
     try:
+        if args.resolution < SMALLEST:
+            raise ConfigError(f"--resolution: expected at least {SMALLEST} pixels, got {args.resolution}")
         path = faceforensics_list(args) if args.kind == "faceforensics" else folder_list(args)
         pairs, skipped = read(path)
     except (ValueError, OSError) as error:
@@ -99,6 +101,10 @@ def faceforensics_list(args: argparse.Namespace) -> Path:
     """pairs.json of a copy of FaceForensics++, by the options of the command."""
     from distill.data import faceforensics
 
+    if args.frames < 2:
+        raise ConfigError(
+            f"--frames: expected at least 2, as the frame of the gallery lies between two, got {args.frames}"
+        )
     path = faceforensics.prepare(
         args.folder, args.splits, args.out, find=_detector(args), compression=args.compression, frames=args.frames,
         resolution=args.resolution,

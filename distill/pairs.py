@@ -25,6 +25,7 @@ from eval.pairs import merged
 from teachers.exact import occluder_mask
 
 FORMAT = 1
+SMALLEST = 16  # pixels; below, nothing can be drawn or judged
 FIRST_PICTURE = "one picture per person, the first, never a source"
 SOURCES = "the sources themselves: there is one picture per person"
 KEYS = (
@@ -107,7 +108,9 @@ def load(listing: dict[str, Any], root: Path, resolution: int | None = None) -> 
 
     A pair with a missing or damaged picture is skipped; for one of the gallery, and where no pair is left, DataError.
     """
-    size = resolution or listing["resolution"]
+    size = listing["resolution"] if resolution is None else resolution
+    if size < SMALLEST:
+        raise DataError(f"pairs '{listing['name']}': resolution: expected at least {SMALLEST} pixels, got {size}")
     files = list(dict.fromkeys([p[k] for p in listing["pairs"] for k in ("source", "target")]))
     files += [g["file"] for g in listing["gallery"] if g["file"] not in set(files)]
     with ThreadPoolExecutor(4) as pool:  # decoding leaves the interpreter's lock
