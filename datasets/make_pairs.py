@@ -19,7 +19,7 @@ sys.path[0] = str(Path(__file__).resolve().parent.parent)  # this folder is no p
 from distill import weights  # noqa: E402
 from distill.config import ConfigError  # noqa: E402
 from distill.data.photos import DataError, Photos, read_manifest, scan  # noqa: E402
-from distill.pairs import AS_GIVEN, RENDERED, SYNTHETIC, by_people, by_singles, read, save  # noqa: E402
+from distill.pairs import AS_GIVEN, RENDERED, SMALLEST, SYNTHETIC, by_people, by_singles, read, save  # noqa: E402
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -49,6 +49,8 @@ def main(arguments: list[str] | None = None) -> int:
     )
     args = parser.parse_args(arguments)
     try:
+        if args.resolution < SMALLEST:
+            raise ConfigError(f"--resolution: expected at least {SMALLEST} pixels, got {args.resolution}")
         path = faceforensics_list(args) if args.kind == "faceforensics" else folder_list(args)
         pairs, skipped = read(path)
     except (ValueError, OSError) as error:
@@ -69,7 +71,7 @@ def folder_list(args: argparse.Namespace) -> Path:
         photos = read_manifest(args.folder, args.split, args.resolution)
         if not photos.rows or "identity" not in photos.rows[0]:
             raise DataError(f"{args.folder}: no synthetic people of split '{args.split}' in its manifest")
-        dataset = SYNTHETIC
+        dataset, skipped = SYNTHETIC, []
     else:
         folder, skipped = args.folder, []
         if args.align:
@@ -80,9 +82,13 @@ def folder_list(args: argparse.Namespace) -> Path:
         skipped += [dict(zip(("what", "reason"), line.split(": ", 1), strict=True)) for line in flawed]
         if args.kind == "singles":
             rows = [{**row, "person": str(i)} for i, row in enumerate(rows)]
-        photos, dataset = Photos(Path(), rows, args.resolution), args.folder.name
+        photos, dataset = Photos(folder, rows, args.resolution), args.folder.name
     make = by_singles if args.kind == "singles" else by_people
-    listing = make(args.out.name, photos, args.count, args.seed, dataset)
+    try:
+        listing = make(args.out.name, photos, args.count, args.seed, dataset)
+    except ConfigError as error:
+        told = "{what}: {reason}".format(**skipped[0]) if skipped else ""
+        raise ConfigError(f"{error}; left out: {len(skipped)}, the first: {told}" if told else str(error)) from None
     if args.kind == "synthetic":
         listing["protocol"]["alignment"] = RENDERED
     else:
@@ -95,6 +101,10 @@ def faceforensics_list(args: argparse.Namespace) -> Path:
     """pairs.json of a copy of FaceForensics++, by the options of the command."""
     from distill.data import faceforensics
 
+    if args.frames < 2:
+        raise ConfigError(
+            f"--frames: expected at least 2, as the frame of the gallery lies between two, got {args.frames}"
+        )
     path = faceforensics.prepare(
         args.folder, args.splits, args.out, find=_detector(args), compression=args.compression, frames=args.frames,
         resolution=args.resolution,

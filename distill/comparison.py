@@ -9,6 +9,9 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
+from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
+from matplotlib.transforms import Bbox
 from PIL import Image
 
 from distill.config import Child, ConfigError
@@ -19,6 +22,11 @@ from eval.measured import check_column
 
 QUALITY = "id_retrieval_top1_pct"
 COSTS = ("macs_g", "size_mb", "pose_error_deg")  # what a student pays for its quality; one panel of the plot each
+# Where a point's name may stand in the plot, the best first: offset in points, then how the text is aligned to it.
+PLACES = (
+    (6, 4, "left", "bottom"), (-6, 4, "right", "bottom"), (6, -4, "left", "top"), (-6, -4, "right", "top"),
+    (14, 17, "left", "bottom"), (-14, 17, "right", "bottom"), (14, -17, "left", "top"), (-14, -17, "right", "top"),
+)  # fmt: skip
 # What the Markdown table shows of COLUMNS, to stay readable; comparison.json has everything.
 SHOWN = (
     "id_retrieval_top1_pct", "id_similarity_source", "pose_error_deg", "expression_error", "ssim", "psnr_db",
@@ -121,6 +129,10 @@ def plot(name: str, table: dict[str, Any]) -> Image.Image | None:
     figure = Figure(figsize=(1 + 4.2 * len(costs), 3.9), layout="constrained", dpi=130)
     panels = figure.subplots(1, len(costs), squeeze=False)[0]
     figure.suptitle(f"{name}: ID retrieval, and what it costs", x=0.01, ha="left", fontsize=11)
+    legend = "blue: the Pareto front, which nothing beats in both"
+    if any(value["spread"] for values in rows.values() for value in values.values()):
+        legend += "; bars: standard deviation over seeds"
+    figure.supxlabel(legend, x=0.01, ha="left", fontsize=8, color="#4b5563")
     y = [values[QUALITY]["mean"] for values in rows.values()]
     for axes, cost in zip(panels, costs, strict=True):
         x = [values[cost]["mean"] for values in rows.values()]
@@ -134,30 +146,52 @@ def plot(name: str, table: dict[str, Any]) -> Image.Image | None:
         axes.set_xlabel(titles[cost], fontsize=9)
         if min(x) > 0 and max(x) / min(x) > 8:
             axes.set_xscale("log")
+            axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+            axes.xaxis.set_minor_locator(NullLocator())
         axes.margins(x=0.18, y=0.12)
-        _label(axes, x, y, list(rows))
         axes.tick_params(labelsize=8)
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
     panels[0].set_ylabel(titles[QUALITY], fontsize=9)
+    figure.draw_without_rendering()  # the layout settles where things are
+    for axes, cost in zip(panels, costs, strict=True):
+        _label(axes, rows, cost)
     stream = io.BytesIO()
     figure.savefig(stream, format="png")
     return Image.open(stream).convert("RGB")
 
 
-def _label(axes, x: Sequence[float], y: Sequence[float], labels: Sequence[str]) -> None:
-    """Names beside the points: inwards from the right edge, below where another name stands already."""
-    axes.autoscale_view()  # places are asked for before anything is drawn
-    taken: list[tuple[float, float]] = []
-    for i in sorted(range(len(x)), key=lambda i: -y[i]):
-        place = tuple(axes.transAxes.inverted().transform(axes.transData.transform((x[i], y[i]))))
-        near = sum(abs(place[0] - a) < 0.3 and abs(place[1] - b) < 0.05 for a, b in taken)
-        left = place[0] > 0.55
-        axes.annotate(
-            labels[i], (x[i], y[i]), xytext=(-5 if left else 5, 4 - 11 * near), textcoords="offset points",
-            fontsize=7.5, ha="right" if left else "left",
+def _label(axes, rows: dict[str, dict[str, Any]], cost: str) -> None:
+    """Names beside the points, each where it hides least: other names, points, their bars, the line of the front."""
+    drawn = [line.get_path().transformed(line.get_transform()) for line in axes.lines]
+    bars = [path for bar in axes.collections for path in _on_screen(bar)]
+    taken: list[Bbox] = []
+    for name in sorted(rows, key=lambda name: -rows[name][QUALITY]["mean"]):
+        point = rows[name][cost]["mean"], rows[name][QUALITY]["mean"]
+        text = axes.annotate(
+            name, point, xytext=PLACES[0][:2], textcoords="offset points", fontsize=7.5,
+            path_effects=[withStroke(linewidth=2.5, foreground="white")],
         )  # fmt: skip
-        taken.append(place)
+        hidden = []
+        for place in PLACES:
+            box = _moved(text, place).padded(2)
+            outside = not (axes.bbox.x0 <= box.x0 and box.x1 <= axes.bbox.x1 and axes.bbox.y0 <= box.y0)
+            crossed = sum(path.intersects_bbox(box, filled=False) for path in (*drawn, *bars))
+            hidden.append(10 * (outside + sum(box.overlaps(other) for other in taken)) + crossed)
+        taken.append(_moved(text, PLACES[hidden.index(min(hidden))]))
+
+
+def _moved(text, place: tuple[float, float, str, str]) -> Bbox:
+    """Move a point's name to one of PLACES; where it then stands, in pixels."""
+    *offset, horizontal, vertical = place
+    text.set(position=offset, ha=horizontal, va=vertical)
+    return text.get_window_extent()
+
+
+def _on_screen(collection) -> list[Any]:
+    """The paths of a collection of lines, in pixels."""
+    return [path.transformed(collection.get_transform()) for path in collection.get_paths()]
 
 
 def _differs(cost: str, rows: dict[str, dict[str, Any]]) -> bool:

@@ -147,8 +147,19 @@ def _build(cls: type, tree: Any, prefix: str, where: str) -> Any:
         name = f"{prefix}.{key}" if prefix else str(key)
         if key not in fields:
             raise ConfigError(f"{where}: {name}: unknown key{_nearest(str(key), list(fields))}")
-        values[key] = _convert(hints[key], value, name, where)
+        try:
+            values[key] = _convert(hints[key], value, name, where)
+        except ConfigError as error:
+            meant = [other for other, hint in hints.items() if isinstance(value, str) and value in _choices(hint)]
+            if not meant:
+                raise
+            raise ConfigError(f"{error}; did you mean {name.removesuffix(str(key))}{meant[0]}?") from None
     return cls(**values)
+
+
+def _choices(hint: Any) -> tuple[Any, ...]:
+    """The words a key may have; none where it has anything else."""
+    return typing.get_args(hint) if typing.get_origin(hint) is Literal else ()
 
 
 def _convert(hint: Any, value: Any, name: str, where: str) -> Any:

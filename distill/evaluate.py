@@ -120,6 +120,7 @@ def measure(
             values = bench.evaluate(swapper, list(exp.eval.metrics), swaps=made[name]).values
         content["rows"][name] = {metric: value.as_dict() for metric, value in values.items()}
         content["keys"][name] = key
+        content["verdicts"] += swappers.own_judges(name, swapper, rulers)
         if failed:
             content["verdicts"].append(
                 f"{name} gives NaN or infinite values for {len(failed)} of {len(pairs)} pairs ({', '.join(failed[:3])}"

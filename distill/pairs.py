@@ -25,6 +25,7 @@ from eval.pairs import merged
 from teachers.exact import occluder_mask
 
 FORMAT = 1
+SMALLEST = 16  # pixels; below, nothing can be drawn or judged
 FIRST_PICTURE = "one picture per person, the first, never a source"
 SOURCES = "the sources themselves: there is one picture per person"
 KEYS = (
@@ -45,7 +46,8 @@ def by_people(name: str, photos: Photos, count: int, seed: int, dataset: str) ->
     targets = [indices[1:] or indices for indices in people]
     if len(people) < 2 or not sources:
         raise ConfigError(
-            f"{photos.root}: {len(people)} people for evaluation, {len(sources)} of them with two pictures"
+            f"{photos.root}: {len(people)} people for evaluation, {len(sources)} of them with two pictures; two people "
+            f"are needed at least, one of them with two pictures"
         )
     rng = np.random.default_rng((seed, 11))
     chosen = []
@@ -106,11 +108,15 @@ def load(listing: dict[str, Any], root: Path, resolution: int | None = None) -> 
 
     A pair with a missing or damaged picture is skipped; for one of the gallery, and where no pair is left, DataError.
     """
-    size = resolution or listing["resolution"]
+    size = listing["resolution"] if resolution is None else resolution
+    if size < SMALLEST:
+        raise DataError(f"pairs '{listing['name']}': resolution: expected at least {SMALLEST} pixels, got {size}")
     files = list(dict.fromkeys([p[k] for p in listing["pairs"] for k in ("source", "target")]))
     files += [g["file"] for g in listing["gallery"] if g["file"] not in set(files)]
     with ThreadPoolExecutor(4) as pool:  # decoding leaves the interpreter's lock
         images = dict(zip(files, pool.map(lambda file: _decode(root / file, size), files), strict=True))
+    if not listing["gallery"]:
+        raise DataError(f"pairs '{listing['name']}': gallery: empty; make the list again, one picture of every person")
     for entry in listing["gallery"]:
         if isinstance(images[entry["file"]], str):
             raise DataError(f"gallery, person {entry['person']}: {images[entry['file']]}")

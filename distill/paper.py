@@ -8,7 +8,6 @@ and a difference is formed only where the protocols agree.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,13 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from distill import published, sizes
-from distill.published import PaperError
-from distill.report import COLUMNS
+from distill.report import COLUMNS, apart
+from distill.results import Result, find_results, read_result
 from distill.stage import flatten
-from distill.weights import ROOT
 from eval.measured import TOLD_BESIDE
 
-PAIRS = ("name", "hash", "count", "gallery")
 RULERS = ("recogniser", "pose", "expression")
 
 
@@ -84,16 +81,6 @@ class Table:
         return [cell for row in self.rows.values() for cell in row.values()]
 
 
-@dataclass(frozen=True)
-class Result:
-    """A metrics.json: `pairs`, and by swapper and metric what eval.measured.Measured.as_dict gives."""
-
-    origin: str
-    experiment: str
-    pairs: Mapping[str, Any]
-    rows: Mapping[str, Mapping[str, Any]]
-
-
 def tables(results: Sequence[Path] = (), book_path: Path = sizes.PUBLISHED) -> list[Table]:
     """All tables: sizes, the published ones, then what the files and folders of `results` measured.
 
@@ -103,37 +90,6 @@ def tables(results: Sequence[Path] = (), book_path: Path = sizes.PUBLISHED) -> l
     measured = [read_result(path) for path in find_results(results)]
     quoted = [_published_table(book, spec, measured) for spec in book["tables"]]
     return [*size_tables(book), *quoted, *measured_tables(measured)]
-
-
-def find_results(paths: Sequence[Path]) -> list[Path]:
-    """The metrics.json of files, of runs' folders, and of folders of runs. Raises PaperError where there is none."""
-    found: list[Path] = []
-    for path in map(Path, paths):
-        own = [p for p in (path, path / "metrics.json", path / "eval" / "metrics.json") if p.is_file()][:1]
-        here = own or sorted(path.glob("*/metrics.json"))
-        if not here:
-            raise PaperError(f"{path}: no such file, and no metrics.json in it or in its folders")
-        found += here
-    return list(dict.fromkeys(found))
-
-
-def read_result(path: Path) -> Result:
-    """Raises PaperError naming the file where it is damaged or no metrics.json of this framework."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise PaperError(f"{path}: damaged or unreadable: {error}") from None
-    try:
-        pairs, rows, commit = content["pairs"], content["rows"], content["environment"]["commit"]
-        values = [value for row in rows.values() for value in row.values()]
-        if not all(isinstance(v["value"], int | float) and isinstance(v["protocol"], dict) for v in values):
-            raise TypeError("a value is no number, or its protocol is none")
-        shown = path.resolve().relative_to(ROOT) if path.resolve().is_relative_to(ROOT) else path
-        return Result(
-            f"{shown} @{commit[:10]}", content["experiment"], {key: pairs[key] for key in PAIRS} | pairs, rows
-        )
-    except (KeyError, TypeError, AttributeError) as error:
-        raise PaperError(f"{path}: not the metrics.json of an evaluation ({type(error).__name__}: {error})") from None
 
 
 def agrees(requires: Mapping[str, Any], facts: Mapping[str, Any]) -> bool:
@@ -283,6 +239,7 @@ def _measured_table(name: str, group: Mapping[str, Any], known: Mapping[str, Col
             key: Cell(
                 name, label, key, row[key]["unit"], name, measured=float(row[key]["value"]),
                 interval=_interval(row[key]), measured_from=result.origin,
+                note=" + ".join(f"{part} {share:,.{columns[key].digits}f}" for part, share in apart(key, row).items()),
             )
             for key in columns if key in row
         }  # fmt: skip
@@ -302,7 +259,9 @@ def _protocol_of(group: Mapping[str, Any]) -> dict[str, str]:
     for protocol in group["protocols"].values():
         for ruler in RULERS:
             if ruler in protocol:
-                told[ruler] = f"{protocol[ruler]['name']}, weights {protocol[ruler].get('weight_hash', 'unknown')}"
+                of = protocol[ruler]
+                told[ruler] = f"{of['name']}, weights {of.get('weight_hash', 'unknown')}"
+                told[ruler] += "".join(f"; {of[key]}" for key in ("crop", "colour_order", "coefficients") if key in of)
         for key in ("resolution", "swaps", "flip"):
             if key in protocol:
                 told[key] = str(protocol[key])

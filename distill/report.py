@@ -33,6 +33,7 @@ COLUMNS = (
     ("expression_error", "expression error", "{:.3f}", "lower"),
     ("ssim", "SSIM", "{:.3f}", "higher"),
     ("psnr_db", "PSNR dB", "{:.2f}", "higher"),
+    ("l1", "L1", "{:.4f}", "lower"),
     ("background_error", "background error", "{:.4f}", "lower"),
     ("occluder_error", "occluder error", "{:.4f}", "lower"),
     ("lpips_exact", "LPIPS to exact", "{:.3f}", "lower"),
@@ -40,12 +41,17 @@ COLUMNS = (
     ("fid", "FID", "{:.2f}", "lower"),
     ("kid", "KID x 1000", "{:.2f}", "lower"),
     ("size_mb", "MB", "{:.2f}", "lower"),
+    ("size_mib", "MiB", "{:.2f}", "lower"),
     ("parameters", "parameters", "{:,.0f}", "lower"),
     ("macs_g", "GMAC", "{:.3f}", "lower"),
     ("latency_ms", "CPU ms", "{:.1f}", "lower"),
+    ("latency_all_threads_ms", "all threads ms", "{:.1f}", "lower"),
     ("latency_gpu_ms", "GPU ms", "{:.2f}", "lower"),
     ("peak_memory_mb", "peak MB", "{:.1f}", "lower"),
+    ("peak_memory_gpu_mb", "GPU peak MB", "{:.1f}", "lower"),
 )
+# What is told of each network apart, like the original's "10.2 + 4.9".
+APART = ("size_mb", "macs_g", "latency_ms", "latency_gpu_ms")
 FIRST = ("source", "target", "exact")
 HEADINGS = {"exact": "exact swap"}
 ARROW = {"higher": "↑", "lower": "↓", None: ""}
@@ -114,13 +120,22 @@ def columns(rows: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, str, str, 
 
 def text_table(rows: dict[str, dict[str, Any]]) -> str:
     """The table for a terminal: metrics down, swappers across."""
-    known = columns(rows)
-    width = max(10, *(len(name) for name in rows)) + 2
-    lines = ["", " " * 20 + "".join(f"{name:>{width}}" for name in rows)]
-    for key, title, form, better in known:
+    lines = [["", *rows]]
+    for key, title, form, better in columns(rows):
         cells = (form.format(row[key]["value"]) if key in row else "–" for row in rows.values())
-        lines.append(f"{title + ' ' + ARROW[better]:20}" + "".join(f"{cell:>{width}}" for cell in cells))
-    return "\n".join(lines) + "\n"
+        lines.append([f"{title} {ARROW[better]}", *cells])
+        shares = [" + ".join(form.format(share) for share in apart(key, row).values()) for row in rows.values()]
+        if any(shares):
+            lines.append(["  of its networks", *(share or "–" for share in shares)])
+    width = max(10, *(len(cell) for line in lines for cell in line[1:])) + 2
+    told = (f"{first:20}" + "".join(f"{cell:>{width}}" for cell in cells) for first, *cells in lines)
+    return "\n" + "\n".join(told) + "\n"
+
+
+def apart(key: str, row: Mapping[str, Any]) -> dict[str, float]:
+    """The shares of a swapper's networks in one of APART, by name in alphabetical order; none for a single network."""
+    shares = row[key].get("details", {}).get("parts", {}) if key in APART and key in row else {}
+    return dict(sorted(shares.items())) if len(shares) > 1 else {}
 
 
 def render_page(exp: Experiment, metrics: dict[str, Any], log: list[dict[str, float]]) -> str:
@@ -137,7 +152,8 @@ def render_page(exp: Experiment, metrics: dict[str, Any], log: list[dict[str, fl
 <h2>People never seen in training</h2>{verdicts}
 <div class=scroll>{_html_table(metrics["rows"], list(trained(exp)))}</div>
 <p class=soft>{pairs["count"]} pairs; retrieval in a gallery of {pairs["gallery"]} people, one other picture each
-(chance {100 / pairs["gallery"]:.1f} %). Small print under a value: 95 % interval by bootstrap over pairs. Recogniser
+(chance {100 / pairs["gallery"]:.1f} %). Small print under a value: 95 % interval by bootstrap over pairs; of a
+latency p10 and p90 over its runs, and each network's median; of sizes each network's share. Recogniser
 {html.escape(exp.eval.recogniser)}, which took no part in training. Pair list {pairs["hash"]}.</p>
 <h2>Swaps</h2><div class=scroll>{_faces(exp.folder / "eval" / "pictures", list(metrics["rows"]))}</div>
 <p class=soft>The identity of the source on the target's pose, expression, light and background.
@@ -167,16 +183,20 @@ def _html_table(rows: dict[str, dict[str, Any]], learnt: list[str]) -> str:
     head = "".join(f"<th class='{kind}'>{html.escape(name)}</th>" for name, kind in zip(rows, kinds, strict=True))
     body = ""
     for key, title, form, better in known:
-        cells = (_cell(row[key], form) if key in row else "–" for row in rows.values())
+        cells = (_cell(row[key], form, apart(key, row)) if key in row else "–" for row in rows.values())
         cells = "".join(f"<td class='{kind}'>{cell}</td>" for cell, kind in zip(cells, kinds, strict=True))
         body += f"<tr><td>{html.escape(title)} {ARROW[better]}</td>{cells}</tr>"
     return f"<table><tr><th></th>{head}</tr>{body}</table>"
 
 
-def _cell(value: dict[str, Any], form: str) -> str:
+def _cell(value: dict[str, Any], form: str, shares: dict[str, float]) -> str:
     text = form.format(value["value"])
-    interval = value.get("interval")
-    return f"{text}<br><small>{form.format(interval[0])} – {form.format(interval[1])}</small>" if interval else text
+    small = [" – ".join(form.format(end) for end in value["interval"])] if value.get("interval") else []
+    runs = value.get("details", {})
+    if "p10" in runs:
+        small.append(f"runs {form.format(runs['p10'])} – {form.format(runs['p90'])}")
+    small += [f"{html.escape(name)} {form.format(share)}" for name, share in shares.items()]
+    return f"{text}<br><small>{'<br>'.join(small)}</small>" if small else text
 
 
 def _faces(folder: Path, rows: list[str]) -> str:

@@ -26,6 +26,7 @@ from distill import build, weights
 from distill.config import ConfigError, Experiment, Teacher
 from distill.data.photos import SUFFIXES, DataError, decode
 from eval import sanity
+from eval.rulers import CARDS as JUDGES
 from students.identity_encoder import CARDS as ENCODERS
 from teachers.onnx_graph import Graph
 
@@ -65,7 +66,14 @@ def by_name(name: str, exp: Experiment, pairs: measuring.Pairs, device: Any) -> 
     if name.endswith("teacher.safetensors"):
         return Steady(build.teacher(Teacher("faceshifter", weights={"generator": name}), exp, name)).to(device)
     if name.endswith(".safetensors"):
-        return load_student(name, exp).to(device)
+        student = load_student(name, exp)
+        made_for = student.generator.options["resolution"]
+        if made_for != pairs.resolution:
+            raise ConfigError(
+                f"{name}: swaps at {made_for} x {made_for} pixels, the pairs '{pairs.name}' have {pairs.resolution} x "
+                f"{pairs.resolution}; read the list at its size with --resolution {made_for}"
+            )
+        return student.to(device)
     if name.endswith(".onnx"):
         return OnnxStudent(name, exp, pairs.resolution)
     if Path(name).is_dir():
@@ -220,6 +228,25 @@ class OnnxStudent:
         if self.encoder is None:
             return self.graph(source, target)
         return self.graph(target, *students.condition(self.encoder, source.cpu(), self)).to(target.device)
+
+
+def own_judges(name: str, swapper: Any, rulers: measuring.Rulers) -> list[str]:
+    """Sentences on the rulers whose network is part of the swapper itself, as that of the landmarks a teacher warps by:
+    it was made to please them."""
+    teacher = getattr(swapper, "teacher", None)
+    files = [*getattr(swapper, "files", {}).values(), *(teacher.weights.values() if teacher is not None else ())]
+    hashes = {weights.sha256(path)[:16] for path in files}
+    if teacher is not None and "identity_encoder" in teacher.facts:
+        hashes.add(teacher.facts["identity_encoder"])
+    found = []
+    for role, ruler in vars(rulers).items():
+        if ruler is None:
+            continue
+        card = JUDGES.get(ruler.name)
+        made_of = {ruler.weight_hash, *((one.sha256 or "")[:16] for one in (card.files if card else ()))}
+        if made_of & hashes:
+            found.append(f"{name} is judged by a network of its own, the {role} ruler {ruler.name}: take another")
+    return found
 
 
 def fingerprint(swapper: Any) -> str:

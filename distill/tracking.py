@@ -16,6 +16,7 @@ from torch import Tensor
 from distill.config import Experiment, dump, to_dict
 from distill.pictures import marked
 from distill.stage import flatten, read_json, write_json, write_text
+from eval.latency_ms import processor
 
 PACKAGES = ("torch", "torchvision", "timm", "accelerate", "safetensors", "numpy", "scikit-image", "mlflow")
 
@@ -28,7 +29,7 @@ def environment() -> dict[str, str]:
             facts[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             facts[package] = "absent"
-    facts["processor"] = _processor()
+    facts["processor"] = processor()
     facts["threads"] = str(torch.get_num_threads())
     facts["gpu"] = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
     return facts
@@ -45,14 +46,6 @@ def git_commit() -> str:
         return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "-uno") else "")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 class Tracker:

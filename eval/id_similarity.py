@@ -13,7 +13,10 @@ from .subject import Subject
 
 def id_similarity(subject: Subject) -> dict[str, Measured]:
     """id_similarity_source, id_similarity_target: in [-1, 1]."""
-    protocol = {**subject.protocol("recogniser"), "distance": "cosine, no mirrored features"}
+    protocol = subject.protocol("recogniser")
+    protocol["distance"] = (
+        f"cosine, {'no mirrored features' if protocol['flip'] == 'none' else 'mirrored features too'}"
+    )
     swap = subject.read("recogniser", "swap")
     return {
         f"id_similarity_{column}": mean_of(

@@ -12,6 +12,7 @@ import platform
 import time
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -51,7 +52,7 @@ def latency_ms(subject: Subject, runs: int = 10, warm_up: int = 2) -> dict[str, 
     local = on_cpu(swapper, subject.device)
     if local is None:
         return values
-    where = {"device": "cpu", "processor": platform.processor() or platform.machine()}
+    where = {"device": "cpu", "processor": processor()}
     threads_before = torch.get_num_threads()
     try:
         for name, threads in (("latency_ms", 1), ("latency_all_threads_ms", _cores())):
@@ -73,6 +74,16 @@ def on_cpu(swapper: Any, device: torch.device) -> Any | None:
     if device.type == "cpu":
         return swapper
     return copy.deepcopy(swapper).cpu() if isinstance(swapper, nn.Module) else None
+
+
+def processor() -> str:
+    """The model of this machine's CPU, or at least its kind, where the system does not tell more."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    models = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    return next(models, platform.processor() or platform.machine())
 
 
 def _cores() -> int:

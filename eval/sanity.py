@@ -1,6 +1,8 @@
 """Swappers that bound every table, and in words: whether a swapper has collapsed.
 
-copy-target has pose error 0 and retrieval near chance, copy-source retrieval near 100 % with the source's pose.
+copy-target has pose error 0 and is found as the target's person, who is never the source: its top-1 is 0, below the
+chance of 1 in P people, its top-k the chance of k - 1 in P - 1. copy-source has retrieval near 100 % and the source's
+pose.
 """
 
 from __future__ import annotations

@@ -51,7 +51,8 @@ def size_mb(subject: Subject) -> dict[str, Measured]:
         values[key] = Measured(sum(shares.values()), unit, "lower", 1, None, {"bytes_of": how}, {"parts": shares})
     if parts:
         counts = {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()}
-        values["parameters"] = Measured(float(sum(counts.values())), "", "lower", 1, None, {}, {"parts": counts})
+        counted = {"counted": "parameters of all parts, buffers left out"}
+        values["parameters"] = Measured(float(sum(counts.values())), "", "lower", 1, None, counted, {"parts": counts})
         total, macs = multiply_adds(subject)
         protocol = {
             "counted_by": "torch.utils.flop_counter, halved",

@@ -54,6 +54,7 @@ def test_name_defaults_to_the_file(tmp_path):
         ("train: {precision: half}", ["train.precision", "fp32 | fp16 | bf16"]),
         ("loss: {identity: [1, 2]}", ["loss.identity", "a list of 3"]),
         ("loss: {identity: [1, 2, x]}", ["loss.identity[2]", "a number"]),
+        ("loss: {reconstruction: original}", ["loss.reconstruction", "a list of 3", "loss.reconstruction_kind?"]),
         ("data: 5", ["data", "a section of keys"]),
         ("data: {resolution: 100}", ["data.resolution", "multiple of 32", "100"]),
         ("data: {kind: photos}", ["data.photos", "data.photos=FOLDER"]),

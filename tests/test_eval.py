@@ -350,6 +350,10 @@ def test_values_of_two_protocols_stand_in_no_common_column():
     mirrored_too = evaluate(copy_source, pairs, ["id_retrieval"], Rulers(mirrored(RECOGNISER))).values
     with pytest.raises(ValueError, match="flip is 'none' and 'image and mirror"):
         check_column("top1", {"a": one, "b": mirrored_too["id_retrieval_top1_pct"]})
+    alike = evaluate(copy_source, pairs, ["id_similarity"], Rulers(mirrored(RECOGNISER))).values
+    assert alike["id_similarity_source"].protocol["distance"] == "cosine, mirrored features too"
+    plain = values_of(copy_source, pairs, "id_similarity")["id_similarity_source"]
+    assert plain.protocol["distance"] == "cosine, no mirrored features"
 
 
 def fewer(pairs):

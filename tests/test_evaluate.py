@@ -126,7 +126,8 @@ def test_missing_swaps_are_told_and_can_be_left_out_for_all(listing, tmp_path, c
         ("nobody", [], "unknown swapper 'nobody'; known: copy-target"),
         ("copy-target", ["--metrics", "beauty"], "unknown metric 'beauty'; known: id_retrieval"),
         ("copy-target", ["--recogniser", "nobody"], "unknown ruler 'nobody'"),
-        ("copy-target", ["--resolution", "8"], "size: expected at least 16 pixels"),
+        ("copy-target", ["--resolution", "8"], "pairs 'toy': resolution: expected at least 16 pixels, got 8"),
+        ("copy-target", ["--resolution", "0"], "resolution: expected at least 16 pixels, got 0"),
         ("simswap", [], "simswap"),
     ],
 )

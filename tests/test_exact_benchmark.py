@@ -40,18 +40,20 @@ def finished(name):
     return swapper
 
 
-def chance(k):
-    """95 % of what guessing gives in 256 pairs, in percent."""
-    guesses = np.random.default_rng(0).binomial(PAIRS, k / PEOPLE, 20_000)
+def chance(found, of=PEOPLE):
+    """95 % of what guessing gives in 256 pairs where `found` of so many people are looked at, in percent."""
+    guesses = np.random.default_rng(0).binomial(PAIRS, found / of, 20_000)
     return 100 * np.percentile(guesses, [2.5, 97.5]) / PAIRS
 
 
 def test_copying_the_target_keeps_its_pose_and_finds_nobody(bench):
-    """It cannot be better than guessing; it is somewhat worse, as the target's own person is in the gallery too."""
+    """The target's own person, who is never the source, is found first; the source is one of the others by chance."""
     found = values(bench, copy_target)
     assert found["pose_error_deg"].value == 0 and found["background_error"].value == 0
     for k in (1, 5):
-        assert found[f"id_retrieval_top{k}_pct"].value <= chance(k)[1]
+        low, high = chance(k - 1, PEOPLE - 1)[0], chance(k)[1]
+        assert low <= found[f"id_retrieval_top{k}_pct"].value <= high
+    assert found["id_retrieval_top1_pct"].value < 1
     assert found["id_retrieval_top1_pct"].protocol["chance_pct"] == 100 / PEOPLE
 
 

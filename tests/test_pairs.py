@@ -162,12 +162,22 @@ def test_the_command_reads_single_photographs_and_synthetic_people(people, tmp_p
     assert lists.read(tmp_path / "flat_list")[0].protocol["alignment"] == "as given"
 
 
+def test_a_folder_of_one_person_is_named_with_what_was_left_out_of_it(people, tmp_path):
+    folder = photos(tmp_path / "photos", people, ["alice/0.png", "alice/1.png"])
+    (folder / "bob.png").write_bytes(b"no picture")
+    made = make("people", folder, "--out", tmp_path / "list", "--resolution", 48)
+    assert made.returncode == 2 and f"error: {folder}: 1 people for evaluation" in made.stderr, made.stderr
+    assert "one of them with two pictures; left out: 1, the first: bob.png: not a readable" in made.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
         (["people", "absent"], "absent: no such folder"),
         (["synthetic", "absent"], "no manifest"),
         (["people", ".", "--count", "0"], "--count: expected at least 1"),
+        (["people", ".", "--resolution", "0"], "--resolution: expected at least 16 pixels, got 0"),
+        (["faceforensics", ".", "--splits", "t.json", "--resolution", "-5"], "--resolution: expected at least 16"),
     ],
 )
 def test_mistakes_of_the_command_are_one_line(arguments, told, tmp_path):
@@ -182,6 +192,7 @@ def test_mistakes_of_the_command_are_one_line(arguments, told, tmp_path):
         (lambda tree: tree.pop("gallery"), "lacks gallery"),
         (lambda tree: tree.update(format=9), "no list of pairs of format 1"),
         (lambda tree: tree["pairs"][0].pop("source"), "damaged list"),
+        (lambda tree: tree.update(gallery=[]), "pairs 'toy': gallery: empty; make the list again"),
     ],
 )
 def test_damaged_lists_are_refused(change, told, people, tmp_path):

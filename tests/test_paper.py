@@ -12,7 +12,7 @@ import yaml
 from conftest import ROOT, SHARED, needs_shared
 
 from distill import paper, paper_pages, published, report, sizes
-from distill.paper import PaperError
+from distill.published import PaperError
 
 PROTOCOL = {"recogniser": {"name": "r", "weight_hash": "00"}, "pairs_hash": "aa", "flip": "none", "pairs": "one"}
 
@@ -196,3 +196,32 @@ def test_the_command_writes_all_three(tmp_path, capsys):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["paper.csv", "paper.html", "paper.md"]
     assert report.main(["paper", "--out", str(tmp_path), "--results", str(tmp_path / "absent")]) == 2
     assert "absent: no such file" in capsys.readouterr().err
+
+
+def networks(number, **parts):
+    return {**value(number), "interval": None, "protocol": {}, "details": {"parts": parts}}
+
+
+def test_networks_are_told_apart_where_there_are_several():
+    size = networks(7.75, identity_encoder=3.26, generator=4.49)
+    rows = {
+        "student": {"size_mb": size},
+        "warp": {"size_mb": networks(3.74, landmarks=3.74)},
+        "copy": {"id_retrieval_top1_pct": value(0.0)},
+    }
+    lines = report.text_table(rows).splitlines()
+    assert next(line for line in lines if "of its networks" in line).split()[3:] == ["4.49", "+", "3.26", "–", "–"]
+    assert len({len(line) for line in lines if line}) == 1
+    page = report._html_table(rows, ["student"])
+    assert "generator 4.49<br>identity_encoder 3.26" in page and "landmarks" not in page
+    quick = networks(8.0) | {"details": {"p10": 7.5, "p90": 9.0}}
+    assert "8.0<br><small>runs 7.5 – 9.0</small>" in report._html_table({"student": {"latency_ms": quick}}, [])
+
+
+def test_the_tables_of_runs_tell_crop_and_colours_and_each_network(tmp_path):
+    size = networks(7.75, identity_encoder=3.26, generator=4.49)
+    ruler = {"name": "r", "weight_hash": "00", "crop": "whole frame", "colour_order": "bgr"}
+    result(tmp_path / "run", {"student": {"id_retrieval_top1_pct": value(1.0, recogniser=ruler), "size_mb": size}})
+    own = next(t for t in paper.tables([tmp_path]) if t.name == "measured_1")
+    assert own.protocol["recogniser"] == "r, weights 00; whole frame; bgr"
+    assert own.rows["student"]["size_mb"].note == "generator 4.49 + identity_encoder 3.26"

@@ -7,15 +7,18 @@ import pytest
 import torch
 from PIL import Image
 
+import eval as measuring
 import students
 import teachers
-from distill import build, config, swappers
+from distill import build, config, swappers, weights
 from distill.config import ConfigError, Experiment
 from distill.data import synthetic
 from distill.data.photos import DataError, read_manifest
 from distill.pairs import by_people, load
 from distill.schema import Eval as EvalSection
 from distill.schema import Student as StudentSection
+from eval.rulers import CARDS as JUDGES
+from students.identity_encoder import CARDS as ENCODERS
 
 SIDE = 64
 EXP = Experiment(name="x")
@@ -68,6 +71,31 @@ def test_who_trained_must_not_judge(tmp_path, pairs):
     judged = config.default("x", ["eval.recogniser=synthetic_identity"])
     with pytest.raises(ConfigError, match="student.safetensors; a network must not judge what it trained"):
         swappers.by_name(str(student_file(tmp_path)), judged, pairs, "cpu")
+
+
+def test_a_student_of_another_size_is_told_how_to_read_the_list(tmp_path, pairs):
+    path = student_file(tmp_path, resolution=96)
+    with pytest.raises(ConfigError, match="student.safetensors: swaps at 96 x 96.*64 x 64.*--resolution 96"):
+        swappers.by_name(str(path), EXP, pairs, "cpu")
+
+
+def test_a_swapper_that_is_judged_by_its_own_network_is_told(tmp_path, pairs):
+    rulers = build.rulers(EXP)
+    student = swappers.load_student(student_file(tmp_path), EXP)
+    assert swappers.own_judges("compact", student, rulers) == []
+    encoder = weights.find(ENCODERS["synthetic_identity"])
+    itself = measuring.Ruler(student.identity_encoder, "synthetic_identity", weights.sha256(encoder)[:16])
+    told = swappers.own_judges("compact", student, replace(rulers, recogniser=itself))
+    assert told == ["compact is judged by a network of its own, the recogniser ruler synthetic_identity: take another"]
+
+    class Warp(teachers.Teacher):
+        name, FILES = "warp", {"landmarks": "the file of a pose ruler"}
+
+    teacher = swappers.Steady(Warp({"landmarks": weights.find(JUDGES["synthetic_pose"])}))
+    told = swappers.own_judges("warp", teacher, rulers)
+    assert [line.split(", the ")[1].split(" ")[0] for line in told] == ["pose", "expression"]
+    teacher.teacher.facts["identity_encoder"] = rulers.recogniser.weight_hash
+    assert "recogniser" in swappers.own_judges("warp", teacher, rulers)[0]
 
 
 def test_a_student_brings_the_encoder_of_its_file(tmp_path, pairs, images):

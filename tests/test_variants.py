@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from test_run import experiment, in_process, launch
 
 from distill import comparison, config
@@ -108,6 +109,25 @@ def test_the_front_keeps_what_nothing_beats():
     assert comparison.front([1, 2, 3, 4], [10, 30, 20, 40]) == [0, 1, 3]
     assert comparison.front([2, 1, 1], [5, 5, 4]) == [1]
     assert comparison.front([3.0], [1.0]) == [0]
+
+
+def test_names_in_the_plot_hide_neither_each_other_nor_leave_it():
+    places = {"left": (1, 5), "beside": (1.02, 5.1), "close": (1.01, 4.9), "right": (3, 9), "low": (1, 0)}
+    rows = {
+        name: {"macs_g": {"mean": x, "spread": 0.1}, comparison.QUALITY: {"mean": y, "spread": 1.0}}
+        for name, (x, y) in places.items()
+    }
+    axes = Figure(figsize=(5, 4), dpi=100).subplots()
+    for values in rows.values():
+        x, y = values["macs_g"], values[comparison.QUALITY]
+        axes.errorbar(x["mean"], y["mean"], xerr=x["spread"], yerr=y["spread"], fmt="o")
+    axes.margins(x=0.3, y=0.2)
+    axes.figure.draw_without_rendering()
+    comparison._label(axes, rows, "macs_g")
+    boxes = [text.get_window_extent() for text in axes.texts]
+    assert {text.get_text() for text in axes.texts} == set(places)
+    assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
+    assert all(axes.bbox.x0 <= box.x0 and box.x1 <= axes.bbox.x1 and axes.bbox.y0 <= box.y0 for box in boxes)
 
 
 def test_values_of_different_pairs_are_not_put_in_one_column():
