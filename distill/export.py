@@ -49,9 +49,12 @@ def run(exp: Experiment, accelerator, tracker) -> Stage:
     if stage.done:
         accelerator.print(f"  finished before: {stage.folder}")
     elif accelerator.is_main_process:
-        path = exp.folder / "train" / "student.safetensors"
-        pairs = lists.test_pairs(exp)[0]
-        content = export(path, exp, pairs, wanted, stage.folder)
+        pairs = first(lists.test_pairs(exp)[0])
+        student = swappers.load_student(exp.folder / "train" / "student.safetensors", exp)
+        record = exp.folder / "eval" / "metrics.json"
+        metrics = read_json(record)["rows"].get(student.name) if record.is_file() else None
+        detector = _detector(exp) if "web" in exp.export.to else None
+        content = export(student, pairs, wanted, stage.folder, Judge(exp, pairs), detector, metrics)
         for row in content["targets"]:
             name = f"export/{row['target']}-{row['precision']}"
             tracker.metrics({f"{name}/max_abs": row["max_abs"], f"{name}/mb": row["mb"]["whole"]})
@@ -63,30 +66,38 @@ def run(exp: Experiment, accelerator, tracker) -> Stage:
 
 
 def export(
-    path: Path, exp: Experiment, pairs: measuring.Pairs, wanted: Sequence[tuple[str, str]], folder: Path
+    student: students.StudentSwapper,
+    pairs: measuring.Pairs,
+    wanted: Sequence[tuple[str, str]],
+    folder: Path,
+    judge: Judge | None,
+    detector: Path | None = None,
+    metrics: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Write, run and compare a student's file for every (target, precision); what card.json holds, written anew after
-    each. What was made of the same student on the same pairs before is not made again.
+    each. What was made of the same student on the same pairs before is not made again. Without a judge, for fresh
+    weights, nothing is said of identities. detector: what finds faces in the page of web. metrics: for the card.
 
     Raises ValueError where a target cannot express the student, and Unequal where its file gives other numbers.
     """
-    student = swappers.load_student(path, exp)
     side = student.generator.options["resolution"]
     if pairs.resolution != side:
-        raise ConfigError(f"{path}: works on {side} pixels, the pairs '{pairs.name}' have {pairs.resolution}")
-    pairs = pairs.subset(list(range(min(PAIRS, len(pairs)))))
-    judge = Judge(exp, pairs)
+        raise ConfigError(f"{student.name}: works on {side} pixels, the pairs '{pairs.name}' have {pairs.resolution}")
     truth = proof.Truth(student, to_float(pairs.source), to_float(pairs.target))
-    facts = {"pytorch": judge(truth.swaps, truth), "folding": proof.folding(student, truth)}
+    facts = {"pytorch": judge(truth.swaps, truth) if judge else {}, "folding": proof.folding(student, truth)}
     short = models(student)
-    detector = _detector(exp) if "web" in dict(wanted) else None
     rows = []
     for name, precision in wanted:
         rows.append(_one(name, precision, student, short, truth, judge, facts["pytorch"], folder, detector))
-        content = card(student, path, pairs, rows, facts)
+        content = card(student, pairs, rows, facts, metrics)
         write_json(folder / "card.json", content)
         write_text(folder / "equality.md", table(content))
     return content
+
+
+def first(pairs: measuring.Pairs) -> measuring.Pairs:
+    """The pairs that files are compared on."""
+    return pairs.subset(list(range(min(PAIRS, len(pairs)))))
 
 
 def _detector(exp: Experiment) -> Path | None:
@@ -102,7 +113,7 @@ def _one(name, precision, student, short, truth, judge, pytorch, folder: Path, d
     """One target at one precision, in a folder of its own, which appears when all of it is proved."""
     target, place = targets.check(name, precision), folder / f"{name}-{precision}"
     versions = {k: v for k, v in environment().items() if k not in ("commit", "threads")}
-    key = digest([student.weight_hash, judge.key, name, precision, versions])
+    key = digest([student.weight_hash, truth.hash, judge.key if judge else None, name, precision, versions])
     record = place / "proof.json"
     if record.is_file() and (before := read_json(record))["key"] == key:
         return before["row"]
@@ -118,9 +129,9 @@ def _one(name, precision, student, short, truth, judge, pytorch, folder: Path, d
             "target": name, "precision": precision, "runs_in": target.runs_in, "folder": place.name,
             "max_abs": max(facts.get("max_abs", 0) for facts in made.facts.values()),
             "mb": {model: facts["bytes"] / 1e6 for model, facts in made.facts.items()},
-            "models": made.facts, **judge(made.swaps, truth),
+            "models": made.facts, **(judge(made.swaps, truth) if judge else {}),
         }  # fmt: skip
-        if precision == "int8":
+        if precision == "int8" and judge:
             _refuse_loss(row, pytorch, place)
         write_json(temporary / "proof.json", {"key": key, "row": row})
     return row
@@ -175,7 +186,11 @@ def main(arguments: list[str] | None = None) -> int:
         side = students.load(args.student).options["resolution"]
         with tempfile.TemporaryDirectory() as folder:
             exp, pairs = _pairs(args, side, folder)
-            export(args.student, exp, pairs, wanted, out)
+            student, pairs = swappers.load_student(args.student, exp), first(pairs)
+            record = args.student.parent / "metrics.json"
+            metrics = read_json(record)["rows"].get(student.name) if record.is_file() else None
+            detector = _detector(exp) if "web" in dict(wanted) else None
+            export(student, pairs, wanted, out, Judge(exp, pairs), detector, metrics)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

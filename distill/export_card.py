@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 
 import eval as measuring
-from distill import weights
-from distill.stage import read_json
 from distill.tracking import environment
 from students import StudentSwapper
 
@@ -23,7 +20,11 @@ HEADINGS = (
 
 
 def card(
-    student: StudentSwapper, path: Path, pairs: measuring.Pairs, rows: Sequence[Mapping[str, Any]], facts: Mapping
+    student: StudentSwapper,
+    pairs: measuring.Pairs,
+    rows: Sequence[Mapping[str, Any]],
+    facts: Mapping[str, Any],
+    metrics: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
     """What card.json holds: what goes in and comes out, what was compared on what, file by file."""
     side, generator = student.generator.options["resolution"], student.generator
@@ -31,13 +32,9 @@ def card(
     if getattr(generator, "needs_map", False):
         condition["identity_map"] = {"shape": [1, *student.identity_encoder.map_shape], "range": "any"}
     picture = {"shape": [1, 3, side, side], "range": "[-1, 1]", "colours": "RGB, NCHW"}
-    measured = path.parent / "metrics.json"
-    if not measured.is_file():
-        measured = path.parent.parent / "eval" / "metrics.json"
-    metrics = read_json(measured)["rows"].get(student.name) if measured.is_file() else None
     return {
         "student": {
-            "name": student.name, "options": generator.options, "sha256": weights.sha256(path),
+            "name": student.name, "options": generator.options,
             "identity_encoder": student.identity_encoder.card.name, "weight_hash": student.weight_hash,
         },
         "crop": {
@@ -63,14 +60,13 @@ def table(content: Mapping[str, Any]) -> str:
     """equality.md: a row for PyTorch, one for its folded form, one for each target and precision."""
     student, on, where = content["student"], content["compared_on"], content["environment"]
     before, folded = content["pytorch"], content["folding"]["whole"]
-    identity = [f"{before['id_similarity']:.3f}", "1.000", f"{before['id_top1_percent']:.1f}"]
     lines = [
         f"{student['name']} {_options(student['options'])}, {on['count']} pairs of {on['pairs']}, gallery of "
         f"{on['gallery']}; {where['processor']}, one core, torch {torch.__version__}, commit {where['commit']}",
         "",
         "| " + " | ".join(HEADINGS) + " |",
         "|" + "---|" * len(HEADINGS),
-        _line(["PyTorch", "fp32", "", "", "", "", "", "1.00", *identity, ""]),
+        _line(["PyTorch", "fp32", "", "", "", "", "", "1.00", *_identity(before), ""]),
         _line([
             "PyTorch, folded", "fp32", "", "", f"{folded['max_abs']:.1e}", f"{folded['mean_abs']:.1e}",
             f"{folded['psnr_db']:.0f}", f"{folded['ratio']:.2f}", "", "", "", f"{folded['pytorch_ms']:.1f} ms before, "
@@ -84,12 +80,17 @@ def table(content: Mapping[str, Any]) -> str:
         mean, psnr = f"{whole['mean_abs']:.1e}", f"{whole['psnr_db']:.0f}"
         ratio = f"{whole['ratio']:.2f}" if "ratio" in whole else "–"
         apart = f"{mb['identity_encoder']:.2f} + {mb['generator']:.2f}"
-        identity = [f"{row['id_similarity']:.3f}", f"{row['same_as_pytorch']:.3f}", f"{row['id_top1_percent']:.1f}"]
         lines.append(_line([
             row["target"], row["precision"], f"{mb['whole']:.2f}{beside}", apart, f"{row['max_abs']:.1e}", mean, psnr,
-            ratio, *identity, row["runs_in"],
+            ratio, *_identity(row), row["runs_in"],
         ]))  # fmt: skip
     return "\n".join(lines) + "\n"
+
+
+def _identity(row: Mapping[str, Any]) -> list[str]:
+    """The cells of identity; fresh weights have none."""
+    formats = {"id_similarity": ".3f", "same_as_pytorch": ".3f", "id_top1_percent": ".1f"}
+    return [format(row[name], form) if name in row else "–" for name, form in formats.items()]
 
 
 def _line(cells: Sequence[str]) -> str:

@@ -1,0 +1,63 @@
+"""The original's networks in the formats of phones: sizes beside the printed ones, difference from PyTorch, time:
+
+python benchmarks/export.py --to all --precision all --out FOLDER
+
+Nobody published their weights, so these are fresh, with the statistics of synthetic faces; they decide neither size nor
+speed. Identities are not judged: nothing was learnt.
+"""
+
+import argparse
+import sys
+import tempfile
+from pathlib import Path
+
+sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+import torch  # noqa: E402
+from accelerate import Accelerator  # noqa: E402
+
+import students  # noqa: E402
+from distill import batch_norm, config, data, export, pairs  # noqa: E402
+from distill.tracking import Tracker  # noqa: E402
+from eval.pairs import to_float  # noqa: E402
+from students.export import targets  # noqa: E402
+from students.identity_encoder import CARDS, IdentityEncoder, build_network  # noqa: E402
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--to", default="all", help=f"all, or of {','.join(targets.TARGETS)}")
+    parser.add_argument("--precision", default="all", help="all, or of fp32,fp16,int8")
+    parser.add_argument("--student", default="mobilefsgan", choices=students.STUDENTS)
+    parser.add_argument("--size", type=int, default=256)
+    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER")
+    args = parser.parse_args()
+    wanted = targets.chosen(args.to.split(","), args.precision.split(","))
+    with tempfile.TemporaryDirectory() as folder:
+        people = ["train_people=2", "val_people=2", "test_people=32", "test_images=2", f"resolution={args.size}"]
+        exp = config.default("export", [f"runs={folder}", "eval.pairs=32", *(f"data.{key}" for key in people)])
+        data.run(exp, Accelerator(cpu=True), Tracker(exp, enabled=False))
+        listed = pairs.test_pairs(exp)[0]
+    student = fresh(args.student, args.size, to_float(listed.source), to_float(listed.target))
+    export.export(student, listed, wanted, args.out, judge=None)
+    print((args.out / "equality.md").read_text(encoding="utf-8"))
+
+
+def fresh(name: str, size: int, source: torch.Tensor, target: torch.Tensor) -> students.StudentSwapper:
+    """A student behind the original's MobileFaceNet, both with the statistics that these pictures give."""
+    torch.manual_seed(0)
+    card = CARDS["mobilefacenet_512"]
+    encoder = IdentityEncoder(build_network(card), card)
+    options = {"resolution": size, "embedding_dim": card.embedding_dim}
+    if getattr(students.STUDENTS[name], "needs_map", False):
+        options["map_shape"] = list(encoder.map_shape)
+    student = students.StudentSwapper(students.build(name, **options), encoder)
+    parts = list(zip(source.split(8), target.split(8), strict=True))
+    with torch.no_grad():
+        batch_norm.calibrate(student, parts, lambda part: student(*part))
+    student.name, student.weight_hash = name, f"fresh, seed 0, {size} px"
+    return student.eval().requires_grad_(False)
+
+
+if __name__ == "__main__":
+    main()
