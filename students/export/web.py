@@ -13,9 +13,7 @@ Content-Security-Policy lets it speak to no host but its own. `browser.run` driv
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
@@ -23,6 +21,7 @@ from types import ModuleType
 import numpy as np
 import torch
 
+from ..whole import whole
 from . import onnx
 from .models import Model
 
@@ -72,9 +71,7 @@ def write(
     package = _package(runtime)
     if detector is not None:
         _check_detector(Path(detector))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as temporary:
-        made = Path(temporary) / "made"
+    with whole(path) as made:
         shutil.copytree(PAGE, made)
         _copy_runtime(package, made / "runtime")
         for part in PARTS:
@@ -84,9 +81,6 @@ def write(
         if detector is not None:
             shutil.copyfile(detector, made / DETECTOR)
         (made / ABOUT).write_text(json.dumps(_about(models, made, precision, metadata), indent=2) + "\n", "utf-8")
-        if path.exists():
-            os.replace(path, Path(temporary) / "before")
-        os.replace(made, path)
     return path
 
 
