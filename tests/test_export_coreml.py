@@ -8,24 +8,8 @@ pytest.importorskip("coremltools", reason="pip install swapdistill[export-coreml
 
 from small_students import expected, inputs, swapper  # noqa: E402
 
-import students  # noqa: E402
 from students.export import coreml, mil  # noqa: E402
 from students.export.models import Model, models  # noqa: E402
-
-
-@pytest.mark.parametrize("name", students.STUDENTS)
-def test_each_model_gives_the_same_numbers(tmp_path, name):
-    for model in models(swapper(name)).values():
-        given = inputs(model, 1)
-        path = coreml.write(model, tmp_path / f"{model.name}.mlpackage", metadata={"student": name})
-        made = coreml.load(path, model.outputs)(given)
-        for key, wanted in expected(model, given).items():
-            assert made[key].shape == wanted.shape and (made[key] - wanted).abs().max() < 1e-4, (model.name, key)
-        weights = 4 * sum(p.numel() for p in model.module.parameters())
-        assert 0.9 * weights < sum(f.stat().st_size for f in coreml.files(path)) < 1.1 * weights + 400_000
-    assert sorted(p.name for p in tmp_path.iterdir()) == [
-        "generator.mlpackage", "identity_encoder.mlpackage", "whole.mlpackage",
-    ]  # fmt: skip
 
 
 def test_half_precision_is_nearly_the_same_in_half_the_size(tmp_path):

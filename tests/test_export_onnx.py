@@ -8,27 +8,19 @@ pytest.importorskip("onnxscript", reason="pip install swapdistill[export-onnx]")
 import onnx as onnx_package  # noqa: E402
 from small_students import expected, inputs, swapper  # noqa: E402
 
-import students  # noqa: E402
 from distill.config import Experiment  # noqa: E402
 from distill.swappers import OnnxStudent  # noqa: E402
 from students.export import onnx  # noqa: E402
 from students.export.models import models  # noqa: E402
 
 
-@pytest.mark.parametrize("name", students.STUDENTS)
-def test_each_model_gives_the_same_numbers(tmp_path, name):
-    for model in models(swapper(name)).values():
-        given = inputs(model, 1)
-        path = onnx.write(model, tmp_path / f"{model.name}.onnx", metadata={"student": name})
-        assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".")] == []
-        made = onnx.load(path, model.outputs)(given)
-        for key, wanted in expected(model, given).items():
-            assert made[key].shape == wanted.shape and (made[key] - wanted).abs().max() < 1e-4, (model.name, key)
-        proto = onnx_package.load(path)
-        assert {p.key: p.value for p in proto.metadata_props} == {"student": name}
-        assert not any(node.metadata_props for node in proto.graph.node)
-        weights = sum(p.numel() for p in model.module.parameters()) * 4
-        assert path.stat().st_size < 1.05 * weights + 200_000
+def test_files_carry_what_they_are_and_no_notes_on_the_code(tmp_path):
+    model = models(swapper("compact"))["identity_encoder"]
+    path = onnx.write(model, tmp_path / "e.onnx", metadata={"student": "compact"})
+    proto = onnx_package.load(path)
+    assert {p.key: p.value for p in proto.metadata_props} == {"student": "compact"}
+    assert not any(node.metadata_props for node in proto.graph.node)
+    assert path.stat().st_size < 1.01 * 4 * sum(p.numel() for p in model.module.parameters()) + 10_000
 
 
 def test_any_batch_where_it_was_asked_for(tmp_path):
