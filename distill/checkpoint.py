@@ -44,8 +44,9 @@ class State:
     def update_average(self) -> None:
         decay = min(self.settings.ema, (1 + self.step) / (10 + self.step))  # the first steps would weigh too long
         torch._foreach_lerp_(list(self.average.parameters()), list(self.student.parameters()), 1 - decay)
-        for average, buffer in zip(self.average.buffers(), self.student.buffers(), strict=True):
-            average.copy_(buffer)
+        buffers = list(self.average.buffers())
+        if buffers:
+            torch._foreach_copy_(buffers, list(self.student.buffers()))
 
     def save(self, folder: Path, accelerator) -> None:
         """Write `step-NNNNNNN.pt` whole, then remove the one before."""

@@ -125,6 +125,8 @@ class Train:
     grad_clip: float = 10.0  # L2 norm
     ema: float = 0.999  # decay per step, shorter at the start; 0 = off
     precision: Literal["fp32", "fp16", "bf16"] = "fp32"
+    compile: bool = False  # networks by torch.compile: minutes at the start, then faster steps, other roundings
+    autotune: bool = False  # cuDNN tries its algorithms first: faster, but no longer the same bit for bit every time
     sync_batch_norm: bool = True
     flip: bool = False  # mirror whole triplets at random
     mix: Mix = Mix()
