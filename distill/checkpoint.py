@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import time
 from pathlib import Path
 
 import torch
@@ -32,6 +33,14 @@ class State:
             else None
         )
         self.step = 0
+        self.seconds = 0.0  # of training, over all starts
+        self._since = time.monotonic()
+
+    def watch(self) -> float:
+        """Seconds of training so far; what was spent before the last call is in `seconds`."""
+        now = time.monotonic()
+        self.seconds, self._since = self.seconds + now - self._since, now
+        return self.seconds
 
     def set_learning_rate(self) -> None:
         s = self.settings
@@ -59,6 +68,7 @@ class State:
         content = {
             "format": FORMAT,
             "step": self.step,
+            "seconds": self.watch(),
             "student": self.student.state_dict(),
             "average": self.average.state_dict(),
             "discriminator": self.discriminator.state_dict(),
@@ -98,6 +108,7 @@ class State:
         if accelerator.scaler and content["scaler"]:
             accelerator.scaler.load_state_dict(content["scaler"])
         self.step = content["step"]
+        self.seconds = content.get("seconds", 0.0)
         if accelerator.process_index < len(content["rng"]):
             rng = content["rng"][accelerator.process_index]
             torch.set_rng_state(rng["cpu"])

@@ -246,6 +246,7 @@ def _check(exp: Experiment, where: str) -> None:
     refined = "refine" not in exp.stages or exp.student.name == "faceshifter"
     require(refined, "student.name", "faceshifter, which alone has a stage `refine`,")
     require(exp.threads >= 0, "threads", "0 or more")
+    require(exp.minutes >= 0, "minutes", "0 or more")
 
 
 def _expected(hint: Any) -> str:

@@ -23,7 +23,7 @@ from accelerate import Accelerator, DistributedDataParallelKwargs  # noqa: E402
 from accelerate.state import AcceleratorState  # noqa: E402
 
 from distill import build, config, data, evaluate, pseudo_gt, report, train, variants  # noqa: E402
-from distill.stage import write_text  # noqa: E402
+from distill.stage import OutOfTime, stop_if_out_of_time, write_text  # noqa: E402
 from distill.tracking import Tracker  # noqa: E402
 
 STAGES = {
@@ -34,6 +34,7 @@ STAGES = {
     "eval": evaluate.run,
     "report": report.run,
 }
+AGAIN = 75  # exit status of a command that `minutes` stopped: EX_TEMPFAIL of sysexits.h
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -52,6 +53,9 @@ def main(arguments: list[str] | None = None) -> int:
             print(config.dump(exp), end="")
             return 0
         run(exp)
+    except OutOfTime as stopped:
+        print(stopped)
+        return AGAIN
     except (ValueError, OSError) as error:
         if args.traceback:
             raise
@@ -89,11 +93,12 @@ def run_stages(exp: config.Experiment, accelerator: Accelerator, **tracked) -> N
     status = "FAILED"
     try:
         for name in exp.stages:
+            stop_if_out_of_time(exp, accelerator, f"before stage {name} of {exp.name}")
             accelerator.print(f"[{name}]")
             STAGES[name](exp, accelerator, tracker)
             accelerator.wait_for_everyone()
         status = "FINISHED"
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, OutOfTime):
         status = "KILLED"
         raise
     finally:

@@ -218,6 +218,7 @@ class Experiment:
     seed: int = 0
     runs: str = "runs"
     threads: int = 0  # CPU threads per process; 0 = the cores of this machine, shared by its processes
+    minutes: float = 0.0  # the command stops after so long, with a checkpoint, to be given again; 0 = it does not
     stages: tuple[str, ...] = ("data", "pseudo_gt", "train", "eval", "report")
     weights: tuple[str, ...] = ()  # folders searched for downloaded weights, before $SWAPDISTILL_WEIGHTS and the cache
     data: Data = Data()

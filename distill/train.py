@@ -14,7 +14,7 @@ from distill.data.photos import read_manifest
 from distill.data.shards import Shards
 from distill.data.triplet import Mixture, Triplet, batches
 from distill.online import Online
-from distill.stage import Stage, open_stage, upstream
+from distill.stage import Stage, open_stage, stop_if_out_of_time, upstream
 from distill.step import Step, networks
 from distill.tracking import Log, Sums, git_commit
 from distill.validation import validation_pairs
@@ -83,6 +83,9 @@ def run(exp: Experiment, accelerator, tracker, name: str = "train") -> Stage:
         if state.step % settings.checkpoint_steps == 0 or last:
             _stop_if_diverged(sums.look(accelerator), state.step, stage)
             state.save(stage.folder / "state", accelerator)
+        if state.step % settings.log_steps == 0 and not last:  # where no sums are pending that a resumed run would lack
+            where = f"at step {state.step} of {settings.steps} of {stage.folder}"
+            stop_if_out_of_time(exp, accelerator, where, lambda: state.save(stage.folder / "state", accelerator))
     bar.close()
 
     # The average with statistics of its own, from the batches that would come next.
@@ -106,7 +109,8 @@ def run(exp: Experiment, accelerator, tracker, name: str = "train") -> Stage:
             identity_encoder_hash=encoder.weight_hash,
         )  # fmt: skip
         tracker.artifact(path)
-        stage.finish(steps=state.step, commit=git_commit())
+        minutes = round(state.watch() / 60, 2)  # of all starts
+        stage.finish(minutes=minutes, steps=state.step, commit=git_commit())
     return stage
 
 
