@@ -69,16 +69,19 @@ def _experiment(tree: dict[str, Any], overrides: list[str] | tuple[str, ...], wh
 
 
 def children(exp: Experiment, where: str = "variants") -> list[Child]:
-    """The runs of an experiment with `variants` or `seeds`, in order; none without. Raises ConfigError."""
+    """The runs of an experiment with `variants` or `seeds`, in order; none without. A variant's own `seeds` stand for
+    the experiment's. Raises ConfigError."""
     if not exp.variants and not exp.seeds:
         return []
     found = []
     for variant, overrides in (exp.variants or {exp.student.name: {}}).items():
-        for seed in exp.seeds or (None,):
+        place = f"{where}: variants.{variant}"
+        own = dict(overrides) if isinstance(overrides, dict) else overrides
+        seeds = _convert(tuple[int, ...], own.pop("seeds"), "seeds", place) if own and "seeds" in own else exp.seeds
+        for seed in seeds or (None,):
             tree = to_dict(exp)
             name = str(variant) if seed is None else f"{variant}-seed{seed}"
-            place = f"{where}: variants.{variant}"
-            _set_all(tree, overrides, place, ("name", "runs", "variants", "seeds", "full_size", "tracking"))
+            _set_all(tree, own, place, ("name", "runs", "variants", "seeds", "full_size", "tracking"))
             tree |= {"name": name, "runs": str(exp.folder), "variants": {}, "seeds": [], "full_size": {}}
             if seed is not None:
                 tree["train"] = {**tree["train"], "seed": seed}

@@ -231,7 +231,7 @@ class Experiment:
     eval: Eval = Eval()
     tracking: Tracking = Tracking()
     variants: dict[str, dict[str, Any]] = field(default_factory=dict)  # name -> {section.key: value}; all are run
-    seeds: tuple[int, ...] = ()  # every variant is trained with each of them as train.seed
+    seeds: tuple[int, ...] = ()  # every variant is trained with each of them, or of its own `seeds`, as train.seed
     full_size: dict[str, Any] = field(default_factory=dict)  # {section.key: value}, set by --full-size: for a GPU
 
     @property
