@@ -76,8 +76,10 @@ def children(exp: Experiment, where: str = "variants") -> list[Child]:
     found = []
     for variant, overrides in (exp.variants or {exp.student.name: {}}).items():
         place = f"{where}: variants.{variant}"
-        own = dict(overrides) if isinstance(overrides, dict) else overrides
-        seeds = _convert(tuple[int, ...], own.pop("seeds"), "seeds", place) if own and "seeds" in own else exp.seeds
+        own, seeds = overrides, exp.seeds
+        if isinstance(overrides, dict) and "seeds" in overrides:
+            own = {key: value for key, value in overrides.items() if key != "seeds"}
+            seeds = _convert(tuple[int, ...], overrides["seeds"], "seeds", place)
         for seed in seeds or (None,):
             tree = to_dict(exp)
             name = str(variant) if seed is None else f"{variant}-seed{seed}"
