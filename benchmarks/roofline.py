@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+import warnings
 from collections import Counter
 from collections.abc import Callable
 
@@ -92,6 +93,20 @@ def _is_view(inputs: list[torch.Tensor], outputs: list[torch.Tensor]) -> bool:
     """Whether no output has memory of its own."""
     known = {t.untyped_storage()._cdata for t in inputs}
     return all(t.untyped_storage()._cdata in known for t in outputs)
+
+
+def host_waits(work: Callable[[], object], device: torch.device) -> int | None:
+    """How often the host waits for a GPU during `work`, as far as torch can see it; None without one."""
+    if device.type != "cuda":
+        return None
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            work()
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    return sum("synchroniz" in str(warning.message) for warning in caught)
 
 
 def shares(work: Callable[[], object], device: torch.device, repeats: int = 2) -> dict[str, float]:

@@ -159,6 +159,7 @@ def measure(name: str, args: argparse.Namespace, folder: str, device: torch.devi
         "operations": asked.calls, "step_tflop": asked.flops / 1e12, "tflop_per_s": asked.flops / seconds / 1e12,
         "matrix_tflop_per_s": top / 1e12, "copy_gb_per_s": speed / 1e9,
         "share_of_matrix_rate": asked.flops / seconds / top, "share_of_roofline": asked.seconds / seconds,
+        "host_waits": roofline.host_waits(lambda: learn(batch), device),
         "profile": roofline.shares(lambda: learn(batch), device),
     }  # fmt: skip
 
@@ -169,7 +170,8 @@ def _spread(values: list[float]) -> dict[str, float]:
 
 def say(found: dict) -> str:
     now, data_too = found["samples_per_s"], found["samples_per_s_with_data"]
-    peak = f"peak {found['peak_memory_mb']:,.0f} MB, " if found["peak_memory_mb"] else ""
+    gpu = found["peak_memory_mb"] is not None
+    peak = f"peak {found['peak_memory_mb']:,.0f} MB, the host waits {found['host_waits']} times, " if gpu else ""
     return f"""{found["what"]}, {found["precision"]}{", compiled" if found["compile"] else ""}
   {now["median"]:.2f} samples/s ({now["least"]:.2f} to {now["most"]:.2f}), a step {found["step_ms"]:.1f} ms
   {data_too["median"]:.2f} samples/s ({data_too["least"]:.2f} to {data_too["most"]:.2f}) with loading and transfer

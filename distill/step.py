@@ -86,9 +86,10 @@ class Step:
 
         A student whose layers are tapped stays as it is, because compiled code does not see hooks that come and go.
         """
-        for module in (self.state.student if not self.layers else None, self.critic and self.state.discriminator):
-            if module is not None:
-                module.compile(dynamic=False)
+        if not self.layers:
+            self.state.student.compile(dynamic=False)
+        if self.critic is not None:
+            self.state.discriminator.compile(dynamic=False)
         self.encoder = torch.compile(self.encoder, dynamic=False)
         if self.distance:
             self.distance = self.distance.compiled()
