@@ -9,11 +9,13 @@ from collections import Counter
 from collections.abc import Callable
 
 import torch
+from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
+FUSED, OTHER = "compiled, fused", "elementwise and other"
 # Groups of the profile: the first whose pattern is in an operation's name.
 GROUPS = {
     "optimiser and average": r"adam|foreach|lerp_",
@@ -22,7 +24,7 @@ GROUPS = {
     "matrix products": r"addmm|::mm|bmm|::mv|linear|gemm|vdot|dot$",
     "resizing and sampling": r"upsample|interpolate|grid_sampl|adaptive|avg_pool|max_pool|pad|pixel_|unfold",
     "copies and casts": r"copy|clone|contiguous|::cat|fill_|zero|memcpy|memset|to_mkldnn|reorder",
-    "compiled, fused": r"triton|compiled|inductor|cpp_fused",
+    FUSED: r"triton|compiled|inductor|cpp_fused",
 }
 
 
@@ -122,13 +124,15 @@ def shares(work: Callable[[], object], device: torch.device, repeats: int = 2) -
         wait(device)
         wall = time.perf_counter() - started
     spent: Counter = Counter()
+    kernels = 0.0
     for event in recorded.key_averages():
-        micros = event.self_device_time_total if device.type == "cuda" else event.self_cpu_time_total
-        if event.key.startswith(("ProfilerStep", "cuda", "[memory]")):
-            continue
-        name = event.key.lower()
-        group = next((group for group, pattern in GROUPS.items() if re.search(pattern, name)), "elementwise and other")
-        spent[group] += micros / 1e6
+        if event.device_type != DeviceType.CPU:  # what ran on the GPU; below it is told by the operation that asked
+            kernels += 0.0 if event.is_user_annotation else event.self_device_time_total / 1e6
+        elif not event.key.startswith(("ProfilerStep", "cuda", "[memory]")):
+            name = event.key.lower()
+            group = next((group for group, pattern in GROUPS.items() if re.search(pattern, name)), OTHER)
+            spent[group] += (event.self_device_time_total if device.type == "cuda" else event.self_cpu_time_total) / 1e6
+    spent[FUSED] += max(0.0, kernels - sum(spent.values())) if device.type == "cuda" else 0.0
     busy = sum(spent.values())
     rest = "idle, waiting for the host" if device.type == "cuda" else "outside operations"
     spent[rest] = max(0.0, wall - busy)
