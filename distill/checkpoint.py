@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import time
 from pathlib import Path
 
 import torch
@@ -32,6 +33,14 @@ class State:
             else None
         )
         self.step = 0
+        self.seconds = 0.0  # of training, over all starts
+        self._since = time.monotonic()
+
+    def watch(self) -> float:
+        """Seconds of training so far; what was spent before the last call is in `seconds`."""
+        now = time.monotonic()
+        self.seconds, self._since = self.seconds + now - self._since, now
+        return self.seconds
 
     def set_learning_rate(self) -> None:
         s = self.settings
@@ -44,8 +53,9 @@ class State:
     def update_average(self) -> None:
         decay = min(self.settings.ema, (1 + self.step) / (10 + self.step))  # the first steps would weigh too long
         torch._foreach_lerp_(list(self.average.parameters()), list(self.student.parameters()), 1 - decay)
-        for average, buffer in zip(self.average.buffers(), self.student.buffers(), strict=True):
-            average.copy_(buffer)
+        buffers = list(self.average.buffers())
+        if buffers:
+            torch._foreach_copy_(buffers, list(self.student.buffers()))
 
     def save(self, folder: Path, accelerator) -> None:
         """Write `step-NNNNNNN.pt` whole, then remove the one before."""
@@ -58,6 +68,7 @@ class State:
         content = {
             "format": FORMAT,
             "step": self.step,
+            "seconds": self.watch(),
             "student": self.student.state_dict(),
             "average": self.average.state_dict(),
             "discriminator": self.discriminator.state_dict(),
@@ -97,6 +108,7 @@ class State:
         if accelerator.scaler and content["scaler"]:
             accelerator.scaler.load_state_dict(content["scaler"])
         self.step = content["step"]
+        self.seconds = content.get("seconds", 0.0)
         if accelerator.process_index < len(content["rng"]):
             rng = content["rng"][accelerator.process_index]
             torch.set_rng_state(rng["cpu"])

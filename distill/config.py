@@ -69,16 +69,21 @@ def _experiment(tree: dict[str, Any], overrides: list[str] | tuple[str, ...], wh
 
 
 def children(exp: Experiment, where: str = "variants") -> list[Child]:
-    """The runs of an experiment with `variants` or `seeds`, in order; none without. Raises ConfigError."""
+    """The runs of an experiment with `variants` or `seeds`, in order; none without. A variant's own `seeds` stand for
+    the experiment's. Raises ConfigError."""
     if not exp.variants and not exp.seeds:
         return []
     found = []
     for variant, overrides in (exp.variants or {exp.student.name: {}}).items():
-        for seed in exp.seeds or (None,):
+        place = f"{where}: variants.{variant}"
+        own, seeds = overrides, exp.seeds
+        if isinstance(overrides, dict) and "seeds" in overrides:
+            own = {key: value for key, value in overrides.items() if key != "seeds"}
+            seeds = _convert(tuple[int, ...], overrides["seeds"], "seeds", place)
+        for seed in seeds or (None,):
             tree = to_dict(exp)
             name = str(variant) if seed is None else f"{variant}-seed{seed}"
-            place = f"{where}: variants.{variant}"
-            _set_all(tree, overrides, place, ("name", "runs", "variants", "seeds", "full_size", "tracking"))
+            _set_all(tree, own, place, ("name", "runs", "variants", "seeds", "full_size", "tracking"))
             tree |= {"name": name, "runs": str(exp.folder), "variants": {}, "seeds": [], "full_size": {}}
             if seed is not None:
                 tree["train"] = {**tree["train"], "seed": seed}
@@ -260,6 +265,7 @@ def _check(exp: Experiment, where: str) -> None:
     refined = "refine" not in exp.stages or exp.student.name == "faceshifter"
     require(refined, "student.name", "faceshifter, which alone has a stage `refine`,")
     require(exp.threads >= 0, "threads", "0 or more")
+    require(exp.minutes >= 0, "minutes", "0 or more")
 
 
 def _expected(hint: Any) -> str:

@@ -56,6 +56,8 @@ class PyramidDiscriminator(nn.Module):
     further one up to eight times as many; layers of stride 2; scales. Raises ValueError on an option below 1.
     """
 
+    per_picture = True  # no logit depends on the other pictures of a batch
+
     def __init__(self, ndf: int = 64, layers: int = 6, scales: int = 3) -> None:
         super().__init__()
         self.options = {"ndf": ndf, "layers": layers, "scales": scales}

@@ -34,7 +34,10 @@ def _samples(logits: Sequence[Tensor], batch: str) -> int:
 
 def identity(embeddings: Sequence[Tensor], source: Tensor, weights: Sequence[float], margin: float) -> Tensor:
     """relu(1 - cosine - margin) between the swaps' embeddings per scale and the source's, all (N, D) unit length."""
-    losses = [w * F.relu(1 - (e * source).sum(1) - margin).mean() for w, e in zip(weights, embeddings, strict=True)]
+    source = _wide(source)
+    losses = [
+        w * F.relu(1 - (_wide(e) * source).sum(1) - margin).mean() for w, e in zip(weights, embeddings, strict=True)
+    ]
     return torch.stack(losses).sum()
 
 
@@ -76,14 +79,14 @@ def reconstruction_as_written(images: Sequence[Tensor], gt: Tensor, weights: Seq
 
 def attribute(maps: Sequence[Tensor], reference: Sequence[Tensor]) -> Tensor:
     """Half the mean squared distance of attribute maps of swap and target, summed over levels (arXiv:1912.13457)."""
-    return torch.stack([F.mse_loss(m, r) / 2 for m, r in zip(maps, reference, strict=True)]).sum()
+    return torch.stack([F.mse_loss(_wide(m), _wide(r)) / 2 for m, r in zip(maps, reference, strict=True)]).sum()
 
 
 def perceptual(features: Sequence[Tensor], reference: Sequence[Tensor]) -> Tensor:
     """(N,) mean L1 between feature maps, each scaled by the reference's own mean magnitude in the batch
     (Johnson et al. 2016, arXiv:1603.08155, with L1)."""
     scaled = [
-        (f - r).abs().mean((1, 2, 3)) / r.abs().mean().clamp(min=1e-6) for f, r in zip(features, reference, strict=True)
+        _mean((f - r).abs(), 1, 2, 3) / _mean(r.abs()).clamp(min=1e-6) for f, r in zip(features, reference, strict=True)
     ]
     return torch.stack(scaled).mean(0)
 
@@ -103,10 +106,20 @@ def features(adapted: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
     """(N,) mean squared distance of the student's adapted maps to the teacher's, relative to the teacher's mean square
     (Romero et al. 2015, arXiv:1412.6550)."""
     scaled = [
-        (a - t).square().mean((1, 2, 3)) / t.square().mean().clamp(min=1e-6)
+        _mean((_wide(a) - t).square(), 1, 2, 3) / _mean(_wide(t).square()).clamp(min=1e-6)
         for a, t in zip(adapted, teacher, strict=True)
     ]
     return torch.stack(scaled).mean(0)
+
+
+def _wide(tensor: Tensor) -> Tensor:
+    """Half precision as float32, which small differences need; anything else as it is."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
+def _mean(tensor: Tensor, *over: int) -> Tensor:
+    """The mean over those dimensions, or all, in float32 at least: maps in half precision stay as they are."""
+    return tensor.mean(over or None, dtype=torch.promote_types(tensor.dtype, torch.float32))
 
 
 def shrink(images: Tensor, size: int) -> Tensor:

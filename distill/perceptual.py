@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torchvision
@@ -84,6 +84,12 @@ class Perceptual:
         maps = self.features(image)
         terms = {"perceptual": losses.perceptual(maps, wanted)}
         return terms | ({"gram": losses.gram(maps, wanted)} if gram else {})
+
+    def compiled(self) -> Perceptual:
+        """The same, its network by torch.compile."""
+        if self.features is None:
+            return replace(self, distance=torch.compile(self.distance, dynamic=False))
+        return replace(self, features=torch.compile(self.features, dynamic=False))
 
 
 def build(name: str, identity_encoder, folders, device) -> Perceptual:

@@ -3,8 +3,9 @@
     accelerate launch distill/run.py experiments/quickstart.yaml [section.key=value ...]
     python -m torch.distributed.run --nproc_per_node 2 distill/run.py exp.yaml      # two processes on CPU
 
-`--dry-run` prints the resolved experiment and stops; `--traceback` shows where an error came from. What is finished
-is skipped, what is not is resumed: run the same command again after a kill. Of an experiment with `variants` all are
+`--dry-run` prints the resolved experiment and stops; `--estimate` takes two steps and says what all of them will need;
+`--traceback` shows where an error came from. What is finished is skipped, what is not is resumed: run the same command
+again after a kill, or after `minutes=9` stopped it so early (exit status 75). Of an experiment with `variants` all are
 run; `--full-size` sets what the file has for a GPU.
 """
 
@@ -22,8 +23,8 @@ import torch  # noqa: E402
 from accelerate import Accelerator, DistributedDataParallelKwargs  # noqa: E402
 from accelerate.state import AcceleratorState  # noqa: E402
 
-from distill import build, config, data, evaluate, export, pseudo_gt, report, train, variants  # noqa: E402
-from distill.stage import write_text  # noqa: E402
+from distill import build, config, data, estimate, evaluate, export, pseudo_gt, report, train, variants  # noqa: E402
+from distill.stage import OutOfTime, stop_if_out_of_time, write_text  # noqa: E402
 from distill.tracking import Tracker  # noqa: E402
 
 STAGES = {
@@ -35,6 +36,7 @@ STAGES = {
     "export": export.run,
     "report": report.run,
 }
+AGAIN = 75  # exit status of a command that `minutes` stopped: EX_TEMPFAIL of sysexits.h
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -45,14 +47,22 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("overrides", nargs="*", metavar="section.key=value")
     parser.add_argument("--full-size", action="store_true", help="with the settings for a GPU that the file has")
     parser.add_argument("--dry-run", action="store_true", help="print the resolved experiment and stop")
+    parser.add_argument("--estimate", action="store_true", help="print what training needs: memory, operations, time")
     parser.add_argument("--traceback", action="store_true", help="show where an error came from")
-    args = parser.parse_args(arguments)
+    args = parser.parse_intermixed_args(arguments)
     try:
         exp = config.load(args.experiment, args.overrides, args.full_size)
         if args.dry_run:
             print(config.dump(exp), end="")
             return 0
+        if args.estimate:
+            set_threads(exp)
+            estimate.of_all([child.exp for child in config.children(exp)] or [exp], new_accelerator)
+            return 0
         run(exp)
+    except OutOfTime as stopped:
+        print(stopped)
+        return AGAIN
     except (ValueError, OSError) as error:
         if args.traceback:
             raise
@@ -65,11 +75,15 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def run(exp: config.Experiment) -> None:
-    """All stages of an experiment in order, or of each of its variants."""
+def set_threads(exp: config.Experiment) -> None:
     # Both launchers set OMP_NUM_THREADS=1 where nobody did, which would leave all cores but one idle.
     beside = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     torch.set_num_threads(exp.threads or max(1, available_cores() // beside))
+
+
+def run(exp: config.Experiment) -> None:
+    """All stages of an experiment in order, or of each of its variants."""
+    set_threads(exp)
     # torch 2.14 renames this option of DistributedDataParallel; older versions know only this name.
     warnings.filterwarnings("ignore", message=".*broadcast_buffers", category=FutureWarning)
     accelerator = new_accelerator(exp)
@@ -90,11 +104,12 @@ def run_stages(exp: config.Experiment, accelerator: Accelerator, **tracked) -> N
     status = "FAILED"
     try:
         for name in exp.stages:
+            stop_if_out_of_time(exp, accelerator, f"before stage {name} of {exp.name}")
             accelerator.print(f"[{name}]")
             STAGES[name](exp, accelerator, tracker)
             accelerator.wait_for_everyone()
         status = "FINISHED"
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, OutOfTime):
         status = "KILLED"
         raise
     finally:

@@ -125,6 +125,8 @@ class Train:
     grad_clip: float = 10.0  # L2 norm
     ema: float = 0.999  # decay per step, shorter at the start; 0 = off
     precision: Literal["fp32", "fp16", "bf16"] = "fp32"
+    compile: bool = False  # networks by torch.compile: minutes at the start, then faster steps, other roundings
+    autotune: bool = False  # cuDNN tries its algorithms first: faster, but no longer the same bit for bit every time
     sync_batch_norm: bool = True
     flip: bool = False  # mirror whole triplets at random
     mix: Mix = Mix()
@@ -224,6 +226,7 @@ class Experiment:
     seed: int = 0
     runs: str = "runs"
     threads: int = 0  # CPU threads per process; 0 = the cores of this machine, shared by its processes
+    minutes: float = 0.0  # the command stops after so long, with a checkpoint, to be given again; 0 = it does not
     stages: tuple[str, ...] = ("data", "pseudo_gt", "train", "eval", "report")
     weights: tuple[str, ...] = ()  # folders searched for downloaded weights, before $SWAPDISTILL_WEIGHTS and the cache
     data: Data = Data()
@@ -237,7 +240,7 @@ class Experiment:
     export: Export = Export()
     tracking: Tracking = Tracking()
     variants: dict[str, dict[str, Any]] = field(default_factory=dict)  # name -> {section.key: value}; all are run
-    seeds: tuple[int, ...] = ()  # every variant is trained with each of them as train.seed
+    seeds: tuple[int, ...] = ()  # every variant is trained with each of them, or of its own `seeds`, as train.seed
     full_size: dict[str, Any] = field(default_factory=dict)  # {section.key: value}, set by --full-size: for a GPU
 
     @property

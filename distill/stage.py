@@ -7,16 +7,37 @@ import json
 import os
 import tempfile
 import time
+from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from distill.config import Experiment
+
+STARTED = time.monotonic()  # about when the command was given
 
 
 class StageError(ValueError):
     """A stage cannot go on with what is on disk; the message says what to do."""
+
+
+class OutOfTime(Exception):
+    """The minutes of this command are over; what was made is on disk, and the same command goes on."""
+
+
+def stop_if_out_of_time(exp: Experiment, accelerator, where: str, before: Callable[[], None] | None = None) -> None:
+    """Raise OutOfTime on all processes once the main one has spent `minutes`; `before` is called first."""
+    if not exp.minutes:
+        return
+    spent = (time.monotonic() - STARTED) / 60
+    over = torch.tensor(float(accelerator.is_main_process and spent >= exp.minutes), device=accelerator.device)
+    if accelerator.reduce(over, "sum").item():
+        if before:
+            before()
+        raise OutOfTime(f"stopped after {exp.minutes:g} minutes {where}; the same command goes on")
 
 
 @contextmanager
@@ -75,7 +96,8 @@ class Stage:
         return path.is_file() and read_json(path)["hash"] == self.hash
 
     def finish(self, **facts: Any) -> Path:
-        """Write `done.json`; call it on the main process when every other file is in place."""
+        """Write `done.json`; call it on the main process when every other file is in place. `minutes` among the
+        facts stand for those since the stage was opened."""
         minutes = round((time.time() - self.started) / 60, 2)
         write_json(self.folder / "done.json", {"hash": self.hash, "minutes": minutes, **facts})
         return self.folder

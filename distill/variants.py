@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 
 from distill import comparison
 from distill.config import Child, Experiment, dump, to_dict
-from distill.stage import digest, read_json, write_text
+from distill.stage import OutOfTime, digest, read_json, write_text
 from distill.tracking import Tracker
 
 
@@ -34,7 +34,7 @@ def run(exp: Experiment, children: Sequence[Child], run_stages: Callable, accele
         if main and all("report" in child.exp.stages for child in children):
             _compare(exp, children, tracker)
         status = "FINISHED"
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, OutOfTime):
         status = "KILLED"
         raise
     finally:

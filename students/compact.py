@@ -54,7 +54,10 @@ class BlendHead(nn.Module):
         face, mask = F.pixel_shuffle(self.conv(F.silu(self.norm(x))), self.upscale).split((3, 1), dim=1)
         # The face starts as nearly the target: from grey, closing the mask would pay at once.
         face = torch.tanh(face + 1.5 * target)
-        return torch.lerp(target, face, _LEAST + (1 - _LEAST) * torch.sigmoid(mask + 1))
+        share = _LEAST + (1 - _LEAST) * torch.sigmoid(mask + 1)
+        if share.dtype != target.dtype:  # under autocast the mask alone is in half precision
+            share = share.to(target.dtype)
+        return torch.lerp(target, face, share)
 
 
 class Compact(nn.Module):

@@ -139,6 +139,14 @@ def test_mistakes_in_variants_are_told_before_anything_runs(tmp_path, tree, said
         config.load(written(tmp_path, **tree))
 
 
+def test_a_variant_may_have_seeds_of_its_own(tmp_path):
+    tree = {"seeds": [0, 1, 2], "variants": {"small": {}, "large": {"seeds": [0], "student.options.width": 96}}}
+    names = [child.exp.name for child in config.children(config.load(written(tmp_path, **tree)))]
+    assert sorted(names) == ["large-seed0", "small-seed0", "small-seed1", "small-seed2"]
+    with pytest.raises(ConfigError, match=r"variants.large: seeds\[0\]: expected a whole number"):
+        config.load(written(tmp_path, variants={"large": {"seeds": ["one"]}}))
+
+
 def test_full_size_comes_before_the_command_line(tmp_path):
     path = written(tmp_path, train={"steps": 5}, full_size={"train.steps": 50, "seeds": [1], "variants": {"x": {}}})
     assert config.load(path).train.steps == 5 and config.load(path).seeds == ()

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import SHARED, needs_shared
+from conftest import ROOT, SHARED, needs_shared
 from PIL import Image
 from safetensors.torch import save_file
 
@@ -186,3 +186,15 @@ def test_real_weights_know_people(name, size, photographs):
     probes = np.setdiff1d(np.arange(len(people)), gallery)
     nearest = (embeddings[probes] @ embeddings[gallery].T).argmax(1).numpy()
     assert (people[gallery][nearest] == people[probes]).mean() >= 0.95
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_embeddings_are_of_unit_length_under_autocast_too(dtype):
+    encoder = load_identity_encoder("synthetic_identity", ROOT / "students/weights/synthetic_identity.safetensors")
+    faces = torch.rand(2, 3, 64, 64) * 2 - 1
+    wanted = encoder(faces)
+    with torch.autocast("cpu", dtype):
+        for found in (encoder(faces), encoder.embed(faces)[0]):
+            assert found.dtype == torch.float32
+            assert torch.allclose(found.norm(dim=1), torch.ones(2), atol=1e-6)
+            assert ((found * wanted).sum(1) > 0.999).all()

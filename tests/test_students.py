@@ -43,6 +43,17 @@ def test_shapes_and_ranges(name, resolution):
     assert len(images) == 3
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_does_little_harm(name, dtype):
+    network = small(name)
+    wanted = network(*inputs(name))
+    with torch.autocast("cpu", dtype):
+        found = network(*inputs(name))
+    for a, b in zip(found, wanted, strict=True):
+        assert (a.float() - b).abs().mean() < 0.05 * b.abs().mean()
+    sum(image.float().mean() for image in found).backward()
+
+
 def test_rebuilt_from_its_options(name):
     generator = small(name)
     again = students.build(generator.name, **generator.options)

@@ -1,0 +1,257 @@
+"""The complete training step, generator and discriminators, as the original runs it (a) and as this project does (b):
+
+python benchmarks/train_step.py                                  # mobilefsgan at 256, batch 16: for a GPU
+python benchmarks/train_step.py --quick --threads 1              # the same at CPU size
+python benchmarks/train_step.py --curves --out curves.json       # do 500 steps of both lead the same way?
+
+Timing needs no weights: the identity encoder (MobileFaceNet) and the perceptual network (VGG16) are of random ones, the
+batch is noise. The curves are drawn on synthetic people with the encoder shipped here. The setting is that of
+experiments/mobilefsgan.yaml.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[0] = str(ROOT)
+
+import torch  # noqa: E402
+import torchvision  # noqa: E402
+from accelerate import Accelerator  # noqa: E402
+from accelerate.state import AcceleratorState  # noqa: E402
+
+from benchmarks import roofline  # noqa: E402
+from benchmarks.curves import compare  # noqa: E402
+from benchmarks.original_step import OriginalStep  # noqa: E402
+from distill import config, data, discriminator, train  # noqa: E402
+from distill.data.triplet import Triplet, batches  # noqa: E402
+from distill.estimate import saved_bytes  # noqa: E402
+from distill.perceptual import CARDS, Backbone, Perceptual  # noqa: E402
+from distill.quality import DTYPES  # noqa: E402
+from distill.step import Networks, Step, networks  # noqa: E402
+from distill.tracking import Sums, environment  # noqa: E402
+from distill.trainee import Student  # noqa: E402
+from students.identity_encoder import CARDS as ENCODERS  # noqa: E402
+from students.identity_encoder import IdentityEncoder, build_network  # noqa: E402
+
+NAMES = {"a": "as the original runs it", "b": "ours"}
+PEOPLE = ("data.train_people=64", "data.val_people=2", "data.test_people=2", "data.test_images=2")
+
+
+class Quiet:
+    """A tracker that records nothing."""
+
+    def metrics(self, values, step=None):
+        pass
+
+
+def experiment(args: argparse.Namespace, folder: str, *more: str) -> config.Experiment:
+    """experiments/mobilefsgan.yaml on synthetic people, with the sizes of the command."""
+    options = "{}" if args.student == "mobilefaceswap" else f"{{width: {args.width}}}"
+    overrides = [
+        f"runs={folder}", "stages=[data, train]", "tracking.uri=none", "data.kind=synthetic", *PEOPLE,
+        f"data.resolution={args.size}", f"data.workers={args.workers}", "data.fstriplets=none",
+        "train.mix={pair: 0.6, same_photo: 0.4, pseudo_gt: 0}", "train.ema=0.999", "train.grad_clip=1e9",
+        "student.identity_encoder=synthetic_identity", f"student.name={args.student}", f"student.options={options}",
+        "loss.perceptual_network=identity_encoder", f"train.batch_size={args.batch}",
+    ]  # fmt: skip
+    if args.quick:
+        overrides += ["loss.discriminator={ndf: 4, layers: 2}"]
+    return config.load(ROOT / "experiments" / "mobilefsgan.yaml", [*overrides, *more])
+
+
+def random_networks(exp: config.Experiment, device: torch.device, args: argparse.Namespace) -> Networks:
+    """The networks of the original's step with random weights: for timing, and for nothing else."""
+    torch.manual_seed(0)
+    card = ENCODERS[args.encoder]
+    encoder = IdentityEncoder(build_network(card), card).eval().requires_grad_(False).to(device)
+    learner = Student(exp, encoder)
+    critic = discriminator.build(exp.loss.discriminator)
+    features = {"none": None, "identity_encoder": encoder.features}
+    if args.perceptual == "vgg16":
+        backbone = Backbone(torchvision.models.vgg16(weights=None).features, CARDS["vgg16"].taps)
+        features["vgg16"] = backbone.eval().requires_grad_(False).to(device)
+    distance = Perceptual(features[args.perceptual]) if features[args.perceptual] else None
+    return Networks(encoder, learner, critic, distance)
+
+
+def variant(name: str, exp: config.Experiment, parts: Networks) -> Callable[[Triplet], dict[str, torch.Tensor]]:
+    """What learns from a batch: (a), or the project's own step with what its loop does after every one (b)."""
+    AcceleratorState._reset_state()
+    precision = {"fp32": "no"}.get(exp.train.precision, exp.train.precision)
+    accelerator = Accelerator(cpu=not torch.cuda.is_available(), mixed_precision=precision)
+    if name == "a":
+        return OriginalStep(exp, parts, accelerator.device).learn
+    step, sums = Step(exp, parts, accelerator), Sums()
+
+    def learn(batch: Triplet) -> dict[str, torch.Tensor]:
+        terms = step.learn(batch)
+        sums.add(terms)
+        step.state.step += 1
+        step.state.update_average()
+        return terms
+
+    return learn
+
+
+def noise(exp: config.Experiment, device: torch.device) -> Triplet:
+    """A batch as the loader hands it over, its images on the device already; 40 % of it with ground truth."""
+    n, size = exp.train.batch_size, exp.data.resolution
+    images = torch.randint(0, 256, (3, n, 3, size, size), dtype=torch.uint8).to(device)
+    with_gt = (torch.arange(n) < 0.4 * n).float()
+    images[2] *= with_gt.byte().view(-1, 1, 1, 1).to(device)
+    flags = with_gt, torch.arange(n) % 16 != 0, torch.ones(n)
+    return Triplet(*images, *(f.pin_memory() if device.type == "cuda" else f for f in flags))
+
+
+def rates(learn: Callable, feed: Iterator[Triplet], args: argparse.Namespace, device: torch.device) -> list[float]:
+    """Samples/s of each of five blocks of steps, after the warm-up; the device is waited for between blocks only."""
+    for _ in range(args.warmup):
+        learn(next(feed))
+    block, found = max(1, args.steps // 5), []
+    for _ in range(5):
+        roofline.wait(device)
+        started = time.perf_counter()
+        for _ in range(block):
+            learn(next(feed))
+        roofline.wait(device)
+        found.append(args.batch * block / (time.perf_counter() - started))
+    return found
+
+
+def measure(name: str, args: argparse.Namespace, folder: str, device: torch.device) -> dict:
+    """Everything about one variant; (a) is always fp32, eager."""
+    precision = "fp32" if name == "a" else args.precision
+    compiled = name == "b" and args.compile
+    how = [f"train.precision={precision}", f"train.autotune={args.autotune}"]
+    exp = experiment(args, folder, *how, f"train.compile={compiled}")
+    eager = variant(name, experiment(args, folder, *how), random_networks(exp, device, args))
+    batch = noise(exp, device)
+    eager(batch)
+    top, speed = roofline.matrix_rate(device, DTYPES[precision]), roofline.bandwidth(device)
+    with roofline.Operations(top, speed) as asked:
+        eager(batch)
+    saved = saved_bytes(lambda: eager(batch))
+    if compiled:
+        del eager
+        learn = variant(name, exp, random_networks(exp, device, args))
+    else:
+        learn = eager
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+    resident = rates(learn, iter(lambda: batch, None), args, device)
+    peak = torch.cuda.max_memory_allocated() if device.type == "cuda" else None
+    last = args.warmup + 5 * max(1, args.steps // 5)
+    loaded = batches(train.mixture(exp), args.batch, 0, last, 0, 1, args.workers, device.type == "cuda")
+    with_data = rates(learn, loaded, args, device)
+    seconds = args.batch / statistics.median(resident)
+    return {
+        "what": NAMES[name], "precision": precision, "compile": compiled,
+        "samples_per_s": _spread(resident), "samples_per_s_with_data": _spread(with_data),
+        "step_ms": 1000 * seconds, "peak_memory_mb": peak and peak / 1e6, "saved_for_backward_mb": saved / 1e6,
+        "operations": asked.calls, "step_tflop": asked.flops / 1e12, "tflop_per_s": asked.flops / seconds / 1e12,
+        "matrix_tflop_per_s": top / 1e12, "copy_gb_per_s": speed / 1e9,
+        "share_of_matrix_rate": asked.flops / seconds / top, "share_of_roofline": asked.seconds / seconds,
+        "host_waits": roofline.host_waits(lambda: learn(batch), device),
+        "profile": roofline.shares(lambda: learn(batch), device),
+    }  # fmt: skip
+
+
+def _spread(values: list[float]) -> dict[str, float]:
+    return {"median": statistics.median(values), "least": min(values), "most": max(values)}
+
+
+def say(found: dict) -> str:
+    now, data_too = found["samples_per_s"], found["samples_per_s_with_data"]
+    gpu = found["peak_memory_mb"] is not None
+    peak = f"peak {found['peak_memory_mb']:,.0f} MB, the host waits {found['host_waits']} times, " if gpu else ""
+    return f"""{found["what"]}, {found["precision"]}{", compiled" if found["compile"] else ""}
+  {now["median"]:.2f} samples/s ({now["least"]:.2f} to {now["most"]:.2f}), a step {found["step_ms"]:.1f} ms
+  {data_too["median"]:.2f} samples/s ({data_too["least"]:.2f} to {data_too["most"]:.2f}) with loading and transfer
+  {peak}{found["saved_for_backward_mb"]:,.0f} MB saved for the backward pass
+  {found["step_tflop"]:.4f} TFLOP in {found["operations"]:,} operations: {found["tflop_per_s"]:.3f} TFLOP/s, \
+{found["share_of_matrix_rate"]:.0%} of the {found["matrix_tflop_per_s"]:.3f} of a matrix product
+  {found["share_of_roofline"]:.0%} of the roofline of its operations, one by one ({found["copy_gb_per_s"]:.1f} GB/s)
+  {roofline.told(found["profile"])}"""
+
+
+def curves(args: argparse.Namespace, folder: str, device: torch.device) -> dict:
+    """Loss terms of every step of both variants, by seed: {variant: {seed: {term: [..]}}}."""
+    found: dict = {}
+    for name in NAMES:
+        for seed in range(args.seeds):
+            precision, compiled = ("fp32", False) if name == "a" else (args.precision, args.compile)
+            how = f"train.precision={precision}", f"train.compile={compiled}", f"train.seed={seed}"
+            exp = experiment(args, folder, *how)
+            learn = variant(name, exp, networks(exp, device))
+            rows = []
+            for batch in batches(train.mixture(exp), args.batch, 0, args.steps, 0, 1, args.workers, False):
+                terms = learn(batch)
+                rows.append(torch.stack([terms[key].detach().float() for key in sorted(terms) if key != "grad_norm"]))
+            keys = [key for key in sorted(terms) if key != "grad_norm"]
+            values = torch.stack(rows).T.tolist()
+            found.setdefault(name, {})[seed] = dict(zip(keys, values, strict=True))
+            print(
+                f"  {NAMES[name]}, seed {seed}: " + ", ".join(f"{k} {v[-1]:.3f}" for k, v in found[name][seed].items())
+            )
+    return found
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="64 px, width 8, batch 4, few steps, small networks")
+    parser.add_argument("--student", default="mobilefsgan")
+    parser.add_argument("--width", type=int, default=64)
+    parser.add_argument("--size", type=int, default=256)
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--steps", type=int, help="default 50; with --curves 500")
+    parser.add_argument("--warmup", type=int, default=10)
+    parser.add_argument("--precision", choices=DTYPES, default="bf16", help="of (b)")
+    parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=False, help="torch.compile in (b)")
+    parser.add_argument("--autotune", action=argparse.BooleanOptionalAction, default=True, help="of cuDNN in (b)")
+    parser.add_argument("--encoder", choices=ENCODERS, default="mobilefacenet_512", help="network with random weights")
+    parser.add_argument("--perceptual", choices=("vgg16", "identity_encoder", "none"), default="vgg16")
+    parser.add_argument("--only", choices=NAMES, help="one variant alone, where a run must be short")
+    parser.add_argument("--curves", action="store_true", help="compare loss curves over seeds instead of timing")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--workers", type=int, default=0, help="loader processes")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--out", type=Path, help="JSON with everything that was found")
+    args = parser.parse_args(arguments)
+    if args.quick:
+        args.width, args.size, args.batch, args.warmup = 8, 64, 4, 2
+        args.encoder, args.perceptual, args.steps = "synthetic_identity", "identity_encoder", args.steps or 10
+    args.steps = args.steps or (500 if args.curves else 50)
+    torch.set_num_threads(args.threads)
+    accelerator = Accelerator(cpu=not torch.cuda.is_available())
+    facts, result = environment(), {"arguments": {k: str(v) for k, v in vars(args).items()}}
+    where = facts["gpu"] if accelerator.device.type == "cuda" else f"{facts['processor']}, {args.threads} threads"
+    print(f"torch {torch.__version__}, {where}, commit {facts['commit'][:10]}")
+    print(f"{args.student} of width {args.width}, {args.size} px, batch {args.batch}")
+    with tempfile.TemporaryDirectory() as folder:
+        data.run(experiment(args, folder), accelerator, Quiet())
+        if args.curves:
+            result |= {"curves": curves(args, folder, accelerator.device)}
+            result["verdict"] = compare(result["curves"]["a"], result["curves"]["b"])
+            print(result["verdict"]["words"])
+        else:
+            for name in [args.only] if args.only else NAMES:
+                result[name] = measure(name, args, folder, accelerator.device)
+                print(say(result[name]), flush=True)
+            if not args.only:
+                ratio = result["b"]["samples_per_s"]["median"] / result["a"]["samples_per_s"]["median"]
+                result["ratio"] = ratio
+                print(f"ours is {ratio:.2f} times as fast")
+    if args.out:
+        args.out.write_text(json.dumps({**result, "environment": facts}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

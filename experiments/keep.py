@@ -1,0 +1,76 @@
+"""Keep of a finished run what the repository shows, as small files: `python experiments/keep.py runs/NAME [...]`
+
+RESULTS/NAME/experiment.yaml (resolved, folders of this machine left out), log.jsonl, metrics.json, run.json (commit,
+hardware, minutes) and, of synthetic people only, grid.png; of an experiment with variants comparison.json and .png, and
+log and metrics of every run in it.
+"""
+
+import argparse
+import shutil
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[0] = str(ROOT)
+
+import yaml  # noqa: E402
+
+from distill.stage import read_json, write_json, write_text  # noqa: E402
+
+FOLDERS = ("photos", "heldout", "fstriplets", "occlusions")
+
+
+def keep(run: Path, out: Path) -> list[Path]:
+    """The files written. Raises ValueError where the run is not finished."""
+    if not (run / "experiment.yaml").is_file():
+        raise ValueError(f"{run}: no run: it has no experiment.yaml; expected a folder under runs/")
+    tree = yaml.safe_load((run / "experiment.yaml").read_text(encoding="utf-8"))
+    for key in FOLDERS:
+        tree["data"][key] = tree["data"][key] and "FOLDER"
+    tree |= {"weights": ["FOLDER"] if tree["weights"] else [], "runs": "runs"}
+    written = [out / "experiment.yaml"]
+    write_text(written[0], yaml.safe_dump(tree, sort_keys=False, default_flow_style=None, width=120))
+    whole = (run / "comparison.json").is_file()
+    for child in sorted(p.parent for p in run.glob("*/metrics.json")) if whole else [run]:
+        if not (child / "metrics.json").is_file():
+            raise ValueError(f"{child}: not finished: it has no metrics.json; run its command again")
+        target = out / child.name if whole else out
+        target.mkdir(parents=True, exist_ok=True)
+        metrics = read_json(child / "metrics.json")
+        shutil.copyfile(child / "train" / "log.jsonl", target / "log.jsonl")
+        done = read_json(child / "train" / "done.json")
+        facts = {key: metrics["environment"][key] for key in ("commit", "processor", "threads", "gpu", "torch")}
+        trained = {"trained_at": done["commit"], "steps": done["steps"]}
+        write_json(target / "run.json", {**facts, **trained, "minutes": metrics["minutes"]})
+        if not whole:
+            shutil.copyfile(child / "metrics.json", target / "metrics.json")
+            written.append(target / "metrics.json")
+        written += [target / "log.jsonl", target / "run.json"]
+    pictures = ["comparison.json", "comparison.png", "comparison.md"] if whole else []
+    if tree["data"]["kind"] == "synthetic" and not whole:
+        pictures.append("eval/grid.png")
+    for name in pictures:
+        if (run / name).is_file():
+            shutil.copyfile(run / name, out / Path(name).name)
+            written.append(out / Path(name).name)
+    return written
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN")
+    parser.add_argument("--results", type=Path, default=ROOT / "experiments" / "results")
+    parser.add_argument("--as", dest="name", help="under this name; the run's own by default")
+    args = parser.parse_args()
+    try:
+        for run in args.runs:
+            for path in keep(run, args.results / (args.name or run.name)):
+                print(path)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
