@@ -129,7 +129,7 @@ def _one(name, precision, student, short, truth, judge, pytorch, folder: Path, d
             "target": name, "precision": precision, "runs_in": target.runs_in, "folder": place.name,
             "max_abs": max(facts.get("max_abs", 0) for facts in made.facts.values()),
             "mb": {model: facts["bytes"] / 1e6 for model, facts in made.facts.items()},
-            "models": made.facts, **(judge(made.swaps, truth) if judge else {}),
+            "models": made.facts, **(judge(made.swaps(), truth) if judge else {}),
         }  # fmt: skip
         if precision == "int8" and judge:
             _refuse_loss(row, pytorch, place)

@@ -55,7 +55,7 @@ def test_every_target_gives_pytorchs_numbers(name, known, tmp_path, monkeypatch)
         assert facts["max_abs"] < 1e-4 and len(facts["sha256"]) == 64
         assert ("ratio" in facts) == target.timed
     assert 0.8 * weights < made.facts["generator"]["bytes"] < 1.5 * weights + 300_000
-    assert (made.swaps - truth.swaps).abs().max() < 1e-4
+    assert (made.swaps() - truth.swaps).abs().max() < 1e-4
     shipped = {f for m in made.facts.values() for f in map(str, target.files(tmp_path / m["file"]))}
     assert {str(f) for f in tmp_path.rglob("*") if f.is_file()} == shipped
 

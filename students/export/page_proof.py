@@ -37,4 +37,4 @@ def prove(
     ms, pytorch_ms = median(one.encoder_ms + one.generator_ms for one in made), times([truth.call("whole", first)])[0]
     whole |= {"ms": ms, "pytorch_ms": pytorch_ms, "ratio": ms / pytorch_ms}
     parts = {part: {"file": f"{path.name}/{part}.onnx", "bytes": size[part]} for part in web.PARTS}
-    return Proved({**parts, "whole": whole}, swaps)
+    return Proved({**parts, "whole": whole}, lambda: swaps)

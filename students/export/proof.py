@@ -59,10 +59,11 @@ class Truth:
 
 @dataclass(frozen=True)
 class Proved:
-    """facts: by model, what the card says of its file. swaps: (N, 3, R, R) of the exported encoder and generator."""
+    """facts: by model, what the card says of its file. swaps: makes those of exported encoder and generator together,
+    (N, 3, R, R)."""
 
     facts: dict[str, dict[str, Any]]
-    swaps: Tensor
+    swaps: Callable[[], Tensor]
 
 
 def prove(
@@ -85,9 +86,13 @@ def prove(
             refuse(facts[name], precision, f"{path.parent.name}: {name}")
             if target.timed:
                 facts[name] |= in_turns(truth, name, runs[name], target.batch)
-    given = outputs(runs["identity_encoder"], truth.inputs["identity_encoder"], target.batch)
-    inputs = {"target": truth.inputs["generator"]["target"], **given}
-    return Proved(facts, outputs(runs["generator"], inputs, target.batch)["swap"])
+
+    def swaps() -> Tensor:
+        given = outputs(runs["identity_encoder"], truth.inputs["identity_encoder"], target.batch)
+        inputs = {"target": truth.inputs["generator"]["target"], **given}
+        return outputs(runs["generator"], inputs, target.batch)["swap"]
+
+    return Proved(facts, swaps)
 
 
 def outputs(run: Run, inputs: Mapping[str, Tensor], batch: int) -> dict[str, Tensor]:
