@@ -16,7 +16,7 @@ import argparse
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,7 @@ from distill.tracking import Tracker, environment
 from eval import sanity
 from eval.pairs import to_float, to_uint8
 from students.export import page_proof, proof, targets
-from students.export.models import models
+from students.export.models import Model, models
 from students.whole import whole
 
 PAIRS = 32
@@ -75,8 +75,9 @@ def export(
     metrics: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Write, run and compare a student's file for every (target, precision); what card.json holds, written anew after
-    each. What was made of the same student on the same pairs before is not made again. Without a judge, for fresh
-    weights, nothing is said of identities. detector: what finds faces in the page of web. metrics: for the card.
+    each. What was made of the same student on the same pairs before is not made again, and stays in the card. Without a
+    judge, for fresh weights, nothing is said of identities. detector: what finds faces in the page of web. metrics:
+    what was measured of the student, for the card.
 
     Raises ValueError where a target cannot express the student, and Unequal where its file gives other numbers.
     """
@@ -85,11 +86,13 @@ def export(
         raise ConfigError(f"{student.name}: works on {side} pixels, the pairs '{pairs.name}' have {pairs.resolution}")
     truth = proof.Truth(student, to_float(pairs.source), to_float(pairs.target))
     facts = {"pytorch": judge(truth.swaps, truth) if judge else {}, "folding": proof.folding(student, truth)}
-    short = models(student)
-    rows = []
-    for name, precision in wanted:
-        rows.append(_one(name, precision, student, short, truth, judge, facts["pytorch"], folder, detector))
-        content = card(student, pairs, rows, facts, metrics)
+    of = digest([student.weight_hash, truth.hash, judge.key if judge else None])
+    work = _Work(student, models(student), truth, judge, facts["pytorch"], of, detector)
+    rows = _before(folder, of)
+    for one in wanted:
+        rows[one] = _one(*one, work, folder)
+        known = [(name, p) for name, target in targets.TARGETS.items() for p in target.precisions]
+        content = card(student, pairs, [rows[one] for one in known if one in rows], facts, metrics)
         write_json(folder / "card.json", content)
         write_text(folder / "equality.md", table(content))
     return content
@@ -109,31 +112,50 @@ def _detector(exp: Experiment) -> Path | None:
         return None
 
 
-def _one(name, precision, student, short, truth, judge, pytorch, folder: Path, detector: Path | None) -> dict[str, Any]:
+def _before(folder: Path, of: str) -> dict[tuple[str, str], dict[str, Any]]:
+    """Rows of what lies there of the same student, compared on the same pairs, by target and precision."""
+    records = [read_json(path) for path in sorted(folder.glob("*/proof.json"))]
+    return {(r["row"]["target"], r["row"]["precision"]): r["row"] for r in records if r.get("of") == of}
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What every target starts from; `of` tells it from other work."""
+
+    student: students.StudentSwapper
+    short: Mapping[str, Model]
+    truth: proof.Truth
+    judge: Judge | None
+    pytorch: Mapping[str, float]
+    of: str
+    detector: Path | None
+
+
+def _one(name: str, precision: str, work: _Work, folder: Path) -> dict[str, Any]:
     """One target at one precision, in a folder of its own, which appears when all of it is proved."""
     target, place = targets.check(name, precision), folder / f"{name}-{precision}"
     versions = {k: v for k, v in environment().items() if k not in ("commit", "threads")}
-    key = digest([student.weight_hash, truth.hash, judge.key if judge else None, name, precision, versions])
+    key = digest([work.of, name, precision, versions])
     record = place / "proof.json"
     if record.is_file() and (before := read_json(record))["key"] == key:
         return before["row"]
     print(f"  {name} {precision}", flush=True)
-    metadata = {"student": student.name, "identity_encoder": student.identity_encoder.card.name}
+    metadata = {"student": work.student.name, "identity_encoder": work.student.identity_encoder.card.name}
     with whole(place) as temporary:
         temporary.mkdir()
         if target.write is None:
-            made = page_proof.prove(short, truth, precision, temporary, metadata, detector)
+            made = page_proof.prove(work.short, work.truth, precision, temporary, metadata, work.detector)
         else:
-            made = proof.prove(short, truth, target, precision, temporary, metadata)
+            made = proof.prove(work.short, work.truth, target, precision, temporary, metadata)
         row = {
             "target": name, "precision": precision, "runs_in": target.runs_in, "folder": place.name,
             "max_abs": max(facts.get("max_abs", 0) for facts in made.facts.values()),
             "mb": {model: facts["bytes"] / 1e6 for model, facts in made.facts.items()},
-            "models": made.facts, **(judge(made.swaps(), truth) if judge else {}),
+            "models": made.facts, **(work.judge(made.swaps(), work.truth) if work.judge else {}),
         }  # fmt: skip
-        if precision == "int8" and judge:
-            _refuse_loss(row, pytorch, place)
-        write_json(temporary / "proof.json", {"key": key, "row": row})
+        if precision == "int8" and work.judge:
+            _refuse_loss(row, work.pytorch, place)
+        write_json(temporary / "proof.json", {"of": work.of, "key": key, "row": row})
     return row
 
 

@@ -15,8 +15,27 @@ from students import StudentSwapper
 ORIGINAL_MB = {("coreml", "fp32"): 15.0, ("tnn", "fp32"): 14.8}
 HEADINGS = (
     "target", "precision", "MB", "encoder + generator MB", "max difference", "mean difference", "PSNR dB",
-    "time against PyTorch", "cosine to source", "same as PyTorch's", "ID top-1 %", "run in",
+    "time of PyTorch's", "cosine to source", "same as PyTorch's", "ID top-1 %", "run in",
 )  # fmt: skip
+LEGEND = """\
+Differences are from PyTorch: the largest of any output, mean and PSNR of the swaps, in [-1, 1]. Time is the share of
+PyTorch's for the whole model, in turns on one core: smaller is faster; – where no device's runtime ran it. Identity is
+that of the exported encoder and generator together: cosine to the source, cosine to PyTorch's swap (1 is the same
+face), and how often the source is found in the gallery; – where weights are fresh.
+"""
+USE = " ".join(
+    """\
+embedding = identity_encoder(source), to be kept as long as the source is the same; then, for each frame, swap =
+generator(target, embedding). Or at once: swap = whole(source, target). Batches of one, but for onnx-batch. Inputs and
+outputs are float32 at every precision. From pixels of 0 to 255: x / 127.5 - 1, and back: (x + 1) * 127.5.
+""".split()
+)
+FRAME = " ".join(
+    """\
+FFHQ-like, of 256 pixels (scale by pixels / 256; x to the right, y down): eyes near (96, 121) and (159, 121), nose tip
+(127, 161), mouth corners (99, 188) and (156, 188). distill/faces.py finds faces, aligns them and lays them back.
+""".split()
+)
 
 
 def card(
@@ -31,17 +50,15 @@ def card(
     condition = {"embedding": {"shape": [1, generator.options["embedding_dim"]], "range": "unit length"}}
     if getattr(generator, "needs_map", False):
         condition["identity_map"] = {"shape": [1, *student.identity_encoder.map_shape], "range": "any"}
+    encoder = student.identity_encoder.card
     picture = {"shape": [1, 3, side, side], "range": "[-1, 1]", "colours": "RGB, NCHW"}
     return {
         "student": {
-            "name": student.name, "options": generator.options,
-            "identity_encoder": student.identity_encoder.card.name, "weight_hash": student.weight_hash,
+            "name": student.name, "options": generator.options, "weight_hash": student.weight_hash,
+            "identity_encoder": {key: getattr(encoder, key) for key in ("name", "source", "licence", "note")},
         },
-        "crop": {
-            "frame": "FFHQ-like, of 256 pixels: eyes near (96, 121) and (159, 121), nose tip (127, 161), mouth corners "
-                     "(99, 188) and (156, 188)",
-            "pixels": side,
-        },
+        "use": USE,
+        "crop": {"frame": FRAME, "pixels": side},
         "models": {
             "generator": {"inputs": {"target": picture, **condition}, "outputs": {"swap": picture}},
             "identity_encoder": {"inputs": {"source": picture}, "outputs": condition},
@@ -84,7 +101,7 @@ def table(content: Mapping[str, Any]) -> str:
             row["target"], row["precision"], f"{mb['whole']:.2f}{beside}", apart, f"{row['max_abs']:.1e}", mean, psnr,
             ratio, *_identity(row), row["runs_in"],
         ]))  # fmt: skip
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, "", LEGEND])
 
 
 def _identity(row: Mapping[str, Any]) -> list[str]:

@@ -216,7 +216,8 @@ class OnnxStudent:
         trainer = self.encoder.card.name if self.encoder is not None else named
         if trainer is not None:
             build.check_judge(exp, trainer, str(path))
-        self.graph, self.name = graph, Path(path).stem
+        stem, folder = Path(path).stem, Path(path).parent.name  # exports all have the same names, in folders of theirs
+        self.graph, self.name = graph, f"{folder}-{stem}" if stem in ("generator", "whole") and folder else stem
         self.weight_hash = weights.sha256(path)[:16]
         self.files = {"generator" if self.encoder is not None else "model": Path(path)}
         if self.encoder is not None:

@@ -55,7 +55,7 @@ def find(card, folders: Iterable[str | Path] = ()) -> Path:
     raise WeightsError(
         f"weights '{card.name}': {card.file} is in none of {', '.join(map(str, places))}; "
         f"get it from {card.source} (licence: {card.licence}, sha256 {card.sha256}) and put it there, "
-        f"or name its folder with weights=[FOLDER] or SWAPDISTILL_WEIGHTS"
+        f"or name its folder with weights=[FOLDER], --weights FOLDER or SWAPDISTILL_WEIGHTS"
     )
 
 

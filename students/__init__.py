@@ -56,7 +56,8 @@ def load(path: str | Path, expected: str | None = None) -> nn.Module:
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file")
+        told = "is a folder; give the student.safetensors in it" if path.is_dir() else "no such file"
+        raise FileNotFoundError(f"{path}: {told}")
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}

@@ -57,6 +57,8 @@ def test_what_is_finished_is_not_made_again(made, file, monkeypatch, capsys):
     monkeypatch.setattr(proof, "prove", None)
     assert export.main([str(file), "--to", "tnn"]) == 0
     assert (folder / "tnn-fp32" / "generator.tnnmodel").stat().st_mtime_ns == before
+    card = json.loads((folder / "card.json").read_text())  # of all that lies there, not of what was asked for last
+    assert [row["precision"] for row in card["targets"]] == ["fp32", "fp16"] and "whole(source" in card["use"]
 
 
 def test_a_file_that_differs_is_an_error_and_not_kept(file, tmp_path, monkeypatch, capsys):

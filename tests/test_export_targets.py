@@ -52,12 +52,12 @@ def test_every_target_gives_pytorchs_numbers(name, known, tmp_path, monkeypatch)
     assert set(made.facts) == {"generator", "identity_encoder", "whole"}
     weights = 4 * sum(p.numel() for p in student.generator.parameters())
     for facts in made.facts.values():
-        assert facts["max_abs"] < 1e-4 and len(facts["sha256"]) == 64
+        assert facts["max_abs"] < 1e-4 and {len(sha256) for sha256 in facts["files"].values()} == {64}
         assert ("ratio" in facts) == target.timed
     assert 0.8 * weights < made.facts["generator"]["bytes"] < 1.5 * weights + 300_000
     assert (made.swaps() - truth.swaps).abs().max() < 1e-4
-    shipped = {f for m in made.facts.values() for f in map(str, target.files(tmp_path / m["file"]))}
-    assert {str(f) for f in tmp_path.rglob("*") if f.is_file()} == shipped
+    shipped = {name for facts in made.facts.values() for name in facts["files"]}
+    assert {f.relative_to(tmp_path).as_posix() for f in tmp_path.rglob("*") if f.is_file()} == shipped
 
 
 @pytest.mark.parametrize("name, student", GENERATORS)
@@ -186,6 +186,10 @@ def test_unknown_targets_precisions_and_missing_packages_are_told(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r'needs the package pnnx, ncnn: pip install -e "\.\[export-ncnn\]"'):
         targets.chosen(["ncnn"], ["all"])
+    monkeypatch.undo()
+    assert ("onnx-batch", "fp16") not in targets.chosen(["all"], ["fp16"])
+    with pytest.raises(ValueError, match="no target has the precision 'int4'"):
+        targets.chosen(["all"], ["int4"])
     assert targets.chosen(["tnn"], ["all"]) == [("tnn", p) for p in ("fp32", "fp16", "int8")]
 
 

@@ -139,7 +139,7 @@ def test_exported_students_swap_as_the_student_does(exported, pairs, images):
         expected = student(*images)
     for path, parts in zip(files, ({"generator", "identity_encoder"}, {"model"}), strict=True):
         swapper = swappers.by_name(str(path), EXP, pairs, "cpu")
-        assert set(swapper.files) == parts and swapper.name == path.stem
+        assert set(swapper.files) == parts and swapper.name.endswith(path.stem)
         # The plain exporter resizes the encoder's crop a little differently; the runtime adds nothing to that.
         assert (swapper(*images) - expected).abs().mean() < (1e-6 if "identity_encoder" in parts else 1e-3)
 

@@ -79,7 +79,7 @@ def prove(
             made = outputs(runs[name], truth.inputs[name], target.batch)
             facts[name] = {
                 "file": path.name,
-                "sha256": _hash(target, path),
+                "files": {file.relative_to(folder).as_posix(): _hash(file) for file in target.files(path)},
                 "bytes": size_bytes(target, path),
                 **difference(made, truth.outputs[name]),
             }
@@ -184,9 +184,6 @@ def _run(model: Model, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return dict(zip(model.outputs, made if isinstance(made, tuple) else (made,), strict=True))
 
 
-def _hash(target: Target, path: Path) -> str:
-    """sha256 of all that is shipped, in the order of names."""
-    content = hashlib.sha256()
-    for file in sorted(target.files(path)):
-        content.update(file.read_bytes())
-    return content.hexdigest()
+def _hash(file: Path) -> str:
+    with open(file, "rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()

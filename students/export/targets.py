@@ -89,13 +89,17 @@ def check(name: str, precision: str) -> Target:
 
 
 def chosen(names: Sequence[str], precisions: Sequence[str]) -> list[tuple[str, str]]:
-    """(target, precision) in order, each possible here; `all` alone stands for every one known. Errors as `check`."""
-    made = []
-    for name in TARGETS if list(names) == ["all"] else names:
-        every = list(precisions) == ["all"] and name in TARGETS
-        for precision in TARGETS[name].precisions if every else precisions:
-            check(name, precision)
-            made.append((name, precision))
+    """(target, precision) in order, each possible here. `all` alone stands for every target that has the precision, or
+    for every precision that the target has. Errors as `check`."""
+    made, every = [], list(names) == ["all"]
+    for name in TARGETS if every else names:
+        known = TARGETS[name].precisions if name in TARGETS else ()
+        for precision in known if list(precisions) == ["all"] else precisions:
+            if not every or precision in known:
+                check(name, precision)
+                made.append((name, precision))
+    if not made:
+        raise ValueError(f"no target has the precision '{', '.join(precisions)}'; known: fp32, fp16, int8")
     return made
 
 
