@@ -32,12 +32,14 @@ def main() -> None:
     parser.add_argument("--precision", default="all", help="all, or of fp32,fp16")
     parser.add_argument("--student", default="mobilefsgan", choices=students.STUDENTS)
     parser.add_argument("--size", type=int, default=256)
+    parser.add_argument("--pairs", type=int, default=32, help="compared on so many")
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER")
     args = parser.parse_args()
     wanted = [one for one in targets.chosen(args.to.split(","), args.precision.split(",")) if one[1] != "int8"]
     with tempfile.TemporaryDirectory() as folder:
         people = ["train_people=2", "val_people=2", "test_people=32", "test_images=2", f"resolution={args.size}"]
-        exp = config.default("export", [f"runs={folder}", "eval.pairs=32", *(f"data.{key}" for key in people)])
+        drawn = [f"runs={folder}", f"eval.pairs={args.pairs}", *(f"data.{key}" for key in people)]
+        exp = config.default("export", drawn)
         data.run(exp, Accelerator(cpu=True), Tracker(exp, enabled=False))
         listed = pairs.test_pairs(exp)[0]
     student = fresh(args.student, args.size, to_float(listed.source), to_float(listed.target))
