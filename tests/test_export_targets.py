@@ -16,14 +16,9 @@ from students.mobilefsgan import DecoderBlock, Head, ImageHead, Up
 FILES = [name for name, target in targets.TARGETS.items() if target.write]
 # What a runtime has no words for: ncnn's convolutions have constant kernels.
 CANNOT = {("ncnn", "mobilefaceswap"): "computed kernels of ConvolutionDepthWise"}
-# tests/test_tnn.py has all of TNN's; with these three MobileFaceSwap's hundreds of layers take a minute each.
-SLOW = {("litert", "mobilefaceswap"), ("executorch", "mobilefaceswap"), ("mnn", "mobilefaceswap")}
-GENERATORS = [
-    (name, student)
-    for name in FILES
-    for student in ("mobilefsgan", "mobilefaceswap")
-    if name not in ("tnn", "onnx-batch") and (name, student) not in SLOW
-]
+# tests/test_tnn.py has all of TNN's, onnx-batch writes what onnx does; the other converters take up to a minute for
+# hundreds of layers, and are shown `Part`, which is made of MobileFSGAN's, below.
+GENERATORS = [(name, student) for name in ("onnx", "coreml", "ncnn") for student in ("mobilefsgan", "mobilefaceswap")]
 
 
 def need(name):
