@@ -5,6 +5,7 @@ import re
 import shlex
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -93,11 +94,17 @@ def test_other_commands_of_the_readme_know_their_options(line):
     words = shlex.split(line)[1:]
     target = words[:2] if words[0] == "-m" else words[:1]
     target += [word for word in words[len(target) :][:1] if re.fullmatch("[a-z_]+", word)]  # perhaps a subcommand
-    told = subprocess.run([sys.executable, *target, "--help"], cwd=ROOT, capture_output=True, text=True)
-    assert told.returncode == 0, told.stderr
+    told = help_of(*target)
     for word in words:
         if word.startswith("--"):
-            assert word.split("=")[0] in told.stdout, f"{word} is no option of {target}"
+            assert word.split("=")[0] in told, f"{word} is no option of {target}"
+
+
+@cache
+def help_of(*target: str) -> str:
+    told = subprocess.run([sys.executable, *target, "--help"], cwd=ROOT, capture_output=True, text=True)
+    assert told.returncode == 0, told.stderr
+    return told.stdout
 
 
 def test_experiments_have_a_row_each():
