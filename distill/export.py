@@ -7,7 +7,8 @@
 a target has. Compared is on 32 pairs: of synthetic people drawn for it, or of --pairs LIST (`datasets/make_pairs.py`),
 or, in an experiment, of its test people. DIR gets a folder for each target and precision with generator, identity
 encoder and both as one model, a card.json, and the table equality.md. A file that differs from PyTorch by more than its
-precision allows is an error, and is not kept. The same command goes on where it was stopped.
+precision allows is an error, and is not kept; what else was asked for is made all the same. The same command goes on
+where it was stopped.
 """
 
 from __future__ import annotations
@@ -79,7 +80,8 @@ def export(
     judge, for fresh weights, nothing is said of identities. detector: what finds faces in the page of web. metrics:
     what was measured of the student, for the card.
 
-    Raises ValueError where a target cannot express the student, and Unequal where its file gives other numbers.
+    Raises ValueError where a target cannot express the student or its file gives other numbers: after the last of
+    them, so that the others are there.
     """
     side = student.generator.options["resolution"]
     if pairs.resolution != side:
@@ -88,13 +90,20 @@ def export(
     facts = {"pytorch": judge(truth.swaps, truth) if judge else {}, "folding": proof.folding(student, truth)}
     of = digest([student.weight_hash, truth.hash, judge.key if judge else None])
     work = _Work(student, models(student), truth, judge, facts["pytorch"], of, detector)
-    rows = _before(folder, of)
+    rows, refused = _before(folder, of), {}
     for one in wanted:
-        rows[one] = _one(*one, work, folder)
+        try:
+            rows[one] = _one(*one, work, folder)
+        except ValueError as error:
+            print(f"  refused: {error}", flush=True)
+            refused["-".join(one)] = str(error)
         known = [(name, p) for name, target in targets.TARGETS.items() for p in target.precisions]
+        facts["refused"] = refused
         content = card(student, pairs, [rows[one] for one in known if one in rows], facts, metrics)
         write_json(folder / "card.json", content)
         write_text(folder / "equality.md", table(content))
+    if refused:
+        raise ValueError("; ".join(refused.values()))
     return content
 
 

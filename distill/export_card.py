@@ -15,13 +15,20 @@ from students import StudentSwapper
 ORIGINAL_MB = {("coreml", "fp32"): 15.0, ("tnn", "fp32"): 14.8}
 HEADINGS = (
     "target", "precision", "MB", "encoder + generator MB", "max difference", "mean difference", "PSNR dB",
-    "time of PyTorch's", "cosine to source", "same as PyTorch's", "ID top-1 %", "run in",
+    "time of PyTorch's", "run in",
 )  # fmt: skip
+IDENTITY = {  # name in a row, and decimals
+    "cosine to source": ("id_similarity", 3),
+    "same as PyTorch's": ("same_as_pytorch", 3),
+    "ID top-1 %": ("id_top1_percent", 1),
+}
 LEGEND = """\
 Differences are from PyTorch: the largest of any output, mean and PSNR of the swaps, in [-1, 1]. Time is the share of
-PyTorch's for the whole model, in turns on one core: smaller is faster; – where no device's runtime ran it. Identity is
-that of the exported encoder and generator together: cosine to the source, cosine to PyTorch's swap (1 is the same
-face), and how often the source is found in the gallery; – where weights are fresh.
+PyTorch's for the whole model, in turns on one core: smaller is faster; – where no device's runtime ran it.
+"""
+JUDGED = """\
+Identity is that of the exported encoder and generator together: cosine to the source, cosine to PyTorch's swap (1 is
+the same face), and how often the source is found in the gallery.
 """
 USE = " ".join(
     """\
@@ -68,46 +75,48 @@ def card(
         "pytorch": facts["pytorch"],
         "folding": facts["folding"],
         "targets": list(rows),
+        "refused": facts["refused"],
         "metrics": metrics,
         "environment": environment(),
     }  # fmt: skip
 
 
 def table(content: Mapping[str, Any]) -> str:
-    """equality.md: a row for PyTorch, one for its folded form, one for each target and precision."""
+    """equality.md: a row for PyTorch, one for its folded form, one for each target and precision, then what was
+    refused. Without a judge it has no columns of identity."""
     student, on, where = content["student"], content["compared_on"], content["environment"]
     before, folded = content["pytorch"], content["folding"]["whole"]
+    judged = IDENTITY if before else {}
+    after = f"{folded['pytorch_ms']:.1f} ms before, {folded['ms']:.1f} after"
     lines = [
         f"{student['name']} {_options(student['options'])}, {on['count']} pairs of {on['pairs']}, gallery of "
         f"{on['gallery']}; {where['processor']}, one core, torch {torch.__version__}, commit {where['commit']}",
         "",
-        "| " + " | ".join(HEADINGS) + " |",
-        "|" + "---|" * len(HEADINGS),
-        _line(["PyTorch", "fp32", "", "", "", "", "", "1.00", *_identity(before), ""]),
-        _line([
-            "PyTorch, folded", "fp32", "", "", f"{folded['max_abs']:.1e}", f"{folded['mean_abs']:.1e}",
-            f"{folded['psnr_db']:.0f}", f"{folded['ratio']:.2f}", "", "", "", f"{folded['pytorch_ms']:.1f} ms before, "
-            f"{folded['ms']:.1f} after",
-        ]),
-    ]  # fmt: skip
+        _line([*HEADINGS[:-1], *judged, HEADINGS[-1]]),
+        "|" + "---|" * (len(HEADINGS) + len(judged)),
+        _line(["PyTorch", "fp32", "", "", "", "", "", "1.00", *_identity(before, judged), ""]),
+        _line(["PyTorch, folded", "fp32", "", "", *_differences(folded), *[""] * len(judged), after]),
+    ]
     for row in content["targets"]:
         whole, mb = row["models"]["whole"], row["mb"]
         original = ORIGINAL_MB.get((row["target"], row["precision"]))
         beside = f" (original {original})" if original and student["name"] == "mobilefsgan" else ""
-        mean, psnr = f"{whole['mean_abs']:.1e}", f"{whole['psnr_db']:.0f}"
-        ratio = f"{whole['ratio']:.2f}" if "ratio" in whole else "–"
-        apart = f"{mb['identity_encoder']:.2f} + {mb['generator']:.2f}"
         lines.append(_line([
-            row["target"], row["precision"], f"{mb['whole']:.2f}{beside}", apart, f"{row['max_abs']:.1e}", mean, psnr,
-            ratio, *_identity(row), row["runs_in"],
+            row["target"], row["precision"], f"{mb['whole']:.2f}{beside}",
+            f"{mb['identity_encoder']:.2f} + {mb['generator']:.2f}", *_differences(whole | {"max_abs": row["max_abs"]}),
+            *_identity(row, judged), row["runs_in"],
         ]))  # fmt: skip
-    return "\n".join([*lines, "", LEGEND])
+    lines += ["", LEGEND + JUDGED if judged else LEGEND]
+    return "\n".join([*lines, *(f"Refused: {' '.join(why.split())}.\n" for why in content["refused"].values())])
 
 
-def _identity(row: Mapping[str, Any]) -> list[str]:
-    """The cells of identity; fresh weights have none."""
-    formats = {"id_similarity": ".3f", "same_as_pytorch": ".3f", "id_top1_percent": ".1f"}
-    return [format(row[name], form) if name in row else "–" for name, form in formats.items()]
+def _differences(facts: Mapping[str, Any]) -> list[str]:
+    ratio = f"{facts['ratio']:.2f}" if "ratio" in facts else "–"
+    return [f"{facts['max_abs']:.1e}", f"{facts['mean_abs']:.1e}", f"{facts['psnr_db']:.0f}", ratio]
+
+
+def _identity(row: Mapping[str, Any], judged: Mapping[str, tuple[str, int]]) -> list[str]:
+    return [f"{row[name]:.{decimals}f}" for name, decimals in judged.values()]
 
 
 def _line(cells: Sequence[str]) -> str:

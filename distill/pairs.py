@@ -20,7 +20,7 @@ import eval as measuring
 import teachers
 from distill.config import ConfigError, Experiment
 from distill.data.photos import DataError, Photos, decode, read_manifest
-from distill.stage import read_json, write_json
+from distill.stage import digest, read_json, write_json
 from eval.pairs import merged
 from teachers.exact import occluder_mask
 
@@ -182,7 +182,10 @@ def exact_swaps(source: list[dict], target: list[dict], size: int) -> torch.Tens
 
 
 def save(listing: dict[str, Any], root: Path, out: Path) -> Path:
-    """Write OUT/pairs.json; its pictures, relative to `root` before, are then relative to OUT. The file's path."""
+    """Write OUT/pairs.json; its pictures, relative to `root` before, are then relative to OUT. The file's path.
+
+    Raises ConfigError where another list lies there: results may have been measured on it.
+    """
 
     def moved(file: str) -> str:
         return os.path.relpath(root / file, out)
@@ -196,8 +199,11 @@ def save(listing: dict[str, Any], root: Path, out: Path) -> Path:
             for file, facts in listing["pictures"].items()
         },
     }
-    write_json(out / "pairs.json", listing)
-    return out / "pairs.json"
+    path = out / "pairs.json"
+    if path.exists() and digest(read_json(path)) != digest(listing):
+        raise ConfigError(f"{path}: is another list already; name another folder, or delete that one")
+    write_json(path, listing)
+    return path
 
 
 def test_pairs(exp: Experiment) -> tuple[measuring.Pairs, list[dict[str, str]]]:

@@ -187,21 +187,26 @@ class OnnxStudent:
 
     def __init__(self, path: str | Path, exp: Experiment, resolution: int | None) -> None:
         graph = Graph(path, threads=exp.threads)
+        inputs = {node.name: node.shape for node in graph.session.get_inputs()}
+        made_for = inputs["target"][-1] if inputs.get("target") else None
         if resolution is None:
-            shapes = {node.name: node.shape for node in graph.session.get_inputs()}
-            resolution = shapes.get("target", [None])[-1]
-            if not isinstance(resolution, int):
-                raise ValueError(f"{path}: its input target has no fixed size: {shapes}; export it for one resolution")
+            if not isinstance(made_for, int):
+                raise ValueError(f"{path}: its input target has no fixed size: {inputs}; export it for one resolution")
+            resolution = made_for
+        if isinstance(made_for, int) and made_for != resolution:
+            raise ConfigError(
+                f"{path}: swaps at {made_for} x {made_for} pixels, the pairs have {resolution} x {resolution}; read "
+                f"the list at its size with --resolution {made_for}"
+            )
         self.resolution = resolution
-        inputs = {node.name for node in graph.session.get_inputs()}
         named = graph.session.get_modelmeta().custom_metadata_map.get("identity_encoder")
         if named is not None and named not in ENCODERS:
             raise ConfigError(f"{path}: its identity encoder '{named}' is unknown; known: {', '.join(ENCODERS)}")
         image = (3, resolution, resolution)
         self.encoder = None
-        if inputs == {"source", "target"}:
+        if set(inputs) == {"source", "target"}:
             graph.fit({"source": image, "target": image}, image)
-        elif inputs in ({"target", "embedding"}, {"target", "embedding", "identity_map"}):
+        elif set(inputs) in ({"target", "embedding"}, {"target", "embedding", "identity_map"}):
             self.encoder = build.identity_encoder(exp, named)
             condition = {"embedding": (self.encoder.card.embedding_dim,)}
             if "identity_map" in inputs:

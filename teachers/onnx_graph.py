@@ -38,6 +38,8 @@ class Graph:
         device = torch.cuda.current_device() if torch.cuda.is_available() else 0
         settings = [{"device_id": str(device)} if name.startswith("CUDA") else {} for name in chosen]
         self.path, self.failures = Path(path), _failures()
+        if not self.path.is_file():
+            raise ValueError(f"{path}: no such file")
         try:
             self.session = runtime.InferenceSession(str(path), options, chosen, settings)
         except self.failures as error:

@@ -61,11 +61,15 @@ def test_what_is_finished_is_not_made_again(made, file, monkeypatch, capsys):
     assert [row["precision"] for row in card["targets"]] == ["fp32", "fp16"] and "whole(source" in card["use"]
 
 
-def test_a_file_that_differs_is_an_error_and_not_kept(file, tmp_path, monkeypatch, capsys):
+def test_a_file_that_differs_is_an_error_and_not_kept_but_others_are(file, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(proof.TOLERANCE, "fp32", 0.0)
-    assert export.main([str(file), "--to", "tnn", "--out", str(tmp_path / "out")]) == 2
-    assert "tnn-fp32: generator differs from PyTorch by up to" in capsys.readouterr().err
-    assert not (tmp_path / "out").exists() or not list((tmp_path / "out").iterdir())
+    assert export.main([str(file), "--to", "tnn", "--precision", "fp32,fp16", "--out", str(tmp_path / "out")]) == 2
+    why = "tnn-fp32: generator differs from PyTorch by up to"
+    assert f"error: {why}" in capsys.readouterr().err
+    assert {p.name for p in (tmp_path / "out").iterdir()} == {"tnn-fp16", "card.json", "equality.md"}
+    card = json.loads((tmp_path / "out" / "card.json").read_text())
+    assert [row["precision"] for row in card["targets"]] == ["fp16"] and why in card["refused"]["tnn-fp32"]
+    assert f"Refused: {why}" in (tmp_path / "out" / "equality.md").read_text()
 
 
 def test_whole_numbers_are_judged_by_identity(tmp_path):

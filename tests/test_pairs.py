@@ -155,6 +155,8 @@ def test_the_command_reads_single_photographs_and_synthetic_people(people, tmp_p
     folder = photos(tmp_path / "flat", people, [f"{i}.png" for i in range(6)])
     made = make("singles", folder, "--out", tmp_path / "flat_list", "--count", 6, "--resolution", 48)
     assert made.returncode == 0 and "6 pairs, gallery of 6" in made.stdout, made.stderr
+    other = make("singles", folder, "--out", tmp_path / "flat_list", "--count", 5, "--resolution", 48)
+    assert other.returncode == 2 and "flat_list/pairs.json: is another list already" in other.stderr
     made = make("synthetic", people.root, "--out", tmp_path / "list", "--count", 8, "--resolution", 48)
     assert made.returncode == 0 and "8 pairs, gallery of 5" in made.stdout, made.stderr
     pairs, _ = lists.read(tmp_path / "list")

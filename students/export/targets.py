@@ -58,7 +58,9 @@ TARGETS = {
         ".param", ncnn.write, ncnn.load, ncnn.PRECISIONS, "ncnn, float32 arithmetic", ("pnnx", "ncnn"), "export-ncnn",
         files=ncnn.files,
     ),
-    "mnn": Target(".mnn", mnn.write, mnn.load, tuple(mnn.PRECISIONS), "MNN", ("MNN", *_ONNX), "export-mnn"),
+    "mnn": Target(
+        ".mnn", mnn.write, mnn.load, tuple(mnn.PRECISIONS), "MNN, small Winograd tiles", ("MNN", *_ONNX), "export-mnn",
+    ),
     "litert": Target(
         ".tflite", litert.write, litert.load, litert.PRECISIONS, "LiteRT",
         ("litert_torch", "ai_edge_litert", "ai_edge_quantizer"), "export-litert",
