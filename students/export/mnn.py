@@ -1,6 +1,6 @@
 """MNN: a model as an .mnn file. Wants the extra `export-mnn`.
 
-Converted by MNN's own tool from the ONNX file that `onnx.py` writes, and run by the MNN package. With fp16 and int8 the
+Converted by MNN's own code from the ONNX file that `onnx.py` writes, and run by the MNN package. With fp16 and int8 the
 weights are smaller in the file; here arithmetic is float32 with all.
 
 MNN multiplies convolutions in Winograd tiles, by default the largest, whose rounding costs two digits: the original's
@@ -26,6 +26,9 @@ from .models import Model, Run
 
 WINOGRAD_MEMORY_LEVEL = 3  # Interpreter::HintMode of MNN, which the Python package has no names for
 SMALL_TILES = 1
+# The converter as a program of its own. Not `python -m MNN.tools.mnnconvert`: importing MNN.tools (3.6.1) installs a
+# package for logging by pip, without asking, and calls its maker's servers.
+CONVERT = (sys.executable, "-c", "import sys, _tools; _tools.mnnconvert(sys.argv)")
 PRECISIONS = {"fp32": [], "fp16": ["--fp16"], "int8": ["--weightQuantBits", "8"]}
 
 
@@ -35,8 +38,8 @@ def write(model: Model, path: str | Path, precision: str = "fp32", metadata: Map
     with tempfile.TemporaryDirectory() as folder, whole(path) as temporary:
         source = onnx.write(model, Path(folder) / "model.onnx")
         done = subprocess.run(
-            [sys.executable, "-m", "MNN.tools.mnnconvert", "-f", "ONNX", "--modelFile", str(source), "--MNNModel",
-             str(temporary), "--bizCode", "swapdistill", *PRECISIONS[precision]],
+            [*CONVERT, "-f", "ONNX", "--modelFile", str(source), "--MNNModel", str(temporary), "--bizCode",
+             "swapdistill", *PRECISIONS[precision]],
             capture_output=True, text=True,
         )  # fmt: skip
         if done.returncode or not temporary.is_file():
