@@ -44,7 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, prog="distill/run.py"
     )
     parser.add_argument("experiment", help="YAML file, see experiments/")
-    parser.add_argument("overrides", nargs="*", metavar="section.key=value")
+    parser.add_argument("overrides", nargs="*", default=[], metavar="section.key=value")
     parser.add_argument("--full-size", action="store_true", help="with the settings for a GPU that the file has")
     parser.add_argument("--dry-run", action="store_true", help="print the resolved experiment and stop")
     parser.add_argument("--estimate", action="store_true", help="print what training needs: memory, operations, time")

@@ -22,10 +22,16 @@ def load(path: str | Path, names: Sequence[str]) -> Run:
     """Inputs by name -> outputs by name, float32, of a .mlpackage. Raises ValueError naming the file where it is
     damaged, or the operation that is not known here."""
     main = program(path).functions["main"]
+    constants = {
+        variable.name: _plain(variable.val)
+        for operation in main.operations
+        for variable in operation.outputs
+        if variable.val is not None
+    }
 
     def outputs(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        values: dict[str, Any] = dict(inputs)
-        missing = set(main.inputs) - set(values)
+        values: dict[str, Any] = {**constants, **inputs}
+        missing = set(main.inputs) - set(inputs)
         if missing:
             raise ValueError(f"{path}: no value for its input {', '.join(sorted(missing))}")
         with torch.inference_mode():
@@ -38,7 +44,7 @@ def load(path: str | Path, names: Sequence[str]) -> Run:
 
 def _compute(operation, values: dict[str, Any], path: str | Path) -> None:
     """Add what an operation gives to the values; those of constants are known without running anything."""
-    if operation.op_type == "const":
+    if all(variable.name in values for variable in operation.outputs):
         return
     if operation.op_type not in OPERATIONS:
         raise ValueError(f"{path}: operation '{operation.op_type}' ({operation.name}) is not known here")
@@ -46,7 +52,7 @@ def _compute(operation, values: dict[str, Any], path: str | Path) -> None:
     def known(variable) -> Any:
         if isinstance(variable, list | tuple):
             return [known(one) for one in variable]
-        return _plain(variable.val) if variable.val is not None else values[variable.name]
+        return values[variable.name]
 
     given = {key: known(variable) for key, variable in operation.inputs.items() if variable is not None}
     made = OPERATIONS[operation.op_type](given)
@@ -88,7 +94,15 @@ def _conv(i: Mapping[str, Any]) -> Tensor:
         raise ValueError(f"conv with pad_type {i['pad_type']} is not known here")
     x = F.pad(i["x"], (pads[2], pads[3], pads[0], pads[1]))
     strides, dilations = _whole(i.get("strides", [1, 1])), _whole(i.get("dilations", [1, 1]))
-    return F.conv2d(x, i["weight"], i.get("bias"), strides, 0, dilations, int(i.get("groups", 1)))
+    return _wide(F.conv2d, x, i["weight"], i.get("bias"), strides, 0, dilations, int(i.get("groups", 1)))
+
+
+def _wide(function: Callable[..., Tensor], x: Tensor, *given: Any) -> Tensor:
+    """Products of halves, summed in float32 and rounded once: as torch does it, thirty times as fast on a CPU."""
+    if x.dtype != torch.float16:
+        return function(x, *given)
+    wide = (one.float() if isinstance(one, Tensor) and one.dtype == torch.float16 else one for one in given)
+    return function(x.float(), *wide).half()
 
 
 def _dequantize(i: Mapping[str, Any]) -> Tensor:
@@ -158,7 +172,7 @@ def _split(i: Mapping[str, Any]) -> tuple[Tensor, ...]:
 
 def _matmul(i: Mapping[str, Any]) -> Tensor:
     x, y = i["x"], i["y"]
-    return (x.mT if i.get("transpose_x") else x) @ (y.mT if i.get("transpose_y") else y)
+    return _wide(torch.matmul, x.mT if i.get("transpose_x") else x, y.mT if i.get("transpose_y") else y)
 
 
 def _over_axes(name: str) -> Callable[[Mapping[str, Any]], Tensor]:
@@ -198,7 +212,7 @@ OPERATIONS: dict[str, Callable[[Mapping[str, Any]], Tensor | tuple[Tensor, ...]]
     "instance_norm": _instance_norm,
     "leaky_relu": lambda i: F.leaky_relu(i["x"], float(i["alpha"])),
     "less": lambda i: i["x"] < i["y"],
-    "linear": lambda i: F.linear(i["x"], i["weight"], i.get("bias")),
+    "linear": lambda i: _wide(F.linear, i["x"], i["weight"], i.get("bias")),
     "matmul": _matmul,
     "maximum": lambda i: torch.maximum(*(torch.as_tensor(i[key]) for key in "xy")),
     "mul": lambda i: i["x"] * i["y"],
