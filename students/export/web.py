@@ -18,7 +18,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 
-import numpy as np
 import torch
 
 from ..whole import whole
@@ -37,7 +36,7 @@ RUNTIME = (
 PAGE = Path(__file__).parent / "page"
 PARTS = ("identity_encoder", "generator")
 # By how much, of the range [-1, 1], a page's swap may be off: by the runtime's rounding, and that of the weights.
-TOLERANCES = {"fp32": 0.002, "fp16": 0.05}
+TOLERANCES = {"fp32": 0.002, "fp16": 0.05, "int8": 0.3}
 CHECKED = 64  # numbers of the swap, about
 ABOUT, DETECTOR = "about.json", "detector.onnx"
 # Left eye, right eye, nose tip, left and right mouth corner of the canonical crop, as (x, y) fractions of its side.
@@ -57,8 +56,8 @@ def write(
     """Write the page's folder, whole or not at all, and return it. A page that was there is replaced.
 
     models: those of `models.models`; generator and identity_encoder become a file each, so that a source is embedded
-    once. precision: of the weights in the files, fp32 or fp16 (computed in fp32 all the same). metadata: text about
-    the student, shown by the page. runtime: the folder of the npm package, looked for in node_modules if None.
+    once. precision: of the weights in the files, fp32, fp16 or int8 (computed in fp32 all the same). metadata: text
+    about the student, shown by the page. runtime: the folder of the npm package, looked for in node_modules if None.
     detector: the file of YuNet; without it the page takes aligned crops only.
     Raises ValueError naming what is missing or does not fit, and what to do.
     """
@@ -75,9 +74,11 @@ def write(
         shutil.copytree(PAGE, made)
         _copy_runtime(package, made / "runtime")
         for part in PARTS:
-            onnx.write(models[part], made / f"{part}.onnx", metadata=metadata)
-            if precision == "fp16":
-                _halve(made / f"{part}.onnx")
+            file = onnx.write(models[part], made / f"{part}.onnx", metadata=metadata)
+            if precision != "fp32":
+                proto = _onnx().load(file)
+                onnx.narrow(proto, precision)
+                file.write_bytes(proto.SerializeToString())
         if detector is not None:
             shutil.copyfile(detector, made / DETECTOR)
         (made / ABOUT).write_text(json.dumps(_about(models, made, precision, metadata), indent=2) + "\n", "utf-8")
@@ -170,28 +171,3 @@ def _check_detector(path: Path) -> None:
         raise ValueError(f"{path}: not an ONNX file ({error})") from None
     if not outputs >= YUNET_OUTPUTS:
         raise ValueError(f"{path}: not YuNet: it has no output '{min(YUNET_OUTPUTS - outputs)}'")
-
-
-def _halve(path: Path) -> None:
-    """Store the float weights of an ONNX file as fp16, each made fp32 again by a Cast when the file is loaded.
-
-    Raises ValueError where a weight is beyond fp16. A scalar stays as it is.
-    """
-    package = _onnx()
-    proto = package.load(path)
-    casts = []
-    for tensor in proto.graph.initializer:
-        if tensor.data_type != package.TensorProto.FLOAT or not tensor.dims:
-            continue
-        with np.errstate(over="ignore"):
-            half = package.numpy_helper.to_array(tensor).astype(np.float16)
-        if not np.isfinite(half).all():
-            raise ValueError(f"{path.name}: the weight '{tensor.name}' is beyond fp16; take precision fp32")
-        name = tensor.name
-        tensor.CopyFrom(package.numpy_helper.from_array(half, f"{name}.fp16"))
-        casts.append(package.helper.make_node("Cast", [f"{name}.fp16"], [name], to=package.TensorProto.FLOAT))
-    nodes = [*casts, *proto.graph.node]
-    del proto.graph.node[:]
-    proto.graph.node.extend(nodes)
-    package.checker.check_model(proto)
-    path.write_bytes(proto.SerializeToString())
