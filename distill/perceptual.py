@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
-import torchvision
 from torch import Tensor, nn
 
 from distill import losses, weights
@@ -103,9 +102,9 @@ def build(name: str, identity_encoder, folders, device) -> Perceptual:
     if name == "lpips":
         network = lpips_with(state).to(device)
         return Perceptual(None, lambda image, reference: network(image, reference).flatten())
-    model = (
-        torchvision.models.vgg16(weights=None) if name == "vgg16" else torchvision.models.squeezenet1_0(weights=None)
-    )
+    from torchvision import models  # only for these: it is slow to import
+
+    model = models.vgg16(weights=None) if name == "vgg16" else models.squeezenet1_0(weights=None)
     model.load_state_dict(state)
     return Perceptual(Backbone(model.features, card.taps).eval().requires_grad_(False).to(device))
 

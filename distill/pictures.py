@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from matplotlib import font_manager
 from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 
@@ -27,6 +26,8 @@ def grid(columns: dict[str, torch.Tensor], cell: int = 128) -> Image.Image:
     """Columns of (n, 3, H, W) uint8 faces under their titles, one row per sample, each face `cell` pixels wide."""
     rows = min(len(images) for images in columns.values())
     gap, top = max(2, cell // 32), 26
+    from matplotlib import font_manager  # only where something is drawn: it is slow to import
+
     sheet = Image.new("RGB", (len(columns) * (cell + gap) + gap, top + rows * (cell + gap)), "white")
     pen = ImageDraw.Draw(sheet)
     font = ImageFont.truetype(font_manager.findfont("DejaVu Sans"), 13)

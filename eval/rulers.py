@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-import torchvision
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -235,7 +234,9 @@ def _picture_reader(card: Card, path: Path) -> nn.Module:
             return _Reader(eight_bit, Inception(state), nn.Identity())
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
-    network = torchvision.models.squeezenet1_0()
+    from torchvision.models import squeezenet1_0  # only for this one: it is slow to import
+
+    network = squeezenet1_0()
     _load_strictly(network, state, card.name, path)
     return _Reader(imagenet_frame, network.features, over_positions)
 

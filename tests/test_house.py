@@ -4,15 +4,14 @@ import ast
 import re
 import shlex
 import subprocess
-import sys
 from functools import cache
 from pathlib import Path
 
 import pytest
 import yaml
-from conftest import ROOT
+from conftest import ROOT, script
 
-from distill import config
+from distill import config, run
 
 ROOMS = {"distill", "students", "teachers", "eval"}
 SOURCES = [p for room in sorted(ROOMS) for p in sorted((ROOT / room).rglob("*.py"))]
@@ -75,25 +74,19 @@ def test_make_targets_of_the_readme_exist(line):
 
 
 @pytest.mark.parametrize("line", [c for c in commands() if "distill/run.py" in c and "exp.yaml" not in c])
-def test_run_commands_of_the_readme_resolve(line):
-    words = shlex.split(line)
-    experiment = words[words.index("distill/run.py") + 1]
-    overrides = [w for w in words[words.index("distill/run.py") + 2 :] if "=" in w]
-    done = subprocess.run(
-        [sys.executable, "distill/run.py", experiment, *overrides, "--dry-run"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    assert yaml.safe_load(done.stdout)["name"] == config.load(ROOT / experiment, overrides).name
+def test_run_commands_of_the_readme_resolve(line, monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    experiment, *words = shlex.split(line)[shlex.split(line).index("distill/run.py") + 1 :]
+    assert run.main([experiment, *words, "--dry-run"]) == 0
+    overrides = [word for word in words if not word.startswith("--")]
+    assert yaml.safe_load(capsys.readouterr().out)["name"] == config.load(experiment, overrides).name
 
 
 @pytest.mark.parametrize("line", [c for c in commands() if c.startswith("python ") and "run.py" not in c])
 def test_other_commands_of_the_readme_know_their_options(line):
     words = shlex.split(line)[1:]
-    target = words[:2] if words[0] == "-m" else words[:1]
-    target += [word for word in words[len(target) :][:1] if re.fullmatch("[a-z_]+", word)]  # perhaps a subcommand
+    words = words[1:] if words[0] == "-m" else words
+    target = [words[0], *(word for word in words[1:2] if re.fullmatch("[a-z_]+", word))]  # perhaps with a subcommand
     told = help_of(*target)
     for word in words:
         if word.startswith("--"):
@@ -102,7 +95,7 @@ def test_other_commands_of_the_readme_know_their_options(line):
 
 @cache
 def help_of(*target: str) -> str:
-    told = subprocess.run([sys.executable, *target, "--help"], cwd=ROOT, capture_output=True, text=True)
+    told = script(*target, "--help")
     assert told.returncode == 0, told.stderr
     return told.stdout
 

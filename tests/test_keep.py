@@ -1,17 +1,15 @@
 """What is kept of a run for the repository: small, complete, without folders of this machine or pictures of people."""
 
 import subprocess
-import sys
 
 import pytest
 import yaml
-from conftest import ROOT
+from conftest import ROOT, script
 from test_run import experiment, in_process
 
 
 def keep(*arguments) -> subprocess.CompletedProcess:
-    command = [sys.executable, str(ROOT / "experiments" / "keep.py"), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True)
+    return script(ROOT / "experiments" / "keep.py", *arguments)
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from conftest import ROOT, script
 from PIL import Image
 
 import eval as measuring
@@ -15,7 +16,6 @@ from distill import pairs as lists
 from distill.data import synthetic
 from distill.data.photos import DataError, Photos, read_manifest
 from distill.pseudo_gt import draw_pair
-from distill.weights import ROOT
 
 
 @pytest.fixture(scope="module")
@@ -29,9 +29,11 @@ def drawn(people, count, seed):
     return lists.load(lists.by_people("toy", people, count, seed, "toy"), people.root)[0]
 
 
+COMMAND = ROOT / "datasets" / "make_pairs.py"
+
+
 def make(*arguments):
-    command = [sys.executable, str(ROOT / "datasets" / "make_pairs.py"), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+    return script(COMMAND, *arguments)
 
 
 def test_the_gallery_never_holds_a_source_and_every_person_is_a_source(people):
@@ -157,7 +159,8 @@ def test_the_command_reads_single_photographs_and_synthetic_people(people, tmp_p
     assert made.returncode == 0 and "6 pairs, gallery of 6" in made.stdout, made.stderr
     other = make("singles", folder, "--out", tmp_path / "flat_list", "--count", 5, "--resolution", 48)
     assert other.returncode == 2 and "flat_list/pairs.json: is another list already" in other.stderr
-    made = make("synthetic", people.root, "--out", tmp_path / "list", "--count", 8, "--resolution", 48)
+    words = ["synthetic", people.root, "--out", tmp_path / "list", "--count", "8", "--resolution", "48"]
+    made = subprocess.run([sys.executable, COMMAND, *words], capture_output=True, text=True)  # as people give it
     assert made.returncode == 0 and "8 pairs, gallery of 5" in made.stdout, made.stderr
     pairs, _ = lists.read(tmp_path / "list")
     assert pairs.exact is not None and pairs.protocol["alignment"] == "rendered in the canonical frame"

@@ -272,7 +272,7 @@ def test_divergence_stops_with_a_message_and_keeps_the_checkpoint(tmp_path):
         in_process(path, "stages=[data, pseudo_gt, train]", "train.lr=1e38", "train.steps=50", "train.grad_clip=1e30")
 
 
-def test_mistakes_are_one_line(tmp_path):
+def test_mistakes_are_one_line(tmp_path, capsys):
     path = experiment(tmp_path, "x")
     for overrides, said in [
         (["train.stpes=3"], "train.stpes: unknown key; did you mean 'steps'"),
@@ -285,8 +285,11 @@ def test_mistakes_are_one_line(tmp_path):
         (["student.identity_encoder=mobilefacenet_512"], "nobody published them"),
         (["stages=[train]"], "stage 'data' is not finished"),
     ]:
-        done = launch(str(path), *overrides)
-        assert done.returncode == 2 and said in done.stderr and "Traceback" not in done.stderr, (overrides, done.stderr)
+        assert run.main([str(path), *overrides]) == 2
+        told = capsys.readouterr().err
+        assert said in told and told.startswith("error: ") and told.count("\n") == 1, (overrides, told)
+    done = launch(str(path), "train.stpes=3")
+    assert done.returncode == 2 and done.stderr.startswith("error: ") and "Traceback" not in done.stderr
     assert launch(str(path), "--dry-run").stdout.startswith("name: x")
 
 
