@@ -4,8 +4,9 @@ python benchmarks/export.py --out FOLDER
 
 Nobody published their weights, so these are fresh, with the statistics of synthetic faces; they decide neither size nor
 speed. The masks start small: fresh ones square what is too large, block after block, until the last bit of a number
-decides a pixel. Identities are not judged, as nothing was learnt: of int8, which is judged by them, the difference is
-told, and refused only where it is gross.
+decides a pixel. The encoder's last two normalisations, which get one number a picture, stay fresh: statistics of so few
+would enlarge what the pictures differ in, and all rounding with it. Identities are not judged, as nothing was learnt:
+of int8, which is judged by them, the difference is told, and refused only where it is gross.
 """
 
 import argparse
@@ -57,7 +58,8 @@ def fresh(name: str, size: int, source: torch.Tensor, target: torch.Tensor) -> s
     """A student behind the original's MobileFaceNet, both with the statistics that these pictures give."""
     torch.manual_seed(0)
     card = CARDS["mobilefacenet_512"]
-    encoder = IdentityEncoder(build_network(card), card)
+    network = build_network(card)
+    encoder = IdentityEncoder(network, card)
     options = {"resolution": size, "embedding_dim": card.embedding_dim}
     if getattr(students.STUDENTS[name], "needs_map", False):
         options["map_shape"] = list(encoder.map_shape)
@@ -67,7 +69,10 @@ def fresh(name: str, size: int, source: torch.Tensor, target: torch.Tensor) -> s
             module.mix.weight.data.mul_(0.1)
     parts = list(zip(source.split(8), target.split(8), strict=True))
     with torch.no_grad():
-        batch_norm.calibrate(student, parts, lambda part: student(*part))
+        batch_norm.calibrate(encoder, parts, lambda part: encoder(part[0]))
+        for norm in (network.head[-1].bn, network.bn):
+            norm.reset_running_stats()
+        batch_norm.calibrate(student.generator, parts, lambda part: student(*part))
     student.name, student.weight_hash = name, f"fresh, seed 0, {size} px"
     return student.eval().requires_grad_(False)
 
