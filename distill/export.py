@@ -36,6 +36,7 @@ from eval import sanity
 from eval.pairs import to_float, to_uint8
 from students.export import page_proof, proof, targets
 from students.export.models import Model, models
+from students.export.quiet import quiet
 from students.whole import whole
 
 PAIRS = 32
@@ -150,7 +151,7 @@ def _one(name: str, precision: str, work: _Work, folder: Path) -> dict[str, Any]
         return before["row"]
     print(f"  {name} {precision}", flush=True)
     metadata = {"student": work.student.name, "identity_encoder": work.student.identity_encoder.card.name}
-    with whole(place) as temporary:
+    with whole(place) as temporary, quiet():
         temporary.mkdir()
         if target.write is None:
             made = page_proof.prove(work.short, work.truth, precision, temporary, metadata, work.detector)

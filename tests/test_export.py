@@ -1,6 +1,7 @@
 """`python -m students.export` and stage `export`: files, card, table, errors; what is finished is not made again."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -13,6 +14,7 @@ import students
 from distill import build, config, export
 from distill.config import ConfigError
 from students.export import proof
+from students.export.quiet import quiet
 from students.export.targets import TARGETS
 
 
@@ -118,3 +120,23 @@ def test_targets_and_stage_belong_together(tmp_path):
     exp = config.load(experiment(tmp_path, stages=["export"], export={"to": ["nowhere"]}))
     with pytest.raises(ConfigError, match="export: unknown export target 'nowhere', known: onnx"):
         build.check_names(exp)
+
+
+def test_converters_are_quiet_unless_they_crash(capfd):
+    def noise():
+        os.write(1, b"from C++\n")
+        subprocess.run(["sh", "-c", "echo from a child; echo and its errors >&2"])
+
+    with quiet():
+        noise()
+    with pytest.raises(ValueError, match="told"), quiet():
+        noise()
+        raise ValueError("told")
+    assert capfd.readouterr() == ("", "")
+    with pytest.raises(RuntimeError), quiet():
+        noise()
+        raise RuntimeError
+    out, err = capfd.readouterr()
+    assert out == "" and "from C++\nfrom a child\nand its errors\n" in err
+    print("heard again")
+    assert capfd.readouterr().out == "heard again\n"
