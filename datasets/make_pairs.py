@@ -51,6 +51,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if args.resolution < SMALLEST:
             raise ConfigError(f"--resolution: expected at least {SMALLEST} pixels, got {args.resolution}")
+        if args.out.exists() and not args.out.is_dir():
+            raise ConfigError(f"--out {args.out}: is a file; name a folder")
         path = faceforensics_list(args) if args.kind == "faceforensics" else folder_list(args)
         pairs, skipped = read(path)
     except (ValueError, OSError) as error:
@@ -70,10 +72,12 @@ def folder_list(args: argparse.Namespace) -> Path:
     if args.kind == "synthetic":
         photos = read_manifest(args.folder, args.split, args.resolution)
         if not photos.rows or "identity" not in photos.rows[0]:
-            raise DataError(f"{args.folder}: no synthetic people of split '{args.split}' in its manifest")
+            raise DataError(f"{args.folder}: no synthetic people of split '{args.split}' in its manifest; see --split")
         dataset, skipped = SYNTHETIC, []
     else:
         folder, skipped = args.folder, []
+        if (folder / "manifest.jsonl").is_file():
+            raise DataError(f"{folder}: holds synthetic people; give `synthetic` in place of `{args.kind}`")
         if args.align:
             from distill import faces  # they want the extra `video`
 

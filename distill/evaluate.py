@@ -218,6 +218,8 @@ def evaluate(args: argparse.Namespace) -> int:
     else:
         pairs, skipped = lists.test_pairs(exp)
         out = args.out or exp.folder / "evaluation"
+    if out.exists() and not out.is_dir():
+        raise ConfigError(f"--out {out}: is a file; name a folder")
     rulers = build.rulers(exp)
     for line in skipped[:5]:
         print(f"skipped {line['what']}: {line['reason']}")
@@ -226,6 +228,8 @@ def evaluate(args: argparse.Namespace) -> int:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     rows = _named(swappers.by_name(name, exp, pairs, device) for name in args.swappers)
     pairs, rows = _without_missing(pairs, rows, args.skip_missing)
+    if (out / "metrics.json").is_file() and (gone := read_json(out / "metrics.json")["rows"].keys() - rows.keys()):
+        print(f"{out / 'metrics.json'}: written anew, without {', '.join(sorted(gone))}; another --out keeps both")
     content, made = measure(exp, rows, pairs, rulers, skipped, out, device)
     count = exp.eval.pictures
     columns = {"source": pairs.source, "target": pairs.target, **made}

@@ -14,6 +14,7 @@ where it was stopped.
 from __future__ import annotations
 
 import argparse
+import shutil
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -56,7 +57,7 @@ def run(exp: Experiment, accelerator, tracker) -> Stage:
         record = exp.folder / "eval" / "metrics.json"
         metrics = read_json(record)["rows"].get(student.name) if record.is_file() else None
         detector = _detector(exp) if "web" in exp.export.to else None
-        content = export(student, pairs, wanted, stage.folder, Judge(exp, pairs), detector, metrics)
+        content = export(student, pairs, wanted, stage.folder, Judge(exp, pairs), detector, metrics, anew=True)
         for row in content["targets"]:
             name = f"export/{row['target']}-{row['precision']}"
             tracker.metrics({f"{name}/max_abs": row["max_abs"], f"{name}/mb": row["mb"]["whole"]})
@@ -75,14 +76,15 @@ def export(
     judge: Judge | None,
     detector: Path | None = None,
     metrics: Mapping[str, Any] | None = None,
+    anew: bool = False,
 ) -> dict[str, Any]:
     """Write, run and compare a student's file for every (target, precision); what card.json holds, written anew after
     each. What was made of the same student on the same pairs before is not made again, and stays in the card. Without a
     judge, for fresh weights, nothing is said of identities. detector: what finds faces in the page of web. metrics:
-    what was measured of the student, for the card.
+    what was measured of the student, for the card. anew: exports of other students or pairs give way.
 
     Raises ValueError where a target cannot express the student or its file gives other numbers: after the last of
-    them, so that the others are there.
+    them, so that the others are there. ConfigError where the folder holds other exports.
     """
     side = student.generator.options["resolution"]
     if pairs.resolution != side:
@@ -91,7 +93,7 @@ def export(
     facts = {"pytorch": judge(truth.swaps, truth) if judge else {}, "folding": proof.folding(student, truth)}
     of = digest([student.weight_hash, truth.hash, judge.key if judge else None])
     work = _Work(student, models(student), truth, judge, facts["pytorch"], of, detector)
-    rows, refused = _before(folder, of), {}
+    rows, refused = _before(folder, of, anew), {}
     for one in wanted:
         try:
             rows[one] = _one(*one, work, folder)
@@ -122,10 +124,29 @@ def _detector(exp: Experiment) -> Path | None:
         return None
 
 
-def _before(folder: Path, of: str) -> dict[tuple[str, str], dict[str, Any]]:
-    """Rows of what lies there of the same student, compared on the same pairs, by target and precision."""
-    records = [read_json(path) for path in sorted(folder.glob("*/proof.json"))]
-    return {(r["row"]["target"], r["row"]["precision"]): r["row"] for r in records if r.get("of") == of}
+def _before(folder: Path, of: str, anew: bool) -> dict[tuple[str, str], dict[str, Any]]:
+    """Rows of what lies there, of the same student, compared on the same pairs, by target and precision."""
+    records = {path.parent: read_json(path) for path in sorted(folder.glob("*/proof.json"))}
+    others = [place for place, record in records.items() if record["of"] != of]
+    if others and not anew:
+        raise ConfigError(
+            f"{folder}: holds exports of another student, or compared on other pairs ({others[0].name} ...); name "
+            f"another folder with --out, or delete that one"
+        )
+    for place in others:
+        shutil.rmtree(place)
+        del records[place]
+    changed = [place for place, record in records.items() if not _intact(place, record["row"])]
+    for place in changed:
+        print(f"  {place}: not as it was when it was compared, and left out; export it again")
+    rows = [record["row"] for place, record in records.items() if place not in changed]
+    return {(row["target"], row["precision"]): row for row in rows}
+
+
+def _intact(place: Path, row: Mapping[str, Any]) -> bool:
+    """Whether all files are there as they were written."""
+    files = {place / name: sha256 for facts in row["models"].values() for name, sha256 in facts["files"].items()}
+    return all(file.is_file() and weights.sha256(file) == sha256 for file, sha256 in files.items())
 
 
 @dataclass(frozen=True)
@@ -145,11 +166,14 @@ def _one(name: str, precision: str, work: _Work, folder: Path) -> dict[str, Any]
     """One target at one precision, in a folder of its own, which appears when all of it is proved."""
     target, place = targets.check(name, precision), folder / f"{name}-{precision}"
     versions = {k: v for k, v in environment().items() if k not in ("commit", "threads")}
-    key = digest([work.of, name, precision, versions])
+    finds = weights.sha256(work.detector) if target.write is None and work.detector else None
+    key = digest([work.of, name, precision, versions, finds])
     record = place / "proof.json"
-    if record.is_file() and (before := read_json(record))["key"] == key:
+    if record.is_file() and (before := read_json(record))["key"] == key and _intact(place, before["row"]):
         return before["row"]
     print(f"  {name} {precision}", flush=True)
+    for killed in folder.glob(f".{place.name}.*"):  # what a command left that was killed
+        shutil.rmtree(killed)
     metadata = {"student": work.student.name, "identity_encoder": work.student.identity_encoder.card.name}
     with whole(place) as temporary, quiet():
         temporary.mkdir()
@@ -159,6 +183,7 @@ def _one(name: str, precision: str, work: _Work, folder: Path) -> dict[str, Any]
             made = proof.prove(work.short, work.truth, target, precision, temporary, metadata)
         row = {
             "target": name, "precision": precision, "runs_in": target.runs_in, "folder": place.name,
+            "feed": target.feed,
             "max_abs": max(facts.get("max_abs", 0) for facts in made.facts.values()),
             "mb": {model: facts["bytes"] / 1e6 for model, facts in made.facts.items()},
             "models": made.facts, **(work.judge(made.swaps(), work.truth) if work.judge else {}),
@@ -215,6 +240,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         wanted = targets.chosen(args.to.split(","), args.precision.split(","))
         out = args.out or args.student.parent / "export"
+        if out.exists() and not out.is_dir():
+            raise ConfigError(f"--out {out}: is a file; name a folder")
         side = students.load(args.student).options["resolution"]
         with tempfile.TemporaryDirectory() as folder:
             exp, pairs = _pairs(args, side, folder)
@@ -223,6 +250,9 @@ def main(arguments: list[str] | None = None) -> int:
             metrics = read_json(record)["rows"].get(student.name) if record.is_file() else None
             detector = _detector(exp) if "web" in dict(wanted) else None
             export(student, pairs, wanted, out, Judge(exp, pairs), detector, metrics)
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on", file=sys.stderr)
+        return 130
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

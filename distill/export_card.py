@@ -28,7 +28,7 @@ PyTorch's for the whole model, in turns on one core: smaller is faster; – wher
 """
 JUDGED = """\
 Identity is that of the exported encoder and generator together: cosine to the source, cosine to PyTorch's swap (1 is
-the same face), and how often the source is found in the gallery.
+the same face), and how often the source is found in the gallery (one pair is {points:.1f} points).
 """
 USE = " ".join(
     """\
@@ -52,7 +52,8 @@ def card(
     facts: Mapping[str, Any],
     metrics: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
-    """What card.json holds: what goes in and comes out, what was compared on what, file by file."""
+    """What card.json holds: what goes in and comes out, what was compared on what, file by file (`feed` tells how each
+    runtime is handed its inputs)."""
     side, generator = student.generator.options["resolution"], student.generator
     condition = {"embedding": {"shape": [1, generator.options["embedding_dim"]], "range": "unit length"}}
     if getattr(generator, "needs_map", False):
@@ -71,7 +72,11 @@ def card(
             "identity_encoder": {"inputs": {"source": picture}, "outputs": condition},
             "whole": {"inputs": {"source": picture, "target": picture}, "outputs": {"swap": picture}},
         },
-        "compared_on": {"pairs": pairs.name, "hash": pairs.hash, "count": len(pairs), "gallery": len(pairs.gallery)},
+        "compared_on": {
+            "pairs": pairs.name, "hash": pairs.hash, "count": len(pairs), "gallery": len(pairs.gallery),
+            "told": "the list of pairs, its hash as in metrics.json, how many, and among how many people each source "
+            "is looked for",
+        },
         "pytorch": facts["pytorch"],
         "folding": facts["folding"],
         "targets": list(rows),
@@ -82,32 +87,43 @@ def card(
 
 
 def table(content: Mapping[str, Any]) -> str:
-    """equality.md: a row for PyTorch, one for its folded form, one for each target and precision, then what was
-    refused. Without a judge it has no columns of identity."""
+    """equality.md: what `cells` tells, and what was refused."""
     student, on, where = content["student"], content["compared_on"], content["environment"]
-    before, folded = content["pytorch"], content["folding"]["whole"]
-    judged = IDENTITY if before else {}
-    after = f"{folded['pytorch_ms']:.1f} ms before, {folded['ms']:.1f} after"
+    head, *rows = cells(content)
     lines = [
         f"{student['name']} {_options(student['options'])}, {on['count']} pairs of {on['pairs']}, gallery of "
         f"{on['gallery']}; {where['processor']}, one core, torch {torch.__version__}, commit {where['commit']}",
         "",
-        _line([*HEADINGS[:-1], *judged, HEADINGS[-1]]),
-        "|" + "---|" * (len(HEADINGS) + len(judged)),
-        _line(["PyTorch", "fp32", "", "", "", "", "", "1.00", *_identity(before, judged), ""]),
-        _line(["PyTorch, folded", "fp32", "", "", *_differences(folded), *[""] * len(judged), after]),
+        _line(head),
+        "|" + "---|" * len(head),
+        *map(_line, rows),
+        "",
+        LEGEND + JUDGED.format(points=100 / on["count"]) if content["pytorch"] else LEGEND,
+    ]
+    return "\n".join([*lines, *(f"Refused: {' '.join(why.split())}.\n" for why in content["refused"].values())])
+
+
+def cells(content: Mapping[str, Any]) -> list[list[str]]:
+    """The headings, a row for PyTorch, one for its folded form, one for each target and precision. Without a judge
+    there are no columns of identity."""
+    before, folded = content["pytorch"], content["folding"]["whole"]
+    judged = IDENTITY if before else {}
+    after = f"{folded['pytorch_ms']:.1f} ms before, {folded['ms']:.1f} after"
+    made = [
+        [*HEADINGS[:-1], *judged, HEADINGS[-1]],
+        ["PyTorch", "fp32", "", "", "", "", "", "1.00", *_identity(before, judged), ""],
+        ["PyTorch, folded", "fp32", "", "", *_differences(folded), *[""] * len(judged), after],
     ]
     for row in content["targets"]:
         whole, mb = row["models"]["whole"], row["mb"]
         original = ORIGINAL_MB.get((row["target"], row["precision"]))
-        beside = f" (original {original})" if original and student["name"] == "mobilefsgan" else ""
-        lines.append(_line([
+        beside = f" (original {original})" if original and content["student"]["name"] == "mobilefsgan" else ""
+        made.append([
             row["target"], row["precision"], f"{mb['whole']:.2f}{beside}",
             f"{mb['identity_encoder']:.2f} + {mb['generator']:.2f}", *_differences(whole | {"max_abs": row["max_abs"]}),
             *_identity(row, judged), row["runs_in"],
-        ]))  # fmt: skip
-    lines += ["", LEGEND + JUDGED if judged else LEGEND]
-    return "\n".join([*lines, *(f"Refused: {' '.join(why.split())}.\n" for why in content["refused"].values())])
+        ])  # fmt: skip
+    return made
 
 
 def _differences(facts: Mapping[str, Any]) -> list[str]:

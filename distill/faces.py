@@ -42,10 +42,13 @@ class Detector:
         """path: the file of the card YUNET. score: the least that counts as a face, in [0, 1]."""
         cv2 = opencv()
         self.weight_hash = sha256(path)[:16]
+        level = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)  # OpenCV 5 warns of its own engine
         try:
             self._network = cv2.FaceDetectorYN.create(str(path), "", (LARGEST, LARGEST), score)
         except cv2.error as error:
             raise DataError(f"{path}: not a detector that OpenCV can read ({error.msg.strip()})") from None
+        finally:
+            cv2.utils.logging.setLogLevel(level)
 
     def __call__(self, image: np.ndarray) -> np.ndarray | None:
         """Eyes, nose tip, mouth corners of the largest face, left to right in the picture: (5, 2) float, or None."""

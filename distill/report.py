@@ -17,6 +17,7 @@ from PIL import Image
 
 from distill import config
 from distill.config import Experiment
+from distill.export_card import JUDGED, LEGEND, cells
 from distill.stage import Stage, open_stage, read_json, upstream, whole_file, write_json, write_text
 from distill.swappers import trained
 from distill.tracking import read_log
@@ -79,10 +80,11 @@ def run(exp: Experiment, accelerator, tracker) -> Stage:
     metrics = read_json(exp.folder / "eval" / "metrics.json")
     metrics["minutes"] = {
         name: read_json(exp.folder / name / "done.json")["minutes"]
-        for name in ("data", "pseudo_gt", "train", "refine", "eval")
+        for name in ("data", "pseudo_gt", "train", "refine", "eval", "export")
         if (exp.folder / name / "done.json").is_file()
     }
-    page = render_page(exp, metrics, read_log(exp.folder / "train"))
+    exported = read_json(exp.folder / "export" / "card.json") if "export" in exp.stages else None
+    page = render_page(exp, metrics, read_log(exp.folder / "train"), exported)
     write_text(exp.folder / "report.html", page)
     write_json(exp.folder / "metrics.json", metrics)
     best = list(trained(exp).values())[-1]
@@ -100,7 +102,7 @@ def run(exp: Experiment, accelerator, tracker) -> Stage:
         print(f"! {line}")
     spent = ", ".join(f"{name} {minutes:.1f}" for name, minutes in metrics["minutes"].items())
     print(f"minutes: {spent}\n")
-    for name in ("report.html", "metrics.json", best.name):
+    for name in ("report.html", "metrics.json", best.name, *(["export/card.json"] if exported else [])):
         print(f"{exp.folder / name}")
     if exp.tracking.uri != "none":
         print(f"mlflow ui --backend-store-uri {exp.tracking.uri}")
@@ -138,8 +140,10 @@ def apart(key: str, row: Mapping[str, Any]) -> dict[str, float]:
     return dict(sorted(shares.items())) if len(shares) > 1 else {}
 
 
-def render_page(exp: Experiment, metrics: dict[str, Any], log: list[dict[str, float]]) -> str:
-    """The report as one HTML file without any reference to another."""
+def render_page(
+    exp: Experiment, metrics: dict[str, Any], log: list[dict[str, float]], exported: dict[str, Any] | None = None
+) -> str:
+    """The report as one HTML file without any reference to another. exported: the card.json of stage `export`."""
     pairs, facts = metrics["pairs"], metrics["environment"]
     what = "synthetic faces with exact swaps" if exp.data.kind == "synthetic" else "photographs"
     verdicts = "".join(f"<p class=warn>{html.escape(v)}</p>" for v in metrics["verdicts"])
@@ -158,6 +162,7 @@ latency p10 and p90 over its runs, and each network's median; of sizes each netw
 <h2>Swaps</h2><div class=scroll>{_faces(exp.folder / "eval" / "pictures", list(metrics["rows"]))}</div>
 <p class=soft>The identity of the source on the target's pose, expression, light and background.
 {_picture_note(exp)}</p>
+{_exports(exported) if exported else ""}
 <h2>Training</h2><div class=plots>{_plots(log)}</div>
 <h2>Made by</h2><p class=soft>commit {facts["commit"]} · {html.escape(facts["processor"])}, {facts["threads"]} threads ·
 GPU {html.escape(facts["gpu"])} · Python {facts["python"]} · torch {facts["torch"]}</p>
@@ -197,6 +202,14 @@ def _cell(value: dict[str, Any], form: str, shares: dict[str, float]) -> str:
         small.append(f"runs {form.format(runs['p10'])} – {form.format(runs['p90'])}")
     small += [f"{html.escape(name)} {form.format(share)}" for name, share in shares.items()]
     return f"{text}<br><small>{'<br>'.join(small)}</small>" if small else text
+
+
+def _exports(card: dict[str, Any]) -> str:
+    """What the student became for other runtimes: the table of equality.md."""
+    body = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in cells(card))
+    body = body.replace("td>", "th>", 2 * len(cells(card)[0]))
+    legend = LEGEND + JUDGED.format(points=100 / card["compared_on"]["count"])
+    return f"<h2>On the device</h2><div class=scroll><table>{body}</table></div><p class=soft>{html.escape(legend)}</p>"
 
 
 def _faces(folder: Path, rows: list[str]) -> str:

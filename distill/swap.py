@@ -54,6 +54,8 @@ def swap_file(args: argparse.Namespace) -> None:
     kind = _kind(args.target)
     if kind != _kind(args.out):
         raise ConfigError(f"-o {args.out}: {args.target} is a {kind}, and so must this be, by its ending")
+    if args.out.exists() and any(p.exists() and args.out.samefile(p) for p in (args.source, args.target)):
+        raise ConfigError(f"-o {args.out}: would replace a picture that is read; name another file")
     count = {"largest": 1, "all": None}.get(args.faces, args.faces)
     if isinstance(count, str) and not (count.isdigit() and int(count)):
         raise ConfigError(f"--faces {args.faces}: expected largest, all, or a number from 1 on")
@@ -85,6 +87,8 @@ class Swapper:
     def __init__(self, student: Path, exp: Experiment, detector: faces.Detector, source: Path) -> None:
         if not student.is_file():
             raise ConfigError(f"{student}: no such student; train one (make quickstart), or name one with --student")
+        if student.suffix not in (".onnx", ".safetensors"):
+            raise ConfigError(f"{student}: expected a student's .safetensors, or its whole.onnx or generator.onnx")
         if student.suffix == ".onnx":
             self.network = swappers.OnnxStudent(student, exp, None)
             self.size = self.network.resolution

@@ -189,6 +189,12 @@ class OnnxStudent:
         graph = Graph(path, threads=exp.threads)
         inputs = {node.name: node.shape for node in graph.session.get_inputs()}
         made_for = inputs["target"][-1] if inputs.get("target") else None
+        if set(inputs) not in ({"source", "target"}, {"target", "embedding"}, {"target", "embedding", "identity_map"}):
+            raise ValueError(
+                f"{path}: its inputs are {', '.join(sorted(inputs))}; expected source and target (whole.onnx), or "
+                f"target and embedding (generator.onnx); a face swapper of another kind is measured as a teacher: onnx "
+                f"of pseudo_gt.teachers"
+            )
         if resolution is None:
             if not isinstance(made_for, int):
                 raise ValueError(f"{path}: its input target has no fixed size: {inputs}; export it for one resolution")
@@ -206,18 +212,13 @@ class OnnxStudent:
         self.encoder = None
         if set(inputs) == {"source", "target"}:
             graph.fit({"source": image, "target": image}, image)
-        elif set(inputs) in ({"target", "embedding"}, {"target", "embedding", "identity_map"}):
+        else:
             self.encoder = build.identity_encoder(exp, named)
             condition = {"embedding": (self.encoder.card.embedding_dim,)}
             if "identity_map" in inputs:
                 condition["identity_map"] = tuple(self.encoder.map_shape)
             self.needs_map = "identity_map" in inputs
             graph.fit({"target": image, **condition}, image)
-        else:
-            raise ValueError(
-                f"{path}: its inputs are {', '.join(sorted(inputs))}; expected source and target, or target and "
-                f"embedding; a face swapper of another kind is measured as a teacher: onnx of pseudo_gt.teachers"
-            )
         trainer = self.encoder.card.name if self.encoder is not None else named
         if trainer is not None:
             build.check_judge(exp, trainer, str(path))

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -63,6 +64,40 @@ def test_what_is_finished_is_not_made_again(made, file, monkeypatch, capsys):
     assert [row["precision"] for row in card["targets"]] == ["fp32", "fp16"] and "whole(source" in card["use"]
 
 
+def test_files_that_are_not_as_they_were_are_made_again(made, file, tmp_path, capsys):
+    folder = tmp_path / "export"
+    shutil.copytree(made[0], folder)
+    (folder / ".tnn-fp32.killed").mkdir()
+    weights = [folder / f"tnn-{precision}" / "generator.tnnmodel" for precision in ("fp32", "fp16")]
+    sizes = [path.stat().st_size for path in weights]
+    weights[0].write_bytes(b"short")
+    weights[1].unlink()
+    assert export.main([str(file), "--to", "tnn", "--out", str(folder)]) == 0
+    assert "tnn-fp16: not as it was when it was compared, and left out" in capsys.readouterr().out
+    assert weights[0].stat().st_size == sizes[0] and not (folder / ".tnn-fp32.killed").exists()
+    card = json.loads((folder / "card.json").read_text())
+    assert [row["precision"] for row in card["targets"]] == ["fp32"]
+
+
+def test_a_folder_holds_the_exports_of_one_student(made, tmp_path, capsys):
+    other = swapper("mobilefsgan").generator
+    next(other.parameters()).data.mul_(1.01)
+    students.save(other, tmp_path / "student.safetensors", identity_encoder="synthetic_identity")
+    before = (made[0] / "card.json").read_bytes()
+    assert export.main([str(tmp_path / "student.safetensors"), "--to", "tnn", "--out", str(made[0])]) == 2
+    assert "holds exports of another student, or compared on other pairs (tnn-fp" in capsys.readouterr().err
+    assert (made[0] / "card.json").read_bytes() == before
+
+
+def test_ctrl_c_says_that_the_command_goes_on(file, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(proof, "prove", lambda *given: (_ for _ in ()).throw(KeyboardInterrupt))
+    assert export.main([str(file), "--to", "tnn", "--out", str(tmp_path / "out")]) == 130
+    assert "stopped; the same command goes on" in capsys.readouterr().err
+    (tmp_path / "file").write_text("")
+    assert export.main([str(file), "--to", "tnn", "--out", str(tmp_path / "file")]) == 2
+    assert "file: is a file; name a folder" in capsys.readouterr().err
+
+
 def test_a_file_that_differs_is_an_error_and_not_kept_but_others_are(file, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(proof.TOLERANCE, "fp32", 0.0)
     assert export.main([str(file), "--to", "tnn", "--precision", "fp32,fp16", "--out", str(tmp_path / "out")]) == 2
@@ -105,12 +140,14 @@ def test_other_files_are_refused(tmp_path, capsys):
 
 
 def test_the_stage_exports_what_was_trained(tmp_path):
-    stages = ["data", "pseudo_gt", "train", "eval", "export"]
+    stages = ["data", "pseudo_gt", "train", "eval", "export", "report"]
     exp = experiment(tmp_path, stages=stages, export={"to": ["tnn"], "precisions": ["fp32", "fp16"]})
     folder = in_process(exp) / "export"
     assert {p.name for p in folder.iterdir()} >= {"tnn-fp32", "tnn-fp16", "card.json", "equality.md", "done.json"}
     card = json.loads((folder / "card.json").read_text())
     assert card["metrics"]["ssim"]["value"] > 0 and card["compared_on"]["count"] == 8
+    report = (folder.parent / "report.html").read_text()
+    assert "On the device" in report and "<td>tnn</td><td>fp16</td>" in report and "<th>target</th>" in report
 
 
 def test_targets_and_stage_belong_together(tmp_path):

@@ -117,6 +117,8 @@ def test_a_video_keeps_its_sound_and_says_what_it_is(scene, tmp_path):
         (["source.png", "grey.png", "-o", "out.png"], "grey.png: no face found"),
         (["source.png", "two.png", "-o", "out.png", "--faces", "none"], "expected largest, all, or a number"),
         (["source.png", "two.png", "-o", "out.bmp"], "BMP cannot say"),
+        (["source.png", "two.png", "-o", "two.png"], "two.png: would replace a picture that is read"),
+        (["source.png", "two.png", "-o", "out.png", "--student", "two.png"], "expected a student's .safetensors, or"),
         (["source.png", "two.png", "-o", "out.png", "--student", "none.safetensors"], "no such student; train one"),
         (["source.png", "grey.mp4", "-o", "out.mp4"], "no face found in any frame"),
         (["source.png", "text.mp4", "-o", "out.mp4"], "text.mp4: not a readable video"),

@@ -130,7 +130,8 @@ def _flaw(path: Path, min_size: int) -> str | None:
             if picture.mode != "RGB":
                 return f"mode {picture.mode}, not RGB"
             if min(picture.size) < min_size:
-                return f"{picture.size[0]}x{picture.size[1]} pixels, smaller than data.min_size={min_size}"
+                least = f"{min_size} (data.min_size, or half of --resolution)"
+                return f"{picture.size[0]}x{picture.size[1]} pixels, smaller than {least}"
             if picture.size[0] != picture.size[1]:
                 return f"{picture.size[0]}x{picture.size[1]} pixels, not a square crop"
             picture.load()

@@ -10,7 +10,7 @@ import torch
 
 from . import browser, web
 from .models import Model
-from .proof import Proved, Truth, difference, refuse, times
+from .proof import Proved, Truth, difference, file_hash, refuse, times
 
 
 def prove(
@@ -31,10 +31,15 @@ def prove(
         made = [page.swap(*pair) for pair in zip(pairs["source"].split(1), pairs["target"].split(1), strict=True)]
     swaps = torch.cat([one.swap for one in made])
     size = {part: (path / f"{part}.onnx").stat().st_size for part in web.PARTS}
-    whole = {"file": path.name, "bytes": sum(size.values()), **difference({"swap": swaps}, truth.outputs["whole"])}
+    files = {f.relative_to(folder).as_posix(): file_hash(f) for f in sorted(path.rglob("*")) if f.is_file()}
+    whole = {"file": path.name, "files": files, "bytes": sum(size.values())}
+    whole |= difference({"swap": swaps}, truth.outputs["whole"])
     refuse(whole, precision, f"{folder.name}: page")
     first = {name: tensor[:1] for name, tensor in pairs.items()}
     ms, pytorch_ms = median(one.encoder_ms + one.generator_ms for one in made), times([truth.call("whole", first)])[0]
     whole |= {"ms": ms, "pytorch_ms": pytorch_ms, "ratio": ms / pytorch_ms}
-    parts = {part: {"file": f"{path.name}/{part}.onnx", "bytes": size[part]} for part in web.PARTS}
+    parts = {}
+    for part in web.PARTS:
+        file = f"{path.name}/{part}.onnx"
+        parts[part] = {"file": file, "files": {file: files[file]}, "bytes": size[part]}
     return Proved({**parts, "whole": whole}, lambda: swaps)

@@ -79,7 +79,7 @@ def prove(
             made = outputs(runs[name], truth.inputs[name], target.batch)
             facts[name] = {
                 "file": path.name,
-                "files": {file.relative_to(folder).as_posix(): _hash(file) for file in target.files(path)},
+                "files": {file.relative_to(folder).as_posix(): file_hash(file) for file in target.files(path)},
                 "bytes": size_bytes(target, path),
                 **difference(made, truth.outputs[name]),
             }
@@ -184,6 +184,6 @@ def _run(model: Model, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return dict(zip(model.outputs, made if isinstance(made, tuple) else (made,), strict=True))
 
 
-def _hash(file: Path) -> str:
+def file_hash(file: Path) -> str:
     with open(file, "rb") as content:
         return hashlib.file_digest(content, "sha256").hexdigest()
