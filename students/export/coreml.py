@@ -64,6 +64,7 @@ def write(model: Model, path: str | Path, precision: str = "fp32", metadata: Map
         package.user_defined_metadata[key] = value
     with whole(path) as temporary:
         package.save(str(temporary))
+        (temporary / "executorch_debug_handle_mapping.json").unlink(missing_ok=True)  # names of the graph it came from
     return path
 
 
