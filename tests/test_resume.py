@@ -38,4 +38,4 @@ def test_pieces_are_the_whole_bit_for_bit(tmp_path, monkeypatch):
     same_state(straight, folder)
     assert read_log(straight / "train")[:-1] == [row for row in read_log(folder / "train")][:-1]
     minutes = json.loads((folder / "train" / "done.json").read_text())["minutes"]
-    assert minutes * 60 > first, "the minutes of a run are those of all its pieces"
+    assert minutes >= round(first / 60, 2) > 0, "the minutes of a run are those of all its pieces"
