@@ -40,6 +40,7 @@ def correlated(seed, n, d):
 
 
 def test_frechet_equals_scipy_and_torch_fidelity():
+    pytest.importorskip("torch_fidelity", reason="needs the extra fid")
     from torch_fidelity.metric_fid import KEY_METRIC_FID, fid_features_to_statistics, fid_statistics_to_metric
 
     a, b = correlated(0, 90, 12), correlated(1, 70, 12)
@@ -54,6 +55,7 @@ def test_frechet_equals_scipy_and_torch_fidelity():
 
 
 def test_kernel_equals_its_formula_and_torch_fidelity():
+    pytest.importorskip("torch_fidelity", reason="needs the extra fid")
     from torch_fidelity.metric_kid import kid_features_to_metric
 
     a, b = correlated(0, 40, 12) / 5, correlated(1, 40, 12) / 5
@@ -167,6 +169,7 @@ def test_the_shipped_recogniser_gives_features():
 @pytest.fixture(scope="module")
 def inception(tmp_path_factory):
     """Seeded weights under the names that torch-fidelity's network has, and a card that is honest about them."""
+    pytest.importorskip("torch_fidelity", reason="needs the extra fid")
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
     class Blank(FeatureExtractorInceptionV3):

@@ -47,6 +47,7 @@ def test_cards_name_the_files_that_torchvision_downloads(net):
 
 
 def test_the_other_cards_name_what_their_packages_download():
+    pytest.importorskip("torch_fidelity", reason="needs the extra fid")
     from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
 
     assert CARDS["inception_fid"].url == URL_INCEPTION_V3
