@@ -20,6 +20,7 @@ from distill import weights  # noqa: E402
 from distill.config import ConfigError  # noqa: E402
 from distill.data.photos import DataError, Photos, read_manifest, scan  # noqa: E402
 from distill.pairs import AS_GIVEN, RENDERED, SMALLEST, SYNTHETIC, by_people, by_singles, read, save  # noqa: E402
+from distill.stage import check_folder  # noqa: E402
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -51,8 +52,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if args.resolution < SMALLEST:
             raise ConfigError(f"--resolution: expected at least {SMALLEST} pixels, got {args.resolution}")
-        if args.out.exists() and not args.out.is_dir():
-            raise ConfigError(f"--out {args.out}: is a file; name a folder")
+        check_folder(args.out)
         path = faceforensics_list(args) if args.kind == "faceforensics" else folder_list(args)
         pairs, skipped = read(path)
     except (ValueError, OSError) as error:

@@ -32,7 +32,7 @@ from distill import pairs as lists
 from distill.config import ConfigError, Experiment, to_dict
 from distill.data.photos import decode
 from distill.report import text_table
-from distill.stage import Stage, digest, open_stage, read_json, upstream, write_json
+from distill.stage import Stage, check_folder, digest, open_stage, read_json, upstream, write_json
 from distill.swappers import Finished
 from distill.tracking import environment
 from eval import sanity
@@ -218,8 +218,7 @@ def evaluate(args: argparse.Namespace) -> int:
     else:
         pairs, skipped = lists.test_pairs(exp)
         out = args.out or exp.folder / "evaluation"
-    if out.exists() and not out.is_dir():
-        raise ConfigError(f"--out {out}: is a file; name a folder")
+    check_folder(out)
     rulers = build.rulers(exp)
     for line in skipped[:5]:
         print(f"skipped {line['what']}: {line['reason']}")

@@ -31,7 +31,7 @@ from distill import pairs as lists
 from distill.config import ConfigError, Experiment
 from distill.evaluate import PHOTO_JUDGES
 from distill.export_card import card, table
-from distill.stage import Stage, digest, open_stage, read_json, upstream, write_json, write_text
+from distill.stage import Stage, check_folder, digest, open_stage, read_json, upstream, write_json, write_text
 from distill.tracking import Tracker, environment
 from eval import sanity
 from eval.pairs import to_float, to_uint8
@@ -240,8 +240,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         wanted = targets.chosen(args.to.split(","), args.precision.split(","))
         out = args.out or args.student.parent / "export"
-        if out.exists() and not out.is_dir():
-            raise ConfigError(f"--out {out}: is a file; name a folder")
+        check_folder(out)
         side = students.load(args.student).options["resolution"]
         with tempfile.TemporaryDirectory() as folder:
             exp, pairs = _pairs(args, side, folder)

@@ -24,10 +24,10 @@ XMP = f"""<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>
 
 def grid(columns: dict[str, torch.Tensor], cell: int = 128) -> Image.Image:
     """Columns of (n, 3, H, W) uint8 faces under their titles, one row per sample, each face `cell` pixels wide."""
-    rows = min(len(images) for images in columns.values())
-    gap, top = max(2, cell // 32), 26
     from matplotlib import font_manager  # only where something is drawn: it is slow to import
 
+    rows = min(len(images) for images in columns.values())
+    gap, top = max(2, cell // 32), 26
     sheet = Image.new("RGB", (len(columns) * (cell + gap) + gap, top + rows * (cell + gap)), "white")
     pen = ImageDraw.Draw(sheet)
     font = ImageFont.truetype(font_manager.findfont("DejaVu Sans"), 13)

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from distill.config import Experiment
+from distill.config import ConfigError, Experiment
 
 STARTED = time.monotonic()  # about when the command was given
 
@@ -54,6 +54,12 @@ def whole_file(path: str | Path):
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def check_folder(path: Path) -> None:
+    """Raise ConfigError where a folder is to be written and a file lies, before any work."""
+    if path.exists() and not path.is_dir():
+        raise ConfigError(f"--out {path}: is a file; name a folder")
 
 
 def write_text(path: str | Path, text: str) -> None:

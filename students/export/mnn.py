@@ -58,8 +58,8 @@ def _round(path: Path) -> None:
     proto = package.load(path)
     for tensor in proto.graph.initializer:
         if tensor.data_type == package.TensorProto.FLOAT:
-            weights = package.numpy_helper.to_array(tensor).astype(np.float16).astype(np.float32)
-            tensor.CopyFrom(package.numpy_helper.from_array(weights, tensor.name))
+            rounded = onnx.halves(package.numpy_helper.to_array(tensor), tensor.name).astype(np.float32)
+            tensor.CopyFrom(package.numpy_helper.from_array(rounded, tensor.name))
     path.write_bytes(proto.SerializeToString())
 
 

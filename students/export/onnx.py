@@ -102,10 +102,7 @@ def narrow(proto, precision: str) -> None:
             continue
         name, weights = tensor.name, numpy_helper.to_array(tensor)
         if precision == "fp16":
-            with np.errstate(over="ignore"):
-                small = weights.astype(np.float16)
-            if not np.isfinite(small).all():
-                raise ValueError(f"the weight '{name}' is beyond fp16; take precision fp32")
+            small = halves(weights, name)
             widening.append(helper.make_node("Cast", [f"{name}.fp16"], [name], to=TensorProto.FLOAT))
         elif weights.ndim > 1 and weights.size >= LEAST_WEIGHTS:
             scale = np.abs(weights).max(tuple(range(1, weights.ndim)), keepdims=True) / np.float32(127)
@@ -123,6 +120,15 @@ def narrow(proto, precision: str) -> None:
     del proto.graph.node[:]
     proto.graph.node.extend(nodes)
     checker.check_model(proto)
+
+
+def halves(weights: np.ndarray, name: str) -> np.ndarray:
+    """Weights rounded to float16. Raises ValueError naming those that are beyond it."""
+    with np.errstate(over="ignore"):
+        small = weights.astype(np.float16)
+    if not np.isfinite(small).all():
+        raise ValueError(f"the weight '{name}' is beyond fp16; take precision fp32")
+    return small
 
 
 def load(path: str | Path, names: Sequence[str], threads: int = 1) -> Run:
