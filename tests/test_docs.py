@@ -18,16 +18,19 @@ from accelerate.commands.config.config_args import ClusterConfig
 from accelerate.commands.launch import launch_command_parser
 from conftest import ROOT, script
 from helpers.small_students import inputs, swapper
+from helpers.toy_pairs import toy_pairs
 from torch.distributed.run import get_args_parser
 
 import students
 import teachers
 from distill import config, run
+from distill.report import comparison
 from distill.schema import Loss
+from eval import METRICS
 from eval.cards import CARDS
 from students.export import proof, targets
 from students.export.models import models
-from swapcore.files import write_json
+from swapcore.files import read_json, write_json
 
 DOCS = sorted((ROOT / "docs").glob("*.md"))
 PAGES = [
@@ -247,7 +250,6 @@ def test_example_of_a_teacher(monkeypatch):
 
 
 def test_example_of_a_metric(monkeypatch):
-    from helpers.toy_pairs import toy_pairs
 
     import eval as metrics
     from eval.evaluation import Evaluation
@@ -296,3 +298,70 @@ def test_example_of_a_stage(tmp_path):
     logged, accelerator = {}, SimpleNamespace(is_main_process=True, wait_for_everyone=lambda: None)
     stage = example("distill/describe.py").run(exp, accelerator, SimpleNamespace(metrics=logged.update))
     assert stage.done and logged["describe/parameters"] > 1000
+
+
+# Numbers of pages are those of experiments/results
+
+
+def table_after(page: str, text: str) -> list[list[str]]:
+    """Cells of the first table after a text of a page, its rule left out."""
+    rest = (ROOT / page).read_text().partition(text)[2]
+    lines = re.search(r"(?:^\|.*\n)+", rest, re.M)[0].splitlines()
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in (lines[0], *lines[2:])]
+
+
+@pytest.mark.parametrize(
+    ("page", "text", "name"),
+    [
+        ("docs/quickstart.md", "## The result", "quickstart"),
+        ("docs/teachers.md", "whom neither network has seen", "distil_faceshifter"),
+        ("docs/students.md", "400 pairs", "photos_landmark_warp"),
+    ],
+)
+def test_tables_of_pages_hold_the_stored_values(page, text, name):
+    rows = read_json(ROOT / "experiments" / "results" / name / "metrics.json")["rows"]
+    titles = {value.title: value.key for metric in METRICS.values() for value in metric.values}
+    (_, *swappers), *lines = table_after(page, text)
+    compared = 0
+    for title, *cells in lines:
+        key = titles.get(title.rstrip(" ↑↓"))
+        for swapper_name, cell in zip(swappers, cells, strict=True):
+            if key is not None and cell != "–":
+                number = cell.split(" ")[0]
+                digits = len(number.partition(".")[2])
+                assert f"{rows[swapper_name][key]['value']:,.{digits}f}" == number, (title, swapper_name)
+                compared += 1
+    assert compared > 40
+
+
+@pytest.mark.parametrize(
+    ("name", "text"), [("compact", "<!-- export -->"), ("mobilefsgan", "while the second core did other work")]
+)
+def test_tables_of_exports_hold_the_stored_values(name, text):
+    stored = [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in (ROOT / "experiments" / "results" / "export" / f"{name}.md").read_text().splitlines()
+        if line.startswith("| ")
+    ]
+    column = stored[0].index("mean difference")  # which the page leaves out
+    assert [row[:column] + row[column + 1 :] for row in stored] == table_after("docs/export.md", text)
+
+
+def test_tables_of_experiments_are_those_of_the_stored_comparisons():
+    text = (ROOT / "experiments" / "README.md").read_text()
+    tables = re.findall(r"<!-- (\w+) -->\n(.*?)<!-- /\1 -->", text, re.S)
+    assert len(tables) == 6
+    for name, table in tables:
+        stored = read_json(ROOT / "experiments" / "results" / name / "comparison.json")
+        assert comparison.markdown(stored) == table, name
+
+
+def test_headlines_of_the_readme_are_stored_values():
+    quick = read_json(ROOT / "experiments/results/quickstart/metrics.json")["rows"]["compact"]
+    taught = read_json(ROOT / "experiments/results/distil_faceshifter/metrics.json")["rows"]
+    values = [row[1] for row in table_after("README.md", "quickstart then takes")[1:]]
+    assert values[0] == f"{quick['id_retrieval_top1_pct']['value']:.1f} %"
+    assert values[1] == f"{quick['size_mb']['value']:.2f} MB, {quick['latency_ms']['value']:.1f} ms"
+    assert values[2] == f"{taught['compact']['ssim']['value']:.3f}"
+    exported = next(row for row in table_after("docs/export.md", "<!-- export -->") if row[:2] == ["onnx", "int8"])
+    assert values[3] == f"{exported[2]} MB, {exported[-2]} %"
