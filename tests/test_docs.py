@@ -314,8 +314,8 @@ def table_after(page: str, text: str) -> list[list[str]]:
     ("page", "text", "name"),
     [
         ("docs/quickstart.md", "## The result", "quickstart"),
-        ("docs/teachers.md", "whom neither network has seen", "distil_faceshifter"),
-        ("docs/students.md", "400 pairs", "photos_landmark_warp"),
+        ("docs/teachers.md", "## Training a teacher", "distil_faceshifter"),
+        ("docs/students.md", "## A student of photographs", "photos_landmark_warp"),
     ],
 )
 def test_tables_of_pages_hold_the_stored_values(page, text, name):
@@ -331,7 +331,7 @@ def test_tables_of_pages_hold_the_stored_values(page, text, name):
                 digits = len(number.partition(".")[2])
                 assert f"{rows[swapper_name][key]['value']:,.{digits}f}" == number, (title, swapper_name)
                 compared += 1
-    assert compared > 40
+    assert compared >= 40
 
 
 @pytest.mark.parametrize(
