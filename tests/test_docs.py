@@ -139,6 +139,8 @@ def test_make_targets_exist(line):
     words = [word for word in shlex.split(line) if "=" not in word]
     done = subprocess.run([words[0], "-n", *words[1:]], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+    for path in re.findall(r"\S+\.(?:py|yaml)\b", done.stdout):
+        assert (ROOT / path).exists() or path.startswith("$"), path
 
 
 @pytest.mark.parametrize("line", commands_of("distill/run.py "))
