@@ -39,7 +39,7 @@ METRICS: dict[str, Metric] = {
 }
 
 
-def values_of(keys: Iterable[str]) -> list[Value]:
+def table_values(keys: Iterable[str]) -> list[Value]:
     """Descriptions of measured keys in the order of tables: that of METRICS, then open-ended ones by name.
 
     A key that no metric of today declares, as an older result may have it, is its own title.

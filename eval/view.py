@@ -42,7 +42,7 @@ class View:
 
     @torch.inference_mode()
     def _read(self, role: str, images: Tensor, whose: str) -> Tensor:
-        """Raises ValueError where the estimator breaks its contract: shape, finite values, unit length, three angles."""
+        """Raises ValueError where the readings break their contract: shape, finite, unit length, three angles."""
         estimator = self.estimators.need(role)
         batches = images.split(self.batch_size)
         readings = torch.cat([estimator(to_float(batch.to(self.device))).float().cpu() for batch in batches])
