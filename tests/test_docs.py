@@ -6,6 +6,7 @@ import re
 import shlex
 import subprocess
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
@@ -26,8 +27,10 @@ import teachers
 from distill import config, run
 from distill.report import comparison
 from distill.schema import Loss
-from eval import METRICS
+from eval import METRICS, estimators
 from eval.cards import CARDS
+from eval.evaluation import Evaluation
+from eval.networks import FaceRegressor
 from students.export import proof, targets
 from students.export.models import models
 from swapcore.files import read_json, write_json
@@ -254,7 +257,6 @@ def test_example_of_a_teacher(monkeypatch):
 def test_example_of_a_metric(monkeypatch):
 
     import eval as metrics
-    from eval.evaluation import Evaluation
 
     monkeypatch.setitem(metrics.METRICS, "brightness_error", example("eval/brightness_error.py").BRIGHTNESS_ERROR)
     pairs = toy_pairs()
@@ -278,9 +280,14 @@ def test_example_of_a_loss():
     assert terms == {"total_variation": 2}
 
 
-def test_example_of_an_estimator():
+def test_example_of_an_estimator(monkeypatch):
     card = example("eval/cards.py, in CARDS").card
     assert card.name not in CARDS and card.options == CARDS["synthetic_recogniser"].options
+    build = example("eval/estimators.py, in ARCHITECTURES", SmallNetwork=FaceRegressor)._small_network
+    monkeypatch.setitem(estimators.ARCHITECTURES, "small_network", build)
+    for architecture in (card.architecture, "small_network"):
+        network = estimators.untrained_estimator(replace(card, architecture=architecture))
+        assert torch.allclose(network(torch.zeros(2, 3, 64, 64)).norm(dim=1), torch.ones(2), atol=1e-4)
 
 
 def test_example_of_an_export_target(tmp_path):
