@@ -11,16 +11,15 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 
 import eval as measuring
-import students
 import teachers
 from distill.config import ConfigError, Experiment
 from distill.schema import Teacher
+from distill.train.learners import Learner, learner_of
 from eval import rulers as judges
 from students.export import targets
 from students.identity_encoder import CARDS as ENCODERS
 from students.identity_encoder import IdentityEncoder, load_identity_encoder
 from swapcore import weights
-from teachers import faceshifter
 
 OUTPUTS = {"recogniser": "embedding"}  # what a ruler of a role gives, where it is called otherwise
 # Files that a teacher reads where the experiment names none, by card.
@@ -32,7 +31,7 @@ def check_names(exp: Experiment) -> None:
     stages = set(exp.stages)
     if stages & {"pseudo_gt", "train", "eval"}:
         encoder = identity_encoder(exp)
-        (aei_net if exp.student.name == "faceshifter" else student)(exp, encoder)
+        learner(exp, encoder)
     if "eval" in stages:
         check_judge(exp, exp.student.identity_encoder, "student.identity_encoder")
         trains = exp.loss.perceptual > 0 and exp.loss.perceptual_network == "lpips"
@@ -68,24 +67,22 @@ def _encoder(name: str, exp: Experiment, key: str) -> IdentityEncoder:
     return encoder
 
 
-def student(exp: Experiment, encoder: IdentityEncoder):
-    """A new student for this experiment's resolution and encoder."""
-    own = {"resolution": exp.data.resolution, "embedding_dim": encoder.card.embedding_dim}
-    try:
-        if getattr(students.STUDENTS.get(exp.student.name), "needs_map", False):
-            own["map_shape"] = list(encoder.map_shape)
-        return students.build(exp.student.name, **{**own, **exp.student.options})
-    except (ValueError, TypeError) as error:
-        raise ConfigError(f"student.name, student.options: {error}") from None
+def learner(exp: Experiment, encoder: IdentityEncoder, stage: str = "train") -> Learner:
+    """A new learner of a stage, for this experiment's resolution and encoder. Raises ConfigError.
 
-
-def aei_net(exp: Experiment, encoder: IdentityEncoder):
-    """A new first stage of FaceShifter for this experiment's resolution and encoder: student.name faceshifter."""
-    own = {"resolution": exp.data.resolution, "embedding_dim": encoder.card.embedding_dim}
+    That of stage `refine` builds on the file of stage `train`.
+    """
+    kind, name = learner_of(exp.student.name, stage), exp.student.name
+    if stage == "refine":
+        file = exp.folder / "train" / learner_of(name).file
+        first = teacher(Teacher(name, weights={"generator": str(file)}), exp, "refine")
+        inputs, key = (first.to(next(encoder.parameters()).device), encoder, exp.refine.options), "refine.options"
+    else:
+        inputs, key = (name, encoder, exp.data.resolution, exp.student.options), "student.name, student.options"
     try:
-        return faceshifter.AEINet(**{**own, **exp.student.options})
+        return kind(*inputs)
     except (ValueError, TypeError) as error:
-        raise ConfigError(f"student.options: {error}") from None
+        raise ConfigError(f"{key}: {error}") from None
 
 
 def check_judge(exp: Experiment, trainer: str, where: str) -> None:

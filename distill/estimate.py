@@ -20,7 +20,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from distill.config import Experiment
 from distill.data.triplet import Triplet
-from distill.train.step import Networks, Step, networks
+from distill.train.loop import Networks, Step
+from distill.train.loop import build_networks as networks
 from swapcore.hardware import environment
 
 COUNTED = 2  # samples of the step that is counted: the least that batch normalisation takes
@@ -132,7 +133,7 @@ def _seconds(step: Step, batch: Triplet, device: torch.device) -> float:
     started = time.perf_counter()
     step.learn(batch)
     step.state.step += 1
-    step.state.update_average()
+    step.state.update_ema()
     if device.type == "cuda":
         torch.cuda.synchronize()
     return time.perf_counter() - started
@@ -140,9 +141,9 @@ def _seconds(step: Step, batch: Triplet, device: torch.device) -> float:
 
 def _parameters(parts: Networks) -> dict[str, int]:
     found = {
-        "student": parts.learner.network, "discriminator": parts.critic, "identity encoder": parts.encoder,
-        "perceptual network": parts.distance and parts.distance.features,
-        "teacher": parts.teacher and parts.teacher.teacher,
+        "student": parts.learner.net, "discriminator": parts.discriminator, "identity encoder": parts.encoder,
+        "perceptual network": parts.perceptual and parts.perceptual.features,
+        "teacher": parts.teacher and parts.teacher.network,
     }  # fmt: skip
     return {part: _count(network) for part, network in found.items() if isinstance(network, nn.Module)}
 
@@ -153,15 +154,15 @@ def _count(network: nn.Module) -> int:
 
 def _fixed_bytes(step: Step, parts: Networks) -> int:
     """Weights, gradients and both moments of what learns, the average, and what is frozen; all float32."""
-    learning = sum(map(_count, (step.state.student, step.state.discriminator, step.state.adapters)))
-    frozen = sum(_parameters(parts).values()) - _count(parts.learner.network) - _count(parts.critic)
-    return 4 * (4 * learning + _count(step.state.average) + frozen)
+    learning = sum(map(_count, (step.state.net, step.state.discriminator, step.state.adapters)))
+    frozen = sum(_parameters(parts).values()) - _count(parts.learner.net) - _count(parts.discriminator)
+    return 4 * (4 * learning + _count(step.state.ema) + frozen)
 
 
 def _checkpoint_bytes(step: Step) -> int:
     """Weights and both moments of what learns, and the average."""
-    learning = sum(map(_count, (step.state.student, step.state.discriminator, step.state.adapters)))
-    return 4 * (3 * learning + _count(step.state.average))
+    learning = sum(map(_count, (step.state.net, step.state.discriminator, step.state.adapters)))
+    return 4 * (3 * learning + _count(step.state.ema))
 
 
 def _peak(device: torch.device) -> str:

@@ -24,10 +24,12 @@ import students
 import teachers
 from distill import build
 from distill.config import ConfigError, Experiment, Teacher
+from distill.train.learners import learner_of
 from eval import sanity
 from eval.rulers import CARDS as JUDGES
 from students.identity_encoder import CARDS as ENCODERS
 from swapcore import weights
+from swapcore.files import bytes_hash
 from swapcore.images import SUFFIXES, DataError, decode
 from swapcore.onnx import Graph
 
@@ -47,8 +49,7 @@ def of_experiment(exp: Experiment, pairs: measuring.Pairs, device: Any) -> dict[
 def trained(exp: Experiment) -> dict[str, Path]:
     """What an experiment trained, by the name of its row: a student, or the stages of a teacher."""
     stages = {exp.student.name: "train"} | ({f"{exp.student.name}-refined": "refine"} if "refine" in exp.stages else {})
-    file = "teacher.safetensors" if exp.student.name == "faceshifter" else "student.safetensors"
-    return {name: exp.folder / stage / file for name, stage in stages.items()}
+    return {name: exp.folder / stage / learner_of(exp.student.name, stage).file for name, stage in stages.items()}
 
 
 def by_name(name: str, exp: Experiment, pairs: measuring.Pairs, device: Any) -> Any:
@@ -260,5 +261,5 @@ def own_judges(name: str, swapper: Any, rulers: measuring.Rulers) -> list[str]:
 def fingerprint(swapper: Any) -> str:
     """What tells one swapper from another of the same name: the hash of its weights, or of its finished swaps."""
     if isinstance(swapper, Finished):
-        return weights.bytes_hash(np.ascontiguousarray(swapper.swaps.numpy()).tobytes())
+        return bytes_hash(np.ascontiguousarray(swapper.swaps.numpy()).tobytes())
     return getattr(swapper, "weight_hash", None) or getattr(swapper, "name", type(swapper).__name__)
