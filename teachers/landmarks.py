@@ -57,7 +57,7 @@ class Landmarks(nn.Module):
     def __init__(self, path: str | Path) -> None:
         super().__init__()
         self.network = LandmarkNetwork()
-        load_strictly(self.network, read_state(path), str(path))
+        load_strictly(self.network, read_state(path), path)
         # CANONICAL counts from the middle of the first pixel, fractions from its edge.
         self.register_buffer("five", torch.tensor(CANONICAL) + 0.5 / FRAME, persistent=False)
         self.register_buffer("trust", torch.tensor(TRUST), persistent=False)
