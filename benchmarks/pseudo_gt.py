@@ -66,7 +66,7 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=64)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--people", type=int, default=16, help="synthetic people, two pictures each")
-    parser.add_argument("--pose", help="also judge the pose with this ruler")
+    parser.add_argument("--pose", help="also measure the pose with this estimator")
     parser.add_argument("--precision", choices=DTYPES, default="fp32")
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
@@ -99,7 +99,9 @@ def timings(exp: Experiment, device: torch.device, teacher: teachers.Teacher) ->
     settings = exp.pseudo_gt
     photos = read_manifest(exp.folder / "data", "train", exp.data.resolution)
     memory = Memory(settings.identity_cache_mb * 2**20, device, settings.batch_size)
-    swapper = Swapper([teacher], build.quality_rulers(exp), settings.quality, photos.rows, memory, settings.precision)
+    swapper = Swapper(
+        [teacher], build.quality_estimators(exp), settings.quality, photos.rows, memory, settings.precision
+    )
     warm = [pseudo_gt.draw_pair(photos, 1, n) for n in range(settings.batch_size)]
     pictures = photos.load([i for pair in warm for i in pair]).unflatten(0, (len(warm), 2))
     swapper(pseudo_gt.Batch(0, list(range(len(warm))), warm, pictures, [0], last=True))

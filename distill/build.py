@@ -10,19 +10,20 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
-import eval as measuring
 import students
 import teachers
 from distill.config import ConfigError, Experiment
 from distill.schema import Teacher
-from eval import rulers as judges
+from eval import METRICS
+from eval.cards import CARDS
+from eval.estimators import Estimator, Estimators, load_estimator, mirrored
 from students.export import targets
 from students.identity_encoder import CARDS as ENCODERS
 from students.identity_encoder import IdentityEncoder, load_identity_encoder
 from swapcore import weights
 from teachers import faceshifter
 
-OUTPUTS = {"recogniser": "embedding"}  # what a ruler of a role gives, where it is called otherwise
+OUTPUTS = {"recogniser": "embedding"}  # output of the estimator of a role, where the names differ
 # Files that a teacher reads where the experiment names none, by card.
 DEFAULT_WEIGHTS = {"landmark_warp": {"landmarks": "3ddfa_v2_mb05"}}
 
@@ -34,22 +35,22 @@ def check_names(exp: Experiment) -> None:
         encoder = identity_encoder(exp)
         (aei_net if exp.student.name == "faceshifter" else student)(exp, encoder)
     if "eval" in stages:
-        check_judge(exp, exp.student.identity_encoder, "student.identity_encoder")
+        check_recogniser(exp, exp.student.identity_encoder, "student.identity_encoder")
         trains = exp.loss.perceptual > 0 and exp.loss.perceptual_network == "lpips"
         if trains and "lpips" in exp.eval.metrics and exp.eval.perceptual == "lpips_alex":
             raise ConfigError(
-                "eval.perceptual: 'lpips_alex' is also what loss.perceptual_network trains on; a network must not "
-                "judge what it trained: take lpips_squeeze or lpips_vgg"
+                "eval.perceptual: 'lpips_alex' is also the network of loss.perceptual_network; a network must not "
+                "evaluate what it trained: take lpips_squeeze or lpips_vgg"
             )
-        rulers(exp)
+        estimators(exp)
     if "export" in stages:
         try:
             targets.chosen(exp.export.to, exp.export.precisions)
         except ValueError as error:
             raise ConfigError(f"export: {error}") from None
-        rulers(replace(exp, eval=replace(exp.eval, metrics=("id_retrieval",))))
+        estimators(replace(exp, eval=replace(exp.eval, metrics=("id_retrieval",))))
     if "pseudo_gt" in stages:
-        quality_rulers(exp)
+        quality_estimators(exp)
         for spec in exp.pseudo_gt.teachers:
             teacher_files(spec, exp)
 
@@ -88,36 +89,36 @@ def aei_net(exp: Experiment, encoder: IdentityEncoder):
         raise ConfigError(f"student.options: {error}") from None
 
 
-def check_judge(exp: Experiment, trainer: str, where: str) -> None:
+def check_recogniser(exp: Experiment, trainer: str, where: str) -> None:
     """Raise ConfigError where the recogniser is the identity encoder `trainer`, which `where` was trained with."""
     if exp.eval.recogniser == trainer:
         raise ConfigError(
             f"eval.recogniser: '{exp.eval.recogniser}' is also the identity encoder of {where}; a network must not "
-            f"judge what it trained. Known recognisers: {', '.join(_known('embedding'))}"
+            f"evaluate what it trained. Known recognisers: {', '.join(_known('embedding'))}"
         )
 
 
-def rulers(exp: Experiment) -> measuring.Rulers:
-    """The networks that judge, those that the metrics of `exp` need. Raises ConfigError, WeightsError."""
+def estimators(exp: Experiment) -> Estimators:
+    """The estimators that the metrics of `exp` need. Raises ConfigError, WeightsError."""
     for metric in exp.eval.metrics:
-        if metric not in measuring.METRICS:
-            raise ConfigError(f"eval.metrics: unknown metric '{metric}'; known: {', '.join(measuring.METRICS)}")
-    found = {}
-    for role in {measuring.NEEDS[metric] for metric in exp.eval.metrics if metric in measuring.NEEDS}:
+        if metric not in METRICS:
+            raise ConfigError(f"eval.metrics: unknown metric '{metric}'; known: {', '.join(METRICS)}")
+    loaded = {}
+    for role in {METRICS[metric].needs for metric in exp.eval.metrics} - {None}:
         name, key = getattr(exp.eval, role), f"eval.{role}"
         if name is None:
-            wanting = ", ".join(m for m in exp.eval.metrics if measuring.NEEDS.get(m) == role)
+            needed_by = ", ".join(metric for metric in exp.eval.metrics if METRICS[metric].needs == role)
             known = ", ".join(_known(OUTPUTS.get(role, role)))
-            raise ConfigError(f"{key}: null, but {wanting} of eval.metrics needs one; known: {known}")
-        found[role] = _recogniser(name, exp, key) if role == "recogniser" else _judge(name, role, exp, key)
-    if exp.eval.flip and "recogniser" in found:
-        found["recogniser"] = judges.mirrored(found["recogniser"])
-    return measuring.Rulers(**found)
+            raise ConfigError(f"{key}: null, but {needed_by} of eval.metrics needs one; known: {known}")
+        loaded[role] = _recogniser(name, exp, key) if role == "recogniser" else _estimator(name, role, exp, key)
+    if exp.eval.flip and "recogniser" in loaded:
+        loaded["recogniser"] = mirrored(loaded["recogniser"])
+    return Estimators(**loaded)
 
 
-def quality_rulers(exp: Experiment):
-    """(recogniser, pose or None) that say what a teacher's swap is worth. Raises ConfigError where one of them
-    is the one that evaluates: what was chosen by a judge is not judged by it."""
+def quality_estimators(exp: Experiment) -> tuple[Estimator, Estimator | None]:
+    """(recogniser, pose or None) that choose among the teachers' swaps. Raises ConfigError where one of them also
+    evaluates, since no network may measure its own choice."""
     quality = exp.pseudo_gt.quality
     name = quality.recogniser or exp.student.identity_encoder
     for key, chosen, judging in (
@@ -126,30 +127,30 @@ def quality_rulers(exp: Experiment):
     ):
         if chosen is not None and chosen == judging:
             raise ConfigError(
-                f"pseudo_gt.quality.{key}: '{chosen}' is also eval.{key}, and would judge what it has chosen; "
+                f"pseudo_gt.quality.{key}: '{chosen}' is also eval.{key}, which must not evaluate what it has chosen; "
                 f"take another, or set it to null"
             )
     recogniser = _recogniser(name, exp, "pseudo_gt.quality.recogniser")
-    return recogniser, _judge(quality.pose, "pose", exp, "pseudo_gt.quality.pose") if quality.pose else None
+    return recogniser, _estimator(quality.pose, "pose", exp, "pseudo_gt.quality.pose") if quality.pose else None
 
 
-def _recogniser(name: str, exp: Experiment, key: str):
+def _recogniser(name: str, exp: Experiment, key: str) -> Estimator:
     if name in ENCODERS:
         encoder = _encoder(name, exp, key)
-        return judges.Ruler(encoder, name=encoder.card.name, weight_hash=encoder.weight_hash)
-    return _judge(name, "embedding", exp, key)
+        card = encoder.card
+        return Estimator(encoder, card.name, encoder.weight_hash, crop=card.crop, colour_order=card.colour_order)
+    return _estimator(name, "embedding", exp, key)
 
 
-def _judge(name: str, output: str, exp: Experiment, key: str):
-    if name not in judges.CARDS:
-        raise ConfigError(f"{key}: unknown ruler '{name}'; known: {', '.join(_known(output))}")
-    paths = [weights.find(card, exp.weights) for card in judges.CARDS[name].files]
-    return judges.load_ruler(name, paths, output)
+def _estimator(name: str, output: str, exp: Experiment, key: str) -> Estimator:
+    if name not in CARDS:
+        raise ConfigError(f"{key}: unknown estimator '{name}'; known: {', '.join(_known(output))}")
+    return load_estimator(name, [weights.find(card, exp.weights) for card in CARDS[name].files], output)
 
 
 def _known(output: str) -> list[str]:
     """Names of the cards that give an output; recognisers may be identity encoders too."""
-    cards = [name for name, card in judges.CARDS.items() if output in card.outputs]
+    cards = [name for name, card in CARDS.items() if output in card.outputs]
     return [*cards, *ENCODERS] if output == "embedding" else cards
 
 
@@ -187,7 +188,7 @@ def label(spec: Teacher) -> str:
 
 def _file(name: str, sha256: str | None, exp: Experiment, key: str) -> Path:
     """The file of a card, or a path: as it is or in one of the weight folders."""
-    cards = {**judges.CARDS, **ENCODERS}
+    cards = {**CARDS, **ENCODERS}
     if name in cards:
         return weights.find(cards[name], exp.weights)
     folders = weights.search_folders(exp.weights)

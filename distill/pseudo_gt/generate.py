@@ -37,8 +37,8 @@ DEPTH = 4  # batches between two threads
 def run(exp: Experiment, accelerator, tracker) -> Stage:
     settings = exp.pseudo_gt
     frozen = [build.teacher(spec, exp) for spec in settings.teachers]
-    rulers = build.quality_rulers(exp)
-    stage = open_stage(exp, "pseudo_gt", _inputs(exp, frozen, rulers), accelerator)
+    estimators = build.quality_estimators(exp)
+    stage = open_stage(exp, "pseudo_gt", _inputs(exp, frozen, estimators), accelerator)
     store = Store(settings.destination or stage.folder)
     missing = _missing(exp, store, stage.hash)
     if stage.done and not missing:
@@ -54,7 +54,7 @@ def run(exp: Experiment, accelerator, tracker) -> Stage:
         if rank == 0:  # also tells before hours of work whether the place can be written to
             store.write_json("inputs.json", stage.inputs, indent=2)
     memory = Memory(settings.identity_cache_mb * 2**20, accelerator.device, settings.batch_size)
-    swapper = Swapper(frozen, rulers, settings.quality, photos.rows, memory, settings.precision)
+    swapper = Swapper(frozen, estimators, settings.quality, photos.rows, memory, settings.precision)
     started = time.perf_counter()
     among = f" of process 1 of {world}, {_count(exp, missing)} in all" if world > 1 else ""
     with tqdm(
@@ -114,7 +114,7 @@ def draw_teacher(shares: Sequence[float], seed: int, number: int) -> int:
     return int(np.random.default_rng((seed, number, 8)).choice(len(weights), p=weights / weights.sum()))
 
 
-def _inputs(exp: Experiment, frozen, rulers) -> dict[str, Any]:
+def _inputs(exp: Experiment, frozen, estimators) -> dict[str, Any]:
     """Everything that the shards depend on. Weights go in by their hash, not by where they lie."""
     settings = to_dict(exp.pseudo_gt)
     for key in ("batch_size", "destination", "identity_cache_mb"):
@@ -130,7 +130,7 @@ def _inputs(exp: Experiment, frozen, rulers) -> dict[str, Any]:
             label: {"weight_hash": teacher.weight_hash, **{k: spec[k] for k in ("name", "share", "options")}}
             for label, teacher, spec in zip(labels, frozen, described, strict=True)
         },
-        "rulers": {ruler.name: ruler.weight_hash for ruler in rulers if ruler is not None},
+        "rulers": {one.name: one.weight_hash for one in estimators if one is not None},
     }
 
 

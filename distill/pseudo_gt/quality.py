@@ -119,12 +119,12 @@ class Verdict:
 
 
 class Swapper:
-    """Teachers and quality rulers on one device. Every call is one batch, under inference_mode."""
+    """Teachers and quality estimators on one device. Every call is one batch, under inference_mode."""
 
-    def __init__(self, frozen: Sequence[teachers.Teacher], rulers, quality: Quality, rows: list[dict[str, Any]],
+    def __init__(self, frozen: Sequence[teachers.Teacher], estimators, quality: Quality, rows: list[dict[str, Any]],
                  memory: Memory, precision: str):  # fmt: skip
         self.teachers = [teacher.to(memory.device) for teacher in frozen]
-        self.recogniser, self.pose = (ruler and ruler.to(memory.device) for ruler in rulers)
+        self.recogniser, self.pose = (one and one.to(memory.device) for one in estimators)
         self.quality, self.rows, self.memory = quality, rows, memory
         self.device, self.dtype = memory.device, DTYPES[precision]
 

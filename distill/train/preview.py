@@ -7,13 +7,13 @@ from dataclasses import dataclass, replace
 import torch
 from PIL import Image
 
-import eval as measuring
 from distill import build
 from distill.config import Experiment
 from distill.data.photos import read_manifest
 from distill.evaluate.pairs import exact_swaps
 from students.identity_encoder import IdentityEncoder
 from swapcore import images as pictures
+from swapcore.images import to_float, to_uint8
 
 
 @dataclass(frozen=True)
@@ -32,15 +32,15 @@ class Validation:
     @torch.inference_mode()
     def look(self, student, condition) -> tuple[dict[str, float], Image.Image]:
         """Measured values by name, and a grid to look at. `condition` (source, target) is what the student is given."""
-        source, target = measuring.to_float(self.source), measuring.to_float(self.target)
+        source, target = to_float(self.source), to_float(self.target)
         given = condition(source, target)
         swap = student(target, *given)[0]
         measured = {"val/id_similarity": float((self.encoder(swap) * given[0]).sum(1).mean())}
         columns = {"source": self.source, "target": self.target}
         if self.exact is not None:
-            measured["val/l1_exact"] = float((swap - measuring.to_float(self.exact)).abs().mean())
+            measured["val/l1_exact"] = float((swap - to_float(self.exact)).abs().mean())
             columns["exact"] = self.exact
-        columns["student"] = measuring.to_uint8(swap.clamp(-1, 1))
+        columns["student"] = to_uint8(swap.clamp(-1, 1))
         return measured, pictures.grid({k: v.cpu() for k, v in columns.items()})
 
 
