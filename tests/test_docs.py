@@ -1,7 +1,6 @@
 """Pages: their commands, files, keys, links and examples must exist, and the README must stay short."""
 
 import importlib
-import inspect
 import re
 import shlex
 import subprocess
@@ -27,6 +26,7 @@ import teachers
 from distill import config, run
 from distill.report import comparison
 from distill.schema import Loss
+from distill.train.loop import Step
 from eval import METRICS, estimators
 from eval.cards import CARDS
 from eval.evaluation import Evaluation
@@ -271,13 +271,12 @@ def test_example_of_a_loss():
     assert loss(stripes) == 1
     key = example("distill/schema.py, in Loss").total_variation
     assert key == 0 and not hasattr(Loss(), "total_variation")
-    line, terms = next(where for where in examples() if where.endswith("in generator_terms")), {}
-    step = importlib.import_module(line.partition(".py")[0].replace("/", "."))
-    swaps = inspect.signature(step.generator_terms).parameters
-    assert "swaps" in swaps and "terms" in inspect.getsource(step.generator_terms)
-    losses, weights = SimpleNamespace(total_variation=loss), SimpleNamespace(total_variation=2.0)
-    example(line, terms=terms, losses=losses, weights=weights, swaps=[stripes])
-    assert terms == {"total_variation": 2}
+    names = {"terms": {}, "losses": SimpleNamespace(total_variation=loss), "swaps": [stripes]}
+    line, weights = "distill/train/loop.py, in generator_terms", SimpleNamespace(total_variation=2.0)
+    example(line, loss=weights, **names)
+    assert names["terms"] == {"total_variation": 2}
+    used = set(Step.generator_terms.__code__.co_names + Step.generator_terms.__code__.co_varnames)
+    assert {"loss", *names} <= used
 
 
 def test_example_of_an_estimator(monkeypatch):
