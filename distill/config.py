@@ -5,19 +5,24 @@ Every error names the file, the key, what was expected and the nearest known key
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
+import functools
 import math
 import types
 import typing
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import yaml
 
-from distill.schema import STAGES, Experiment, Teacher
+from distill.schema import STAGES, Changes, Experiment, Teacher
 
 __all__ = ["STAGES", "Child", "ConfigError", "Experiment", "Teacher", "children", "dump", "load", "to_dict"]
+
+Override = str | tuple[str, Any]
 
 
 class ConfigError(ValueError):
@@ -32,10 +37,11 @@ class Child(NamedTuple):
     exp: Experiment
 
 
-def load(path: str | Path, overrides: list[str] | tuple[str, ...] = (), full_size: bool = False) -> Experiment:
-    """Read an experiment file; each override is `section.key=value`, its value in YAML. Raises ConfigError.
+def load(path: str | Path, overrides: Iterable[Override] = (), full_size: bool = False) -> Experiment:
+    """Read an experiment file and apply overrides in order. Raises ConfigError.
 
-    With full_size, the file's own overrides of that name come first.
+    An override is text, `section.key=value`, or a pair of `section.key` and a value, which is not parsed. With
+    full_size, the overrides under that key of the file come first.
     """
     path = Path(path)
     try:
@@ -45,23 +51,27 @@ def load(path: str | Path, overrides: list[str] | tuple[str, ...] = (), full_siz
         raise ConfigError(f"{path}: no such experiment file{_nearest(str(path), known)}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read as text: {error}") from None
-    tree = _parse_yaml(text, str(path))
+    tree = _read(text, Experiment, str(path))
     if not isinstance(tree, dict):
         raise ConfigError(f"{path}: expected `key: value` lines, got {_describe(tree)}")
     tree.setdefault("name", path.stem)
     if full_size:
-        _set_all(tree, tree.get("full_size"), f"{path}: full_size", ("name", "runs", "full_size"))
+        changes = _convert(Changes, tree.get("full_size"), "full_size", str(path))
+        _change(tree, changes, f"{path}: full_size", ("name", "runs", "full_size"))
     return _experiment(tree, overrides, str(path))
 
 
-def default(name: str, overrides: list[str] | tuple[str, ...] = ()) -> Experiment:
-    """An experiment without a file: every key at its default but for the overrides. Raises ConfigError."""
+def default(name: str, overrides: Iterable[Override] = ()) -> Experiment:
+    """An experiment without a file: the defaults, and overrides as `load` has them. Raises ConfigError."""
     return _experiment({"name": name}, overrides, "the command")
 
 
-def _experiment(tree: dict[str, Any], overrides: list[str] | tuple[str, ...], where: str) -> Experiment:
+def _experiment(tree: dict[str, Any], overrides: Iterable[Override], where: str) -> Experiment:
     for override in overrides:
-        _override(tree, override)
+        if isinstance(override, str):
+            _set(tree, *_parse(override), f"override '{override}'")
+        else:
+            _set(tree, *override, where)
     experiment = _build(Experiment, tree, "", where)
     _check(experiment, where)
     children(experiment, where)  # a mistake in the last variant must not wait until the others are trained
@@ -73,24 +83,22 @@ def children(exp: Experiment, where: str = "variants") -> list[Child]:
     the experiment's. Raises ConfigError."""
     if not exp.variants and not exp.seeds:
         return []
-    found = []
-    for variant, overrides in (exp.variants or {exp.student.name: {}}).items():
+    runs = []
+    for variant, changes in (exp.variants or {exp.student.name: {}}).items():
         place = f"{where}: variants.{variant}"
-        own, seeds = overrides, exp.seeds
-        if isinstance(overrides, dict) and "seeds" in overrides:
-            own = {key: value for key, value in overrides.items() if key != "seeds"}
-            seeds = _convert(tuple[int, ...], overrides["seeds"], "seeds", place)
+        seeds = _convert(tuple[int, ...], changes.get("seeds", exp.seeds), "seeds", place)
+        changes = {key: value for key, value in changes.items() if key != "seeds"}
         for seed in seeds or (None,):
             tree = to_dict(exp)
-            name = str(variant) if seed is None else f"{variant}-seed{seed}"
-            _set_all(tree, own, place, ("name", "runs", "variants", "seeds", "full_size", "tracking"))
+            name = variant if seed is None else f"{variant}-seed{seed}"
+            _change(tree, changes, place, ("name", "runs", "variants", "seeds", "full_size", "tracking"))
             tree |= {"name": name, "runs": str(exp.folder), "variants": {}, "seeds": [], "full_size": {}}
             if seed is not None:
                 tree["train"] = {**tree["train"], "seed": seed}
             child = _build(Experiment, tree, "", place)
             _check(child, place)
-            found.append(Child(str(variant), seed, child))
-    return found
+            runs.append(Child(variant, seed, child))
+    return runs
 
 
 def to_dict(config: Any) -> Any:
@@ -108,28 +116,80 @@ def dump(experiment: Experiment) -> str:
     return yaml.safe_dump(to_dict(experiment), sort_keys=False, default_flow_style=None, width=120)
 
 
-def _parse_yaml(text: str, where: str) -> Any:
+class _Bare(str):
+    """A scalar of YAML without quotes. The type of its key decides whether `001`, `no` or `null` is text."""
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML whose scalars without quotes stay as they are written."""
+
+    def resolve(self, kind: type, value: Any, implicit: Any) -> str:
+        tag = super().resolve(kind, value, implicit)
+        return "!bare" if kind is yaml.ScalarNode and implicit[0] and not tag.endswith(":merge") else tag
+
+
+_Loader.add_constructor("!bare", lambda loader, node: _Bare(node.value))
+
+
+def _read(text: str, hint: Any, where: str) -> Any:
+    """A value from YAML for a key of this type. Raises ConfigError."""
     try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
+        return _typed(hint, yaml.load(text, _Loader))
+    except (yaml.YAMLError, ValueError) as error:
         raise ConfigError(f"{where}: not valid YAML: {' '.join(str(error).split())}") from None
 
 
-def _override(tree: dict[str, Any], override: str) -> None:
-    key, separator, value = override.partition("=")
+def _parse(override: str) -> tuple[str, Any]:
+    """Key and value of `section.key=value`. A text key takes the value literally; a list of text takes `[a, b]`, or a
+    single entry literally; every other key takes YAML."""
+    key, separator, text = override.partition("=")
     if not separator or not key:
         raise ConfigError(f"override '{override}': expected section.key=value, for example train.steps=100")
-    _set(tree, key, _parse_yaml(value, f"override '{override}'"), f"override '{override}'")
+    hint = _below(Changes, key)
+    if hint in (str, str | None):
+        return key, _typed(hint, _Bare(text))
+    if hint == tuple[str, ...] and text and not text.startswith("["):
+        return key, [text]
+    return key, _read(text, hint, f"override '{override}'")
 
 
-def _set_all(tree: dict[str, Any], overrides: Any, where: str, fixed: tuple[str, ...]) -> None:
-    """Set {section.key: value} in a tree, none of it in `fixed`; a section as a whole replaces what was there."""
-    if not isinstance(overrides, dict | None):
-        raise ConfigError(f"{where}: expected `section.key: value` lines, got {_describe(overrides)}")
-    for key, value in (overrides or {}).items():
-        if str(key).split(".")[0] in fixed:
+def _typed(hint: Any, value: Any) -> Any:
+    """A value from YAML whose bare scalars are text where this type has text, and as YAML reads them elsewhere."""
+    if typing.get_origin(hint) is types.UnionType:
+        if isinstance(value, _Bare) and value.lower() in ("", "~", "null", "none"):
+            return None
+        return _typed(typing.get_args(hint)[0], value)
+    if isinstance(value, dict):
+        return {str(key): _typed(_below(hint, str(key)), v) for key, v in value.items()}
+    if isinstance(value, list):
+        return [_typed(_below(hint, "0"), v) for v in value]
+    if not isinstance(value, _Bare):
+        return value
+    if hint in (str, Teacher) or _choices(hint):
+        return str(value) or None
+    loader = yaml.SafeLoader("")
+    tag = loader.resolve(yaml.ScalarNode, value, (True, False))
+    return loader.construct_document(yaml.ScalarNode(tag, str(value)))
+
+
+def _below(hint: Any, key: str) -> Any:
+    """The type of one key of a section or map, or of the entries of a list; Any where the schema has none."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if hint is Changes:
+        return functools.reduce(_below, key.split("."), Experiment)
+    if dataclasses.is_dataclass(hint):
+        return typing.get_type_hints(hint).get(key, Any)
+    if origin is types.UnionType:
+        return _below(arguments[0], key)
+    return {dict: arguments[-1:], tuple: arguments[:1]}.get(origin, (Any,))[0]
+
+
+def _change(tree: dict[str, Any], changes: Mapping[str, Any], where: str, fixed: tuple[str, ...]) -> None:
+    """Apply {section.key: value}, none of it in `fixed`. A section as a whole replaces the one in the tree."""
+    for key, value in changes.items():
+        if key.split(".")[0] in fixed:
             raise ConfigError(f"{where}: {key}: cannot be set here, it is the whole experiment's")
-        _set(tree, str(key), value, where)
+        _set(tree, key, value, where)
 
 
 def _set(tree: dict[str, Any], key: str, value: Any, where: str) -> None:
@@ -169,47 +229,28 @@ def _choices(hint: Any) -> tuple[Any, ...]:
 
 def _convert(hint: Any, value: Any, name: str, where: str) -> Any:
     """Check one value against its type; the only conversions are int -> float, `1e-4` -> float and list -> tuple."""
-    wrong = ConfigError(f"{where}: {name}: expected {_expected(hint)}, got {_describe(value)}")
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if hint is Any or _choices(hint) and value in arguments:
+        return value
     if hint is Teacher and isinstance(value, str):
         return Teacher(value)
     if dataclasses.is_dataclass(hint):
         return _build(hint, value if value is not None else {}, name, where)
-    if origin in (types.UnionType, typing.Union):
-        if value is None:
-            return None
-        return _convert(next(a for a in arguments if a is not type(None)), value, name, where)
-    if origin is Literal:
-        if value not in arguments:
-            raise ConfigError(f"{where}: {name}: expected {_expected(hint)}, got {_describe(value)}")
-        return value
-    if origin is tuple:
-        if not isinstance(value, list | tuple):
-            raise wrong
-        if arguments[-1] is Ellipsis:
-            return tuple(_convert(arguments[0], v, f"{name}[{i}]", where) for i, v in enumerate(value))
-        if len(value) != len(arguments):
-            raise wrong
-        return tuple(
-            _convert(a, v, f"{name}[{i}]", where) for i, (a, v) in enumerate(zip(arguments, value, strict=True))
-        )
-    if origin is dict:
-        if not isinstance(value, dict):
-            raise wrong
-        return value
+    if origin is types.UnionType:
+        return None if value is None else _convert(arguments[0], value, name, where)
+    if origin is tuple and isinstance(value, list | tuple) and (... in arguments or len(value) == len(arguments)):
+        return tuple(_convert(arguments[0], v, f"{name}[{i}]", where) for i, v in enumerate(value))
+    if hint is Changes and (value is None or isinstance(value, dict)):
+        return value or {}
+    if origin is dict and isinstance(value, dict):
+        return {key: _convert(arguments[1], v, f"{name}.{key}", where) for key, v in value.items()}
     if hint is float and not isinstance(value, bool):
-        try:  # PyYAML reads 1e-4 as text
-            number = float(value)
-        except (TypeError, ValueError):
-            raise wrong from None
-        if not math.isfinite(number):
-            raise wrong
-        return number
-    if hint is int and isinstance(value, int) and not isinstance(value, bool):
+        with contextlib.suppress(TypeError, ValueError):  # PyYAML reads 1e-4 as text
+            if math.isfinite(float(value)):
+                return float(value)
+    if hint in (int, bool, str) and type(value) is hint:
         return value
-    if hint in (bool, str) and isinstance(value, hint):
-        return value
-    raise wrong
+    raise ConfigError(f"{where}: {name}: expected {_expected(hint)}, got {_describe(value)}")
 
 
 def _check(exp: Experiment, where: str) -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NewType
 
 STAGES = ("data", "pseudo_gt", "train", "refine", "eval", "export", "report")
+Changes = NewType("Changes", dict[str, Any])  # {section.key: value}
 
 
 @dataclass(frozen=True)
@@ -239,9 +240,9 @@ class Experiment:
     eval: Eval = Eval()
     export: Export = Export()
     tracking: Tracking = Tracking()
-    variants: dict[str, dict[str, Any]] = field(default_factory=dict)  # name -> {section.key: value}; all are run
+    variants: dict[str, Changes] = field(default_factory=dict)  # name -> {section.key: value}; all are run
     seeds: tuple[int, ...] = ()  # every variant is trained with each of them, or of its own `seeds`, as train.seed
-    full_size: dict[str, Any] = field(default_factory=dict)  # {section.key: value}, set by --full-size: for a GPU
+    full_size: Changes = field(default_factory=dict)  # {section.key: value}, set by --full-size: for a GPU
 
     @property
     def train_seed(self) -> int:
