@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .checkpoint import fit, read
-from .crop import CANONICAL
+from swapcore.frame import CANONICAL
+from swapcore.weights import load_strictly, read_state
+
 from .teacher import NoFace
 
 FRAME = 256  # side of the frame in which the views are stated
@@ -87,7 +88,7 @@ class Landmarks(nn.Module):
     def __init__(self, path: str | Path) -> None:
         super().__init__()
         self.network = LandmarkNetwork()
-        fit(self.network, read(path), str(path))
+        load_strictly(self.network, read_state(path), str(path))
         # CANONICAL counts from the middle of the first pixel, fractions from its edge.
         self.register_buffer("five", torch.tensor(CANONICAL) + 0.5 / FRAME, persistent=False)
         self.register_buffer("trust", torch.tensor(TRUST), persistent=False)

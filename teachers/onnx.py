@@ -14,9 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .crop import Crop
+from swapcore.frame import Crop
+from swapcore.onnx import Graph, Shape, last_initializer
+
 from .onnx_cards import Card, find_card
-from .onnx_graph import Graph, Shape, last_initializer
 from .teacher import Teacher
 
 __all__ = ["OnnxTeacher"]

@@ -17,7 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..whole import whole
+from swapcore.files import whole_folder
+
 from .models import Model, Run
 
 PRECISIONS = ("fp32", "fp16", "int8")
@@ -75,7 +76,7 @@ def write(
         proto = _halved(proto)
     elif precision == "int8":
         narrow(proto, "int8")
-    with whole(path) as temporary:
+    with whole_folder(path) as temporary:
         temporary.write_bytes(proto.SerializeToString())
     return path
 
