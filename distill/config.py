@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import difflib
 import functools
 import math
 import types
@@ -19,6 +18,7 @@ from typing import Any, Literal, NamedTuple
 import yaml
 
 from distill.schema import STAGES, Changes, Experiment, Teacher
+from swapcore.terminal import nearest
 
 __all__ = ["STAGES", "Child", "ConfigError", "Experiment", "Teacher", "children", "dump", "load", "to_dict"]
 
@@ -47,8 +47,8 @@ def load(path: str | Path, overrides: Iterable[Override] = (), full_size: bool =
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        known = sorted(str(p) for p in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
-        raise ConfigError(f"{path}: no such experiment file{_nearest(str(path), known)}") from None
+        known = sorted(map(str, path.parent.glob("*.yaml")))
+        raise ConfigError(f"{path}: no such experiment file{nearest(str(path), known)}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read as text: {error}") from None
     tree = _read(text, Experiment, str(path))
@@ -116,25 +116,11 @@ def dump(experiment: Experiment) -> str:
     return yaml.safe_dump(to_dict(experiment), sort_keys=False, default_flow_style=None, width=120)
 
 
-class _Bare(str):
-    """A scalar of YAML without quotes. The type of its key decides whether `001`, `no` or `null` is text."""
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML whose scalars without quotes stay as they are written."""
-
-    def resolve(self, kind: type, value: Any, implicit: Any) -> str:
-        tag = super().resolve(kind, value, implicit)
-        return "!bare" if kind is yaml.ScalarNode and implicit[0] and not tag.endswith(":merge") else tag
-
-
-_Loader.add_constructor("!bare", lambda loader, node: _Bare(node.value))
-
-
 def _read(text: str, hint: Any, where: str) -> Any:
-    """A value from YAML for a key of this type. Raises ConfigError."""
+    """YAML for a key of this type, as `_typed` builds it. Raises ConfigError."""
     try:
-        return _typed(hint, yaml.load(text, _Loader))
+        loader = yaml.SafeLoader(text)
+        return _typed(hint, loader.get_single_node(), loader)
     except (yaml.YAMLError, ValueError) as error:
         raise ConfigError(f"{where}: not valid YAML: {' '.join(str(error).split())}") from None
 
@@ -147,29 +133,26 @@ def _parse(override: str) -> tuple[str, Any]:
         raise ConfigError(f"override '{override}': expected section.key=value, for example train.steps=100")
     hint = _below(Changes, key)
     if hint in (str, str | None):
-        return key, _typed(hint, _Bare(text))
+        return key, _typed(hint, yaml.ScalarNode("", text), None)
     if hint == tuple[str, ...] and text and not text.startswith("["):
         return key, [text]
     return key, _read(text, hint, f"override '{override}'")
 
 
-def _typed(hint: Any, value: Any) -> Any:
-    """A value from YAML whose bare scalars are text where this type has text, and as YAML reads them elsewhere."""
+def _typed(hint: Any, node: yaml.Node | None, loader: Any) -> Any:
+    """The value of a node. A scalar without quotes is text where this type is text; else all is as PyYAML has it."""
+    unquoted = isinstance(node, yaml.ScalarNode) and node.style is None
     if typing.get_origin(hint) is types.UnionType:
-        if isinstance(value, _Bare) and value.lower() in ("", "~", "null", "none"):
-            return None
-        return _typed(typing.get_args(hint)[0], value)
-    if isinstance(value, dict):
-        return {str(key): _typed(_below(hint, str(key)), v) for key, v in value.items()}
-    if isinstance(value, list):
-        return [_typed(_below(hint, "0"), v) for v in value]
-    if not isinstance(value, _Bare):
-        return value
-    if hint in (str, Teacher) or _choices(hint):
-        return str(value) or None
-    loader = yaml.SafeLoader("")
-    tag = loader.resolve(yaml.ScalarNode, value, (True, False))
-    return loader.construct_document(yaml.ScalarNode(tag, str(value)))
+        empty = unquoted and node.value.lower() in ("", "~", "null", "none")
+        return None if empty else _typed(typing.get_args(hint)[0], node, loader)
+    if isinstance(node, yaml.MappingNode) and hint is not Any:
+        loader.flatten_mapping(node)
+        return {str(k.value): _typed(_below(hint, str(k.value)), value, loader) for k, value in node.value}
+    if isinstance(node, yaml.SequenceNode) and hint is not Any:
+        return [_typed(_below(hint, "0"), entry, loader) for entry in node.value]
+    if hint is str and unquoted:
+        return node.value or None
+    return node and loader.construct_object(node, deep=True)
 
 
 def _below(hint: Any, key: str) -> Any:
@@ -211,7 +194,7 @@ def _build(cls: type, tree: Any, prefix: str, where: str) -> Any:
     for key, value in tree.items():
         name = f"{prefix}.{key}" if prefix else str(key)
         if key not in fields:
-            raise ConfigError(f"{where}: {name}: unknown key{_nearest(str(key), list(fields))}")
+            raise ConfigError(f"{where}: {name}: unknown key{nearest(str(key), list(fields))}")
         try:
             values[key] = _convert(hints[key], value, name, where)
         except ConfigError as error:
@@ -254,84 +237,69 @@ def _convert(hint: Any, value: Any, name: str, where: str) -> Any:
 
 
 def _check(exp: Experiment, where: str) -> None:
-    """What types cannot say. Names of students, teachers and metrics are checked by their registries."""
+    """Rules beyond types. Names of students, teachers and metrics are checked by their registries."""
 
     def require(condition: bool, key: str, expected: str) -> None:
         if not condition:
-            value: Any = exp
-            for part in key.split("."):
-                value = getattr(value, part)
-            raise ConfigError(f"{where}: {key}: expected {expected}, got {value!r}")
+            raise ConfigError(f"{where}: {key}: expected {expected}, got {value_of(key)!r}")
 
-    require(exp.name not in ("", ".", "..") and "/" not in exp.name and "\\" not in exp.name, "name", "a folder name")
-    require("shared" not in exp.variants, "variants", "another name than 'shared', where their common data lies,")
-    require(len(set(exp.seeds)) == len(exp.seeds), "seeds", "each seed once")
+    def value_of(key: str) -> Any:
+        return functools.reduce(getattr, key.split("."), exp)
+
+    for key in (
+        "data.train_people", "data.train_images", "pseudo_gt.pairs", "pseudo_gt.shard_size", "pseudo_gt.batch_size",
+        "train.batch_size", "train.accumulation", "train.log_steps", "eval.pairs", "eval.batch_size",
+    ):  # fmt: skip
+        require(value_of(key) >= 1, key, "at least 1")
+    for key in ("threads", "minutes", "data.workers", "train.steps"):
+        require(value_of(key) >= 0, key, "0 or more")
+    for key in ("train.mix", "train.fstriplets"):
+        shares = to_dict(value_of(key)).values()
+        require(min(shares) >= 0, key, "shares of 0 or more")
+        require(sum(shares) > 0, key, "at least one share above 0")
     for stage in exp.stages:
         if stage not in STAGES:
-            raise ConfigError(f"{where}: stages: unknown stage '{stage}'{_nearest(stage, STAGES)}")
-    require(
-        bool(exp.export.to) == ("export" in exp.stages), "export.to", "targets, and `export` among `stages`, or neither"
-    )
-    require(exp.data.resolution >= 32 and exp.data.resolution % 32 == 0, "data.resolution", "a multiple of 32")
-    require(exp.data.kind != "photos" or exp.data.photos is not None, "data.photos", "a folder (data.photos=FOLDER)")
-    for key in ("data.train_people", "data.train_images", "pseudo_gt.pairs", "pseudo_gt.shard_size", "eval.pairs"):
-        section, name = key.split(".")
-        require(getattr(getattr(exp, section), name) >= 1, key, "at least 1")
-    for key in ("pseudo_gt.batch_size", "train.batch_size", "train.accumulation", "eval.batch_size", "train.log_steps"):
-        section, name = key.split(".")
-        require(getattr(getattr(exp, section), name) >= 1, key, "at least 1")
-    require(exp.data.test_people >= 2, "data.test_people", "at least 2: retrieval needs a gallery")
-    require(exp.data.test_images >= 2, "data.test_images", "at least 2: one for the gallery, the others as sources")
-    require(exp.train.steps >= 0, "train.steps", "0 or more")
+            raise ConfigError(f"{where}: stages: unknown stage '{stage}'{nearest(stage, STAGES)}")
+    data, distil, teachers = exp.data, exp.distil, exp.pseudo_gt.teachers
+    labels = [teacher.label or teacher.name for teacher in teachers]
+    exports, refines = "export" in exp.stages, "refine" in exp.stages
+    require(exp.name not in ("", ".", "..") and "/" not in exp.name and "\\" not in exp.name, "name", "a folder name")
+    require("shared" not in exp.variants, "variants", "another name than 'shared', the folder of common data,")
+    require(len(set(exp.seeds)) == len(exp.seeds), "seeds", "each seed once")
+    require(bool(exp.export.to) == exports, "export.to", "targets, and `export` among `stages`, or neither")
+    require(data.resolution >= 32 and data.resolution % 32 == 0, "data.resolution", "a multiple of 32")
+    require(data.kind != "photos" or data.photos is not None, "data.photos", "a folder (data.photos=FOLDER)")
+    require(data.test_people >= 2, "data.test_people", "at least 2: retrieval needs a gallery")
+    require(data.test_images >= 2, "data.test_images", "at least 2: one for the gallery, the others as sources")
+    require(0 <= data.occlusion_share <= 1, "data.occlusion_share", "a share in [0, 1]")
+    require(not data.occlusion_share or data.occlusions is not None, "data.occlusions", "a folder of pictures")
+    require(len(teachers) >= 1, "pseudo_gt.teachers", "at least one teacher")
+    require(min(teacher.share for teacher in teachers) > 0, "pseudo_gt.teachers", "shares above 0")
+    require(len(set(labels)) == len(labels), "pseudo_gt.teachers", "a `label` each for teachers of the same name")
     require(0 <= exp.train.ema < 1, "train.ema", "a decay in [0, 1)")
     require(exp.train.lr > 0, "train.lr", "more than 0")
-    require(min(to_dict(exp.train.mix).values()) >= 0, "train.mix", "shares of 0 or more")
-    require(sum(to_dict(exp.train.mix).values()) > 0, "train.mix", "at least one share above 0")
-    require(exp.data.workers >= 0, "data.workers", "0 or more")
-    require(0 <= exp.data.occlusion_share <= 1, "data.occlusion_share", "a share in [0, 1]")
-    require(not exp.data.occlusion_share or exp.data.occlusions is not None, "data.occlusions", "a folder of pictures")
-    require(len(exp.pseudo_gt.teachers) >= 1, "pseudo_gt.teachers", "at least one teacher")
-    require(min(t.share for t in exp.pseudo_gt.teachers) > 0, "pseudo_gt.teachers", "shares above 0")
-    labels = [t.label or t.name for t in exp.pseudo_gt.teachers]
-    require(len(set(labels)) == len(labels), "pseudo_gt.teachers", "a `label` each for teachers of the same name")
-    require(exp.train.fstriplets.different_poses == 0, "train.fstriplets.different_poses", "0: nobody ever made it")
-    require(min(to_dict(exp.train.fstriplets).values()) >= 0, "train.fstriplets", "shares of 0 or more")
-    require(sum(to_dict(exp.train.fstriplets).values()) > 0, "train.fstriplets", "at least one share above 0")
-    wants_fstriplets = exp.train.mix.fstriplets > 0
-    require(not wants_fstriplets or exp.data.fstriplets is not None, "data.fstriplets", "a folder (data.fstriplets=F)")
-    require(not exp.distil.features or exp.distil.online is not None, "distil.online", "a teacher, for distil.features")
-    require(
-        not exp.distil.features or bool(exp.distil.layers), "distil.layers", "names of submodules, student: teacher"
-    )
-    refined = "refine" not in exp.stages or exp.student.name == "faceshifter"
-    require(refined, "student.name", "faceshifter, which alone has a stage `refine`,")
-    require(exp.threads >= 0, "threads", "0 or more")
-    require(exp.minutes >= 0, "minutes", "0 or more")
+    require(exp.train.fstriplets.different_poses == 0, "train.fstriplets.different_poses", "0: no such pictures exist")
+    if exp.train.mix.fstriplets > 0:
+        require(data.fstriplets is not None, "data.fstriplets", "a folder (data.fstriplets=F)")
+    if distil.features:
+        require(distil.online is not None, "distil.online", "a teacher, for distil.features")
+        require(bool(distil.layers), "distil.layers", "names of submodules, student: teacher")
+    if refines:
+        require(exp.student.name == "faceshifter", "student.name", "faceshifter, the only one with a stage `refine`,")
 
 
 def _expected(hint: Any) -> str:
+    """A type in words."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is Literal:
-        return " | ".join(map(str, arguments))
-    if origin in (types.UnionType, typing.Union):
-        return " or ".join("null" if a is type(None) else _expected(a) for a in arguments)
-    if origin is tuple and arguments[-1] is Ellipsis:
-        return f"a list of {_expected(arguments[0])}"
+        return " | ".join(arguments)
+    if origin is types.UnionType:
+        return f"{_expected(arguments[0])} or null"
     if origin is tuple:
-        return f"a list of {len(arguments)} x {_expected(arguments[0])}"
-    if origin is dict or dataclasses.is_dataclass(hint):
-        return "a section of keys"
-    return {int: "a whole number", float: "a number", bool: "true or false", str: "text"}[hint]
+        return f"a list of {'' if ... in arguments else f'{len(arguments)} x '}{_expected(arguments[0])}"
+    words = {int: "a whole number", float: "a number", bool: "true or false", str: "text", Teacher: "a teacher"}
+    return {**words, Changes: "`section.key: value` lines"}.get(hint, "a section of keys")
 
 
 def _describe(value: Any) -> str:
     return "nothing" if value is None else f"{value!r} ({type(value).__name__})"
-
-
-def _nearest(name: str, known: typing.Iterable[str]) -> str:
-    """`; did you mean 'x'?`, or the list of what is known."""
-    known = list(known)
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-    if close:
-        return f"; did you mean '{close[0]}'?"
-    return f"; known: {', '.join(known)}" if known else ""
