@@ -11,16 +11,14 @@ import functools
 import math
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import yaml
 
-from distill.schema import STAGES, Changes, Experiment, Teacher
+from distill.schema import STAGES, Changes, Experiment, Teacher, in_words
 from swapcore.terminal import nearest
-
-__all__ = ["STAGES", "Child", "ConfigError", "Experiment", "Teacher", "children", "dump", "load", "to_dict"]
 
 Override = str | tuple[str, Any]
 
@@ -57,7 +55,7 @@ def load(path: str | Path, overrides: Iterable[Override] = (), full_size: bool =
     tree.setdefault("name", path.stem)
     if full_size:
         changes = _convert(Changes, tree.get("full_size"), "full_size", str(path))
-        _change(tree, changes, f"{path}: full_size", ("name", "runs", "full_size"))
+        _change(tree, changes.items(), f"{path}: full_size", ("name", "runs", "full_size"))
     return _experiment(tree, overrides, str(path))
 
 
@@ -69,13 +67,13 @@ def default(name: str, overrides: Iterable[Override] = ()) -> Experiment:
 def _experiment(tree: dict[str, Any], overrides: Iterable[Override], where: str) -> Experiment:
     for override in overrides:
         if isinstance(override, str):
-            _set(tree, *_parse(override), f"override '{override}'")
+            _change(tree, [_parse(override)], f"override '{override}'")
         else:
-            _set(tree, *override, where)
-    experiment = _build(Experiment, tree, "", where)
-    _check(experiment, where)
-    children(experiment, where)  # a mistake in the last variant must not wait until the others are trained
-    return experiment
+            _change(tree, [override], where)
+    exp = _build(Experiment, tree, "", where)
+    _check(exp, where)
+    children(exp, where)  # a mistake in the last variant must not wait until the others are trained
+    return exp
 
 
 def children(exp: Experiment, where: str = "variants") -> list[Child]:
@@ -87,17 +85,14 @@ def children(exp: Experiment, where: str = "variants") -> list[Child]:
     for variant, changes in (exp.variants or {exp.student.name: {}}).items():
         place = f"{where}: variants.{variant}"
         seeds = _convert(tuple[int, ...], changes.get("seeds", exp.seeds), "seeds", place)
-        changes = {key: value for key, value in changes.items() if key != "seeds"}
         for seed in seeds or (None,):
             tree = to_dict(exp)
             name = variant if seed is None else f"{variant}-seed{seed}"
-            _change(tree, changes, place, ("name", "runs", "variants", "seeds", "full_size", "tracking"))
+            _change(tree, changes.items(), place, ("name", "runs", "variants", "full_size", "tracking"))
             tree |= {"name": name, "runs": str(exp.folder), "variants": {}, "seeds": [], "full_size": {}}
             if seed is not None:
-                tree["train"] = {**tree["train"], "seed": seed}
-            child = _build(Experiment, tree, "", place)
-            _check(child, place)
-            runs.append(Child(variant, seed, child))
+                _change(tree, [("train.seed", seed)], place)
+            runs.append(Child(variant, seed, _experiment(tree, (), place)))
     return runs
 
 
@@ -167,58 +162,49 @@ def _below(hint: Any, key: str) -> Any:
     return {dict: arguments[-1:], tuple: arguments[:1]}.get(origin, (Any,))[0]
 
 
-def _change(tree: dict[str, Any], changes: Mapping[str, Any], where: str, fixed: tuple[str, ...]) -> None:
-    """Apply {section.key: value}, none of it in `fixed`. A section as a whole replaces the one in the tree."""
-    for key, value in changes.items():
-        if key.split(".")[0] in fixed:
+def _change(tree: dict[str, Any], changes: Iterable[tuple[str, Any]], where: str, fixed: tuple[str, ...] = ()) -> None:
+    """Set section.key in a tree, none of it in `fixed`. A section as a whole replaces the one in the tree."""
+    for key, value in changes:
+        *parents, leaf = key.split(".")
+        if (parents or [leaf])[0] in fixed:
             raise ConfigError(f"{where}: {key}: cannot be set here, it is the whole experiment's")
-        _set(tree, key, value, where)
-
-
-def _set(tree: dict[str, Any], key: str, value: Any, where: str) -> None:
-    *parents, leaf = key.split(".")
-    for parent in parents:
-        node = tree.setdefault(parent, {})
-        if not isinstance(node, dict):
-            raise ConfigError(f"{where}: '{parent}' is {_describe(node)}, not a section")
-        tree = node
-    tree[leaf] = value
+        section = tree
+        for parent in parents:
+            section = section.setdefault(parent, {})
+            if not isinstance(section, dict):
+                raise ConfigError(f"{where}: '{parent}' is {_describe(section)}, not a section")
+        section[leaf] = to_dict(value)  # a copy: a later key may change it
 
 
 def _build(cls: type, tree: Any, prefix: str, where: str) -> Any:
+    """A section from its keys; `prefix` is its own key with a dot."""
     if not isinstance(tree, dict):
-        raise ConfigError(f"{where}: {prefix or 'the file'}: expected a section of keys, got {_describe(tree)}")
-    hints = typing.get_type_hints(cls)
-    fields = {f.name: f for f in dataclasses.fields(cls)}
-    values = {}
+        raise ConfigError(f"{where}: {prefix[:-1]}: expected a section of keys, got {_describe(tree)}")
+    hints, values = typing.get_type_hints(cls), {}
     for key, value in tree.items():
-        name = f"{prefix}.{key}" if prefix else str(key)
-        if key not in fields:
-            raise ConfigError(f"{where}: {name}: unknown key{nearest(str(key), list(fields))}")
+        if key not in hints:
+            raise ConfigError(f"{where}: {prefix}{key}: unknown key{nearest(str(key), hints)}")
         try:
-            values[key] = _convert(hints[key], value, name, where)
+            values[key] = _convert(hints[key], value, f"{prefix}{key}", where)
         except ConfigError as error:
-            meant = [other for other, hint in hints.items() if isinstance(value, str) and value in _choices(hint)]
-            if not meant:
-                raise
-            raise ConfigError(f"{error}; did you mean {name.removesuffix(str(key))}{meant[0]}?") from None
+            meant = [
+                other for other, hint in hints.items() if isinstance(value, str) and value in typing.get_args(hint)
+            ]
+            raise ConfigError(f"{error}; did you mean {prefix}{meant[0]}?" if meant else str(error)) from None
+    if cls is Teacher and "name" not in values:
+        raise ConfigError(f"{where}: {prefix}name: expected text, got nothing")
     return cls(**values)
-
-
-def _choices(hint: Any) -> tuple[Any, ...]:
-    """The words a key may have; none where it has anything else."""
-    return typing.get_args(hint) if typing.get_origin(hint) is Literal else ()
 
 
 def _convert(hint: Any, value: Any, name: str, where: str) -> Any:
     """Check one value against its type; the only conversions are int -> float, `1e-4` -> float and list -> tuple."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if hint is Any or _choices(hint) and value in arguments:
+    if hint is Any or origin is Literal and value in arguments:
         return value
     if hint is Teacher and isinstance(value, str):
         return Teacher(value)
     if dataclasses.is_dataclass(hint):
-        return _build(hint, value if value is not None else {}, name, where)
+        return _build(hint, {} if value is None else value, f"{name}.", where)
     if origin is types.UnionType:
         return None if value is None else _convert(arguments[0], value, name, where)
     if origin is tuple and isinstance(value, list | tuple) and (... in arguments or len(value) == len(arguments)):
@@ -233,7 +219,7 @@ def _convert(hint: Any, value: Any, name: str, where: str) -> Any:
                 return float(value)
     if hint in (int, bool, str) and type(value) is hint:
         return value
-    raise ConfigError(f"{where}: {name}: expected {_expected(hint)}, got {_describe(value)}")
+    raise ConfigError(f"{where}: {name}: expected {in_words(hint)}, got {_describe(value)}")
 
 
 def _check(exp: Experiment, where: str) -> None:
@@ -262,7 +248,7 @@ def _check(exp: Experiment, where: str) -> None:
             raise ConfigError(f"{where}: stages: unknown stage '{stage}'{nearest(stage, STAGES)}")
     data, distil, teachers = exp.data, exp.distil, exp.pseudo_gt.teachers
     labels = [teacher.label or teacher.name for teacher in teachers]
-    exports, refines = "export" in exp.stages, "refine" in exp.stages
+    exports = "export" in exp.stages
     require(exp.name not in ("", ".", "..") and "/" not in exp.name and "\\" not in exp.name, "name", "a folder name")
     require("shared" not in exp.variants, "variants", "another name than 'shared', the folder of common data,")
     require(len(set(exp.seeds)) == len(exp.seeds), "seeds", "each seed once")
@@ -284,21 +270,8 @@ def _check(exp: Experiment, where: str) -> None:
     if distil.features:
         require(distil.online is not None, "distil.online", "a teacher, for distil.features")
         require(bool(distil.layers), "distil.layers", "names of submodules, student: teacher")
-    if refines:
+    if "refine" in exp.stages:
         require(exp.student.name == "faceshifter", "student.name", "faceshifter, the only one with a stage `refine`,")
-
-
-def _expected(hint: Any) -> str:
-    """A type in words."""
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin is Literal:
-        return " | ".join(arguments)
-    if origin is types.UnionType:
-        return f"{_expected(arguments[0])} or null"
-    if origin is tuple:
-        return f"a list of {'' if ... in arguments else f'{len(arguments)} x '}{_expected(arguments[0])}"
-    words = {int: "a whole number", float: "a number", bool: "true or false", str: "text", Teacher: "a teacher"}
-    return {**words, Changes: "`section.key: value` lines"}.get(hint, "a section of keys")
 
 
 def _describe(value: Any) -> str:
