@@ -2,7 +2,7 @@
 
 A value is read by the type of its key. A text key takes the text as it is written: `name: 001` and `name=001` name the
 folder `001`, and `data.photos="F #2"` the folder `F #2`. Where a key may be null, `null` and `none` are null; in other
-keys, or in quotes in a file, they are text. A list of texts is `[a, b]`, with quotes round an entry that has a comma or a
+keys, or in quotes in a file, they are text. A list of texts is `[a, b]`, with quotes round an entry with a comma or a
 bracket; on the command line, `weights=FOLDER` is a list of one. Other values are YAML, except that `1e-4` is a number.
 
 `python -m distill.schema > docs/yaml_keys.md` writes this page from the comments of distill/schema.py.

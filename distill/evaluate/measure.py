@@ -215,7 +215,7 @@ def evaluate(args: argparse.Namespace) -> int:
     if args.pairs is not None:
         pairs, skipped = lists.read(args.pairs, args.resolution, args.same_people)
         if args.experiment is None and pairs.exact is None:
-            judges = [f"eval.{role}={name}" for role, name in PHOTO_JUDGES.items()]
+            judges = [(f"eval.{role}", name) for role, name in PHOTO_JUDGES.items()]
             exp = config.default("evaluation", [*judges, *overrides])
         out = args.out or Path(exp.runs) / "evaluation" / args.pairs.name
     else:
@@ -246,17 +246,13 @@ def evaluate(args: argparse.Namespace) -> int:
     return 0
 
 
-def _overrides(args: argparse.Namespace) -> list[str]:
-    """The options as overrides of an experiment."""
-    rulers = (*PHOTO_JUDGES, "perceptual", "features")
-    given = [f"eval.{ruler}={getattr(args, ruler)}" for ruler in rulers if getattr(args, ruler) is not None]
+def _overrides(args: argparse.Namespace) -> list[tuple[str, Any]]:
+    """The options that were given, as overrides of an experiment."""
+    options = {f"eval.{role}": getattr(args, role) for role in (*PHOTO_JUDGES, "perceptual", "features")}
+    options |= {"eval.flip": args.flip, "weights": args.weights}
     if args.metrics is not None:
-        given.append(f"eval.metrics=[{args.metrics}]")
-    if args.flip:
-        given.append("eval.flip=true")
-    if args.weights:
-        given.append(f"weights=[{', '.join(args.weights)}]")
-    return given
+        options["eval.metrics"] = [metric.strip() for metric in args.metrics.split(",")]
+    return [(key, value) for key, value in options.items() if value not in (None, False, [])]
 
 
 def _named(given: Iterable[Any]) -> dict[str, Any]:
