@@ -145,7 +145,7 @@ def _typed(hint: Any, node: yaml.Node | None, loader: Any) -> Any:
         return {str(k.value): _typed(_below(hint, str(k.value)), value, loader) for k, value in node.value}
     if isinstance(node, yaml.SequenceNode) and hint is not Any:
         return [_typed(_below(hint, "0"), entry, loader) for entry in node.value]
-    if hint is str and unquoted:
+    if hint in (str, Teacher) and unquoted:
         return node.value or None
     return node and loader.construct_object(node, deep=True)
 
