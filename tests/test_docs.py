@@ -164,7 +164,8 @@ def test_run_commands_resolve(line, monkeypatch, capsys):
     assert yaml.safe_load(capsys.readouterr().out)["name"] == config.load(experiment, overrides).name
 
 
-@pytest.mark.parametrize("line", [c for c in commands_of("python ") if "run.py" not in c])
+# A command with > writes a page, which a test of that page repeats.
+@pytest.mark.parametrize("line", [c for c in commands_of("python ") if "run.py" not in c and " > " not in c])
 def test_other_commands_know_their_options(line):
     words = shlex.split(line)[1:]
     words = words[1:] if words[0] == "-m" else words
