@@ -31,7 +31,7 @@ from students.identity_encoder import CARDS as ENCODERS
 from swapcore import weights
 from swapcore.files import bytes_hash
 from swapcore.images import SUFFIXES, DataError, decode
-from swapcore.onnx import Graph
+from swapcore.onnx import Session
 
 
 def of_experiment(exp: Experiment, pairs: Pairs, device: Any) -> dict[str, Any]:
@@ -189,8 +189,8 @@ class OnnxStudent:
     needs_map = False  # whether the generator takes the encoder's map as well, as `identity_map`
 
     def __init__(self, path: str | Path, exp: Experiment, resolution: int | None) -> None:
-        graph = Graph(path, threads=exp.threads)
-        inputs = {node.name: node.shape for node in graph.session.get_inputs()}
+        graph = Session(path, threads=exp.threads)
+        inputs = graph.inputs
         made_for = inputs["target"][-1] if inputs.get("target") else None
         if set(inputs) not in ({"source", "target"}, {"target", "embedding"}, {"target", "embedding", "identity_map"}):
             raise ValueError(
@@ -208,7 +208,7 @@ class OnnxStudent:
                 f"the list at its size with --resolution {made_for}"
             )
         self.resolution = resolution
-        named = graph.session.get_modelmeta().custom_metadata_map.get("identity_encoder")
+        named = graph.metadata.get("identity_encoder")
         if named is not None and named not in ENCODERS:
             raise ConfigError(f"{path}: its identity encoder '{named}' is unknown; known: {', '.join(ENCODERS)}")
         image = (3, resolution, resolution)

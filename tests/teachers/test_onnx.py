@@ -27,7 +27,7 @@ from onnx import helper
 
 import students
 from swapcore.frame import Crop
-from swapcore.onnx import Graph
+from swapcore.onnx import Session
 from teachers.onnx import OnnxTeacher
 from teachers.onnx_cards import CARDS
 
@@ -249,7 +249,7 @@ def test_swaps_come_back_where_the_target_is(student):
 
 
 def test_a_graph_checks_what_it_is_given(encoders):
-    graph = Graph(encoders["converter"][0], threads=1)
+    graph = Session(encoders["converter"][0], threads=1)
     assert graph.fit({"": (512,)}, (None,)) == (512,)
     with pytest.raises(ValueError, match=r"c\.onnx: input: expected \(3, 512\), got \(3, 511\)"):
         graph(torch.zeros(3, 511))
