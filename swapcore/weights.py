@@ -185,6 +185,19 @@ def load_strictly(
     network.load_state_dict({key: given[key][1].to(expected[key].dtype) for key in expected}, assign=assign)
 
 
+def build_with(
+    build: Callable[[], nn.Module], state: Mapping[str, Tensor], where: str | Path, rename: Callable[[str], str] = str
+) -> nn.Module:
+    """The network of `build`, loaded strictly. It takes the tensors as its own: nothing is initialised or copied.
+
+    `build` runs on the meta device, so a network with buffers that no file holds cannot be built this way.
+    """
+    with torch.device("meta"):
+        network = build()
+    load_strictly(network, state, where, rename, assign=True)
+    return network
+
+
 class _Opaque:
     """Takes the place of an object of a foreign class that a trainer stored beside its tensors; keeps none of it."""
 
