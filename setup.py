@@ -2,6 +2,7 @@
 
 from setuptools import setup
 
+ROOMS = ("data", "pseudo_gt", "train", "evaluate", "export", "report", "swap")
 ONNX = ["onnxruntime>=1.20,<2", "onnx>=1.19,<2", "onnxscript>=0.5,<0.8"]
 REMOTE = ["s3fs>=2025,<2027"]
 VIDEO = ["av>=15,<19", "opencv-python-headless>=4.10,<6"]
@@ -36,16 +37,22 @@ setup(
     python_requires=">=3.11",
     # datasets/ is a folder of cards and scripts on purpose: a package of that name would overwrite Hugging Face's.
     packages=[
-        "distill",
-        "distill.data",
+        "swapcore",
         "students",
         "students.export",
         "students.export.tnn",
         "teachers",
         "teachers.exact",
         "eval",
+        "distill",
+        *(f"distill.{room}" for room in ROOMS),
     ],
-    package_data={"students": ["weights/*"], "students.export": ["page/*"], "eval": ["weights/*"]},
+    package_data={
+        "students": ["weights/*"],
+        "students.export": ["page/*"],
+        "eval": ["weights/*"],
+        "distill.report": ["*.yaml"],
+    },
     install_requires=[
         "torch>=2.11,<2.15",
         "torchvision>=0.26,<0.30",

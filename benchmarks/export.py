@@ -16,16 +16,20 @@ from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-import torch  # noqa: E402
-from accelerate import Accelerator  # noqa: E402
+import torch
+from accelerate import Accelerator
 
-import students  # noqa: E402
-from distill import batch_norm, config, data, export, pairs  # noqa: E402
-from distill.tracking import Tracker  # noqa: E402
-from eval.pairs import to_float  # noqa: E402
-from students.export import targets  # noqa: E402
-from students.identity_encoder import CARDS, IdentityEncoder, build_network  # noqa: E402
-from students.mobilefsgan import DecoderBlock  # noqa: E402
+import students
+from distill import config
+from distill.data import prepare as data
+from distill.evaluate import pairs
+from distill.export import convert as export
+from distill.tracking import Tracker
+from distill.train import batch_norm
+from students.export import targets
+from students.identity_encoder import CARDS, IdentityEncoder, build_network
+from students.mobilefsgan import DecoderBlock
+from swapcore.images import to_float
 
 
 def main() -> str | None:

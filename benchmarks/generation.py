@@ -18,21 +18,21 @@ from unittest.mock import patch
 
 sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-import torch  # noqa: E402
-from accelerate import Accelerator  # noqa: E402
+import torch
+from accelerate import Accelerator
 
-from benchmarks import pseudo_gt as stage  # noqa: E402
-from distill import data  # noqa: E402
-from distill.quality import DTYPES  # noqa: E402
-from distill.schema import Data, Experiment, PseudoGT, Teacher  # noqa: E402
-from distill.tracking import environment  # noqa: E402
-from teachers import faceshifter, megafs, simswap  # noqa: E402
-from teachers.aei_net import AEINet  # noqa: E402
-from teachers.hearnet import HEARNet  # noqa: E402
-from teachers.hierfe import HieRFE  # noqa: E402
-from teachers.irse50 import IRSE50  # noqa: E402
-from teachers.irse101 import IRSE101  # noqa: E402
-from teachers.stylegan2 import StyleGAN2  # noqa: E402
+from benchmarks import pseudo_gt as stage
+from distill.data import prepare as data
+from distill.pseudo_gt.quality import DTYPES
+from distill.schema import Data, Experiment, PseudoGT, Teacher
+from swapcore.hardware import environment
+from teachers import faceshifter, megafs, simswap
+from teachers.aei_net import AEINet
+from teachers.hearnet import HEARNet
+from teachers.hierfe import HieRFE
+from teachers.irse50 import IRSE50
+from teachers.irse101 import IRSE101
+from teachers.stylegan2 import StyleGAN2
 
 
 class Embedder(torch.nn.Module):

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from distill import losses
 from distill.config import Experiment
 from distill.data.triplet import Triplet
-from distill.step import Networks
+from distill.train import losses
+from distill.train.step import Networks
 
 
 class OriginalStep:

@@ -13,17 +13,19 @@ from unittest.mock import patch
 
 sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-import torch  # noqa: E402
-import yaml  # noqa: E402
-from accelerate import Accelerator  # noqa: E402
-from tqdm import tqdm  # noqa: E402
+import torch
+import yaml
+from accelerate import Accelerator
+from tqdm import tqdm
 
-import teachers  # noqa: E402
-from distill import build, data, pseudo_gt  # noqa: E402
-from distill.data.photos import read_manifest  # noqa: E402
-from distill.data.store import Store  # noqa: E402
-from distill.quality import DTYPES, Memory, Swapper  # noqa: E402
-from distill.schema import Data, Experiment, PseudoGT, Quality, Teacher  # noqa: E402
+import teachers
+from distill import build
+from distill.data import prepare as data
+from distill.data.photos import read_manifest
+from distill.pseudo_gt import generate as pseudo_gt
+from distill.pseudo_gt.quality import DTYPES, Memory, Swapper
+from distill.pseudo_gt.store import Store
+from distill.schema import Data, Experiment, PseudoGT, Quality, Teacher
 
 
 class Watch:

@@ -8,9 +8,9 @@ from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-import torch  # noqa: E402
+import torch
 
-from teachers.exact import render, sample_attributes, sample_identities  # noqa: E402
+from teachers.exact import render, sample_attributes, sample_identities
 
 
 def main() -> None:

@@ -21,24 +21,29 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[0] = str(ROOT)
 
-import torch  # noqa: E402
-import torchvision  # noqa: E402
-from accelerate import Accelerator  # noqa: E402
-from accelerate.state import AcceleratorState  # noqa: E402
+import torch
+import torchvision
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 
-from benchmarks import roofline  # noqa: E402
-from benchmarks.curves import compare  # noqa: E402
-from benchmarks.original_step import OriginalStep  # noqa: E402
-from distill import config, data, discriminator, train  # noqa: E402
-from distill.data.triplet import Triplet, batches  # noqa: E402
-from distill.estimate import saved_bytes  # noqa: E402
-from distill.perceptual import CARDS, Backbone, Perceptual  # noqa: E402
-from distill.quality import DTYPES  # noqa: E402
-from distill.step import Networks, Step, networks  # noqa: E402
-from distill.tracking import Sums, environment  # noqa: E402
-from distill.trainee import Student  # noqa: E402
-from students.identity_encoder import CARDS as ENCODERS  # noqa: E402
-from students.identity_encoder import IdentityEncoder, build_network  # noqa: E402
+from benchmarks import roofline
+from benchmarks.curves import compare
+from benchmarks.original_step import OriginalStep
+from distill import config
+from distill.data import prepare as data
+from distill.data.triplet import Triplet
+from distill.estimate import saved_bytes
+from distill.pseudo_gt.quality import DTYPES
+from distill.tracking import Sums
+from distill.train import discriminator
+from distill.train import loop as train
+from distill.train.learners import Student
+from distill.train.perceptual import CARDS, Backbone, Perceptual
+from distill.train.step import Networks, Step, networks
+from distill.train.stream import batches
+from students.identity_encoder import CARDS as ENCODERS
+from students.identity_encoder import IdentityEncoder, build_network
+from swapcore.hardware import environment
 
 NAMES = {"a": "as the original runs it", "b": "ours"}
 PEOPLE = ("data.train_people=64", "data.val_people=2", "data.test_people=2", "data.test_images=2")

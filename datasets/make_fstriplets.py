@@ -13,13 +13,13 @@ from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parent.parent)  # this folder must not be searched for `synthetic`
 
-import torch  # noqa: E402
-from torch import Tensor  # noqa: E402
-from tqdm import tqdm  # noqa: E402
+import torch
+from torch import Tensor
+from tqdm import tqdm
 
-from distill.data.synthetic import RENDERER_HASH, people, save_png  # noqa: E402
-from distill.stage import read_json, write_json  # noqa: E402
-from teachers.exact import ATTRIBUTES, IDENTITY, render  # noqa: E402
+from distill.data.synthetic import RENDERER_HASH, people, save_png
+from swapcore.files import read_json, write_json
+from teachers.exact import ATTRIBUTES, IDENTITY, render
 
 CHUNK = 16  # pairs drawn at once
 

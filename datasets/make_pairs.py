@@ -16,11 +16,12 @@ from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parent.parent)  # this folder is no package
 
-from distill import weights  # noqa: E402
-from distill.config import ConfigError  # noqa: E402
-from distill.data.photos import DataError, Photos, read_manifest, scan  # noqa: E402
-from distill.pairs import AS_GIVEN, RENDERED, SMALLEST, SYNTHETIC, by_people, by_singles, read, save  # noqa: E402
-from distill.stage import check_folder  # noqa: E402
+from distill.config import ConfigError
+from distill.data.photos import Photos, read_manifest, scan
+from distill.evaluate.pairs import AS_GIVEN, RENDERED, SMALLEST, SYNTHETIC, by_people, by_singles, read, save
+from swapcore import weights
+from swapcore.files import check_folder
+from swapcore.images import DataError
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -79,7 +80,7 @@ def folder_list(args: argparse.Namespace) -> Path:
         if (folder / "manifest.jsonl").is_file():
             raise DataError(f"{folder}: holds synthetic people; give `synthetic` in place of `{args.kind}`")
         if args.align:
-            from distill import faces  # they want the extra `video`
+            from distill.data import faces  # they want the extra `video`
 
             folder, skipped = faces.align_folder(folder, args.out / "faces", args.resolution, _detector(args))
         rows, flawed = scan(folder, min_size=args.resolution // 2)
@@ -103,7 +104,7 @@ def folder_list(args: argparse.Namespace) -> Path:
 
 def faceforensics_list(args: argparse.Namespace) -> Path:
     """pairs.json of a copy of FaceForensics++, by the options of the command."""
-    from distill.data import faceforensics
+    from distill.evaluate import faceforensics
 
     if args.frames < 2:
         raise ConfigError(
@@ -122,7 +123,7 @@ def faceforensics_list(args: argparse.Namespace) -> Path:
 
 
 def _detector(args: argparse.Namespace):
-    from distill import faces
+    from distill.data import faces
 
     return faces.Detector(weights.find(faces.YUNET, args.weights))
 

@@ -11,9 +11,9 @@ from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parent.parent)  # this folder must not be searched for `synthetic`
 
-import torch  # noqa: E402
+import torch
 
-from distill.data import synthetic  # noqa: E402
+from distill.data import synthetic
 
 
 def main() -> None:

@@ -13,13 +13,13 @@ from safetensors import SafetensorError, safe_open
 import eval as measuring
 import students
 import teachers
-from distill import weights
 from distill.config import ConfigError, Experiment
 from distill.schema import Teacher
 from eval import rulers as judges
 from students.export import targets
 from students.identity_encoder import CARDS as ENCODERS
 from students.identity_encoder import IdentityEncoder, load_identity_encoder
+from swapcore import weights
 from teachers import faceshifter
 
 OUTPUTS = {"recogniser": "embedding"}  # what a ruler of a role gives, where it is called otherwise

@@ -20,8 +20,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from distill.config import Experiment
 from distill.data.triplet import Triplet
-from distill.step import Networks, Step, networks
-from distill.tracking import environment
+from distill.train.step import Networks, Step, networks
+from swapcore.hardware import environment
 
 COUNTED = 2  # samples of the step that is counted: the least that batch normalisation takes
 TIMED = 2  # steps that are timed, after a first one

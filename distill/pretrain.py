@@ -22,12 +22,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from distill import weights
 from distill.data import synthetic
-from distill.stage import whole_file, write_json
-from distill.tracking import git_commit
 from eval import rulers as judges
 from students import identity_encoder as encoders
+from swapcore import weights
+from swapcore.files import whole_file, write_json
+from swapcore.hardware import git_commit
 from teachers.exact import expression, pose_deg, render
 
 SIZE = 80  # pixels drawn; the networks look at the inner 64

@@ -15,17 +15,25 @@ from pathlib import Path
 # A script's own folder comes first on sys.path; the repository root must, or a bare clone finds none of its packages.
 sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-import argparse  # noqa: E402
-import os  # noqa: E402
-import warnings  # noqa: E402
+import argparse
+import os
+import warnings
 
-import torch  # noqa: E402
-from accelerate import Accelerator, DistributedDataParallelKwargs  # noqa: E402
-from accelerate.state import AcceleratorState  # noqa: E402
+import torch
+from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate.state import AcceleratorState
 
-from distill import build, config, data, estimate, evaluate, export, pseudo_gt, report, train, variants  # noqa: E402
-from distill.stage import OutOfTime, stop_if_out_of_time, write_text  # noqa: E402
-from distill.tracking import Tracker  # noqa: E402
+from distill import build, config, estimate, variants
+from distill.data import prepare as data
+from distill.evaluate import measure as evaluate
+from distill.export import convert as export
+from distill.pseudo_gt import generate as pseudo_gt
+from distill.report import page as report
+from distill.stage import OutOfTime, stop_if_out_of_time
+from distill.tracking import Tracker
+from distill.train import loop as train
+from swapcore.files import write_text
+from swapcore.hardware import available_cores
 
 STAGES = {
     "data": data.run,
@@ -69,10 +77,6 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0
-
-
-def available_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def set_threads(exp: config.Experiment) -> None:

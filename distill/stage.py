@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
-import tempfile
 import time
 from collections.abc import Callable
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from distill.config import ConfigError, Experiment
+from distill.config import Experiment
+from swapcore.files import digest, flatten, read_json, write_json
 
 STARTED = time.monotonic()  # about when the command was given
 
@@ -38,50 +35,6 @@ def stop_if_out_of_time(exp: Experiment, accelerator, where: str, before: Callab
         if before:
             before()
         raise OutOfTime(f"stopped after {exp.minutes:g} minutes {where}; the same command goes on")
-
-
-@contextmanager
-def whole_file(path: str | Path):
-    """Yield a temporary path in the same folder; rename it to `path` if the block succeeds, remove it if not."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=path.suffix, dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        temporary.chmod(0o644)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def check_folder(path: Path) -> None:
-    """Raise ConfigError where a folder is to be written and a file lies, before any work."""
-    if path.exists() and not path.is_dir():
-        raise ConfigError(f"--out {path}: is a file; name a folder")
-
-
-def write_text(path: str | Path, text: str) -> None:
-    with whole_file(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
-
-
-def write_json(path: str | Path, value: Any) -> None:
-    write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
-
-
-def read_json(path: str | Path) -> Any:
-    path = Path(path)
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise StageError(f"{path}: damaged ({error}); delete it and run again") from None
-
-
-def digest(value: Any) -> str:
-    """First 16 hex digits of the sha256 of a JSON-able value."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True)
@@ -150,12 +103,3 @@ def _refuse_other_inputs(stage: Stage, before: dict[str, Any], extendable: tuple
             f"{stage.folder}: made with other inputs ({shown}{more}); "
             f"give the experiment another name (name=...), or delete that folder to make it anew"
         )
-
-
-def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(tree, dict):
-        return {prefix: tree}
-    flat = {}
-    for key, value in tree.items():
-        flat |= flatten(value, f"{prefix}.{key}" if prefix else key)
-    return flat

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import os
-import platform
-import subprocess
 from pathlib import Path
 
 import torch
@@ -14,38 +11,9 @@ from PIL import Image
 from torch import Tensor
 
 from distill.config import Experiment, dump, to_dict
-from distill.pictures import marked
-from distill.stage import flatten, read_json, write_json, write_text
-from eval.latency_ms import processor
-
-PACKAGES = ("torch", "torchvision", "timm", "accelerate", "safetensors", "numpy", "scikit-image", "mlflow")
-
-
-def environment() -> dict[str, str]:
-    """Commit, package versions and hardware: what a number depends on beside the experiment."""
-    facts = {"commit": git_commit(), "python": platform.python_version(), "platform": platform.platform()}
-    for package in PACKAGES:
-        try:
-            facts[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            facts[package] = "absent"
-    facts["processor"] = processor()
-    facts["threads"] = str(torch.get_num_threads())
-    facts["gpu"] = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
-    return facts
-
-
-def git_commit() -> str:
-    """Commit of the checkout, with `+changes` where tracked files differ; `unknown` outside a checkout."""
-    root = Path(__file__).resolve().parent.parent
-
-    def git(*arguments: str) -> str:
-        return subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=True).stdout.strip()
-
-    try:
-        return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "-uno") else "")
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
+from swapcore.files import flatten, read_json, write_json, write_text
+from swapcore.hardware import environment
+from swapcore.images import marked
 
 
 class Tracker:

@@ -11,10 +11,11 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 
-from distill import comparison
 from distill.config import Child, Experiment, dump, to_dict
-from distill.stage import OutOfTime, digest, read_json, write_text
+from distill.report import comparison
+from distill.stage import OutOfTime
 from distill.tracking import Tracker
+from swapcore.files import digest, read_json, write_text
 
 
 def run(exp: Experiment, children: Sequence[Child], run_stages: Callable, accelerator) -> None:

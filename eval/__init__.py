@@ -16,6 +16,8 @@ from typing import Any
 
 from torch import Tensor
 
+from swapcore.images import to_float, to_uint8
+
 from .background_error import background_error
 from .exact_match import exact_match
 from .expression_error import expression_error
@@ -25,7 +27,7 @@ from .id_similarity import id_similarity
 from .latency_ms import latency_ms
 from .lpips_distance import lpips_distance
 from .measured import Measured
-from .pairs import Pairs, to_float, to_uint8
+from .pairs import Pairs
 from .peak_memory_mb import peak_memory_mb
 from .pose_error import pose_error
 from .rulers import Ruler, Rulers

@@ -7,20 +7,19 @@ every frame costs the generator's share alone.
 from __future__ import annotations
 
 import copy
-import os
-import platform
 import time
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from swapcore.hardware import available_cores, processor
+from swapcore.images import to_float
+
 from .measured import Measured
-from .pairs import to_float
 from .parts import files_of, parts_of, shared_out
 from .subject import Subject
 
@@ -55,7 +54,7 @@ def latency_ms(subject: Subject, runs: int = 10, warm_up: int = 2) -> dict[str, 
     where = {"device": "cpu", "processor": processor()}
     threads_before = torch.get_num_threads()
     try:
-        for name, threads in (("latency_ms", 1), ("latency_all_threads_ms", _cores())):
+        for name, threads in (("latency_ms", 1), ("latency_all_threads_ms", available_cores())):
             torch.set_num_threads(threads)
             values[name] = timed(local, images, {**where, "threads": threads}, runs, warm_up)
     finally:
@@ -74,21 +73,6 @@ def on_cpu(swapper: Any, device: torch.device) -> Any | None:
     if device.type == "cpu":
         return swapper
     return copy.deepcopy(swapper).cpu() if isinstance(swapper, nn.Module) else None
-
-
-def processor() -> str:
-    """The model of this machine's CPU, or at least its kind, where the system does not tell more."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    models = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    return next(models, platform.processor() or platform.machine())
-
-
-def _cores() -> int:
-    """CPU cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def timed(

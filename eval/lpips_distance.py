@@ -9,9 +9,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from swapcore.images import to_float
+
 from .image_networks import LPIPS_VERSION
 from .measured import Measured, mean_of
-from .pairs import to_float
 from .subject import Subject
 
 SMALLEST = 32  # pixels; AlexNet's last map would be empty below

@@ -12,26 +12,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-
-def to_float(images: Tensor) -> Tensor:
-    """uint8 images in [0, 255] to float32 in [-1, 1]. Raises ValueError on another type."""
-    if images.dtype != torch.uint8:
-        raise ValueError(f"images: expected uint8, got {images.dtype}")
-    return images.float() / 127.5 - 1
-
-
-def to_uint8(images: Tensor) -> Tensor:
-    """Float images in [-1, 1] to uint8 as a file would hold them: rounded, clipped outside the range.
-
-    Raises ValueError on integers and on NaN or infinite values.
-    """
-    if not images.is_floating_point():
-        raise ValueError(f"images: expected floats in [-1, 1], got {images.dtype}")
-    if not torch.isfinite(images).all():
-        raise ValueError("images: NaN or infinite values; no picture can hold them")
-    return ((images.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
-
-
 PER_PAIR = ("source", "target", "exact", "source_person", "target_person", "target_pose_deg", "mask", "occluder")
 OPTIONAL = ("exact", "target_pose_deg", "mask", "occluder")
 # In this order: hashes of lists are kept in results.

@@ -18,9 +18,10 @@ import torch
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
+from swapcore.images import to_float
+
 from .latency_ms import on_cpu, on_gpu
 from .measured import Measured
-from .pairs import to_float
 from .parts import files_of, parts_of
 from .subject import Subject
 

@@ -11,8 +11,9 @@ from safetensors.torch import save
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from swapcore.images import to_float
+
 from .measured import Measured
-from .pairs import to_float
 from .parts import files_of, parts_of, shared_out
 from .subject import Subject
 

@@ -8,7 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .pairs import Pairs, to_float, to_uint8
+from swapcore.images import to_float, to_uint8
+
+from .pairs import Pairs
 from .rulers import Rulers
 
 Swapper = Callable[[Tensor, Tensor], Tensor]

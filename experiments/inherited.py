@@ -17,15 +17,16 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[0] = str(ROOT)
 
-import numpy as np  # noqa: E402
-import torch  # noqa: E402
-from matplotlib.figure import Figure  # noqa: E402
-from torch import Tensor  # noqa: E402
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
 
-from distill import config, pairs, swappers  # noqa: E402
-from distill.stage import whole_file, write_json  # noqa: E402
-from distill.tracking import environment  # noqa: E402
-from eval.subject import swap_batch  # noqa: E402
+from distill import config
+from distill.evaluate import pairs, swappers
+from eval.subject import swap_batch
+from swapcore.files import whole_file, write_json
+from swapcore.hardware import environment
 
 
 @torch.inference_mode()

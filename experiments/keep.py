@@ -13,9 +13,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[0] = str(ROOT)
 
-import yaml  # noqa: E402
+import yaml
 
-from distill.stage import read_json, write_json, write_text  # noqa: E402
+from swapcore.files import read_json, write_json, write_text
 
 FOLDERS = ("photos", "heldout", "fstriplets", "occlusions")
 

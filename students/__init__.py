@@ -15,10 +15,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from swapcore.files import whole_folder
+
 from .compact import Compact
 from .mobilefaceswap import MobileFaceSwap
 from .mobilefsgan import MobileFSGAN
-from .whole import whole
 
 STUDENTS = {"mobilefsgan": MobileFSGAN, "compact": Compact, "mobilefaceswap": MobileFaceSwap}
 
@@ -44,7 +45,7 @@ def save(generator: nn.Module, path: str | Path, **metadata: str) -> None:
             raise ValueError(f"metadata '{key}': expected text under another name than student and options")
     state = {key: tensor.detach().cpu().contiguous() for key, tensor in generator.state_dict().items()}
     header = {"student": generator.name, "options": json.dumps(generator.options), **metadata}
-    with whole(path) as temporary:
+    with whole_folder(path) as temporary:
         save_file(state, temporary, metadata=header)
 
 

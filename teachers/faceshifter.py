@@ -18,9 +18,11 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from . import aei_net, checkpoint, hearnet
+from swapcore.frame import Crop
+from swapcore.weights import load_strictly, read_state
+
+from . import aei_net, hearnet
 from .aei_net import AEINet, Layout
-from .crop import Crop
 from .hearnet import HEARNet
 from .irse50 import load_irse50
 from .teacher import Teacher
@@ -78,7 +80,7 @@ class FaceShifterTeacher(Teacher):
         if identity_encoder is None:
             known = metadata.get("identity_encoder", "not named in the file")
             raise ValueError(f"teacher '{self.name}': {path} needs the identity encoder it was trained with: {known}")
-        state = checkpoint.read(path)
+        state = read_state(path)
         self.generator = _of_part(path, "generator", AEINet, metadata["options"], state)
         if "refiner_options" in metadata:
             self.refiner = _of_part(path, "refiner", HEARNet, metadata["refiner_options"], state)
@@ -88,7 +90,7 @@ class FaceShifterTeacher(Teacher):
         self.crop = Crop("canonical", self.generator.options["resolution"])
 
     def _load_original(self, path: Path, identity_encoder: Callable | None, wanted: str | None) -> None:
-        state = checkpoint.read(path)
+        state = read_state(path)
         layout = next((name for name, marks in _MARKS.items() if all(mark in state for mark in marks)), None)
         if layout is None:
             known = "; ".join(f"{name}: {' and '.join(marks)}" for name, marks in _MARKS.items())
@@ -100,7 +102,7 @@ class FaceShifterTeacher(Teacher):
         with torch.device("meta"):
             self.generator = AEINet(layout, 2 * first.shape[0], start.shape[0], _ORIGINAL_SIZE)
         parts = {key: tensor for key, tensor in state.items() if layout != "mindslab" or key.startswith(("E.", "G."))}
-        checkpoint.fit(self.generator, parts, str(path), aei_net.original_to_ours, assign=True)
+        load_strictly(self.generator, parts, str(path), aei_net.original_to_ours, assign=True)
         self.crop, self.bgr = Crop(_TEMPLATES[layout], _ORIGINAL_SIZE), layout == "taotaonice"
         if layout == "mindslab":
             for key in ("identity_encoder", "refiner"):
@@ -220,19 +222,19 @@ def _of_part(path: Path, part: str, network: type[nn.Module], options: str, stat
     except (TypeError, ValueError) as error:
         raise ValueError(f"{path}: options of the {part}: {error}") from None
     own = {key: tensor for key, tensor in state.items() if key.startswith(f"{part}.")}
-    checkpoint.fit(built, own, str(path), lambda key: key.removeprefix(f"{part}."), assign=True)
+    load_strictly(built, own, str(path), lambda key: key.removeprefix(f"{part}."), assign=True)
     return built
 
 
 def _hearnet(path: Path) -> HEARNet:
     """taotaonice's HEAR-Net, of any width."""
-    state = checkpoint.read(path)
+    state = read_state(path)
     first = state.get("down1.0.weight")
     if first is None:
         raise ValueError(f"{path}: not a HEAR-Net: down1.0.weight: expected a tensor, found none")
     with torch.device("meta"):
         network = HEARNet(first.shape[0])
-    checkpoint.fit(network, state, str(path), hearnet.original_to_ours, assign=True)
+    load_strictly(network, state, str(path), hearnet.original_to_ours, assign=True)
     return network
 
 
@@ -243,5 +245,5 @@ def _resnet101(path: Path, state: Mapping[str, Tensor], embedding_dim: int) -> n
     with torch.device("meta"):
         network = resnet101(num_classes=embedding_dim)
     own = {key: tensor for key, tensor in state.items() if key.startswith("Z.")}
-    checkpoint.fit(network, own, str(path), lambda key: key.removeprefix("Z."), assign=True)
+    load_strictly(network, own, str(path), lambda key: key.removeprefix("Z."), assign=True)
     return network

@@ -11,7 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from . import checkpoint, pickled
+from swapcore.weights import load_strictly, read_state
+
+from . import pickled
 
 STAGES = ((64, 3, 1), (128, 4, 2), (256, 23, 2), (512, 3, 2))  # channels, units, stride of the first
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -91,8 +93,8 @@ def prepare(images: Tensor, mode: str = "nearest") -> Tensor:
 def load_irse101(path: str | Path) -> IRSE101:
     """The encoder of `arcface_checkpoint.tar`, a pickled network, or of a state dict. Raises ValueError."""
     safe = Path(path).suffix == ".safetensors"
-    state = checkpoint.read(path) if safe else pickled.read_module(path)
+    state = read_state(path) if safe else pickled.read_module(path)
     with torch.device("meta"):
         network = IRSE101()
-    checkpoint.fit(network, state, str(path), assign=True)
+    load_strictly(network, state, str(path), assign=True)
     return network.eval()

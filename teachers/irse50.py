@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from . import checkpoint
+from swapcore.weights import load_strictly, read_state
 
 _STAGES = ((64, 3), (128, 4), (256, 14), (512, 3))  # channels and units; the first unit of a stage has stride 2
 
@@ -105,8 +105,8 @@ def original_to_ours(key: str) -> str:
 
 def load_irse50(path: str | Path) -> IRSE50:
     """The network of an original state dict, IR-SE-50 or IR-50, frozen. Raises ValueError naming file and tensor."""
-    state = checkpoint.read(path)
+    state = read_state(path)
     with torch.device("meta"):
         network = IRSE50(se=any(".res_layer.5.fc1." in key for key in state))
-    checkpoint.fit(network, state, str(path), original_to_ours, assign=True)
+    load_strictly(network, state, str(path), original_to_ours, assign=True)
     return network.eval().requires_grad_(False)

@@ -14,8 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .checkpoint import fit, read
-from .crop import CANONICAL
+from swapcore.frame import CANONICAL
+from swapcore.three_ddfa import ThreeDDFA
+from swapcore.weights import load_strictly, read_state
+
 from .teacher import NoFace
 
 FRAME = 256  # side of the frame in which the views are stated
@@ -36,44 +38,12 @@ MIRRORED = [
 ]  # fmt: skip
 
 
-class _Separable(nn.Module):
-    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
-        super().__init__()
-        self.conv_dw = nn.Conv2d(inputs, inputs, 3, stride, 1, groups=inputs, bias=False)
-        self.bn_dw = nn.BatchNorm2d(inputs)
-        self.conv_sep = nn.Conv2d(inputs, outputs, 1, bias=False)
-        self.bn_sep = nn.BatchNorm2d(outputs)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.relu(self.bn_sep(self.conv_sep(F.relu(self.bn_dw(self.conv_dw(x))))))
-
-
-class LandmarkNetwork(nn.Module):
-    """MobileNet-v1 x 0.5 with the names of its published weights; fc_param (the face model) is loaded and not used."""
-
-    BLOCKS = {
-        "dw2_1": (32, 1), "dw2_2": (64, 2), "dw3_1": (64, 1), "dw3_2": (128, 2), "dw4_1": (128, 1), "dw4_2": (256, 2),
-        "dw5_1": (256, 1), "dw5_2": (256, 1), "dw5_3": (256, 1), "dw5_4": (256, 1), "dw5_5": (256, 1),
-        "dw5_6": (512, 2), "dw6": (512, 1),
-    }  # fmt: skip
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(3, 16, 3, 2, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(16)
-        width = 16
-        for name, (outputs, stride) in self.BLOCKS.items():
-            self.add_module(name, _Separable(width, outputs, stride))
-            width = outputs
-        self.fc_param = nn.Linear(width, 62)
-        self.fc_lm = nn.Linear(width, 136)
+class LandmarkNetwork(ThreeDDFA):
+    """3DDFA_V2's network with its landmark head; fc_param (the face model) is loaded and not used."""
 
     def forward(self, faces: Tensor) -> Tensor:
         """Faces (N, 3, 120, 120) BGR, (x - 127.5) / 128, to (N, 68, 2): x, y in half sides from the centre."""
-        x = F.relu(self.bn1(self.conv1(faces)))
-        for name in self.BLOCKS:
-            x = self.get_submodule(name)(x)
-        return self.fc_lm(x.mean((2, 3))).unflatten(1, (2, 68)).transpose(1, 2)
+        return self.fc_lm(self.pooled(faces)).unflatten(1, (2, 68)).transpose(1, 2)
 
 
 class Landmarks(nn.Module):
@@ -87,7 +57,7 @@ class Landmarks(nn.Module):
     def __init__(self, path: str | Path) -> None:
         super().__init__()
         self.network = LandmarkNetwork()
-        fit(self.network, read(path), str(path))
+        load_strictly(self.network, read_state(path), str(path))
         # CANONICAL counts from the middle of the first pixel, fractions from its edge.
         self.register_buffer("five", torch.tensor(CANONICAL) + 0.5 / FRAME, persistent=False)
         self.register_buffer("trust", torch.tensor(TRUST), persistent=False)

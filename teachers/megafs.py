@@ -15,8 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from . import checkpoint
-from .crop import Crop
+from swapcore.frame import Crop
+from swapcore.weights import load_strictly, read_parts
+
 from .hierfe import SIZE, HieRFE
 from .stylegan2 import load_stylegan2
 from .teacher import Teacher
@@ -239,7 +240,7 @@ def load_encoder_and_transfer(path: str | Path, transfer: str) -> tuple[HieRFE, 
 
     Raises ValueError naming the file and the first tensor that is missing, left over or of another shape.
     """
-    parts = checkpoint.read_parts(path, ("e", "s"))
+    parts = read_parts(path, ("e", "s"))
     marks = ["fpn.backbone.conv1.weight", "fpn.output1.0.weight", *(f"mapping{k}.0.convs.0.weight" for k in (1, 2, 3))]
     for key in marks:
         if key not in parts["e"] or parts["e"][key].ndim != 4:
@@ -250,6 +251,6 @@ def load_encoder_and_transfer(path: str | Path, transfer: str) -> tuple[HieRFE, 
     with torch.device("meta"):
         encoder = HieRFE(heads, lateral.shape[0], first.shape[0])
         module = build_transfer(transfer, sum(heads), lateral.shape[0])
-    checkpoint.fit(encoder, parts["e"], f"{path}: e", original_to_ours, assign=True)
-    checkpoint.fit(module, parts["s"], f"{path}: s", original_to_ours, assign=True)
+    load_strictly(encoder, parts["e"], f"{path}: e", original_to_ours, assign=True)
+    load_strictly(module, parts["s"], f"{path}: s", original_to_ours, assign=True)
     return encoder, module

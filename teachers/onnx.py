@@ -14,9 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .crop import Crop
+from swapcore.frame import Crop
+from swapcore.onnx import Session, Shape, last_initializer
+
 from .onnx_cards import Card, find_card
-from .onnx_graph import Graph, Shape, last_initializer
 from .teacher import Teacher
 
 __all__ = ["OnnxTeacher"]
@@ -59,7 +60,7 @@ class OnnxTeacher(Teacher):
             self.card = find_card(family, card)
             self.facts["card"] = asdict(self.card)
             self._check_files(self.card)
-            self.graphs = {key: Graph(path, providers, threads) for key, path in self.weights.items()}
+            self.graphs = {key: Session(path, providers, threads) for key, path in self.weights.items()}
             self._fit(self.card)
         except ValueError as error:
             raise ValueError(f"teacher '{self.name}': {error}") from None

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from .crop import TEMPLATES
+from swapcore.frame import TEMPLATES
 
 SOURCES = ("embedding", "image")
 EMBEDDINGS = ("raw", "l2", "matrix")

@@ -22,7 +22,7 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
-from . import checkpoint
+from swapcore.weights import unwrap
 
 # SimSwap's ArcFace file: a network and a margin head of a package `models`, an optimiser, perhaps in the wrapper of the
 # code that trained it (foamliu/InsightFace-v2), torch's own modules, and an accuracy.
@@ -131,7 +131,7 @@ def read_module(path: str | Path) -> dict[str, Tensor]:
     except _DAMAGE as error:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise ValueError(f"{path}: not a file that torch.save wrote, or damaged ({reason})") from None
-    return checkpoint.unwrap(content, str(path))
+    return unwrap(content, str(path))
 
 
 def _zipped(path: Path) -> object:

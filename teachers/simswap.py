@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from . import checkpoint
-from .crop import Crop
+from swapcore.frame import Crop
+from swapcore.weights import load_strictly, read_state
+
 from .irse101 import IMAGENET_MEAN, IMAGENET_STD, load_irse101, prepare
 from .teacher import Teacher
 
@@ -157,10 +158,10 @@ def load_generator(
 
     Raises ValueError naming the file and the first tensor, or the option, that does not fit.
     """
-    state = checkpoint.read(path)
+    state = read_state(path)
     with torch.device("meta"):
         network = SimSwapGenerator(512 if "down0.0.weight" in state else 224, "down4.0.weight" in state, normalised)
-    checkpoint.fit(network, state, str(path), _renamer(state), assign=True)
+    load_strictly(network, state, str(path), _renamer(state), assign=True)
     for option, wanted in (("size", size), ("deep", deep)):
         if wanted not in (None, network.options[option]):
             raise ValueError(f"{path}: {option}: expected {wanted}, its generator's is {network.options[option]}")

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from . import checkpoint
+from swapcore.weights import load_strictly, read_state
 
 _SLOPE = 0.2
 _MAPPING_LAYERS = 8
@@ -231,7 +231,7 @@ def load_stylegan2(path: str | Path) -> StyleGAN2:
     The reference loads with gaps allowed. Here the blur kernels alone may be absent, and must be the known ones where
     they are there; noise and all else must be complete. Raises ValueError naming the file and the first tensor.
     """
-    state = checkpoint.read(path, ("g_ema", "state_dict"))
+    state = read_state(path, ("g_ema", "state_dict"))
     steps = sum(key.startswith("to_rgbs.") and key.endswith(".conv.weight") for key in state)
     marks = ["input.input", "conv1.conv.modulation.weight"]
     marks += [f"convs.{2 * step}.activate.bias" for step in range(steps)]
@@ -248,5 +248,5 @@ def load_stylegan2(path: str | Path) -> StyleGAN2:
             kernel = state.setdefault(key, blur_kernel())
             if kernel.shape != (4, 4) or not torch.allclose(kernel.float(), blur_kernel(), atol=1e-6):
                 raise ValueError(f"{path}: {key}: expected the blur [1, 3, 3, 1] of sum 4, found another kernel")
-    checkpoint.fit(network, state, str(path), assign=True)
+    load_strictly(network, state, str(path), assign=True)
     return network

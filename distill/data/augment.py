@@ -11,7 +11,7 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch.nn import functional as F
 
-from distill.data.photos import SUFFIXES, DataError, decode
+from swapcore.images import SUFFIXES, DataError, decode
 
 JITTER_SHARE, JITTER, HUE = 0.3, 0.2, 0.01  # brightness, contrast, saturation 1 +- JITTER; hue +- HUE of a turn
 GREY = np.array([0.299, 0.587, 0.114])

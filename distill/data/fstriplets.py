@@ -34,8 +34,8 @@ import torch
 from PIL import Image
 
 from distill.data.augment import Occlusions, augment
-from distill.data.photos import SUFFIXES, DataError, decode
-from distill.data.triplet import Cached
+from distill.data.cache import Cached
+from swapcore.images import SUFFIXES, DataError, decode
 
 
 @dataclass(frozen=True)

@@ -19,17 +19,13 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
-from distill.stage import write_text
+from swapcore.files import write_text
+from swapcore.images import SUFFIXES, DataError, decode
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
 EXPECTED_TREE = """expected aligned face crops, one subfolder per person (or all in one flat folder):
     FOLDER/alice/001.jpg
     FOLDER/alice/002.jpg
     FOLDER/bob/portrait.png"""
-
-
-class DataError(ValueError):
-    """Pictures are missing or damaged; the message names the file."""
 
 
 @dataclass(frozen=True)
@@ -65,19 +61,6 @@ class Photos:
 
     def _none(self) -> torch.Tensor:
         return torch.zeros(0, 3, self.resolution, self.resolution, dtype=torch.uint8)
-
-
-def decode(file: Any, resolution: int | None = None, mode: str = "RGB", name: str | None = None) -> np.ndarray:
-    """A picture file or stream -> (channels, height, width) uint8, resized to a square if asked. Raises DataError."""
-    try:
-        with Image.open(file) as picture:
-            picture = picture.convert(mode)
-            if resolution is not None and picture.size != (resolution, resolution):
-                picture = picture.resize((resolution, resolution), Image.Resampling.LANCZOS)
-            pixels = np.asarray(picture)
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
-        raise DataError(f"{name or file}: not a readable picture ({error})") from None
-    return np.ascontiguousarray(pixels.transpose(2, 0, 1) if pixels.ndim == 3 else pixels[None])
 
 
 def read_manifest(folder: str | Path, split: str, resolution: int) -> Photos:

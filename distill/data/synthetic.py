@@ -21,7 +21,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from distill.data.photos import write_manifest
-from distill.stage import whole_file, write_text
+from swapcore.files import whole_file, write_text
 from teachers.exact import ExactTeacher, expression, pose_deg, render, sample_attributes, sample_identities
 
 CHUNK_PICTURES = 64  # the grain of resuming

@@ -8,8 +8,8 @@ from types import ModuleType
 
 import numpy as np
 
-from distill.data.photos import DataError
-from distill.stage import whole_file
+from swapcore.files import whole_file
+from swapcore.images import DataError
 
 
 def count(path: str | Path) -> int:

@@ -1,5 +1,5 @@
 """What goes on the phone, in the formats of its runtimes, each file proved equal to PyTorch.
 
 models.py says what is exported, targets.py to which runtimes, one module each; proof.py compares. `python -m
-students.export STUDENT --to TARGETS` is the command.
+distill.export STUDENT --to TARGETS` is the command.
 """

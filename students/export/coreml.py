@@ -18,7 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..whole import whole
+from swapcore.files import whole_folder
+
 from . import mil
 from .models import Model, Run, program
 
@@ -62,7 +63,7 @@ def write(model: Model, path: str | Path, precision: str = "fp32", metadata: Map
             package = ct.optimize.coreml.linear_quantize_weights(package, config)
     for key, value in metadata.items():
         package.user_defined_metadata[key] = value
-    with whole(path) as temporary:
+    with whole_folder(path) as temporary:
         package.save(str(temporary))
         (temporary / "executorch_debug_handle_mapping.json").unlink(missing_ok=True)  # names of the graph it came from
     return path

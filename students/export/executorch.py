@@ -15,7 +15,8 @@ from pathlib import Path
 
 from torch import Tensor
 
-from ..whole import whole
+from swapcore.files import whole_folder
+
 from .models import Model, Run, program
 
 PRECISIONS = ("fp32",)
@@ -37,7 +38,7 @@ def write(model: Model, path: str | Path, precision: str = "fp32", metadata: Map
             raise ValueError(
                 f"{model.name}: cannot be lowered to ExecuTorch: {reason[0] if reason else error}"
             ) from error
-    with whole(path) as temporary:
+    with whole_folder(path) as temporary:
         temporary.write_bytes(lowered.buffer)
     return path
 

@@ -17,7 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..whole import whole
+from swapcore.files import whole_folder
+
 from .fold import spelled_out
 from .models import Model, Run
 
@@ -39,7 +40,7 @@ def write(model: Model, path: str | Path, precision: str = "fp32", metadata: Map
             return dict(zip(model.outputs, made if isinstance(made, tuple) else (made,), strict=True))
 
     path = Path(path)
-    with whole(path) as temporary:
+    with whole_folder(path) as temporary:
         try:
             with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
                 warnings.simplefilter("ignore")

@@ -20,7 +20,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..whole import whole
+from swapcore.files import whole_folder
+
 from . import onnx
 from .models import Model, Run
 
@@ -35,7 +36,7 @@ PRECISIONS = {"fp32": [], "fp16": ["--fp16"], "int8": ["--weightQuantBits", "8"]
 def write(model: Model, path: str | Path, precision: str = "fp32", metadata: Mapping[str, str] = {}) -> Path:
     """Write a model as an .mnn file, which has no place for the metadata. Raises ValueError naming what MNN lacks."""
     path = Path(path)
-    with tempfile.TemporaryDirectory() as folder, whole(path) as temporary:
+    with tempfile.TemporaryDirectory() as folder, whole_folder(path) as temporary:
         source = onnx.write(model, Path(folder) / "model.onnx")
         if precision == "fp16":
             _round(source)

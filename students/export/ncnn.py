@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from ..whole import whole
+from swapcore.files import whole_folder
+
 from .fold import spelled_out
 from .models import Model, Run, lerp
 
@@ -50,7 +51,7 @@ def write(model: Model, path: str | Path, precision: str = "fp32", metadata: Map
             reason = (done.stderr or done.stdout).strip().splitlines()[-1:]
             raise ValueError(f"{model.name}: cannot be converted to ncnn: pnnx ends with {done.returncode}, {reason}")
         text = _renamed(param.read_text(), model)
-        with whole(path) as new_param, whole(_weights(path)) as new_binary:
+        with whole_folder(path) as new_param, whole_folder(_weights(path)) as new_binary:
             new_param.write_text(text)
             shutil.copyfile(binary, new_binary)
     return path

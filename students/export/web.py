@@ -20,7 +20,8 @@ from types import ModuleType
 
 import torch
 
-from ..whole import whole
+from swapcore.files import whole_folder
+
 from . import onnx
 from .models import Model
 
@@ -70,7 +71,7 @@ def write(
     package = _package(runtime)
     if detector is not None:
         _check_detector(Path(detector))
-    with whole(path) as made:
+    with whole_folder(path) as made:
         shutil.copytree(PAGE, made)
         _copy_runtime(package, made / "runtime")
         for part in PARTS:

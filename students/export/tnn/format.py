@@ -15,7 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ...whole import whole
+from swapcore.files import whole_folder
+
 from .layers import Graph, Layer, check, kind, numbers, shapes
 
 MAGIC, OLD_MAGIC = 0xFABC0004, 0xFABC0002
@@ -33,7 +34,7 @@ def write(graph: Graph, proto_path: str | Path, model_path: str | Path) -> None:
     proto_path, model_path = Path(proto_path), Path(model_path)
     if proto_path == model_path:
         raise ValueError(f"{proto_path}: structure and weights are two files")
-    with whole(proto_path) as proto, whole(model_path) as model:  # the weights take their place first
+    with whole_folder(proto_path) as proto, whole_folder(model_path) as model:  # the weights take their place first
         proto.write_bytes(text.encode())
         model.write_bytes(weights)
 

@@ -1,0 +1,1 @@
+"""Any swapper, measured on fixed pairs of people never trained on."""

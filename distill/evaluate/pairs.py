@@ -1,0 +1,257 @@
+"""Pair lists: which source is swapped onto which target, and among whom the swap is looked for.
+
+A list is a folder with `pairs.json`: names of pictures relative to it, the people they show, the gallery, what was
+skipped and why, and how the list was made. `datasets/make_pairs.py` makes them, `python -m distill.evaluate SWAPPER
+--pairs LIST` measures on them; an experiment's own test pairs are drawn in the same way and never written.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import eval as measuring
+import teachers
+from distill.config import ConfigError, Experiment
+from distill.data.photos import Photos, read_manifest
+from eval.pairs import merged
+from swapcore.files import digest, read_json, write_json
+from swapcore.images import DataError, decode
+from teachers.exact import occluder_mask
+
+FORMAT = 1
+SMALLEST = 16  # pixels; below, nothing can be drawn or judged
+FIRST_PICTURE = "one picture per person, the first, never a source"
+SOURCES = "the sources themselves: there is one picture per person"
+KEYS = (
+    "format", "name", "resolution", "protocol", "gallery_definition", "gallery_holds_sources", "pairs", "gallery",
+    "skipped",
+)  # fmt: skip
+SYNTHETIC, RENDERED, AS_GIVEN = "synthetic people", "rendered in the canonical frame", "as given"
+# What is known of a synthetic picture, as its manifest has it.
+FACTS = ("mask", "identity", "attributes", "pose_deg")
+
+
+def by_people(name: str, photos: Photos, count: int, seed: int, dataset: str) -> dict[str, Any]:
+    """A list of `count` pairs of two people by seed, every person as source equally often; everybody's first picture is
+    the gallery's, sources and targets are the others. Raises ConfigError without people enough."""
+    people = list(photos.people.values())
+    number = np.unique([row["person"] for row in photos.rows], return_inverse=True)[1]
+    sources = [indices[1:] for indices in people if len(indices) > 1]
+    targets = [indices[1:] or indices for indices in people]
+    if len(people) < 2 or not sources:
+        raise ConfigError(
+            f"{photos.root}: {len(people)} people for evaluation, {len(sources)} of them with two pictures; two people "
+            f"are needed at least, one of them with two pictures"
+        )
+    rng = np.random.default_rng((seed, 11))
+    chosen = []
+    for i in range(count):
+        if i % len(sources) == 0:
+            order = rng.permutation(len(sources))
+        source = int(rng.choice(sources[order[i % len(sources)]]))
+        target = source
+        while number[target] == number[source]:
+            target = int(rng.choice(targets[rng.integers(len(targets))]))
+        chosen.append((source, target))
+    protocol = {"dataset": dataset, "pairs": f"of two people, by seed {seed}, every person as source equally often"}
+    return _listing(name, photos, chosen, [indices[0] for indices in people], protocol, FIRST_PICTURE)
+
+
+def by_singles(name: str, photos: Photos, count: int, seed: int, dataset: str) -> dict[str, Any]:
+    """A list of `count` pairs by seed where every picture shows another person: sources once each while there are
+    enough, and they are the gallery, for want of second pictures. Raises ConfigError for fewer than two."""
+    if len(photos) < 2:
+        raise ConfigError(f"{photos.root}: {len(photos)} pictures; two people are needed at least")
+    rng = np.random.default_rng((seed, 12))
+    order = np.concatenate([rng.permutation(len(photos)) for _ in range(-(-count // len(photos)))])[:count]
+    # A step of at least one and less than all leads from every source to another picture.
+    chosen = [(int(i), int((i + rng.integers(1, len(photos))) % len(photos))) for i in order]
+    gallery = sorted({source for source, _ in chosen})
+    protocol = {"dataset": dataset, "pairs": f"of two pictures, by seed {seed}"}
+    return _listing(name, photos, chosen, gallery, protocol, SOURCES, holds_sources=True)
+
+
+def _listing(name, photos, chosen, gallery, protocol, definition, holds_sources=False) -> dict[str, Any]:
+    rows = photos.rows
+    used = sorted({i for pair in chosen for i in pair} | set(gallery))
+    return {
+        "format": FORMAT,
+        "name": name,
+        "resolution": photos.resolution,
+        "protocol": protocol,
+        "gallery_definition": definition,
+        "gallery_holds_sources": holds_sources,
+        "pairs": [
+            {
+                "name": f"{i:05d}",
+                "source": rows[s]["file"],
+                "target": rows[t]["file"],
+                "source_person": rows[s]["person"],
+                "target_person": rows[t]["person"],
+            }
+            for i, (s, t) in enumerate(chosen)
+        ],
+        "gallery": [{"file": rows[i]["file"], "person": rows[i]["person"]} for i in gallery],
+        "skipped": [],
+        "pictures": {rows[i]["file"]: {k: rows[i][k] for k in FACTS if k in rows[i]} for i in used},
+    }
+
+
+def load(listing: dict[str, Any], root: Path, resolution: int | None = None) -> tuple[measuring.Pairs, list[dict]]:
+    """A list's pictures, decoded once each, as Pairs; and what had to be skipped, its own skips included.
+
+    A pair with a missing or damaged picture is skipped; for one of the gallery, and where no pair is left, DataError.
+    """
+    size = listing["resolution"] if resolution is None else resolution
+    if size < SMALLEST:
+        raise DataError(f"pairs '{listing['name']}': resolution: expected at least {SMALLEST} pixels, got {size}")
+    files = list(dict.fromkeys([p[k] for p in listing["pairs"] for k in ("source", "target")]))
+    files += [g["file"] for g in listing["gallery"] if g["file"] not in set(files)]
+    with ThreadPoolExecutor(4) as pool:  # decoding leaves the interpreter's lock
+        images = dict(zip(files, pool.map(lambda file: _decode(root / file, size), files), strict=True))
+    if not listing["gallery"]:
+        raise DataError(f"pairs '{listing['name']}': gallery: empty; make the list again, one picture of every person")
+    for entry in listing["gallery"]:
+        if isinstance(images[entry["file"]], str):
+            raise DataError(f"gallery, person {entry['person']}: {images[entry['file']]}")
+    skipped, pairs = list(listing["skipped"]), []
+    for pair in listing["pairs"]:
+        flaw = next((images[pair[k]] for k in ("source", "target") if isinstance(images[pair[k]], str)), None)
+        if flaw is None:
+            pairs.append(pair)
+        else:
+            skipped.append({"what": pair["name"], "reason": flaw})
+    if not pairs:
+        reason = f"; the first: {skipped[0]['what']}: {skipped[0]['reason']}" if skipped else ""
+        raise DataError(f"pairs '{listing['name']}': none is left of {len(listing['pairs'])}{reason}")
+    number = {person: i for i, person in enumerate(_people(listing["pairs"], listing["gallery"]))}
+    sources, targets = ([p[k] for p in pairs] for k in ("source", "target"))
+    protocol = {**listing["protocol"], "gallery": listing["gallery_definition"], "skipped": len(skipped)}
+    return measuring.Pairs(
+        name=listing["name"],
+        source=_stack(images, sources),
+        target=_stack(images, targets),
+        source_person=torch.tensor([number[p["source_person"]] for p in pairs]),
+        target_person=torch.tensor([number[p["target_person"]] for p in pairs]),
+        gallery=_stack(images, [g["file"] for g in listing["gallery"]]),
+        gallery_person=torch.tensor([number[g["person"]] for g in listing["gallery"]]),
+        names=tuple(p["name"] for p in pairs),
+        gallery_holds_sources=listing["gallery_holds_sources"],
+        protocol=protocol,
+        **_known(listing.get("pictures", {}), sources, targets, root, size),
+    ), skipped
+
+
+def _decode(path: Path, size: int) -> np.ndarray | str:
+    """The picture, or why there is none."""
+    try:
+        return decode(path, size)
+    except DataError as error:
+        return str(error)
+
+
+def _stack(images: dict[str, np.ndarray], files: Sequence[str]) -> torch.Tensor:
+    return torch.from_numpy(np.stack([images[file] for file in files]))
+
+
+def _known(pictures: dict[str, dict], sources: list[str], targets: list[str], root: Path, size: int) -> dict[str, Any]:
+    """What is known of synthetic pictures: exact swaps, true poses, inner faces, what is held before them."""
+    if not all("identity" in pictures.get(file, {}) for file in (*sources, *targets)):
+        return {"exact": None}
+    rows = [[pictures[file] for file in column] for column in (sources, targets)]
+    attributes = torch.tensor([row["attributes"] for row in rows[1]])
+    masks = {row["mask"]: decode(root / row["mask"], size, "L") for row in rows[1]}
+    return {
+        "exact": exact_swaps(*rows, size),
+        "target_pose_deg": torch.tensor([row["pose_deg"] for row in rows[1]]),
+        "mask": _stack(masks, [row["mask"] for row in rows[1]]) > 127,
+        "occluder": occluder_mask(attributes, size),
+    }
+
+
+def exact_swaps(source: list[dict], target: list[dict], size: int) -> torch.Tensor:
+    """The true swaps of synthetic pictures by their rows, (n, 3, size, size) uint8."""
+    blank = torch.zeros(len(source), 3, size, size)
+    return measuring.to_uint8(teachers.build("exact")(blank, blank, source, target))
+
+
+def save(listing: dict[str, Any], root: Path, out: Path) -> Path:
+    """Write OUT/pairs.json; its pictures, relative to `root` before, are then relative to OUT. The file's path.
+
+    Raises ConfigError where another list lies there: results may have been measured on it.
+    """
+
+    def moved(file: str) -> str:
+        return os.path.relpath(root / file, out)
+
+    listing = {
+        **listing,
+        "pairs": [{**p, "source": moved(p["source"]), "target": moved(p["target"])} for p in listing["pairs"]],
+        "gallery": [{**g, "file": moved(g["file"])} for g in listing["gallery"]],
+        "pictures": {
+            moved(file): {**facts, **({"mask": moved(facts["mask"])} if "mask" in facts else {})}
+            for file, facts in listing["pictures"].items()
+        },
+    }
+    path = out / "pairs.json"
+    if path.exists() and digest(read_json(path)) != digest(listing):
+        raise ConfigError(f"{path}: is another list already; name another folder, or delete that one")
+    write_json(path, listing)
+    return path
+
+
+def test_pairs(exp: Experiment) -> tuple[measuring.Pairs, list[dict[str, str]]]:
+    """The fixed pairs of an experiment's test people, and what had to be skipped. Raises ConfigError, DataError."""
+    photos = read_manifest(exp.folder / "data", "test", exp.data.resolution)
+    synthetic = exp.data.kind == "synthetic"
+    dataset = SYNTHETIC if synthetic else Path(exp.data.heldout or exp.data.photos).name
+    listing = by_people(f"{exp.name}/test", photos, exp.eval.pairs, exp.seed, dataset)
+    listing["protocol"]["alignment"] = RENDERED if synthetic else AS_GIVEN
+    return load(listing, photos.root)
+
+
+def read(
+    path: str | Path, resolution: int | None = None, same_people: str | Path | None = None
+) -> tuple[measuring.Pairs, list[dict[str, str]]]:
+    """A list that is a folder, or its pairs.json, as `load` gives it; names on one line of the file `same_people`
+    become one person. Raises DataError naming the file and what it lacks."""
+    path = Path(path)
+    path = path / "pairs.json" if path.is_dir() else path
+    if not path.is_file():
+        raise DataError(f"{path}: no such list; `python datasets/make_pairs.py --help` tells how one is made")
+    listing = read_json(path)
+    lacking = [key for key in KEYS if not isinstance(listing, dict) or key not in listing]
+    if lacking or listing["format"] != FORMAT:
+        raise DataError(f"{path}: no list of pairs of format {FORMAT}" + (f": lacks {lacking[0]}" if lacking else ""))
+    try:
+        pairs, skipped = load(listing, path.parent, resolution)
+    except (KeyError, TypeError) as error:
+        raise DataError(f"{path}: damaged list ({type(error).__name__}: {error}); make it again") from None
+    if same_people is not None:
+        pairs = merged(pairs, _groups(Path(same_people), _people(listing["pairs"], listing["gallery"])))
+    return pairs, skipped
+
+
+def _people(pairs: Sequence[dict[str, str]], gallery: Sequence[dict[str, str]]) -> list[str]:
+    """Names of all people; a person's place here is their number."""
+    return sorted({p[k] for p in pairs for k in ("source_person", "target_person")} | {g["person"] for g in gallery})
+
+
+def _groups(path: Path, names: list[str]) -> list[list[int]]:
+    """Lines of names that are one person, as numbers of people; names that the list does not have are left out."""
+    if not path.is_file():
+        raise DataError(f"{path}: no such file; expected the names of one person on each line")
+    number = {name: i for i, name in enumerate(names)}
+    lines = [line.replace(",", " ").split() for line in path.read_text(encoding="utf-8").splitlines()]
+    groups = [[number[name] for name in line if name in number] for line in lines]
+    groups = [group for group in groups if len(group) > 1]
+    if not groups:
+        raise DataError(f"{path}: no line names two people of the list, such as {', '.join(names[:3])}")
+    return groups

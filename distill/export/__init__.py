@@ -1,0 +1,1 @@
+"""A finished student in the formats of other runtimes."""

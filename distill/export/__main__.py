@@ -1,0 +1,7 @@
+"""`python -m distill.export`."""
+
+import sys
+
+from distill.export.convert import main
+
+sys.exit(main())

@@ -1,0 +1,1 @@
+"""The floor below every room: files, images, the canonical frame, weights, ONNX, hardware, the terminal."""

@@ -1,0 +1,31 @@
+"""What commands share: one `error:` line, the nearest known name, a table of text."""
+
+from __future__ import annotations
+
+import difflib
+import sys
+from collections.abc import Callable, Iterable, Sequence
+
+
+def run_command(command: Callable[[], int | None], kinds: tuple[type[Exception], ...] = (ValueError, OSError)) -> int:
+    """Run a command; its exit status. A mistake of the user (`kinds`) ends it with one line and status 2."""
+    try:
+        return command() or 0
+    except kinds as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """`; did you mean 'x'?`, or the list of known names, to end an error message with."""
+    known = list(known)
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    if close:
+        return f"; did you mean '{close[0]}'?"
+    return f"; known: {', '.join(known)}" if known else ""
+
+
+def text_table(rows: Sequence[Sequence[str]], first: int = 20, least: int = 12) -> str:
+    """Rows of cells in columns: the first column to the left, `first` wide, all others to the right, equally wide."""
+    width = max([least, *(len(cell) + 2 for row in rows for cell in row[1:])])
+    return "\n".join(f"{head:{first}}" + "".join(f"{cell:>{width}}" for cell in cells) for head, *cells in rows)

@@ -1,0 +1,134 @@
+"""Faces found by YuNet and aligned; videos written, read and refused."""
+
+import numpy as np
+import pytest
+from conftest import SHARED, needs_shared
+from helpers.portraits import PLACES, portraits
+from PIL import Image
+
+pytest.importorskip("cv2", reason="pip install swapdistill[video]")
+pytest.importorskip("av", reason="pip install swapdistill[video]")
+
+from distill.data import faces, video
+from swapcore.images import DataError
+
+
+def test_an_aligned_face_has_its_points_in_the_canonical_places():
+    """A picture of five coloured spots, turned, scaled and moved, comes out with the spots where they belong."""
+    for size, scale, turn in ((256, 1.0, 0.3), (128, 3.1, -0.2), (64, 0.6, 0.0)):
+        rotation = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
+        points = PLACES * 200 * scale @ rotation.T + 260
+        image = np.zeros((1000, 1000, 3), np.uint8)
+        for x, y in points.round().astype(int):
+            image[y - 6 : y + 6, x - 6 : x + 6] = 255
+        crop = faces.align(image, points, size)
+        assert crop.shape == (size, size, 3)
+        for x, y in PLACES * size:
+            window = crop[int(y) - 1 : int(y) + 2, int(x) - 1 : int(x) + 2, 0]
+            assert window.max() > 150, (size, x, y)
+        assert (crop > 60).mean() < 0.1
+
+
+def test_a_canonical_crop_stays_as_it_is():
+    image, _ = portraits(1)
+    assert np.abs(faces.align(image[0], PLACES * 256, 256).astype(int) - image[0]).max() <= 1
+
+
+def test_points_that_are_no_face_are_refused():
+    for points in (np.zeros((5, 2)), np.full((5, 2), np.nan), PLACES[:4]):
+        with pytest.raises(ValueError, match="expected five places of a face"):
+            faces.align(np.zeros((64, 64, 3), np.uint8), points, 64)
+
+
+def test_sideways_is_the_nose_off_the_middle():
+    points = np.array([[10, 10], [30, 10], [20, 20], [14, 30], [26, 30]], float)
+    assert faces.sideways(points) == 0
+    points[2] = 25, 22
+    assert faces.sideways(points) == pytest.approx(0.25)
+    assert faces.sideways(points * 3 + 7) == pytest.approx(0.25)
+
+
+@needs_shared
+def test_yunet_finds_synthetic_faces_and_takes_the_largest():
+    detector = faces.Detector(SHARED / "weights" / faces.YUNET.file)
+    images, truth = portraits(6)
+    scene = np.full((700, 1500, 3), 90, np.uint8)
+    for image, points in zip(images, truth, strict=True):
+        found = detector(image)
+        assert np.abs(found - points).mean() < 12
+        scene[100:356, 60:316] = image
+        scene[60:572, 800:1312] = np.asarray(Image.fromarray(image).resize((512, 512)))
+        found = detector(scene)
+        assert np.abs(found - (points * 2 + (800, 60))).mean() < 26
+    assert detector(np.full((300, 200, 3), 128, np.uint8)) is None
+    assert detector.name == "yunet" and len(detector.weight_hash) == 16
+
+
+def test_a_file_that_is_no_detector_is_told(tmp_path):
+    (tmp_path / "x.onnx").write_bytes(b"nothing")
+    with pytest.raises(DataError, match="x.onnx: not a detector"):
+        faces.Detector(tmp_path / "x.onnx")
+
+
+def dark_is_nobody(image):
+    """Stands where everybody stands; nobody is there in the dark."""
+    return PLACES * image.shape[0] if image.mean() > 40 else None
+
+
+def test_a_folder_is_aligned_once_and_what_fails_is_named(tmp_path):
+    images, _ = portraits(2, 64)
+    folder = tmp_path / "photos"
+    for name, image in (("a/1.png", images[0]), ("b/2.jpg", images[1]), ("b/3.png", images[1] * 0)):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(folder / name)
+    (folder / "b/4.png").write_bytes(b"no picture")
+    out, skipped = faces.align_folder(folder, tmp_path / "out", 32, dark_is_nobody, progress=False)
+    assert sorted(str(p.relative_to(out)) for p in out.rglob("*.png")) == ["a/1.png.png", "b/2.jpg.png"]
+    assert {s["what"]: s["reason"] for s in skipped} == {
+        "b/3.png": "no face found",
+        "b/4.png": "not a readable picture",
+    }
+    stamp = (out / "a/1.png.png").stat().st_mtime_ns
+    faces.align_folder(folder, out, 32, dark_is_nobody, progress=False)
+    assert (out / "a/1.png.png").stat().st_mtime_ns == stamp
+    with pytest.raises(DataError, match="no face in any of 4 pictures"):
+        faces.align_folder(folder, tmp_path / "none", 32, lambda image: None, progress=False)
+    with pytest.raises(DataError, match="no pictures"):
+        faces.align_folder(tmp_path / "absent", tmp_path / "none", 32, dark_is_nobody)
+
+
+def frames(n, size=64):
+    """Smooth frames that get brighter by eight a step."""
+    ramp = np.linspace(0, 40, size, dtype=np.uint8)
+    return [np.repeat((ramp[:, None] + 8 * i)[..., None], size, 1).repeat(3, 2) for i in range(n)]
+
+
+def test_frames_come_back_by_number(tmp_path):
+    path = tmp_path / "a.mp4"
+    made = frames(20)
+    video.write(path, made)
+    assert video.count(path) == 20 and [p.name for p in tmp_path.iterdir()] == ["a.mp4"]
+    read = video.read(path, [19, 3, 7])
+    assert sorted(read) == [3, 7, 19]
+    for number, frame in read.items():
+        assert frame.shape == (64, 64, 3) and frame.dtype == np.uint8
+        assert np.abs(frame.astype(int) - made[number]).mean() < 3
+    assert sorted(video.read(path, [1, 25])) == [1]
+    assert video.read(path, []) == {}
+
+
+def test_videos_that_cannot_be_read_are_named(tmp_path):
+    (tmp_path / "text.mp4").write_text("no video")
+    for name in ("text.mp4", "absent.mp4"):
+        with pytest.raises(DataError, match=f"{name}: not a readable video"):
+            video.count(tmp_path / name)
+        with pytest.raises(DataError, match=f"{name}: not a readable video"):
+            video.read(tmp_path / name, [0])
+    video.write(tmp_path / "a.mp4", frames(4))
+    with pytest.raises(DataError, match="ends before the first frame"):
+        video.read(tmp_path / "a.mp4", [9])
+    with pytest.raises(ValueError, match="expected one even size"):
+        video.write(tmp_path / "b.mp4", [np.zeros((9, 8, 3), np.uint8)])
+    with pytest.raises(ValueError, match="expected one even size"):
+        video.write(tmp_path / "b.mp4", [])
+    assert not (tmp_path / "b.mp4").exists()

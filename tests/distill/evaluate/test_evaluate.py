@@ -1,0 +1,165 @@
+"""The command that measures any swapper on a list of pairs: what it prints, keeps and refuses, how it goes on."""
+
+import json
+import shutil
+
+import pytest
+from helpers.student_files import SIDE, student_file
+from PIL import Image
+
+from distill.data import synthetic
+from distill.data.photos import read_manifest
+from distill.evaluate import measure as evaluate
+from distill.evaluate.pairs import by_people, read, save
+
+METRICS = "id_retrieval,pose_error,exact_match"
+
+
+@pytest.fixture(scope="module")
+def listing(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("people")
+    synthetic.write(folder, {"test": (6, 3)}, SIDE, seed=3, progress=False)
+    photos = read_manifest(folder, "test", SIDE)
+    save(by_people("toy", photos, 12, 1, "toy"), photos.root, folder / "list")
+    return folder / "list"
+
+
+def run(listing, out, *swappers, metrics=METRICS, batch=4, more=()):
+    return evaluate.main(
+        [*map(str, swappers), "--pairs", str(listing), "--metrics", metrics, "--out", str(out), *map(str, more)]
+        + ["--set", f"eval.batch_size={batch}", "threads=1"]
+    )
+
+
+def metrics_of(out):
+    return json.loads((out / "metrics.json").read_text())
+
+
+def test_every_kind_of_swapper_in_one_table(listing, tmp_path, capsys):
+    student = student_file(tmp_path)
+    finished = tmp_path / "elsewhere"
+    finished.mkdir()
+    pairs, _ = read(listing)
+    for name, image in zip(pairs.names, pairs.exact, strict=True):
+        Image.fromarray(image.permute(1, 2, 0).numpy()).save(finished / f"{name}.png")
+    assert run(listing, tmp_path / "out", "copy-target", "copy-source", "exact", student, finished) == 0
+    printed = capsys.readouterr().out
+    content = metrics_of(tmp_path / "out")
+    assert list(content["rows"]) == ["copy-target", "copy-source", "exact", "compact", "elsewhere"]
+    assert all(name in printed for name in content["rows"]) and "pose error" in printed
+    rows = content["rows"]
+    assert rows["copy-target"]["pose_error_deg"]["value"] == 0 and rows["exact"]["ssim"]["value"] == 1
+    assert {k: v["value"] for k, v in rows["elsewhere"].items()} == {k: v["value"] for k, v in rows["exact"].items()}
+    depends = rows["compact"]["id_retrieval_top1_pct"]["protocol"]
+    assert depends["recogniser"]["weight_hash"] and depends["gallery"]["size"] == 6 and depends["flip"] == "none"
+    assert depends["pairs_hash"] == content["pairs"]["hash"] == pairs.hash
+    assert [p.name for p in (tmp_path / "out" / "swaps").iterdir()] == ["compact"]  # the others cost nothing
+    with Image.open(tmp_path / "out" / "grid.png") as sheet:
+        assert "AI-generated" in sheet.text["Comment"]
+
+
+def test_a_second_start_makes_and_measures_only_what_is_missing(listing, tmp_path, monkeypatch):
+    student, out = student_file(tmp_path), tmp_path / "out"
+    assert run(listing, out, student) == 0
+    first, swaps = metrics_of(out), sorted((out / "swaps" / "compact").glob("*.png"))
+    stamps = [path.stat().st_mtime_ns for path in swaps]
+    seconds = first["rows"]["compact"]["pose_error_deg"]["seconds"]
+    assert len(swaps) == 12
+
+    # As if killed while it swapped the second of three batches: one picture of it is there, no metrics.
+    (out / "metrics.json").unlink()
+    for path in swaps[5:8]:
+        path.unlink()
+    asked = []
+    swapped = evaluate.swap_batch
+
+    def spy(swapper, source, *more):
+        asked.append(len(source))
+        return swapped(swapper, source, *more)
+
+    monkeypatch.setattr(evaluate, "swap_batch", spy)
+    assert run(listing, out, student) == 0
+    assert asked == [4]
+    after = [path.stat().st_mtime_ns for path in swaps]
+    assert after[:4] == stamps[:4] and after[8:] == stamps[8:] and after[4:8] != stamps[4:8]
+    again = metrics_of(out)
+    assert {k: v["value"] for k, v in again["rows"]["compact"].items()} == {
+        k: v["value"] for k, v in first["rows"]["compact"].items()
+    }
+
+    # A row that is there is kept, one of other metrics is not.
+    again["rows"]["compact"]["pose_error_deg"]["seconds"] = seconds + 99
+    (out / "metrics.json").write_text(json.dumps(again))
+    assert run(listing, out, "copy-target", student) == 0
+    assert metrics_of(out)["rows"]["compact"]["pose_error_deg"]["seconds"] == seconds + 99
+    assert run(listing, out, student, metrics="pose_error") == 0
+    assert list(metrics_of(out)["rows"]["compact"]) == ["pose_error_deg", "pose_error_true_deg"]
+    assert metrics_of(out)["rows"]["compact"]["pose_error_deg"]["seconds"] < seconds + 99
+
+
+def test_swaps_of_another_student_are_not_taken_for_its_own(listing, tmp_path):
+    out = tmp_path / "out"
+    assert run(listing, out, student_file(tmp_path), metrics="exact_match") == 0
+    first = metrics_of(out)["rows"]["compact"]["l1"]["value"]
+    assert run(listing, out, student_file(tmp_path, width=16), metrics="exact_match") == 0
+    assert metrics_of(out)["rows"]["compact"]["l1"]["value"] != first
+
+
+def test_missing_swaps_are_told_and_can_be_left_out_for_all(listing, tmp_path, capsys):
+    pairs, _ = read(listing)
+    finished = tmp_path / "peer"
+    finished.mkdir()
+    for name, image in list(zip(pairs.names, pairs.exact, strict=True))[2:]:
+        Image.fromarray(image.permute(1, 2, 0).numpy()).save(finished / f"{name}.png")
+    assert run(listing, tmp_path / "out", finished) == 2
+    assert "peer lacks 2 of 12 swaps (00000, 00001); finish them, or give --skip-missing" in capsys.readouterr().err
+    assert run(listing, tmp_path / "out", finished, "exact", "copy-target", more=["--skip-missing"]) == 0
+    content = metrics_of(tmp_path / "out")
+    assert content["pairs"]["count"] == 10 and content["pairs"]["hash"] != pairs.hash
+    assert content["rows"]["peer"]["l1"]["value"] == content["rows"]["exact"]["l1"]["value"] == 0
+    assert {row["l1"]["n"] for row in content["rows"].values()} == {10}
+
+
+@pytest.mark.parametrize(
+    ("swapper", "options", "told"),
+    [
+        ("nobody", [], "unknown swapper 'nobody'; known: copy-target"),
+        ("copy-target", ["--metrics", "beauty"], "unknown metric 'beauty'; known: id_retrieval"),
+        ("copy-target", ["--recogniser", "nobody"], "unknown ruler 'nobody'"),
+        ("copy-target", ["--resolution", "8"], "pairs 'toy': resolution: expected at least 16 pixels, got 8"),
+        ("copy-target", ["--resolution", "0"], "resolution: expected at least 16 pixels, got 0"),
+        ("simswap", [], "simswap"),
+    ],
+)
+def test_mistakes_are_one_line(swapper, options, told, listing, tmp_path, capsys):
+    assert evaluate.main([swapper, "--pairs", str(listing), "--out", str(tmp_path), *options]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and told in error and error.count("\n") <= 2
+
+
+def test_pairs_must_come_from_somewhere(capsys, tmp_path, listing):
+    assert evaluate.main(["copy-target"]) == 2
+    assert "on which pairs?" in capsys.readouterr().err
+    shutil.copytree(listing, tmp_path / "moved")  # its pictures are relative to where it was
+    assert evaluate.main(["copy-target", "--pairs", str(tmp_path / "moved")]) == 2
+    assert "gallery, person" in capsys.readouterr().err
+
+
+def test_swaps_of_no_numbers_are_counted_and_named(listing, tmp_path, monkeypatch, capsys):
+    student, out = student_file(tmp_path), tmp_path / "out"
+    swapped = evaluate.swap_batch
+
+    def broken(swapper, source, target, device, first, failed):
+        def once(source, target):
+            swap = swapper(source, target)
+            swap[1] = float("nan")
+            return swap
+
+        return swapped(once if first == 4 else swapper, source, target, device, first, failed)
+
+    monkeypatch.setattr(evaluate, "swap_batch", broken)
+    for _ in range(2):  # the second start finds the pictures, and still knows
+        (out / "metrics.json").unlink(missing_ok=True)
+        assert run(listing, out, student, metrics="exact_match") == 0
+        told = "compact gives NaN or infinite values for 1 of 12 pairs (00005), which count as grey pictures"
+        assert told in metrics_of(out)["verdicts"] and told in capsys.readouterr().out

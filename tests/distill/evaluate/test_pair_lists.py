@@ -1,0 +1,75 @@
+"""Lists of pairs as evaluation has them: what may be in one, its hash, parts of it, and people under several names."""
+
+import pytest
+import torch
+from helpers.toy_pairs import PEOPLE, SIDE, changed, toy_pairs, values_of
+
+from eval.pairs import merged
+from eval.sanity import copy_source, copy_target
+
+
+def test_the_hash_of_a_list_is_what_it_was_when_results_were_kept():
+    pairs = toy_pairs()
+    assert pairs.hash == "3194111fa9964f7d"
+    told = {"names": tuple("abcdefgh"), "protocol": {"dataset": "toy"}}
+    assert changed(pairs, name="other", **told).hash == pairs.hash
+    assert changed(pairs, target_pose_deg=None).hash != pairs.hash
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ({"names": ("a",) * PEOPLE}, "names: expected 8, all different, got 1 of 8"),
+        ({"names": ("a", "b")}, "names: expected 8, all different, got 2 of 2"),
+        ({"occluder": torch.zeros(PEOPLE, SIDE, SIDE, dtype=torch.bool)}, "occluder: expected"),
+    ],
+)
+def test_new_fields_are_checked(fields, told):
+    with pytest.raises(ValueError, match=told):
+        changed(toy_pairs(), **fields)
+
+
+def test_the_sources_may_be_the_gallery_only_where_the_list_says_so():
+    pairs = toy_pairs()
+    fields = {"gallery": pairs.source, "gallery_person": pairs.source_person}
+    with pytest.raises(ValueError, match="is there by the source image"):
+        changed(pairs, **fields)
+    own = changed(pairs, **fields, gallery_holds_sources=True)
+    value = values_of(copy_source, own, "id_retrieval")["id_retrieval_top1_pct"]
+    assert value.value == 100 and "the sources themselves" in value.protocol["gallery"]["definition"]
+
+
+def test_a_part_of_a_list_has_the_whole_gallery():
+    pairs = changed(toy_pairs(), names=tuple("abcdefgh"))
+    part = pairs.subset([6, 1])
+    assert part.names == ("g", "b") and len(part.gallery) == PEOPLE and part.hash != pairs.hash
+    for key in ("source", "target", "exact", "source_person", "target_pose_deg"):
+        assert torch.equal(getattr(part, key), getattr(pairs, key)[[6, 1]])
+    with pytest.raises(ValueError, match="no pairs at all"):
+        pairs.subset([])
+
+
+def test_people_under_several_names_are_one():
+    pairs = toy_pairs()  # person i onto person i + 1
+    one = merged(pairs, [[4, 3], [6, 0]])
+    assert len(one) == PEOPLE - 1 and one.protocol["merged"] == {"people": 8, "into": 6, "pairs_left_out": 1}
+    assert one.source_person.tolist() == [0, 1, 2, 3, 5, 0, 7]
+    assert one.target_person.tolist() == [1, 2, 3, 5, 0, 7, 0]
+    assert sorted(one.gallery_person.tolist()) == [0, 1, 2, 3, 5, 7]
+    first = pairs.gallery_person.tolist().index(6)  # the gallery runs from 7 to 0: 6 comes before 0
+    assert torch.equal(one.gallery[one.gallery_person.tolist().index(0)], pairs.gallery[first])
+    value = values_of(copy_target, one, "pose_error")["pose_error_deg"]
+    assert value.protocol["data"]["merged"]["into"] == 6
+
+
+@pytest.mark.parametrize(
+    ("groups", "told"),
+    [
+        ([[0, 99]], "person 99 is nobody"),
+        ([[0, 1], [1, 2]], "person 1 is in two groups"),
+        ([list(range(PEOPLE))], "every pair would be of one person"),
+    ],
+)
+def test_merging_that_makes_no_sense_is_refused(groups, told):
+    with pytest.raises(ValueError, match=told):
+        merged(toy_pairs(), groups)

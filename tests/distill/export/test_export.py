@@ -1,0 +1,180 @@
+"""`python -m distill.export` and stage `export`: files, card, table, errors; what is finished is not made again."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT
+from helpers.line import experiment, in_process
+from helpers.small_students import swapper
+
+import students
+from distill import build, config
+from distill.config import ConfigError
+from distill.export import convert as export
+from students.export import proof
+from students.export.quiet import quiet
+from students.export.targets import TARGETS
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory):
+    path = tmp_path_factory.mktemp("student") / "student.safetensors"
+    students.save(swapper("mobilefsgan").generator, path, identity_encoder="synthetic_identity")
+    return path
+
+
+@pytest.fixture(scope="module")
+def made(file):
+    """The command as people call it; the folder it wrote and what it printed."""
+    done = subprocess.run(
+        [sys.executable, "-m", "distill.export", str(file), "--to", "tnn", "--precision", "fp32,fp16"],
+        cwd=ROOT, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return file.parent / "export", done.stdout
+
+
+def test_the_command_writes_files_a_card_and_a_table(made, file):
+    folder, printed = made
+    assert {p.name for p in folder.iterdir()} == {"tnn-fp32", "tnn-fp16", "card.json", "equality.md"}
+    content = json.loads((folder / "card.json").read_text())
+    assert content["student"]["name"] == "mobilefsgan" and content["environment"]["commit"]
+    assert content["models"]["generator"]["inputs"]["embedding"]["shape"] == [1, 56]
+    assert content["compared_on"]["count"] == 32 and len(content["compared_on"]["hash"]) > 8
+    full, half = content["targets"]
+    assert full["max_abs"] < 1e-4 < half["max_abs"] < 2e-2 and half["mb"]["whole"] < 0.6 * full["mb"]["whole"]
+    assert full["same_as_pytorch"] > 0.999 and full["runs_in"].startswith("the interpreter")
+    for model, facts in full["models"].items():
+        paths = TARGETS["tnn"].files(folder / "tnn-fp32" / facts["file"])
+        assert sum(path.stat().st_size for path in paths) == facts["bytes"] and facts["file"].startswith(model)
+    table = (folder / "equality.md").read_text()
+    assert table in printed and "| tnn | fp32 |" in table and "(original 14.8)" in table and "ms before" in table
+
+
+def test_what_is_finished_is_not_made_again(made, file, monkeypatch, capsys):
+    folder, _ = made
+    before = (folder / "tnn-fp32" / "generator.tnnmodel").stat().st_mtime_ns
+    monkeypatch.setattr(proof, "prove", None)
+    assert export.main([str(file), "--to", "tnn"]) == 0
+    assert (folder / "tnn-fp32" / "generator.tnnmodel").stat().st_mtime_ns == before
+    card = json.loads((folder / "card.json").read_text())  # of all that lies there, not of what was asked for last
+    assert [row["precision"] for row in card["targets"]] == ["fp32", "fp16"] and "whole(source" in card["use"]
+
+
+def test_files_that_are_not_as_they_were_are_made_again(made, file, tmp_path, capsys):
+    folder = tmp_path / "export"
+    shutil.copytree(made[0], folder)
+    (folder / ".tnn-fp32.killed").mkdir()
+    weights = [folder / f"tnn-{precision}" / "generator.tnnmodel" for precision in ("fp32", "fp16")]
+    sizes = [path.stat().st_size for path in weights]
+    weights[0].write_bytes(b"short")
+    weights[1].unlink()
+    assert export.main([str(file), "--to", "tnn", "--out", str(folder)]) == 0
+    assert "tnn-fp16: not as it was when it was compared, and left out" in capsys.readouterr().out
+    assert weights[0].stat().st_size == sizes[0] and not (folder / ".tnn-fp32.killed").exists()
+    card = json.loads((folder / "card.json").read_text())
+    assert [row["precision"] for row in card["targets"]] == ["fp32"]
+
+
+def test_a_folder_holds_the_exports_of_one_student(made, tmp_path, capsys):
+    other = swapper("mobilefsgan").generator
+    next(other.parameters()).data.mul_(1.01)
+    students.save(other, tmp_path / "student.safetensors", identity_encoder="synthetic_identity")
+    before = (made[0] / "card.json").read_bytes()
+    assert export.main([str(tmp_path / "student.safetensors"), "--to", "tnn", "--out", str(made[0])]) == 2
+    assert "holds exports of another student, or compared on other pairs (tnn-fp" in capsys.readouterr().err
+    assert (made[0] / "card.json").read_bytes() == before
+
+
+def test_ctrl_c_says_that_the_command_goes_on(file, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(proof, "prove", lambda *given: (_ for _ in ()).throw(KeyboardInterrupt))
+    assert export.main([str(file), "--to", "tnn", "--out", str(tmp_path / "out")]) == 130
+    assert "stopped; the same command goes on" in capsys.readouterr().err
+    (tmp_path / "file").write_text("")
+    assert export.main([str(file), "--to", "tnn", "--out", str(tmp_path / "file")]) == 2
+    assert "file: is a file; name a folder" in capsys.readouterr().err
+
+
+def test_a_file_that_differs_is_an_error_and_not_kept_but_others_are(file, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(proof.TOLERANCE, "fp32", 0.0)
+    assert export.main([str(file), "--to", "tnn", "--precision", "fp32,fp16", "--out", str(tmp_path / "out")]) == 2
+    why = "tnn-fp32: generator differs from PyTorch by up to"
+    assert f"error: {why}" in capsys.readouterr().err
+    assert {p.name for p in (tmp_path / "out").iterdir()} == {"tnn-fp16", "card.json", "equality.md"}
+    card = json.loads((tmp_path / "out" / "card.json").read_text())
+    assert [row["precision"] for row in card["targets"]] == ["fp16"] and why in card["refused"]["tnn-fp32"]
+    assert f"Refused: {why}" in (tmp_path / "out" / "equality.md").read_text()
+
+
+def test_whole_numbers_are_judged_by_identity(tmp_path):
+    row = {"id_top1_percent": 90.0, "same_as_pytorch": 0.95}
+    export._refuse_loss(row, {"id_top1_percent": 93.0}, tmp_path / "onnx-int8")
+    for worse in ({"id_top1_percent": 87.0}, {"same_as_pytorch": 0.8}, {"same_as_pytorch": float("nan")}):
+        with pytest.raises(proof.Unequal, match="onnx-int8: ID retrieval is .* take fp16 for this student"):
+            export._refuse_loss(row | worse, {"id_top1_percent": 93.0}, tmp_path / "onnx-int8")
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--to", "tnnn"], "unknown export target 'tnnn', known: onnx"),
+        (["--to", "tnn", "--precision", "int4"], "tnn: no precision 'int4', known: fp32, fp16, int8"),
+        (["--to", "tnn", "--pairs", "nowhere"], "nowhere: no such list"),
+        (["--to", "tnn", "--recogniser", "synthetic_identity"], "must not judge what it trained"),
+    ],
+)
+def test_mistakes_are_one_line(file, arguments, message, capsys):
+    assert export.main([str(file), *arguments]) == 2
+    told = capsys.readouterr().err.strip().splitlines()
+    assert told[-1].startswith("error: ") and message in told[-1]
+
+
+def test_other_files_are_refused(tmp_path, capsys):
+    (tmp_path / "x.safetensors").write_bytes(b"no")
+    assert export.main([str(tmp_path / "x.safetensors"), "--to", "tnn"]) == 2
+    assert "x.safetensors: not a safetensors file" in capsys.readouterr().err
+    assert export.main([str(tmp_path / "none.safetensors"), "--to", "tnn"]) == 2
+
+
+def test_the_stage_exports_what_was_trained(tmp_path):
+    stages = ["data", "pseudo_gt", "train", "eval", "export", "report"]
+    exp = experiment(tmp_path, stages=stages, export={"to": ["tnn"], "precisions": ["fp32", "fp16"]})
+    folder = in_process(exp) / "export"
+    assert {p.name for p in folder.iterdir()} >= {"tnn-fp32", "tnn-fp16", "card.json", "equality.md", "done.json"}
+    card = json.loads((folder / "card.json").read_text())
+    assert card["metrics"]["ssim"]["value"] > 0 and card["compared_on"]["count"] == 8
+    report = (folder.parent / "report.html").read_text()
+    assert "On the device" in report and "<td>tnn</td><td>fp16</td>" in report and "<th>target</th>" in report
+
+
+def test_targets_and_stage_belong_together(tmp_path):
+    for sections in ({"export": {"to": ["tnn"]}}, {"stages": ["data", "export"]}):
+        with pytest.raises(ConfigError, match="export.to: expected targets, and `export` among `stages`, or neither"):
+            config.load(experiment(tmp_path, **sections))
+    exp = config.load(experiment(tmp_path, stages=["export"], export={"to": ["nowhere"]}))
+    with pytest.raises(ConfigError, match="export: unknown export target 'nowhere', known: onnx"):
+        build.check_names(exp)
+
+
+def test_converters_are_quiet_unless_they_crash(capfd):
+    def noise():
+        os.write(1, b"from C++\n")
+        subprocess.run(["sh", "-c", "echo from a child; echo and its errors >&2"])
+
+    with quiet():
+        noise()
+    with pytest.raises(ValueError, match="told"), quiet():
+        noise()
+        raise ValueError("told")
+    assert capfd.readouterr() == ("", "")
+    with pytest.raises(RuntimeError), quiet():
+        noise()
+        raise RuntimeError
+    out, err = capfd.readouterr()
+    assert out == "" and "from C++\nfrom a child\nand its errors\n" in err
+    print("heard again")
+    assert capfd.readouterr().out == "heard again\n"

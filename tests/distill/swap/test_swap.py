@@ -1,0 +1,138 @@
+"""The command that swaps faces in photographs and videos, on synthetic people; and what it refuses."""
+
+import numpy as np
+import pytest
+from conftest import SHARED, needs_shared
+from PIL import Image
+
+pytest.importorskip("cv2", reason="pip install swapdistill[video]")
+pytest.importorskip("av", reason="pip install swapdistill[video]")
+
+from helpers.portraits import PLACES, portraits
+from helpers.student_files import student_file
+
+from distill.data import faces, video
+from distill.swap import __main__ as swap
+
+
+def test_a_crop_that_is_laid_back_changes_nothing_but_its_face():
+    image, _ = portraits(1, 256)
+    scene = np.full((400, 500, 3), 80, np.uint8)
+    scene[50:306, 100:356] = image[0]
+    points = PLACES * 256 + (100, 50)
+    crop = faces.align(scene, points, 256)
+    assert np.abs(faces.paste(crop, scene, points).astype(int) - scene).max() <= 2
+    white = faces.paste(np.full_like(crop, 255), scene, points).astype(int)
+    assert (white[160:200, 210:250] == 255).all()
+    changed = np.abs(white - scene).max(2) > 0
+    assert not changed[:45].any() and not changed[:, :95].any() and not changed[:, 361:].any() and changed.any()
+    flat = np.full_like(scene, 80)
+    across = faces.paste(np.full_like(crop, 255), flat, points)[178, :, 0].astype(int)
+    assert across.max() == 255 and np.abs(np.diff(across)).max() < 15  # no hard edge where the crop ends
+
+
+@pytest.fixture
+def scene(tmp_path):
+    """A source, a photograph of two people, the second the larger, and a student."""
+    images, _ = portraits(3, 256, seed=21)
+    Image.fromarray(images[0]).save(tmp_path / "source.png")
+    two = np.full((320, 700, 3), 90, np.uint8)
+    two[30:286, 20:276] = images[1]
+    two[10:310, 380:680] = np.asarray(Image.fromarray(images[2]).resize((300, 300)))
+    Image.fromarray(two).save(tmp_path / "two.png")
+    Image.fromarray(images[1]).save(tmp_path / "first.png")
+    return tmp_path, two, student_file(tmp_path)
+
+
+def run(folder, *arguments):
+    student = [] if "--student" in arguments else ["--student", str(folder / "student.safetensors")]
+    return swap.main([*map(str, arguments), *student, "--weights", str(SHARED / "weights")])
+
+
+@needs_shared
+@pytest.mark.parametrize(
+    ("options", "left", "right"),
+    [
+        ([], False, True),
+        (["--faces", "all"], True, True),
+        (["--faces", "2"], True, True),
+        (["--reference"], True, False),
+    ],
+)
+def test_which_faces_are_swapped(scene, options, left, right):
+    folder, before, _ = scene
+    options = [*options, folder / "first.png"] if options == ["--reference"] else options
+    assert run(folder, folder / "source.png", folder / "two.png", "-o", folder / "out.png", *options) == 0
+    with Image.open(folder / "out.png") as picture:
+        assert "AI-generated" in picture.text["Comment"] and "trainedAlgorithmicMedia" in str(picture.info)
+        after = np.asarray(picture)
+    change = np.abs(after.astype(int) - before).max((0, 2)) > 8
+    assert (change[:330].any(), change[330:].any()) == (left, right)
+
+
+@needs_shared
+@pytest.mark.parametrize("name", ["out.jpg", "out.webp"])
+def test_other_formats_say_it_too(scene, name):
+    folder, _, _ = scene
+    assert run(folder, folder / "source.png", folder / "two.png", "-o", folder / name) == 0
+    with Image.open(folder / name) as picture:
+        assert b"trainedAlgorithmicMedia" in picture.info["xmp"]
+
+
+@needs_shared
+def test_a_video_keeps_its_sound_and_says_what_it_is(scene, tmp_path):
+    av = pytest.importorskip("av")
+    folder, two, _ = scene
+    silent, target, out = (folder / f"{name}.mp4" for name in ("silent", "target", "out"))
+    video.write(silent, [two] * 5, fps=10)
+    with av.open(str(silent)) as read, av.open(str(target), "w") as written:
+        pictures, sound = written.add_stream_from_template(read.streams.video[0]), written.add_stream("aac", rate=16000)
+        for packet in read.demux(read.streams.video[0]):
+            if packet.dts is not None:
+                packet.stream = pictures
+                written.mux(packet)
+        tone = (0.3 * np.sin(np.arange(8000) / 6)).astype(np.float32)[None]
+        frame = av.AudioFrame.from_ndarray(tone, format="fltp", layout="mono")
+        frame.sample_rate, frame.pts = 16000, 0
+        written.mux(sound.encode(frame))
+        written.mux(sound.encode())
+    assert run(folder, folder / "source.png", target, "-o", out) == 0
+    with av.open(str(out)) as made, av.open(str(target)) as was:
+        assert "AI-generated" in made.metadata["comment"] and "trainedAlgorithmicMedia" in made.metadata["description"]
+        packets = [[bytes(p) for p in c.demux(c.streams.audio[0]) if p.size] for c in (made, was)]
+    assert packets[0] == packets[1] and packets[0]
+    frames = video.read(out, range(9))
+    assert len(frames) == 5 and frames[0].shape == two.shape
+    assert np.abs(frames[2][:, 380:].astype(int) - two[:, 380:]).mean() > 3
+
+
+@needs_shared
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["source.png", "two.png", "-o", "out.mp4"], "is a photograph, and so must this be"),
+        (["source.png", "two.txt", "-o", "out.png"], "neither a photograph nor a video by its ending"),
+        (["absent.png", "two.png", "-o", "out.png"], "absent.png: no such file"),
+        (["grey.png", "two.png", "-o", "out.png"], "grey.png: no face found; the source must show one"),
+        (["source.png", "grey.png", "-o", "out.png"], "grey.png: no face found"),
+        (["source.png", "two.png", "-o", "out.png", "--faces", "none"], "expected largest, all, or a number"),
+        (["source.png", "two.png", "-o", "out.bmp"], "BMP cannot say"),
+        (["source.png", "two.png", "-o", "two.png"], "two.png: would replace a picture that is read"),
+        (["source.png", "two.png", "-o", "out.png", "--student", "two.png"], "expected a student's .safetensors, or"),
+        (["source.png", "two.png", "-o", "out.png", "--student", "none.safetensors"], "no such student; train one"),
+        (["source.png", "grey.mp4", "-o", "out.mp4"], "no face found in any frame"),
+        (["source.png", "text.mp4", "-o", "out.mp4"], "text.mp4: not a readable video"),
+    ],
+)
+def test_what_cannot_be_done_is_one_line_and_leaves_no_file(scene, arguments, told, capsys, monkeypatch):
+    folder, _, _ = scene
+    grey = np.full((200, 200, 3), 128, np.uint8)
+    Image.fromarray(grey).save(folder / "grey.png")
+    video.write(folder / "grey.mp4", [grey] * 3)
+    (folder / "text.mp4").write_text("no video")
+    monkeypatch.chdir(folder)
+    before = sorted(folder.iterdir())
+    assert run(folder, *arguments) == 2
+    error = capsys.readouterr().err
+    assert error.splitlines()[-1].startswith("error: ") and told in error
+    assert sorted(folder.iterdir()) == before

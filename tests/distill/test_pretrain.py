@@ -1,0 +1,91 @@
+"""The networks of the synthetic benchmark: what is shipped measures people never seen, and how such are made."""
+
+import json
+import sys
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from distill import pretrain
+from distill.data import synthetic
+from eval import rulers as judges
+from students import identity_encoder as encoders
+from swapcore import weights
+from teachers.exact import pose_deg, render
+
+CARDS = {
+    "synthetic_identity": encoders.CARDS["synthetic_identity"],
+    "synthetic_recogniser": judges.CARDS["synthetic_recogniser"],
+    "synthetic_pose": judges.CARDS["synthetic_pose"],
+}
+
+
+@pytest.fixture(scope="module")
+def faces():
+    """48 people whom no network has seen, two pictures each, at a size none was trained at."""
+    identity, attributes = synthetic.people("tests", 1, 48, 2)
+    return render(identity.repeat_interleave(2, 0), attributes, 128).image, attributes
+
+
+@pytest.mark.parametrize("name", CARDS)
+def test_shipped_weights_are_those_of_their_card(name):
+    path = weights.find(CARDS[name])
+    facts = json.loads(path.with_suffix(".json").read_text())
+    assert facts["sha256"] == CARDS[name].sha256 == weights.sha256(path)
+    assert facts["renderer"] == synthetic.RENDERER_HASH, "trained on the pictures that are drawn now"
+    assert path.stat().st_size < 4e6
+
+
+@pytest.mark.parametrize("name", ["synthetic_identity", "synthetic_recogniser"])
+def test_people_never_seen_are_known_again(faces, name):
+    path = weights.find(CARDS[name])
+    known = (
+        encoders.load_identity_encoder(name, path) if name == "synthetic_identity" else judges.load_ruler(name, path)
+    )
+    with torch.inference_mode():
+        embeddings = F.normalize(known(faces[0]))
+    hits = (embeddings[1::2] @ embeddings[0::2].T).argmax(1).eq(torch.arange(48)).float().mean()
+    assert hits > 0.85
+
+
+def test_pose_of_people_never_seen_is_read(faces):
+    ruler = judges.load_ruler("synthetic_pose", weights.find(CARDS["synthetic_pose"]), "pose")
+    error = ruler(faces[0]) - pose_deg(faces[1])
+    assert error.norm(dim=1).mean() < 5 and pose_deg(faces[1]).norm(dim=1).mean() > 12
+
+
+def test_the_encoder_that_trains_is_not_the_one_that_judges():
+    recipes = pretrain.RECIPES
+    assert recipes["identity_encoder"].seed != recipes["recogniser"].seed
+    assert CARDS["synthetic_identity"].architecture == "small_resnet"
+    assert isinstance(judges.build_network(CARDS["synthetic_recogniser"]), judges.FaceRegressor)
+
+
+def test_the_command_writes_weights_and_card(tmp_path, monkeypatch):
+    monkeypatch.setattr(pretrain, "CALIBRATION_PEOPLE", 64)
+    monkeypatch.setattr(pretrain, "TEST_PEOPLE", 64)
+    arguments = ["pretrain", "recogniser", "--people", "64", "--steps", "8", "--batch", "16", "--out", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", arguments)
+    pretrain.main()
+    facts = json.loads((tmp_path / "synthetic_recogniser.json").read_text())
+    path = tmp_path / "synthetic_recogniser.safetensors"
+    assert facts["sha256"] == weights.sha256(path) and facts["recipe"]["people"] == 64
+    assert 0 <= facts["on_people_never_seen"]["retrieval_top1_of_64_pct"] <= 100
+    judges.load_ruler("synthetic_recogniser", path)
+
+
+def test_outputs_that_vary_within_a_person_are_trusted_less():
+    layer = torch.nn.Linear(2, 2)
+    embeddings = torch.randn(400, 2) * torch.tensor([0.1, 1.0])
+    before = layer.weight.clone()
+    pretrain.trust_outputs(layer, embeddings)
+    ratio = (layer.weight / before)[:, 0]
+    assert 7 < ratio[0] / ratio[1] < 14
+
+
+def test_retrieval_counts_first_places():
+    people = torch.eye(64)
+    assert pretrain.retrieval_pct(people.repeat_interleave(2, 0)) == 100
+    wrong = torch.stack([people, people.roll(1, 0)], 1).flatten(0, 1)
+    assert pretrain.retrieval_pct(wrong) == 0

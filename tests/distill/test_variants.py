@@ -1,0 +1,149 @@
+"""Variants trained by one command: their shared folders, their table, their plot, their runs in MLflow."""
+
+import json
+
+import numpy as np
+import pytest
+from helpers.line import experiment, in_process, launch
+from matplotlib.figure import Figure
+
+from distill import config
+from distill.config import Child, ConfigError
+from distill.report import comparison
+
+VARIANTS = {"narrow": {}, "wide": {"student.options.width": 16}, "untaught": {"train.mix": {"pseudo_gt": 0, "pair": 1}}}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("variants")
+    path = experiment(
+        folder,
+        "many",
+        variants=VARIANTS,
+        seeds=[1, 2],
+        train={"steps": 2},
+        loss={"adversarial": [0, 0, 0]},
+        tracking={"uri": f"sqlite:///{folder / 'mlflow.db'}", "experiment": "variants"},
+    )
+    return path, in_process(path)
+
+
+def test_children_share_data_and_differ_in_training(finished):
+    _, folder = finished
+    names = [f"{variant}-seed{seed}" for variant in VARIANTS for seed in (1, 2)]
+    assert sorted(p.name for p in folder.iterdir() if (p / "report.html").is_file()) == sorted(names)
+    assert len(list((folder / "shared").glob("data-*"))) == len(list((folder / "shared").glob("pseudo_gt-*"))) == 1
+    assert all((folder / name / "data").resolve() == (folder / names[0] / "data").resolve() for name in names)
+    students = {(folder / name / "student.safetensors").read_bytes() for name in names}
+    assert len(students) == len(names)
+
+
+def test_the_comparison_is_the_mean_of_the_childrens_metrics(finished):
+    _, folder = finished
+    table = json.loads((folder / "comparison.json").read_text())
+    assert list(table["rows"]) == list(VARIANTS) and list(table["references"]) == [
+        "copy-target",
+        "copy-source",
+        "exact",
+    ]
+    for variant, row in table["rows"].items():
+        assert row["seeds"] == [1, 2] and row["student"] == "compact"
+        for metric in ("ssim", "parameters", "id_similarity_source"):
+            runs = [json.loads((folder / f"{variant}-seed{seed}" / "metrics.json").read_text()) for seed in (1, 2)]
+            each = [run["rows"]["compact"][metric]["value"] for run in runs]
+            assert row["values"][metric]["each"] == each
+            assert row["values"][metric]["mean"] == pytest.approx(np.mean(each))
+            assert row["values"][metric]["spread"] == pytest.approx(np.std(each, ddof=1))
+    text = (folder / "comparison.md").read_text()
+    assert text.count("\n") == 2 + 3 + 3 and "| wide | 2 | " in text and " ± " in text
+    parameters = [row["values"]["parameters"]["mean"] for row in table["rows"].values()]
+    assert parameters[0] == parameters[2] < parameters[1]
+    assert (folder / "comparison.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def stamped(folder):
+    """When each file of the training was written, the note of its inputs left out."""
+    files = [p for p in folder.glob("*/train/**/*") if p.is_file() and p.name != "inputs.json"]
+    return {p: p.stat().st_mtime_ns for p in files}
+
+
+def test_the_same_command_again_trains_nothing(finished):
+    path, folder = finished
+    stamps = stamped(folder)
+    assert len(stamps) > 6
+    in_process(path)
+    assert stamped(folder) == stamps
+
+
+def test_mlflow_has_a_run_for_every_child_below_the_experiments(finished):
+    import mlflow
+
+    path, _ = finished
+    exp = config.load(path)
+    mlflow.set_tracking_uri(exp.tracking.uri)
+    runs = mlflow.search_runs(experiment_names=["variants"])
+    parent = runs[runs["tags.mlflow.runName"] == "many"].iloc[0]
+    children = runs[runs["tags.mlflow.parentRunId"] == parent.run_id]
+    assert len(runs) == 7 and len(children) == 6 and (runs.status == "FINISHED").all()
+    assert sorted(children["tags.variant"]) == sorted([*VARIANTS, *VARIANTS])
+    assert set(children["tags.seed"]) == {"1", "2"} and set(children["tags.experiment"]) == {"many"}
+    assert set(children["tags.student"]) == {"compact"} and set(children["tags.teacher"]) == {"exact"}
+    for metric in ("id_retrieval_top1_pct", "pose_error_deg", "macs_g", "size_mb"):
+        assert children[f"metrics.{metric}"].notna().all()
+    client = mlflow.MlflowClient()
+    names = {a.path for a in client.list_artifacts(parent.run_id)}
+    assert {"comparison.md", "comparison.png", "comparison.json"} <= names
+    pictures = [a.path for a in client.list_artifacts(children.run_id.iloc[0], "images")]
+    assert any(p.startswith("images/swaps+step+0+") for p in pictures) and any("preview" in p for p in pictures)
+
+
+def test_two_processes_train_variants(tmp_path):
+    path = experiment(tmp_path, "pair", variants={"a": {}, "b": {"train.steps": 1}}, train={"steps": 2})
+    done = launch(str(path), processes=2)
+    assert done.returncode == 0, done.stderr
+    table = json.loads((tmp_path / "runs" / "pair" / "comparison.json").read_text())
+    assert list(table["rows"]) == ["a", "b"] and table["rows"]["a"]["values"]["ssim"]["spread"] is None
+
+
+def test_the_front_keeps_what_nothing_beats():
+    assert comparison.front([1, 2, 3, 4], [10, 30, 20, 40]) == [0, 1, 3]
+    assert comparison.front([2, 1, 1], [5, 5, 4]) == [1]
+    assert comparison.front([3.0], [1.0]) == [0]
+
+
+def test_names_in_the_plot_hide_neither_each_other_nor_leave_it():
+    places = {"left": (1, 5), "beside": (1.02, 5.1), "close": (1.01, 4.9), "right": (3, 9), "low": (1, 0)}
+    rows = {
+        name: {"macs_g": {"mean": x, "spread": 0.1}, comparison.QUALITY: {"mean": y, "spread": 1.0}}
+        for name, (x, y) in places.items()
+    }
+    axes = Figure(figsize=(5, 4), dpi=100).subplots()
+    for values in rows.values():
+        x, y = values["macs_g"], values[comparison.QUALITY]
+        axes.errorbar(x["mean"], y["mean"], xerr=x["spread"], yerr=y["spread"], fmt="o")
+    axes.margins(x=0.3, y=0.2)
+    axes.figure.draw_without_rendering()
+    comparison._label(axes, rows, "macs_g")
+    boxes = [text.get_window_extent() for text in axes.texts]
+    assert {text.get_text() for text in axes.texts} == set(places)
+    assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
+    assert all(axes.bbox.x0 <= box.x0 and box.x1 <= axes.bbox.x1 and axes.bbox.y0 <= box.y0 for box in boxes)
+
+
+def test_values_of_different_pairs_are_not_put_in_one_column():
+    def run(name, pairs, window="11 x 11"):
+        exp = config.Experiment(name=name)
+        rows = {"mobilefsgan": {"ssim": {"value": 0.5, "unit": "", "protocol": {"window": window}}}}
+        return Child(name, None, exp), {
+            "pairs": {"hash": pairs},
+            "rows": rows,
+            "minutes": {"train": 1},
+            "environment": {},
+        }
+
+    assert comparison.collect([run("a", "1"), run("b", "1")])["rows"]["b"]["values"]["ssim"]["mean"] == 0.5
+    with pytest.raises(ConfigError, match="2 different lists of pairs"):
+        comparison.collect([run("a", "1"), run("b", "2")])
+    with pytest.raises(ValueError, match="ssim: a and b were measured by different protocols.*'11 x 11' and '7 x 7'"):
+        comparison.collect([run("a", "1"), run("b", "1", "7 x 7")])

@@ -1,0 +1,375 @@
+"""eval: every metric with an answer known by hand, and against torchmetrics where that measures the same."""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from helpers.toy_pairs import PEOPLE, RECOGNISER, RULERS, SIDE, changed, read_person, rendered, toy_pairs, values_of
+from safetensors.torch import save_file
+from torch import nn
+from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
+
+import students
+from eval import Bench, Measured, Ruler, Rulers, evaluate, to_float, to_uint8
+from eval.latency_ms import latency_ms
+from eval.measured import bootstrap_interval, check_column, mean_of
+from eval.rulers import mirrored
+from eval.sanity import copy_source, copy_target
+from eval.subject import Readings, Subject, swap_batch
+
+
+@pytest.fixture
+def pairs():
+    return toy_pairs()
+
+
+def test_images_keep_their_bytes():
+    every = torch.arange(256, dtype=torch.uint8).reshape(1, 1, 16, 16)
+    assert to_float(every).min() == -1 and to_float(every).max() == 1
+    assert torch.equal(to_uint8(to_float(every)), every)
+    assert to_uint8(torch.tensor([-1.5, 1.5])).tolist() == [0, 255]
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_no_picture_of_nan(bad):
+    with pytest.raises(ValueError, match="NaN"):
+        to_uint8(torch.tensor([0.0, bad]))
+    with pytest.raises(ValueError, match="float"):
+        to_uint8(torch.zeros(1, dtype=torch.int64))
+    with pytest.raises(ValueError, match="uint8"):
+        to_float(torch.zeros(1))
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda p: {"gallery": p.gallery[:0], "gallery_person": p.gallery_person[:0]}, "gallery: empty"),
+        (lambda p: {"gallery": p.gallery[-1:], "gallery_person": p.gallery_person[-1:]}, "one person only"),
+        (lambda p: {"gallery": p.gallery[:-1], "gallery_person": p.gallery_person[:-1]}, "no image of person 0"),
+        (lambda p: {"gallery_person": p.gallery_person * 0}, "several images"),
+        (lambda p: {"gallery": p.source.flip(0)}, "by the source image of pair 0"),
+        (lambda p: {"target": p.target[:, :, :16, :16]}, "target: expected .* got"),
+        (lambda p: {"target": p.target.float()}, "target: expected .*uint8"),
+        (lambda p: {"exact": p.exact[:3]}, "exact: expected"),
+        (lambda p: {"source": p.source[:0]}, "no pairs at all"),
+        (lambda p: {"source": p.source[:, :1]}, "align"),
+        (lambda p: {"source_person": p.source_person.float()}, "source_person: expected"),
+        (lambda p: {"target_pose_deg": p.target_pose_deg * math.nan}, "target_pose_deg: NaN .* row 0"),
+        (lambda p: {"mask": torch.zeros(PEOPLE, 1, SIDE, SIDE, dtype=torch.bool)}, "mask: no pixel"),
+    ],
+)
+def test_bad_pairs_are_named(pairs, make, says):
+    with pytest.raises(ValueError, match=f"toy.*{says}"):
+        changed(pairs, **make(pairs))
+
+
+def test_hash_is_of_the_arrays(pairs):
+    assert len(pairs.hash) == 16
+    assert changed(pairs, name="another").hash == pairs.hash
+    assert changed(pairs, exact=None).hash != pairs.hash
+    assert changed(pairs, target_person=pairs.target_person.flip(0)).hash != pairs.hash
+
+
+def test_copy_target(pairs):
+    values = values_of(copy_target, pairs, "id_retrieval", "id_similarity", "pose_error", "expression_error")
+    assert values["id_retrieval_top1_pct"].value == 0
+    assert values["id_similarity_target"].value == pytest.approx(1)
+    assert values["id_similarity_source"].value == pytest.approx(0)
+    assert values["pose_error_deg"].value == 0
+    assert values["pose_error_true_deg"].value == 0
+    assert values["expression_error"].value == 0
+
+
+def test_copy_source(pairs):
+    values = values_of(copy_source, pairs, "id_retrieval", "id_similarity", "pose_error", "expression_error")
+    assert values["id_retrieval_top1_pct"].value == values["id_retrieval_top5_pct"].value == 100
+    assert values["id_similarity_source"].value == pytest.approx(1)
+    assert values["expression_error"].value == pytest.approx(13)
+    assert values["pose_error_deg"].value == pytest.approx(13)
+    assert values["pose_error_deg"].interval == pytest.approx((13, 13))
+
+
+def test_true_pose_is_told_from_the_estimators(pairs):
+    shifted = changed(pairs, target_pose_deg=pairs.target_pose_deg + torch.tensor([0.0, 0.0, 2.0]))
+    values = values_of(copy_target, shifted, "pose_error")
+    assert values["pose_error_deg"].value == 0
+    assert values["pose_error_true_deg"].value == pytest.approx(2)
+    assert values["pose_error_true_deg"].details["estimator_error_on_targets_deg"] == pytest.approx(2)
+    assert "pose_error_true_deg" not in values_of(copy_target, changed(pairs, target_pose_deg=None), "pose_error")
+
+
+def test_angles_differ_the_short_way_round(pairs):
+    readings = iter([torch.tensor([[179.0, 0, 0]] * PEOPLE), torch.tensor([[-179.0, 0, 0]] * PEOPLE)])
+    turning = Ruler(lambda images: next(readings), name="turning", weight_hash="none: exact")
+    values = evaluate(copy_target, pairs, ["pose_error"], Rulers(pose=turning)).values
+    assert values["pose_error_deg"].value == pytest.approx(2)
+
+
+def test_retrieval_counts_the_rank(pairs):
+    """The swap of pair i shows its source's person half, i others more, the rest less: rank i of eight."""
+    swaps = pairs.target.clone()
+    swaps[:, :, 0] = 20
+    for i in range(PEOPLE):
+        swaps[i, :, 0, (i + 1 + torch.arange(i)) % PEOPLE] = 230
+        swaps[i, :, 0, i] = 127
+    values = values_of(rendered(swaps), pairs, "id_retrieval")
+    assert values["id_retrieval_top1_pct"].value == pytest.approx(100 / PEOPLE)
+    assert values["id_retrieval_top5_pct"].value == pytest.approx(500 / PEOPLE)
+    assert values["id_retrieval_top5_pct"].protocol["chance_pct"] == pytest.approx(62.5)
+
+
+def test_a_blind_recogniser_finds_nobody(pairs):
+    blind = Ruler(lambda x: nn.functional.normalize(torch.ones(len(x), 4)), name="blind", weight_hash="none: exact")
+    values = evaluate(copy_source, pairs, ["id_retrieval"], Rulers(recogniser=blind)).values
+    assert values["id_retrieval_top1_pct"].value == 0
+
+
+def test_top5_of_five_people_is_left_out(pairs):
+    few = {k: getattr(pairs, k)[:4] for k in ("source", "target", "exact", "source_person", "target_person")}
+    five = slice(PEOPLE - 5, None)
+    few |= {"gallery": pairs.gallery[five], "gallery_person": pairs.gallery_person[five]}
+    values = values_of(copy_source, changed(pairs, target_pose_deg=None, **few), "id_retrieval")
+    assert set(values) == {"id_retrieval_top1_pct"}
+
+
+def test_exact_match_equals_torchmetrics(pairs):
+    values = values_of(copy_target, pairs, "exact_match")
+    a, b = pairs.target.double(), pairs.exact.double()
+    # torchmetrics' own mean takes in the outer five pixels, whose windows see reflected ones; scikit-image's not.
+    _, whole = structural_similarity_index_measure(a, b, data_range=255.0, sigma=1.5, return_full_image=True)
+    ssim = whole[..., 5:-5, 5:-5].mean()
+    psnr = peak_signal_noise_ratio(a, b, data_range=255.0, dim=(1, 2, 3), reduction="elementwise_mean")
+    assert values["ssim"].value == pytest.approx(float(ssim), abs=1e-3)
+    assert values["psnr_db"].value == pytest.approx(float(psnr), abs=1e-3)
+    assert values["l1"].value == pytest.approx(float((to_float(pairs.target) - to_float(pairs.exact)).abs().mean()))
+
+
+def test_identical_images_have_a_finite_psnr(pairs):
+    values = values_of(rendered(pairs.exact), pairs, "exact_match")
+    assert (values["ssim"].value, values["psnr_db"].value, values["l1"].value) == (pytest.approx(1), 99.0, 0)
+    assert values["psnr_db"].details["identical_pairs"] == PEOPLE
+    json.dumps(values["psnr_db"].as_dict(), allow_nan=False)
+    assert values_of(copy_target, changed(pairs, exact=None), "exact_match") == {}
+
+
+def test_every_value_says_what_it_depends_on(pairs):
+    values = values_of(copy_source, pairs, "id_retrieval", "pose_error", "expression_error", "exact_match")
+    for value in values.values():
+        assert value.protocol["pairs_hash"] == pairs.hash and value.n == PEOPLE and value.seconds >= 0
+        assert json.loads(json.dumps(value.as_dict(), allow_nan=False))["value"] == value.value
+    depends = values["id_retrieval_top1_pct"].protocol
+    assert depends["gallery"]["size"] == PEOPLE
+    assert depends["recogniser"]["name"] == "first row" and depends["recogniser"]["weight_hash"]
+
+
+@pytest.mark.parametrize(
+    ("metric", "role"), [("id_retrieval", "recogniser"), ("pose_error", "pose"), ("expression_error", "expression")]
+)
+def test_a_missing_ruler_is_named(pairs, metric, role):
+    def never(source, target):
+        raise AssertionError("swapped before the rulers were looked at")
+
+    with pytest.raises(ValueError, match=f"needs a {role} ruler"):
+        evaluate(never, pairs, ["exact_match", metric], Rulers())
+
+
+def test_unknown_metric_lists_the_known(pairs):
+    with pytest.raises(ValueError, match="'iou'.*id_retrieval"):
+        evaluate(copy_target, pairs, ["iou"], RULERS)
+
+
+@pytest.mark.parametrize(
+    ("network", "says"),
+    [
+        (lambda x: x.flatten(1)[:, :4] * 0 + 1, "unit length"),
+        (lambda x: x.flatten(1)[:, :4] * math.nan, "NaN .* image 0"),
+        (lambda x: x, "expected"),
+    ],
+)
+def test_broken_rulers_are_found(pairs, network, says):
+    with pytest.raises(ValueError, match=f"recogniser 'broken'.*{says}"):
+        evaluate(copy_target, pairs, ["id_retrieval"], Rulers(Ruler(network, name="broken", weight_hash="00")))
+
+
+def test_bad_swappers_are_named(pairs):
+    with pytest.raises(ValueError, match="another size"):
+        evaluate(lambda s, t: t[:, :, ::2, ::2], pairs, [], RULERS)
+    with pytest.raises(ValueError, match="pairs 0 to 7: .*NaN"):
+        evaluate(lambda s, t: t * math.nan, pairs, [], RULERS)
+    with pytest.raises(ValueError, match="'two parts' is in training mode"):
+        evaluate(TwoParts(), pairs, [], RULERS)
+    with pytest.raises(ValueError, match="batch_size"):
+        Bench(pairs, RULERS, batch_size=0)
+
+
+def test_the_bench_reads_sources_targets_and_gallery_once(pairs):
+    seen = []
+
+    def counting(images):
+        seen.append(len(images))
+        return read_person(images)
+
+    bench = Bench(pairs, Rulers(Ruler(counting, name="counting", weight_hash="none: exact")), batch_size=5)
+    progress = []
+    bench.evaluate(copy_target, ["id_retrieval", "id_similarity"], progress.append)
+    assert sum(seen) == 4 * PEOPLE and progress == [5, 3]
+    bench.evaluate(copy_source, ["id_retrieval", "id_similarity"])
+    assert sum(seen) == 5 * PEOPLE
+
+
+def test_swaps_are_eight_bit(pairs):
+    swaps = evaluate(lambda s, t: t + 0.2 / 127.5, pairs, [], RULERS).swaps
+    assert torch.equal(swaps, pairs.target)
+
+
+def test_bootstrap_interval():
+    values = np.random.default_rng(1).normal(5, 2, 400)
+    low, high = bootstrap_interval(values)
+    assert (low, high) == bootstrap_interval(values)
+    assert high - low == pytest.approx(2 * 1.96 * values.std() / 20, rel=0.1)
+    assert low < values.mean() < high
+    assert bootstrap_interval(values[:1]) is None
+    with pytest.raises(ValueError, match="finite"):
+        mean_of([1.0, math.inf], "", None, {})
+
+
+class TwoParts(nn.Module):
+    """A convolution after a linear layer that is applied to the source: countable by hand."""
+
+    name = "two parts"
+
+    def __init__(self):
+        super().__init__()
+        self.encoder = nn.Linear(3, 5)
+        self.generator = nn.Conv2d(3, 3, 3, padding=1, bias=False)
+
+    @property
+    def parts(self):
+        return {"generator": self.generator, "encoder": self.encoder}
+
+    def forward(self, source, target):
+        return self.generator(target) * 0 + self.encoder(source.mean((2, 3))).mean() * 0 + target
+
+
+def test_size_and_macs_by_hand(pairs):
+    swapper = TwoParts().eval()
+    values = values_of(swapper, pairs, "size_mb")
+    assert values["parameters"].value == 81 + 20 and values["parameters"].details["parts"]["encoder"] == 20
+    assert values["macs_g"].value * 1e9 == pytest.approx(81 * SIDE * SIDE + 15)
+    assert values["macs_g"].details["parts"]["encoder"] * 1e9 == pytest.approx(15)
+    assert 4 * 101 < values["size_mb"].value * 1e6 < 4 * 101 + 400
+    assert values["size_mib"].value * 2**20 == pytest.approx(values["size_mb"].value * 1e6)
+
+
+def test_size_of_the_original(pairs):
+    """2,517,781 parameters, 10.20 MB, and 32.38 GMAC at 256 pixels, which go as the area."""
+    generator = students.build("mobilefsgan", resolution=64).eval()
+    swapper = lambda source, target: generator(target, torch.ones(1, 512) / 512**0.5)[0]  # noqa: E731
+    swapper.parts = {"generator": generator}
+    double = [nn.functional.interpolate(images[:1], 64) for images in (pairs.source, pairs.target)]
+    gallery = nn.functional.interpolate(pairs.gallery, 64)
+    one = {"source": double[0], "target": double[1], "gallery": gallery, "exact": None, "target_pose_deg": None}
+    one |= {"source_person": pairs.source_person[:1], "target_person": pairs.target_person[:1]}
+    values = values_of(swapper, changed(pairs, **one), "size_mb")
+    assert values["parameters"].value == 2_517_781
+    assert values["size_mb"].value == pytest.approx(10.20, abs=0.08)
+    assert values["macs_g"].value == pytest.approx(32.38 / 16, rel=2e-3)
+
+
+def test_saved_files_count_as_they_are(pairs, tmp_path):
+    swapper = TwoParts().eval()
+    swapper.files = {"generator": tmp_path / "generator.bin"}
+    with pytest.raises(ValueError, match="generator.bin"):
+        values_of(swapper, pairs, "size_mb")
+    swapper.files["generator"].write_bytes(bytes(123_456))
+    parts = values_of(swapper, pairs, "size_mb")["size_mb"].details["parts"]
+    assert parts["generator"] == 0.123456
+    save_file(swapper.encoder.state_dict(), tmp_path / "encoder.safetensors")
+    assert parts["encoder"] * 1e6 == pytest.approx(Path(tmp_path / "encoder.safetensors").stat().st_size)
+
+
+def test_copies_have_no_size_and_no_latency(pairs):
+    assert values_of(copy_target, pairs, "size_mb", "latency_ms") == {}
+
+
+def test_latency_restores_the_number_of_threads(pairs):
+    before = torch.get_num_threads()
+    calls = []
+
+    class Counted(TwoParts):
+        def forward(self, source, target):
+            calls.append((torch.get_num_threads(), len(source)))
+            return super().forward(source, target)
+
+    subject = Subject(Counted().eval(), Readings(pairs, RULERS, "cpu", 8))
+    calls.clear()
+    values = latency_ms(subject, runs=4, warm_up=1)
+    assert torch.get_num_threads() == before
+    assert len(calls) == 10 and set(calls[:5]) == {(1, 1)}
+    one = values["latency_ms"]
+    assert one.n == 4 and one.interval is None and one.protocol["threads"] == 1
+    assert 0 < one.details["p10"] <= one.value <= one.details["p90"]
+    assert 0 < one.details["parts"]["generator"] < one.details["p90"]
+    assert not subject.swapper.generator._forward_hooks
+    with pytest.raises(ValueError, match="at least one run"):
+        latency_ms(subject, runs=0)
+
+
+def test_latency_restores_the_number_of_threads_after_an_error(pairs):
+    class Failing(TwoParts):
+        def forward(self, source, target):
+            if len(source) == 1:
+                raise RuntimeError("no batch of one")
+            return target
+
+    before = torch.get_num_threads()
+    with pytest.raises(RuntimeError, match="no batch of one"):
+        latency_ms(Subject(Failing().eval(), Readings(pairs, RULERS, "cpu", 8)), runs=1)
+    assert torch.get_num_threads() == before
+
+
+def test_measured_is_plain():
+    plain = Measured(1.0, "%", "higher", 2, (0.5, 1.5), {"a": 1}).as_dict()
+    assert plain["interval"] == [0.5, 1.5] and set(plain) == set(Measured.__dataclass_fields__)
+
+
+def test_values_of_two_protocols_stand_in_no_common_column():
+    pairs = toy_pairs()
+    one, other = (values_of(copy_source, p, "id_retrieval")["id_retrieval_top1_pct"] for p in (pairs, fewer(pairs)))
+    check_column("top1", {"a": one, "b": one.as_dict()})
+    assert (
+        one.protocol_key()
+        == values_of(copy_source, changed(pairs, name="b"), "id_retrieval")["id_retrieval_top1_pct"].protocol_key()
+    )
+    assert one.protocol_key() != other.protocol_key()
+    with pytest.raises(ValueError, match="top1: a and b were measured by different protocols.*pairs_count is 8 and 5"):
+        check_column("top1", {"a": one, "b": other.as_dict()})
+    mirrored_too = evaluate(copy_source, pairs, ["id_retrieval"], Rulers(mirrored(RECOGNISER))).values
+    with pytest.raises(ValueError, match="flip is 'none' and 'image and mirror"):
+        check_column("top1", {"a": one, "b": mirrored_too["id_retrieval_top1_pct"]})
+    alike = evaluate(copy_source, pairs, ["id_similarity"], Rulers(mirrored(RECOGNISER))).values
+    assert alike["id_similarity_source"].protocol["distance"] == "cosine, mirrored features too"
+    plain = values_of(copy_source, pairs, "id_similarity")["id_similarity_source"]
+    assert plain.protocol["distance"] == "cosine, no mirrored features"
+
+
+def fewer(pairs):
+    return changed(pairs.subset(range(5)), name="fewer")
+
+
+def test_a_swap_of_no_numbers_may_count_as_a_grey_picture():
+    pairs, failed = toy_pairs(), []
+
+    def swapper(source, target):
+        swap = target.clone()
+        swap[1, 0, 3, 3] = math.nan
+        swap[2] = math.inf
+        return swap
+
+    swaps = swap_batch(swapper, pairs.source[4:], pairs.target[4:], "cpu", 4, failed)
+    assert failed == [5, 6] and torch.equal(swaps[[0, 3]], pairs.target[[4, 7]]) and (swaps[1:3] == 128).all()
+    with pytest.raises(ValueError, match="pairs 4 to 7: .*NaN"):
+        swap_batch(swapper, pairs.source[4:], pairs.target[4:], "cpu", 4)

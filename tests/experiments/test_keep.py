@@ -1,0 +1,55 @@
+"""What is kept of a run for the repository: small, complete, without folders of this machine or pictures of people."""
+
+import subprocess
+
+import pytest
+import yaml
+from conftest import ROOT, script
+from helpers.line import experiment, in_process
+
+
+def keep(*arguments) -> subprocess.CompletedProcess:
+    return script(ROOT / "experiments" / "keep.py", *arguments)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs")
+    in_process(experiment(folder, "one", weights=[str(folder)]))
+    small = {"train": {"steps": 1}, "seeds": [0], "variants": {"a": {}, "b": {"student.options.width": 16}}}
+    in_process(experiment(folder, "several", **small))
+    return folder / "runs"
+
+
+def test_a_run_is_kept_in_small_files(runs, tmp_path):
+    done = keep(runs / "one", "--results", tmp_path)
+    assert done.returncode == 0, done.stderr
+    kept = {path.name for path in (tmp_path / "one").iterdir()}
+    assert kept == {"experiment.yaml", "log.jsonl", "metrics.json", "run.json", "grid.png"}
+    tree = yaml.safe_load((tmp_path / "one" / "experiment.yaml").read_text())
+    assert tree["weights"] == ["FOLDER"] and tree["runs"] == "runs" and tree["train"]["steps"] == 4
+    facts = yaml.safe_load((tmp_path / "one" / "run.json").read_text())
+    assert facts["commit"] and facts["processor"] and facts["minutes"]["train"] >= 0 and facts["steps"] == 4
+
+
+def test_variants_are_kept_with_log_and_facts_of_each(runs, tmp_path):
+    done = keep(runs / "several", "--results", tmp_path, "--as", "other")
+    assert done.returncode == 0, done.stderr
+    kept = {str(path.relative_to(tmp_path / "other")) for path in (tmp_path / "other").rglob("*") if path.is_file()}
+    assert {"comparison.json", "experiment.yaml", "a-seed0/log.jsonl", "b-seed0/run.json"} <= kept
+
+
+def test_no_picture_of_a_photograph_is_kept(runs, tmp_path):
+    import shutil
+
+    run = tmp_path / "photographs"
+    shutil.copytree(runs / "one", run)
+    text = (run / "experiment.yaml").read_text()
+    (run / "experiment.yaml").write_text(text.replace("kind: synthetic", "kind: photos"))
+    assert keep(run, "--results", tmp_path / "results").returncode == 0
+    assert not list((tmp_path / "results").rglob("*.png"))
+
+
+def test_an_unfinished_run_is_named(tmp_path):
+    done = keep(tmp_path / "nothing")
+    assert done.returncode == 2 and "nothing: no run: it has no experiment.yaml" in done.stderr
