@@ -48,7 +48,6 @@ STAGES = ["data", "pseudo_gt", "train", "eval", "report"]
 ADAM = {"lr": 1e-3, "lr_discriminator": 1e-3, "betas": [0.5, 0.99]}
 METRICS = [
     "id_retrieval", "id_similarity", "pose_error", "expression_error", "exact_match", "background_error", "size_mb",
-    "latency_ms",
 ]  # fmt: skip
 
 BASE = {
@@ -100,7 +99,7 @@ TEACHER = {
             "mix": {"pseudo_gt": 0, "same_person": 0.5, "pair": 0.5},
         },
     },
-    "eval": {"metrics": [*METRICS, "peak_memory_mb"]},
+    "eval": {"metrics": [*METRICS, "latency_ms", "peak_memory_mb"]},
 }  # fmt: skip
 
 # That teacher beside the exact one and in the loop; every kind of sample; every further term; export.
@@ -144,7 +143,7 @@ RUNS = [
     [RUN, "teacher.yaml"],
     ["datasets/make_fstriplets.py", "fstriplets", "--people", "3", "--images", "2", "--size", "64"],
     [RUN, "distil.yaml"],
-    [RUN, "distil.yaml", "name=half", *TRAIN_ONLY, "train.steps=4"],
+    [RUN, "distil.yaml", "runs=half", *TRAIN_ONLY, "train.steps=4"],
     ["datasets/make_pairs.py", "synthetic", "runs/teacher/data", "--out", "pairs"],
     [
         "distill.evaluate", "copy-target", "runs/variants/mobilefsgan-seed0/student.safetensors",
@@ -155,15 +154,16 @@ RUNS = [
 ON_PHOTOS = [[RUN, "photos.yaml"]]
 # What this checkout does in a copy of the work of the earlier commit.
 CONTINUED = [
-    [RUN, "distil.yaml", "name=half", *TRAIN_ONLY],
+    [RUN, "distil.yaml", "runs=half", *TRAIN_ONLY],
     [RUN, "distil.yaml", "stages=[data, pseudo_gt, train, eval]", "export.to=[]"],
 ]
 
 # Runs commands in one process, which imports torch once. A command is a script of the checkout, or a module.
 DRIVER = """
-import json, runpy, sys, time
+import json, runpy, sys, time, traceback
 root, commands = sys.argv[1], json.loads(sys.argv[2])
 sys.path[0] = root
+worst = 0
 for target, *arguments in commands:
     started = time.perf_counter()
     sys.argv = [target, *arguments]
@@ -173,14 +173,15 @@ for target, *arguments in commands:
         status = 0
     except SystemExit as ended:
         status = ended.code
+    except Exception:
+        traceback.print_exc()
+        status = 1
     print("#", round(time.perf_counter() - started, 1), "s", target, *arguments, file=sys.stderr, flush=True)
     if status:
-        sys.exit(status)
+        print("#", "status", status, file=sys.stderr, flush=True)
+        worst = 1
+sys.exit(worst)
 """
-
-
-class Failed(Exception):
-    """A command of one side did not succeed; the message holds the end of its output."""
 
 
 def main() -> int:
@@ -193,40 +194,40 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the blocks below clean up
     with tempfile.TemporaryDirectory() as temporary:
         folder = (args.keep or Path(temporary) / "work").resolve()
-        try:
-            run_before(args.before, folder / "before", Path(temporary) / "checkout")
-            for name in ("now", "continued"):
-                shutil.rmtree(folder / name, ignore_errors=True)
-            lines = list(compare_sides(folder / "before", folder / "now", folder / "continued"))
-        except Failed as failed:
-            print(failed, file=sys.stderr)
+        if not run_before(args.before, folder / "before", Path(temporary) / "checkout"):
             return 2
+        for name in ("now", "continued"):
+            shutil.rmtree(folder / name, ignore_errors=True)
+        lines = list(compare_sides(folder / "before", folder / "now", folder / "continued"))
     different = sum(not same for _, same in lines)
     print(f"{len(lines)} items, {different} different")
     return int(different > 0)
 
 
-def run_before(commit: str, folder: Path, checkout: Path) -> None:
-    """Run the commands at an earlier commit, unless the folder holds its finished work."""
+def run_before(commit: str, folder: Path, checkout: Path) -> bool:
+    """Run the commands at an earlier commit, unless the folder holds its finished work; whether all succeeded."""
     git = ["git", "-C", str(ROOT)]
     commit = subprocess.run([*git, "rev-parse", commit], check=True, capture_output=True, text=True).stdout.strip()
-    record, work = folder / "finished.json", {"commit": commit, "commands": commands()}
+    record = folder / "finished.json"
+    work = {"commit": commit, "commands": commands(), "experiments": experiments()}
     if record.is_file() and json.loads(record.read_text()) == work:
-        return
+        return True
     shutil.rmtree(folder, ignore_errors=True)
     subprocess.run([*git, "worktree", "add", "--quiet", "--detach", str(checkout), commit], check=True)
     try:
         prepare(folder)
-        run(checkout, folder, commands())
+        if not run(checkout, folder, commands()):
+            return False
     finally:
         subprocess.run([*git, "worktree", "remove", "--force", str(checkout)], check=True)
     record.write_text(json.dumps(work))
+    return True
 
 
 def compare_sides(before: Path, now: Path, continued: Path) -> Iterator[tuple[str, bool]]:
     """Run this checkout in `now`, and on a copy of the earlier work in `continued`; a name and whether it is equal."""
     prepare(now)
-    run(ROOT, now, commands())
+    yield "commands", run(ROOT, now, commands())
     yield from report("", compare(before, now))
 
     shutil.copytree(before, continued, symlinks=True)
@@ -235,10 +236,10 @@ def compare_sides(before: Path, now: Path, continued: Path) -> Iterator[tuple[st
         path.unlink()
     for stage in ("train", "eval"):
         shutil.rmtree(distil / stage)
-    run(ROOT, continued, CONTINUED)
+    yield "commands on earlier work", run(ROOT, continued, CONTINUED)
     yield from report("after a gap in its shards: ", compare(before / "runs/distil", distil, ("pseudo_gt",)))
     yield from report("trained on its shards: ", compare(before / "runs/distil", distil, ("train", "eval")))
-    resumed = continued / "runs" / "half"
+    resumed = continued / "half" / "distil"
     yield from report("resumed at step 4: ", compare(before / "runs/distil", resumed, ("train",)))
 
 
@@ -251,16 +252,22 @@ def prepare(folder: Path) -> None:
     (folder / "occlusions").mkdir(parents=True)
     rgba = np.random.default_rng(0).integers(0, 256, (24, 24, 4), dtype=np.uint8)
     Image.fromarray(rgba).save(folder / "occlusions" / "noise.png")
-    experiments = {"variants": VARIANTS, "teacher": TEACHER, "distil": DISTIL, "photos": PHOTOS}
-    for name, changes in experiments.items():
-        tree = {**BASE, "name": name}
-        for section, values in changes.items():
-            tree[section] = {**tree.get(section, {}), **values} if isinstance(values, dict) else values
+    for name, tree in experiments().items():
         (folder / f"{name}.yaml").write_text(yaml.safe_dump(tree, sort_keys=False))
 
 
-def run(root: Path, folder: Path, commands: list[list[str]]) -> None:
-    """Run commands of the checkout `root` in `folder`. Raises Failed."""
+def experiments() -> dict[str, dict[str, Any]]:
+    """The YAML files by name: BASE with the changes of each."""
+    trees = {}
+    for name, changes in {"variants": VARIANTS, "teacher": TEACHER, "distil": DISTIL, "photos": PHOTOS}.items():
+        trees[name] = {**BASE, "name": name}
+        for section, values in changes.items():
+            trees[name][section] = {**BASE.get(section, {}), **values} if isinstance(values, dict) else values
+    return trees
+
+
+def run(root: Path, folder: Path, commands: list[list[str]]) -> bool:
+    """Run commands of the checkout `root` in `folder`; whether all succeeded. What failed is printed."""
     started = time.perf_counter()
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "PYTHONDONTWRITEBYTECODE": "1"}
     log = folder / "output.log"
@@ -269,10 +276,11 @@ def run(root: Path, folder: Path, commands: list[list[str]]) -> None:
             [sys.executable, "-c", DRIVER, str(root), json.dumps(commands)],
             cwd=folder, env=environment, stdout=output, stderr=subprocess.STDOUT,
         )  # fmt: skip
+    lines = [line for line in log.read_text().splitlines() if "%|" not in line]  # no progress bars
     if done.returncode:
-        end = [line for line in log.read_text().splitlines() if "%|" not in line][-30:]  # without progress bars
-        raise Failed("\n".join([*end, f"{root}: a command ended with status {done.returncode}; its output: {log}"]))
-    print(f"{len(commands)} commands of {root}: {time.perf_counter() - started:.0f} s", flush=True)
+        print("\n".join(lines[-40:]))
+    print(f"{len(commands)} commands of {root}: {time.perf_counter() - started:.0f} s, output in {log}", flush=True)
+    return not done.returncode
 
 
 def report(prefix: str, items: Iterator[tuple[str, list[str]]]) -> Iterator[tuple[str, bool]]:
