@@ -144,7 +144,7 @@ RUNS = [
     ["datasets/make_fstriplets.py", "fstriplets", "--people", "3", "--images", "2", "--size", "64"],
     [RUN, "distil.yaml"],
     [RUN, "distil.yaml", "runs=half", *TRAIN_ONLY, "train.steps=4"],
-    ["datasets/make_pairs.py", "synthetic", "runs/teacher/data", "--out", "pairs", *"--count 8 --resolution 64".split()],
+    ["datasets/make_pairs.py", "synthetic", "runs/teacher/data", *"--out pairs --count 8 --resolution 64".split()],
     [
         "distill.evaluate", "copy-target", "runs/variants/mobilefsgan-seed0/student.safetensors",
         "runs/teacher/teacher.safetensors", "runs/distil/export/onnx-fp32/whole.onnx", "--pairs", "pairs",
