@@ -7,9 +7,10 @@ import tarfile
 import numpy as np
 import pytest
 import torch
+from helpers.marks import is_marked
 from PIL import Image
 
-from distill.data import photos
+from distill.data import photos, synthetic
 from distill.data.photos import Photos
 from distill.data.triplet import Triplet
 from distill.pseudo_gt.shards import Shards, write_shard
@@ -225,6 +226,13 @@ def test_the_contract_is_checked():
     ]:
         with pytest.raises(ValueError, match=f"triplet.{field}: expected"):
             good._replace(**{field: bad}).check()
+
+
+def test_drawn_people_are_marked_and_their_masks_are_not(tmp_path):
+    synthetic.write(tmp_path, {"train": (2, 2)}, 32, seed=0, progress=False)
+    rows = photos.read_manifest(tmp_path, "train", 32).rows
+    assert len(rows) == 4
+    assert all(is_marked(tmp_path / row["file"]) and not is_marked(tmp_path / row["mask"]) for row in rows)
 
 
 def test_manifest_roundtrip(tmp_path):

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT
+from helpers.marks import is_marked
 from PIL import Image
 
 from distill.config import to_dict
@@ -77,6 +78,7 @@ def test_what_the_command_makes_is_whole_and_counted(made):
     expected = {"vanilla": PEOPLE * IMAGES, "vanilla_same": PEOPLE * IMAGES, "edited_target": PEOPLE * IMAGES}
     assert data.counts == dict.fromkeys(BRANCHES, PEOPLE) | expected
     assert len(data.files) == len(set(data.files)) == PEOPLE * (3 * IMAGES + 16)
+    assert all(map(is_marked, data.files))
     for name, branch in BRANCHES.items():
         if branch.folder == "vanilla":
             continue
