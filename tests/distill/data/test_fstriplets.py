@@ -1,14 +1,12 @@
 """FSTriplets: layout, every branch against its files, shares, occlusions, errors; and the command that makes one."""
 
 import shutil
-import subprocess
-import sys
 from collections import Counter
 
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
+from conftest import script
 from helpers.marks import is_marked
 from PIL import Image
 
@@ -26,8 +24,7 @@ PEOPLE, IMAGES = 3, 2
 
 
 def make(folder, *options):
-    command = [sys.executable, "datasets/make_fstriplets.py", str(folder), "--size", str(SIZE), "--device", "cpu"]
-    return subprocess.run([*command, *options], cwd=ROOT, capture_output=True, text=True)
+    return script("datasets/make_fstriplets.py", folder, "--size", SIZE, "--device", "cpu", *options)
 
 
 @pytest.fixture(scope="module")
@@ -183,9 +180,9 @@ def test_samples_depend_on_their_generator_alone(made):
     data.keep(1.0, share=False)
     again = data.sample(draws(40))
     assert all(torch.equal(a, b) for a, b in zip(whole, again, strict=True))
-    decoded = data.pictures.known.sum()
+    decoded = data.pictures.decoded.sum()
     data.pictures.load = None  # nothing is decoded twice
-    assert torch.equal(data.sample(draws(40))[0], whole[0]) and data.pictures.known.sum() == decoded
+    assert torch.equal(data.sample(draws(40))[0], whole[0]) and data.pictures.decoded.sum() == decoded
 
 
 @pytest.mark.parametrize("name", ["vanilla", "vanilla_same", "edited_target", "beard", "grin"])
