@@ -1,9 +1,9 @@
 """Stage `pseudo_gt`: frozen teachers swap pairs of training people; the kept swaps are written as tar shards.
 
-Pair i and its teacher depend on the seed and i alone. Shard k holds the pairs from k * shard_size on, and process r of w
-makes the shards k with k % w == r, so any number of processes makes each pair once, in one run or in several. Machines
-that do not communicate may share a `destination`: each takes the shards in an order of its own and skips those that
-have appeared meanwhile. The bytes of a shard depend on the experiment and on batch_size alone (networks round
+Pair i and its teacher depend on the seed and i alone. Shard k holds the pairs from k * shard_size on, and process r of
+w makes the shards k with k % w == r, so any number of processes makes each pair once, in one run or in several.
+Machines that do not communicate may share a `destination`: each takes the shards in an order of its own and skips those
+that have appeared meanwhile. The bytes of a shard depend on the experiment and on batch_size alone (networks round
 differently in batches of another size).
 """
 

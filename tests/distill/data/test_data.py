@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 import torch
 from helpers.marks import is_marked
+from helpers.shards import write_shard
 from PIL import Image
 
 from distill.data import photos, synthetic
 from distill.data.photos import Photos
 from distill.data.triplet import Triplet
-from distill.pseudo_gt.shards import Shards, write_shard
+from distill.pseudo_gt.shards import Shards
 from distill.stage import StageError
 from distill.train.stream import Mixture, batches, disturb
 from swapcore.images import DataError
