@@ -102,7 +102,7 @@ def timings(exp: Experiment, device: torch.device, teacher: teachers.Teacher) ->
     settings = exp.pseudo_gt
     photos = read_manifest(exp.folder / "data", "train", exp.data.resolution)
     teacher.identity, teacher.swap = parts = Stopwatch(teacher.identity, device), Stopwatch(teacher.swap, device)
-    estimators = build.quality_rulers(exp)
+    estimators = build.quality_estimators(exp)
 
     def run(count: int, destination: str) -> tuple[float, LruCache]:
         """Seconds of the stage for the first `count` pairs, and its cache."""

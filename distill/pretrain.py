@@ -23,7 +23,9 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from distill.data import synthetic
-from eval import rulers as judges
+from eval.cards import CARDS
+from eval.estimators import build_network, preparation
+from eval.networks import POSE_UNIT_DEG
 from students import identity_encoder as encoders
 from swapcore import weights
 from swapcore.files import whole_file, write_json
@@ -49,9 +51,9 @@ class Recipe:
 
 RECIPES = {
     "identity_encoder": Recipe(encoders.CARDS["synthetic_identity"], weights.PACKAGED[0], 101, "identity"),
-    "recogniser": Recipe(judges.CARDS["synthetic_recogniser"], weights.PACKAGED[1], 202, "identity"),
-    "pose": Recipe(judges.CARDS["synthetic_pose"], weights.PACKAGED[1], 303, "pose"),
-    "pose_quality": Recipe(judges.CARDS["synthetic_pose_quality"], weights.PACKAGED[1], 404, "pose"),
+    "recogniser": Recipe(CARDS["synthetic_recogniser"], weights.PACKAGED[1], 202, "identity"),
+    "pose": Recipe(CARDS["synthetic_pose"], weights.PACKAGED[1], 303, "pose"),
+    "pose_quality": Recipe(CARDS["synthetic_pose_quality"], weights.PACKAGED[1], 404, "pose"),
 }
 
 
@@ -71,7 +73,7 @@ def _draw(numbers: tuple[Tensor, Tensor]):
 
 def pose_targets(attributes: Tensor) -> Tensor:
     """(n, 3 + E): angles over 15 degrees, then expression numbers, so that all have a spread near one."""
-    return torch.cat([pose_deg(attributes) / judges.POSE_UNIT_DEG, expression(attributes)], 1)
+    return torch.cat([pose_deg(attributes) / POSE_UNIT_DEG, expression(attributes)], 1)
 
 
 def disturb(images: Tensor, generator: torch.Generator) -> Tensor:
@@ -143,7 +145,7 @@ def accuracy(targets: str, predicted: Tensor, wanted: Tensor) -> dict[str, float
     r2 = 1 - (predicted - wanted).square().mean(0) / wanted.var(0)
     if targets == "identity":
         return {"mean_r2": round(float(r2.mean()), 3)}
-    error = (predicted - wanted)[:, :3] * judges.POSE_UNIT_DEG
+    error = (predicted - wanted)[:, :3] * POSE_UNIT_DEG
     return {
         "pose_error_l2_deg": round(float(error.norm(dim=1).mean()), 2),
         "yaw_pitch_roll_mae_deg": [round(v, 2) for v in error.abs().mean(0).tolist()],
@@ -172,7 +174,7 @@ def main() -> None:
         network = encoders.build_network(recipe.card)
         prepare = encoders.IdentityEncoder(network, recipe.card).prepare
     else:
-        network, prepare = judges.build_network(recipe.card), judges.preparation(recipe.card)
+        network, prepare = build_network(recipe.card), preparation(recipe.card)
     train(network, prepare, pictures, wanted, args.steps, args.batch, args.lr, seed)
 
     pictures, identity, pose = faces("pretrain test", seed, TEST_PEOPLE, 2)

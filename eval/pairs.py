@@ -1,4 +1,4 @@
-"""What a swapper is measured on: a fixed list of pairs, the gallery to be found in, and all that is known of them."""
+"""The data of an evaluation: a fixed list of pairs, the gallery of people, and all known facts of them."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ class Pairs:
     source, target: (N, 3, H, H) uint8 RGB, the canonical aligned crop. exact: the true swaps, the same shape, or None.
     source_person, target_person: (N,) int64. gallery: (P, 3, H, H) uint8, one image of each person of gallery_person
     (P,) int64; every source's person is there, never by the source image itself unless `gallery_holds_sources`, which
-    is for data with one image of a person. target_pose_deg: (N, 3) float32, true yaw, pitch, roll of the targets. mask:
-    (N, 1, H, H) bool, the targets' inner faces. occluder: (N, 1, H, H) bool, what is held before the targets' faces.
-    names: one of each pair, for files. protocol: further facts that values on these pairs depend on.
+    is for data with one image per person. target_pose_deg: (N, 3) float32, true yaw, pitch, roll of the targets. mask:
+    (N, 1, H, H) bool, the targets' inner faces. occluder: (N, 1, H, H) bool, objects in front of the targets' faces.
+    names: one for each pair, for files. protocol: further facts that values on these pairs depend on.
 
-    Raises ValueError naming the field and what to do where any of this does not hold.
+    Raises ValueError naming the field and the remedy where any of this does not hold.
     """
 
     name: str
@@ -75,8 +75,8 @@ class Pairs:
             if array is None and key in OPTIONAL:
                 continue
             if tuple(array.shape) != shape or array.dtype != dtype or array.device.type != "cpu":
-                found = f"{tuple(array.shape)} {array.dtype} on {array.device}"
-                raise self._error(key, f"expected {shape} {dtype} on cpu, as source has it, got {found}; convert it")
+                got = f"{tuple(array.shape)} {array.dtype} on {array.device}"
+                raise self._error(key, f"expected {shape} {dtype} on cpu, as source has it, got {got}; convert it")
         if self.target_pose_deg is not None and not torch.isfinite(self.target_pose_deg).all():
             row = int((~torch.isfinite(self.target_pose_deg)).any(1).nonzero()[0])
             raise self._error("target_pose_deg", f"NaN or infinite in row {row}; leave such pairs out")
@@ -91,15 +91,15 @@ class Pairs:
         if len(column) < len(self.gallery):
             raise self._error("gallery_person", "some person has several images; keep one of each")
         if len(column) < 2:
-            raise self._error("gallery", "one person only, so anybody would be found; add images of other people")
+            raise self._error("gallery", "one person only, who would always be the nearest; add images of other people")
         for i, person in enumerate(self.source_person.tolist()):
             if person not in column:
                 raise self._error("gallery", f"no image of person {person}, the source of pair {i}; add one")
             if not self.gallery_holds_sources and torch.equal(self.gallery[column[person]], self.source[i]):
                 raise self._error("gallery", f"person {person} is there by the source image of pair {i}; use another")
 
-    def _error(self, key: str, what: str) -> ValueError:
-        return ValueError(f"pairs '{self.name}': {key}: {what}")
+    def _error(self, key: str, problem: str) -> ValueError:
+        return ValueError(f"pairs '{self.name}': {key}: {problem}")
 
     def __len__(self) -> int:
         return len(self.source)
@@ -125,7 +125,7 @@ class Pairs:
 
     @cached_property
     def gallery_column(self) -> Tensor:
-        """(N,) int64: where in the gallery each pair's source person is."""
+        """(N,) int64: index in the gallery of each pair's source person."""
         column = {person: i for i, person in enumerate(self.gallery_person.tolist())}
         return torch.tensor([column[person] for person in self.source_person.tolist()])
 
@@ -138,10 +138,10 @@ class Pairs:
 
 
 def merged(pairs: Pairs, groups: Sequence[Sequence[int]]) -> Pairs:
-    """The same list with the people of each group as one: data sets hold some people under several names.
+    """The same list with the people of each group as one: data sets have some people under several names.
 
     The gallery keeps the first image of each person; pairs of a person with themself are left out, and counted in
-    `protocol`. Whoever merges and who does not publishes values that cannot be compared. Raises ValueError on a person
+    `protocol`. Values with and without merging cannot be compared. Raises ValueError on a person
     who is unknown or in two groups, and where no pair is left.
     """
     known = set(pairs.gallery_person.tolist()) | set(pairs.source_person.tolist()) | set(pairs.target_person.tolist())
@@ -161,14 +161,14 @@ def merged(pairs: Pairs, groups: Sequence[Sequence[int]]) -> Pairs:
     left = (source != target).nonzero().flatten().tolist()
     if not left:
         raise ValueError(f"pairs '{pairs.name}': groups: every pair would be of one person; merge fewer")
-    told = {"people": len(known), "into": len(set(into.values())), "pairs_left_out": len(pairs) - len(left)}
+    counts = {"people": len(known), "into": len(set(into.values())), "pairs_left_out": len(pairs) - len(left)}
     return replace(
         pairs.subset(left),
         source_person=source[left],
         target_person=target[left],
         gallery=pairs.gallery[first],
         gallery_person=gallery[first],
-        protocol={**pairs.protocol, "merged": told},
+        protocol={**pairs.protocol, "merged": counts},
     )
 
 

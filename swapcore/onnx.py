@@ -1,4 +1,4 @@
-"""ONNX files in onnxruntime: checked against what is expected of them, and run in batches."""
+"""ONNX files in onnxruntime: opened, checked against the shapes that a caller expects, and run."""
 
 from __future__ import annotations
 
@@ -14,27 +14,30 @@ from torch import Tensor
 INSTALL = "pip install swapdistill[onnx]"
 PROVIDERS = ("CUDAExecutionProvider", "CoreMLExecutionProvider", "CPUExecutionProvider")
 _TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(double)": np.float64}
-_ANY = 512  # numbers of an embedding where nobody says how many
+_ANY = 512  # length of an axis of any size in the trial run, as of an embedding
 
 Shape = tuple[int | None, ...]  # without the batch; None is any size
 
 
-class Graph:
-    """An ONNX file in a session of onnxruntime: tensors in, its first output out, in whole batches where it takes them.
+class Session:
+    """An ONNX file opened by onnxruntime.
 
-    `fit` it before the first call.
+    `run` takes and returns arrays by name, as the file declares them. After `fit` has checked the file, calling the
+    session takes tensors and returns the first output, in whole batches where the file accepts them.
     """
 
-    def __init__(self, path: str | Path, providers: Sequence[str] | None = None, threads: int = 0) -> None:
-        """Open the file; options as of OnnxTeacher. Raises ValueError: no onnxruntime, no such provider, no such file.
+    def __init__(self, path: str | Path, providers: Sequence[str] | str | None = None, threads: int = 0) -> None:
+        """Open a file. providers: of onnxruntime, best first, with or without "ExecutionProvider"; None takes those of
+        CUDA, CoreML and CPU that are available. threads: of a CPU, 0 for onnxruntime's choice.
 
-        A provider that was asked for must work; one that was not may give way to the next, with a warning.
+        Raises ValueError: no onnxruntime, no such provider, no such file, not an ONNX file. A provider given by the
+        caller must start; a default one may give way to the next, with a warning.
         """
         runtime = _onnxruntime()
         chosen = _choose(runtime, providers)
         options = runtime.SessionOptions()
         options.intra_op_num_threads = threads
-        options.log_severity_level = 4  # what goes wrong is raised as well
+        options.log_severity_level = 4  # errors are raised as well
         device = torch.cuda.current_device() if torch.cuda.is_available() else 0
         settings = [{"device_id": str(device)} if name.startswith("CUDA") else {} for name in chosen]
         self.path, self.failures = Path(path), _failures()
@@ -46,61 +49,78 @@ class Graph:
             raise ValueError(f"{path}: not an ONNX file that onnxruntime can run: {_short(error)}") from None
         running = self.session.get_providers()
         if chosen[0] not in running:
-            told = f"{path}: {chosen[0]} could not be started, which leaves {', '.join(running)}"
+            message = f"{path}: {chosen[0]} could not be started, which leaves {', '.join(running)}"
             if providers is not None:
-                raise ValueError(f"{told}; see what onnxruntime needs for it, or take it out of providers")
-            warnings.warn(told, stacklevel=2)
+                raise ValueError(f"{message}; install the libraries of that provider, or take it out of providers")
+            warnings.warn(message, stacklevel=2)
+
+    @property
+    def inputs(self) -> dict[str, list[int | str | None]]:
+        """Declared shapes, batch first, by name; the size of a free axis is a name or None."""
+        return {node.name: node.shape for node in self.session.get_inputs()}
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """The texts that the exporter stored in the file."""
+        return self.session.get_modelmeta().custom_metadata_map
+
+    def run(self, arrays: Mapping[str, np.ndarray], outputs: Sequence[str] | None = None) -> list[np.ndarray]:
+        """The named outputs, or all in the file's order. Raises ValueError where onnxruntime fails."""
+        try:
+            return self.session.run(outputs, {key: np.ascontiguousarray(array) for key, array in arrays.items()})
+        except self.failures as error:
+            raise ValueError(f"{self.path}: onnxruntime cannot run it: {_short(error)}") from None
 
     def fit(self, inputs: Mapping[str, Shape], output: Shape) -> Shape:
-        """Check that it takes `inputs` and gives `output`; the output's shape. An input called "" has any name.
+        """Check that the file takes `inputs` and that its first output has the shape `output`; returns the real shape.
 
-        Forwards of noise tell the output and whether two rows can go at once: what files declare of either is often
-        wrong. Raises ValueError that says what the file has.
+        An input called "" may have any name. Declared output and batch sizes are often wrong, so both are measured by
+        running noise. Raises ValueError that states the shapes of the file.
         """
-        found = {node.name: node for node in self.session.get_inputs()}
-        if list(inputs) == [""] and len(found) == 1:
-            inputs = {name: inputs[""] for name in found}
-        told = ", ".join(f"{node.name} {_told(node.shape)} of {node.type}" for node in found.values()) or "none"
-        expected = ", ".join(f"{name or 'one'} {_told((None, *shape))}" for name, shape in inputs.items())
-        refusal = f"{self.path}: its inputs are {told}; expected {expected}"
-        if set(found) != set(inputs):
+        nodes = {node.name: node for node in self.session.get_inputs()}
+        if list(inputs) == [""] and len(nodes) == 1:
+            inputs = {name: inputs[""] for name in nodes}
+        declared = ", ".join(f"{node.name} {_text(node.shape)} of {node.type}" for node in nodes.values()) or "none"
+        expected = ", ".join(f"{name or 'one'} {_text((None, *shape))}" for name, shape in inputs.items())
+        refusal = f"{self.path}: its inputs are {declared}; expected {expected}"
+        if set(nodes) != set(inputs):
             hint = "" if "" in inputs else ", or set target_input and source_input of the card to its names"
             raise ValueError(f"{refusal}: give the file that belongs here{hint}")
         self.types, self.shapes, batches = {}, {}, set()
         for name, shape in inputs.items():
-            batch, *own = [size if isinstance(size, int) else None for size in found[name].shape] or [None]
+            batch, *own = [size if isinstance(size, int) else None for size in nodes[name].shape] or [None]
             if not _fits(own, shape):
                 raise ValueError(f"{refusal}: give the file that belongs here, or change the card as '{name}' wants it")
-            if found[name].type not in _TYPES:
+            if nodes[name].type not in _TYPES:
                 raise ValueError(f"{refusal} of {' or '.join(_TYPES)}: export it with floating-point inputs")
-            self.types[name] = _TYPES[found[name].type]
+            self.types[name] = _TYPES[nodes[name].type]
             self.shapes[name] = tuple(a if b is None else b for a, b in zip(own, shape, strict=True))
             batches |= {batch} - {None}
         if len(batches) > 1:
             raise ValueError(f"{refusal}: export it with one batch size for all inputs")
-        return self._probe(next(iter(batches), None), output)
+        return self._measure(next(iter(batches), None), output)
 
-    def _probe(self, fixed: int | None, output: Shape) -> Shape:
-        """Run it once or twice: its real output, and the batch that works."""
+    def _measure(self, fixed: int | None, output: Shape) -> Shape:
+        """Run noise once or twice to learn the real output shape and the batch size that works."""
         rng, rows = np.random.default_rng(0), fixed or 1
         noise = {
             name: rng.uniform(-1, 1, (rows + 1, *(size or _ANY for size in shape)))
             for name, shape in self.shapes.items()
         }
-        made = self._run({name: array[1:] for name, array in noise.items()})
-        if made.shape[:1] != (rows,) or not _fits(made.shape[1:], output):
+        first = self._first_output({name: array[1:] for name, array in noise.items()})
+        if first.shape[:1] != (rows,) or not _fits(first.shape[1:], output):
             raise ValueError(
-                f"{self.path}: its first output is {_told(made.shape)}; expected {_told((rows, *output))}: give the "
+                f"{self.path}: its first output is {_text(first.shape)}; expected {_text((rows, *output))}: give the "
                 f"file that belongs here, or change the card"
             )
-        self.batch: int | None = rows if fixed or not self._takes_both(noise, made) else None
-        self.output = made.shape[1:]
+        self.batch: int | None = rows if fixed or not self._takes_two_rows(noise, first) else None
+        self.output = first.shape[1:]
         return self.output
 
-    def _takes_both(self, noise: Mapping[str, np.ndarray], second: np.ndarray) -> bool:
-        """Whether two rows at once give for the second what it gives alone: traced graphs may fail, or mix them."""
+    def _takes_two_rows(self, noise: Mapping[str, np.ndarray], second: np.ndarray) -> bool:
+        """Whether a batch of two gives the second row's own result: traced graphs may fail, or mix the rows."""
         try:
-            both = self._run(noise)
+            both = self._first_output(noise)
         except ValueError:
             return False
         if both.shape != (2, *second.shape[1:]):
@@ -116,28 +136,29 @@ class Graph:
         arrays = {}
         for (name, shape), tensor in zip(self.shapes.items(), inputs, strict=True):
             if len(tensor) != count or not _fits(tensor.shape[1:], shape):
-                raise ValueError(f"{self.path}: {name}: expected {_told((count, *shape))}, got {tuple(tensor.shape)}")
+                raise ValueError(f"{self.path}: {name}: expected {_text((count, *shape))}, got {tuple(tensor.shape)}")
             arrays[name] = tensor.detach().float().cpu().numpy()
-        made = [np.empty((0, *self.output), np.float32)]
+        results = [np.empty((0, *self.output), np.float32)]
         step = self.batch or count
         for start in range(0, count, max(step, 1)):
             rows = {name: array[start : start + step] for name, array in arrays.items()}
-            short = step - len(next(iter(rows.values())))
-            if short:
-                rows = {name: np.concatenate([r, np.repeat(r[-1:], short, 0)]) for name, r in rows.items()}
-            made.append(self._run(rows)[: step - short])
-        return torch.from_numpy(np.concatenate(made)).to(inputs[0].device)
+            missing = step - len(next(iter(rows.values())))
+            if missing:
+                rows = {name: np.concatenate([r, np.repeat(r[-1:], missing, 0)]) for name, r in rows.items()}
+            results.append(self._first_output(rows)[: step - missing])
+        return torch.from_numpy(np.concatenate(results)).to(inputs[0].device)
 
-    def _run(self, rows: Mapping[str, np.ndarray]) -> np.ndarray:
-        feeds = {name: np.ascontiguousarray(array, self.types[name]) for name, array in rows.items()}
-        try:
-            return self.session.run(None, feeds)[0].astype(np.float32)
-        except self.failures as error:
-            raise ValueError(f"{self.path}: onnxruntime cannot run it: {_short(error)}") from None
+    def _first_output(self, rows: Mapping[str, np.ndarray]) -> np.ndarray:
+        typed = {name: np.asarray(array, self.types[name]) for name, array in rows.items()}
+        return self.run(typed)[0].astype(np.float32)
+
+
+Graph = Session  # the name of before, for branches that were begun with it
 
 
 def last_initializer(path: str | Path, size: int) -> Tensor:
-    """The last initializer (size, size) of a graph, float32. Raises ValueError: no such, or no package to read it."""
+    """The last initializer (size, size) of a file, float32. Raises ValueError where it has another shape, or where the
+    package onnx is absent."""
     try:
         import onnx
         from google.protobuf.message import DecodeError
@@ -150,7 +171,7 @@ def last_initializer(path: str | Path, size: int) -> Tensor:
     shape = tuple(initializers[-1].dims) if initializers else None
     if shape != (size, size):
         raise ValueError(
-            f"{path}: its last initializer is {shape and _told(shape)}; the card says a matrix {(size, size)}: give "
+            f"{path}: its last initializer is {shape and _text(shape)}; the card says a matrix {(size, size)}: give "
             f"the original file (a simplified one is in another order), or set embedding of the card to l2 or raw"
         )
     matrix = onnx.numpy_helper.to_array(initializers[-1], base_dir=str(Path(path).parent))
@@ -166,7 +187,7 @@ def _onnxruntime() -> ModuleType:
 
 
 def _failures() -> tuple[type[Exception], ...]:
-    """What onnxruntime raises, which has no common class."""
+    """The exceptions of onnxruntime, which have no common class."""
     from onnxruntime.capi import onnxruntime_pybind11_state as state
 
     names = (
@@ -176,14 +197,14 @@ def _failures() -> tuple[type[Exception], ...]:
     return (RuntimeError, *(getattr(state, name) for name in names))
 
 
-def _choose(runtime: ModuleType, asked: Sequence[str] | str | None) -> list[str]:
-    """The names of providers as onnxruntime has them."""
+def _choose(runtime: ModuleType, names: Sequence[str] | str | None) -> list[str]:
+    """The full names of the providers."""
     available = runtime.get_available_providers()
-    if asked is None:
+    if names is None:
         return [name for name in PROVIDERS if name in available]
     short = {name.lower().removesuffix("executionprovider"): name for name in available}
     chosen = []
-    for name in [asked] if isinstance(asked, str) else asked:
+    for name in [names] if isinstance(names, str) else names:
         known = short.get(str(name).lower().removesuffix("executionprovider"))
         if known is None:
             raise ValueError(
@@ -202,7 +223,7 @@ def _fits(shape: Sequence[int | None], wanted: Sequence[int | None]) -> bool:
     )
 
 
-def _told(shape: Sequence[object]) -> str:
+def _text(shape: Sequence[object]) -> str:
     return f"({', '.join('N' if size is None else str(size) for size in shape)})"
 
 

@@ -38,7 +38,7 @@ DEPTH = 4  # batches between two threads
 def run(exp: Experiment, accelerator, tracker) -> Stage:
     settings = exp.pseudo_gt
     frozen = [build.teacher(spec, exp) for spec in settings.teachers]
-    estimators = build.quality_rulers(exp)
+    estimators = build.quality_estimators(exp)
     stage = open_stage(exp, "pseudo_gt", _inputs(exp, frozen, estimators), accelerator)
     store = Store(settings.destination or stage.folder)
     missing = _missing(exp, store, stage.hash)

@@ -20,7 +20,6 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-import eval as measuring
 from distill import build, config
 from distill.config import ConfigError, Experiment
 from distill.data import faces, video
@@ -28,7 +27,7 @@ from distill.evaluate import swappers
 from swapcore import images as pictures
 from swapcore import weights
 from swapcore.files import whole_file
-from swapcore.images import SUFFIXES, DataError, decode
+from swapcore.images import SUFFIXES, DataError, decode, to_float, to_uint8
 
 VIDEOS = {".mp4", ".mov", ".mkv", ".webm", ".avi"}
 DEFAULT_STUDENT = Path("runs/quickstart/student.safetensors")
@@ -114,7 +113,7 @@ class Swapper:
             return image
         targets = torch.cat([_tensor(faces.align(image, points, self.size)) for points in found])
         swaps = self.network(self.source.expand(len(targets), -1, -1, -1), targets)
-        for swap, points in zip(measuring.to_uint8(swaps.clamp(-1, 1)), found, strict=True):
+        for swap, points in zip(to_uint8(swaps.clamp(-1, 1)), found, strict=True):
             image = faces.paste(swap.permute(1, 2, 0).numpy(), image, points)
         self.swapped += len(found)
         return image
@@ -170,7 +169,7 @@ def _photograph(path: Path) -> np.ndarray:
 
 
 def _tensor(crop: np.ndarray) -> torch.Tensor:
-    return measuring.to_float(torch.from_numpy(crop.transpose(2, 0, 1).copy())[None])
+    return to_float(torch.from_numpy(crop.transpose(2, 0, 1).copy())[None])
 
 
 if __name__ == "__main__":

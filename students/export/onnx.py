@@ -17,7 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from swapcore.files import whole_folder
+from swapcore.files import whole_file
+from swapcore.onnx import Session
 
 from .models import Model, Run
 
@@ -76,7 +77,7 @@ def write(
         proto = _halved(proto)
     elif precision == "int8":
         narrow(proto, "int8")
-    with whole_folder(path) as temporary:
+    with whole_file(path) as temporary:
         temporary.write_bytes(proto.SerializeToString())
     return path
 
@@ -133,22 +134,11 @@ def halves(weights: np.ndarray, name: str) -> np.ndarray:
 
 
 def load(path: str | Path, names: Sequence[str], threads: int = 1) -> Run:
-    """Inputs by name -> outputs by name of a file, in onnxruntime on the CPU. Raises ValueError naming a bad one."""
-    session = _session(path, threads)
+    """Inputs by name -> outputs by name of a file, in onnxruntime on the CPU. Raises ValueError on a damaged file."""
+    session = Session(path, "CPU", threads)
 
-    def outputs(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        feeds = {name: np.ascontiguousarray(tensor.numpy()) for name, tensor in inputs.items()}
-        return {name: torch.from_numpy(array) for name, array in zip(names, session.run(names, feeds), strict=True)}
+    def run(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        arrays = session.run({name: tensor.numpy() for name, tensor in inputs.items()}, names)
+        return {name: torch.from_numpy(array) for name, array in zip(names, arrays, strict=True)}
 
-    return outputs
-
-
-def _session(path: str | Path, threads: int):
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.log_severity_level = threads, 4
-    try:
-        return onnxruntime.InferenceSession(str(path), options, ["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime's own errors have no base class of their own
-        raise ValueError(f"{path}: not an ONNX file that onnxruntime can run: {str(error).splitlines()[0]}") from error
+    return run

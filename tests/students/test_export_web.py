@@ -21,10 +21,10 @@ import onnx as onnx_package  # noqa: E402
 from helpers.small_students import inputs, swapper  # noqa: E402
 
 import students  # noqa: E402
-from eval import to_float, to_uint8  # noqa: E402
 from students.export import browser, web  # noqa: E402
 from students.export.models import models  # noqa: E402
 from swapcore.frame import CANONICAL  # noqa: E402
+from swapcore.images import to_float, to_uint8  # noqa: E402
 from teachers.exact import render, sample_attributes, sample_identities  # noqa: E402
 
 RUNTIME = ROOT / "node_modules" / web.PACKAGE

@@ -335,7 +335,7 @@ def test_files_and_options_that_do_not_go_together(tmp_path, folder):
     generator = tmp_path / "large.pth"
     torch.save(stylegan2_originals(small_stylegan2(resolution=64)), generator)
     weights = {"encoder_and_transfer": folder / "ftm_final.pth", "generator": generator}
-    with pytest.raises(ValueError, match=r"latents: .*large\.pth takes 10, .*ftm_final\.pth makes 8"):
+    with pytest.raises(ValueError, match=r"latents: .*large\.pth takes 10, .*ftm_final\.pth gives 8"):
         MegaFSTeacher(weights)
     with pytest.raises(ValueError, match=r"generator\.pth: expected a state dict under 'e'"):
         MegaFSTeacher({"encoder_and_transfer": folder / "generator.pth", "generator": generator})

@@ -27,7 +27,7 @@ from onnx import helper
 
 import students
 from swapcore.frame import Crop
-from swapcore.onnx import Graph
+from swapcore.onnx import Session
 from teachers.onnx import OnnxTeacher
 from teachers.onnx_cards import CARDS
 
@@ -111,7 +111,7 @@ def test_any_batch_gives_the_same_swaps(family, tmp_path, encoders):
     for batch in ("batch", 1, 2, 5, 8):
         weights["model"], _ = write_swapper(tmp_path / f"{batch}.onnx", family, batch)
         teacher = OnnxTeacher(weights, family=family)
-        assert teacher.graphs["model"].batch == (None if batch == "batch" else batch)
+        assert teacher.sessions["model"].batch == (None if batch == "batch" else batch)
         swaps.append(teacher(source, target))
     for swap in swaps[1:]:
         torch.testing.assert_close(swap, swaps[0], atol=1e-6, rtol=0)
@@ -136,7 +136,7 @@ def test_a_graph_that_promises_any_batch_and_takes_one_is_run_one_by_one(kind, t
     card = {"size": 64} if kind == "fails" else {"size": 64, "source": "image", "source_size": 1}
     encoder = (lambda images: images.mean((2, 3))) if kind == "fails" else None
     teacher = OnnxTeacher({"model": path}, card=card, identity_encoder=encoder)
-    assert teacher.graphs["model"].batch == 1
+    assert teacher.sessions["model"].batch == 1
     source, target = photo(1, 64)[:, :, :1, :1].expand(N, 3, 64, 64), photo(2, 64)
     expected = (target + source.mean((2, 3), keepdim=True)).clamp(-1, 1)
     torch.testing.assert_close(teacher(source, target), expected, atol=1e-5, rtol=0)
@@ -212,7 +212,7 @@ def test_an_exported_student_teaches_as_it_does_in_torch(student):
         {"model": folder / "image.onnx"}, card={"size": 64, "source": "image", "source_input": "image"}
     )
     for teacher in (by_embedding, by_image):
-        assert teacher.graphs["model"].batch is None
+        assert teacher.sessions["model"].batch is None
         torch.testing.assert_close(teacher(source, target), expected, atol=1e-4, rtol=0)
     (embedding,) = by_embedding.identity(source)
     assert embedding.shape == (N, 24)
@@ -249,7 +249,7 @@ def test_swaps_come_back_where_the_target_is(student):
 
 
 def test_a_graph_checks_what_it_is_given(encoders):
-    graph = Graph(encoders["converter"][0], threads=1)
+    graph = Session(encoders["converter"][0], threads=1)
     assert graph.fit({"": (512,)}, (None,)) == (512,)
     with pytest.raises(ValueError, match=r"c\.onnx: input: expected \(3, 512\), got \(3, 511\)"):
         graph(torch.zeros(3, 511))

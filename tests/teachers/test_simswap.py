@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 import teachers
 from swapcore import weights
+from swapcore.images import IMAGENET_MEAN, IMAGENET_STD
 from teachers import irse101, simswap
 from teachers.irse101 import IRSE101, load_irse101
 from teachers.simswap import SimSwapGenerator, Styled, load_generator
@@ -51,9 +52,7 @@ def test_generator_matches_the_reference(files):
 def test_identity_encoder_matches_the_reference(files):
     golden = goldens.load("simswap_arcface")
     network = load_irse101(files["identity_encoder"])
-    mean, std = (
-        torch.tensor(v, dtype=torch.float64).view(3, 1, 1) for v in (irse101.IMAGENET_MEAN, irse101.IMAGENET_STD)
-    )
+    mean, std = (torch.tensor(v, dtype=torch.float64).view(3, 1, 1) for v in (IMAGENET_MEAN, IMAGENET_STD))
     faces = ((goldens.image01("simswap.face", 2, 112).double() - mean) / std).float()
     outputs = dict(zip(("embedding", "feature_map"), network(faces), strict=True))
     outputs["embedding_from224_nearest"] = network(irse101.prepare(goldens.image01("simswap.full224", 1, 224)))[0]
@@ -154,7 +153,7 @@ def test_weights_of_the_later_training_code_see_what_they_were_trained_on(files)
     torch.manual_seed(3)
     source = F.interpolate(torch.rand(1, 3, 24, 24) * 2 - 1, (128, 128), mode="bicubic").clamp(-1, 1)
     crop = (later.crop.take(source) + 1) / 2
-    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (irse101.IMAGENET_MEAN, irse101.IMAGENET_STD))
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (IMAGENET_MEAN, IMAGENET_STD))
     units = (crop - mean) / std
     for teacher, mode in ((plain, "nearest"), (later, "bicubic")):
         wanted = F.normalize(teacher.identity_encoder(F.interpolate(units, (112, 112), mode=mode))[0])

@@ -75,8 +75,10 @@ def test_landmark_warp_needs_no_more_than_its_name(tmp_path):
 def test_the_judge_does_not_choose(tmp_path):
     exp = exp_of(tmp_path, pseudo_gt={"quality": {"pose": "synthetic_pose"}})
     with pytest.raises(ConfigError, match="pseudo_gt.quality.pose: 'synthetic_pose' is also eval.pose"):
-        build.quality_rulers(exp)
-    recogniser, pose = build.quality_rulers(exp_of(tmp_path, pseudo_gt={"quality": {"pose": "synthetic_pose_quality"}}))
+        build.quality_estimators(exp)
+    recogniser, pose = build.quality_estimators(
+        exp_of(tmp_path, pseudo_gt={"quality": {"pose": "synthetic_pose_quality"}})
+    )
     assert (recogniser.name, pose.name) == ("synthetic_identity", "synthetic_pose_quality")
 
 

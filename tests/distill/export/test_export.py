@@ -124,7 +124,7 @@ def test_whole_numbers_are_judged_by_identity(tmp_path):
         (["--to", "tnnn"], "unknown export target 'tnnn', known: onnx"),
         (["--to", "tnn", "--precision", "int4"], "tnn: no precision 'int4', known: fp32, fp16, int8"),
         (["--to", "tnn", "--pairs", "nowhere"], "nowhere: no such list"),
-        (["--to", "tnn", "--recogniser", "synthetic_identity"], "must not judge what it trained"),
+        (["--to", "tnn", "--recogniser", "synthetic_identity"], "must not evaluate what it trained"),
     ],
 )
 def test_mistakes_are_one_line(file, arguments, message, capsys):
