@@ -131,9 +131,7 @@ def nose_offset(landmarks: np.ndarray) -> float:
     return abs(float((nose - (left + right) / 2) @ line)) / max(length, 1e-6) ** 2
 
 
-def align_folder(
-    folder: Path, out: Path, size: int, find_face: FaceFinder, progress: bool = True
-) -> tuple[Path, list[dict[str, str]]]:
+def align_folder(folder: Path, out: Path, size: int, find_face: FaceFinder) -> tuple[Path, list[dict[str, str]]]:
     """Align the largest face of every picture of a folder to OUT/<same name>.png; OUT, and the skipped pictures.
 
     Files that exist are kept. Raises DataError where there is no picture, or no face in any.
@@ -142,7 +140,7 @@ def align_folder(
     if not files:
         raise DataError(f"{folder}: no pictures; {EXPECTED_TREE}")
     skipped = []
-    for path in tqdm(files, desc="align faces", unit="photo", disable=not progress):
+    for path in tqdm(files, desc="align faces", unit="photo"):
         relative = path.relative_to(folder)
         aligned = out / relative.parent / f"{relative.name}.png"
         if aligned.is_file():

@@ -46,7 +46,6 @@ class Branch:
     source: Literal["first", "original", "edited", "either"]
     target: Literal["first", "second", "original", "edited", "other"]  # other: the one of the pair that is not source
     gt: Literal["source", "target", "original"] | None
-    with_gt: int
     src_as_true: bool  # the source, not the target, is shown to the discriminator as real
     augmented: tuple[str, ...]  # which of source and target
 
@@ -55,18 +54,18 @@ BOTH = ("source", "target")
 # The original names one more branch, different_poses, with share 0 and without data. In edited_target `first` is one
 # photograph of a person, `original` is another, and `edited` is that other one with its face edited.
 BRANCHES = {
-    # branch: folder, source, target, gt, with_gt, src_as_true, augmented
-    "vanilla": Branch("vanilla", "first", "second", None, 0, True, BOTH),
-    "vanilla_same": Branch("vanilla", "first", "first", "target", 1, True, BOTH),
-    "edited_target": Branch("edited_target", "first", "edited", "original", 1, True, ("source",)),
-    "beard": Branch("source_as_gt/beard", "original", "edited", "source", 1, True, ()),
-    "fat": Branch("source_as_gt/fat", "original", "edited", "source", 1, True, ()),
-    "bald": Branch("target_as_gt/bald", "edited", "original", "target", 1, False, BOTH),
-    "grin": Branch("target_as_gt/grin", "edited", "original", "target", 1, False, BOTH),
-    "forehead_hair_1": Branch("target_as_gt/forehead_hair_1", "either", "other", "target", 1, False, BOTH),
-    "forehead_hair_2": Branch("target_as_gt/forehead_hair_2", "either", "other", "target", 1, False, BOTH),
-    "glasses": Branch("target_as_gt/glasses", "either", "other", "target", 1, False, BOTH),
-    "sun_glasses": Branch("target_as_gt/sun_glasses", "either", "other", "target", 1, False, BOTH),
+    # branch: folder, source, target, gt, src_as_true, augmented
+    "vanilla": Branch("vanilla", "first", "second", None, True, BOTH),
+    "vanilla_same": Branch("vanilla", "first", "first", "target", True, BOTH),
+    "edited_target": Branch("edited_target", "first", "edited", "original", True, ("source",)),
+    "beard": Branch("source_as_gt/beard", "original", "edited", "source", True, ()),
+    "fat": Branch("source_as_gt/fat", "original", "edited", "source", True, ()),
+    "bald": Branch("target_as_gt/bald", "edited", "original", "target", False, BOTH),
+    "grin": Branch("target_as_gt/grin", "edited", "original", "target", False, BOTH),
+    "forehead_hair_1": Branch("target_as_gt/forehead_hair_1", "either", "other", "target", False, BOTH),
+    "forehead_hair_2": Branch("target_as_gt/forehead_hair_2", "either", "other", "target", False, BOTH),
+    "glasses": Branch("target_as_gt/glasses", "either", "other", "target", False, BOTH),
+    "sun_glasses": Branch("target_as_gt/sun_glasses", "either", "other", "target", False, BOTH),
 }
 FOLDERS = sorted({branch.folder for branch in BRANCHES.values()})
 NEEDS = {"vanilla": "two pictures", "edited_target": "a person with two photographs, one of them edited"}
@@ -164,7 +163,7 @@ class FSTriplets:
             some = [i for i, rng in enumerate(draws) if rng.random() < self.occlusion_share]
             if some:
                 images[some, 1:] = self.occlusions.paste(images[some, 1:], [draws[i] for i in some])
-        with_gt = torch.tensor([float(branch.with_gt) for branch in branches])
+        with_gt = torch.tensor([float(branch.gt is not None) for branch in branches])
         images[with_gt == 0, 2] = 0
         return images, with_gt, torch.tensor([branch.src_as_true for branch in branches])
 

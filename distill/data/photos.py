@@ -48,17 +48,11 @@ class Photos:
             people.setdefault(row["person"], []).append(index)
         return people
 
-    def load(self, indices: Sequence[int], progress: str | None = None) -> torch.Tensor:
+    def load(self, indices: Sequence[int]) -> torch.Tensor:
         """Decode pictures: (n, 3, resolution, resolution) uint8 RGB. Raises DataError naming a damaged file."""
         with ThreadPoolExecutor(4) as pool:  # decoding releases the interpreter lock
-            images = pool.map(lambda i: decode(self.root / self.rows[i]["file"], self.resolution), indices)
-            decoded = list(tqdm(images, desc=progress, total=len(indices), disable=progress is None, unit="image"))
-        return torch.from_numpy(np.stack(decoded)) if decoded else torch.zeros(0, 3, *[self.resolution] * 2).byte()
-
-    def load_masks(self, indices: Sequence[int]) -> torch.Tensor:
-        """Inner-face masks of synthetic pictures: (n, 1, resolution, resolution) bool."""
-        masks = [decode(self.root / self.rows[i]["mask"], self.resolution, "L") for i in indices]
-        return torch.from_numpy(np.stack(masks)) > 127
+            images = [*pool.map(lambda i: decode(self.root / self.rows[i]["file"], self.resolution), indices)]
+        return torch.from_numpy(np.stack(images)) if images else torch.zeros(0, 3, *[self.resolution] * 2).byte()
 
 
 def read_manifest(folder: str | Path, split: str, resolution: int) -> Photos:
@@ -77,7 +71,7 @@ def write_manifest(folder: Path, rows: list[dict[str, Any]]) -> None:
     write_text(folder / "manifest.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
 
 
-def scan(folder: str | Path, min_size: int, progress: bool = True) -> tuple[list[dict[str, Any]], list[str]]:
+def scan(folder: str | Path, min_size: int) -> tuple[list[dict[str, Any]], list[str]]:
     """Check every picture of a folder: rows (absolute `file`, `person`), and a line of text for each skipped picture.
 
     Each subfolder is one person; so is each picture in the folder itself. Raises DataError without usable pictures.
@@ -90,7 +84,7 @@ def scan(folder: str | Path, min_size: int, progress: bool = True) -> tuple[list
         raise DataError(f"data: {root}: holds no picture ({', '.join(sorted(SUFFIXES))}); {EXPECTED_TREE}")
     with ThreadPoolExecutor(4) as pool:
         checks = pool.map(lambda path: _flaw(path, min_size), files)
-        flaws = list(tqdm(checks, desc="check photos", total=len(files), unit="photo", disable=not progress))
+        flaws = list(tqdm(checks, desc="check photos", total=len(files), unit="photo"))
     rows, skipped = [], []
     for path, flaw in zip(files, flaws, strict=True):
         relative = path.relative_to(root)

@@ -84,7 +84,7 @@ def test_a_folder_is_aligned_once_and_what_fails_is_named(tmp_path):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(image).save(folder / name)
     (folder / "b/4.png").write_bytes(b"no picture")
-    out, skipped = faces.align_folder(folder, tmp_path / "out", 32, dark_is_nobody, progress=False)
+    out, skipped = faces.align_folder(folder, tmp_path / "out", 32, dark_is_nobody)
     assert sorted(str(p.relative_to(out)) for p in out.rglob("*.png")) == ["a/1.png.png", "b/2.jpg.png"]
     assert not any(is_marked(path) for path in out.rglob("*.png")), "photographs, only cropped"
     assert {s["what"]: s["reason"] for s in skipped} == {
@@ -92,10 +92,10 @@ def test_a_folder_is_aligned_once_and_what_fails_is_named(tmp_path):
         "b/4.png": "not a readable picture",
     }
     stamp = (out / "a/1.png.png").stat().st_mtime_ns
-    faces.align_folder(folder, out, 32, dark_is_nobody, progress=False)
+    faces.align_folder(folder, out, 32, dark_is_nobody)
     assert (out / "a/1.png.png").stat().st_mtime_ns == stamp
     with pytest.raises(DataError, match="no face in any of 4 pictures"):
-        faces.align_folder(folder, tmp_path / "none", 32, lambda image: None, progress=False)
+        faces.align_folder(folder, tmp_path / "none", 32, lambda image: None)
     with pytest.raises(DataError, match="no pictures"):
         faces.align_folder(tmp_path / "absent", tmp_path / "none", 32, dark_is_nobody)
 

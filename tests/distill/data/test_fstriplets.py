@@ -100,7 +100,7 @@ def test_the_command_goes_on_where_it_stopped(made, folder):
 
 def test_shares_and_the_table_are_the_published_ones(made):
     assert sum(DEFAULT.values()) == pytest.approx(1)
-    assert sum(DEFAULT[n] * branch.with_gt for n, branch in BRANCHES.items()) == pytest.approx(0.40)
+    assert sum(DEFAULT[n] * (branch.gt is not None) for n, branch in BRANCHES.items()) == pytest.approx(0.40)
     assert sum(DEFAULT[n] for n, branch in BRANCHES.items() if not branch.src_as_true) == pytest.approx(0.15)
     assert set(FOLDERS) == {
         "vanilla", "edited_target", "source_as_gt/beard", "source_as_gt/fat",
