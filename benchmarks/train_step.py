@@ -48,12 +48,12 @@ PEOPLE = ("data.train_people=64", "data.val_people=2", "data.test_people=2", "da
 
 def experiment(args: argparse.Namespace, folder: str, *more: str) -> config.Experiment:
     """experiments/mobilefsgan.yaml on synthetic people, with the sizes of the command."""
-    options = "{}" if args.student == "mobilefaceswap" else f"{{width: {args.width}}}"
+    options = {} if args.student == "mobilefaceswap" else {"width": args.width}
     overrides = [
-        f"runs={folder}", "stages=[data, train]", "tracking.uri=none", "data.kind=synthetic", *PEOPLE,
+        ("runs", folder), "stages=[data, train]", "tracking.uri=none", "data.kind=synthetic", *PEOPLE,
         f"data.resolution={args.size}", f"data.workers={args.workers}", "data.fstriplets=none",
         "train.mix={pair: 0.6, same_photo: 0.4, pseudo_gt: 0}", "train.ema=0.999", "train.grad_clip=1e9",
-        "student.identity_encoder=synthetic_identity", f"student.name={args.student}", f"student.options={options}",
+        "student.identity_encoder=synthetic_identity", f"student.name={args.student}", ("student.options", options),
         "loss.perceptual_network=identity_encoder", f"train.batch_size={args.batch}",
     ]  # fmt: skip
     if args.quick:
