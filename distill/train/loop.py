@@ -143,7 +143,11 @@ class Networks:
 
 
 def build_networks(exp: Experiment, device: torch.device, stage: str = "train") -> Networks:
-    """Those of an experiment, with its weights and seed. The order is part of the seed's meaning."""
+    """Those of an experiment, with its weights and seed.
+
+    The order is part of the seed's meaning, as is every random number on the way: even a network whose weights come
+    from a file is first filled with fresh ones.
+    """
     torch.manual_seed(exp.train_seed)
     loss = exp.loss
     encoder = build.identity_encoder(exp).to(device)
