@@ -223,8 +223,8 @@ def evaluate(args: argparse.Namespace) -> int:
     if args.pairs is not None:
         pairs, skipped = lists.read(args.pairs, args.resolution, args.same_people)
         if args.experiment is None and pairs.exact is None:
-            names = [f"eval.{role}={name}" for role, name in PHOTO_ESTIMATORS.items()]
-            exp = config.default("evaluation", [*names, *overrides])
+            estimators = [(f"eval.{role}", name) for role, name in PHOTO_ESTIMATORS.items()]
+            exp = config.default("evaluation", [*estimators, *overrides])
         out = args.out or Path(exp.runs) / "evaluation" / args.pairs.name
     else:
         pairs, skipped = lists.test_pairs(exp)
@@ -254,17 +254,13 @@ def evaluate(args: argparse.Namespace) -> int:
     return 0
 
 
-def _overrides(args: argparse.Namespace) -> list[str]:
-    """The options as overrides of an experiment."""
-    roles = (*PHOTO_ESTIMATORS, "perceptual", "features")
-    given = [f"eval.{role}={getattr(args, role)}" for role in roles if getattr(args, role) is not None]
+def _overrides(args: argparse.Namespace) -> list[tuple[str, Any]]:
+    """The options that were given, as overrides of an experiment."""
+    options = {f"eval.{role}": getattr(args, role) for role in (*PHOTO_ESTIMATORS, "perceptual", "features")}
+    options |= {"eval.flip": args.flip, "weights": args.weights}
     if args.metrics is not None:
-        given.append(f"eval.metrics=[{args.metrics}]")
-    if args.flip:
-        given.append("eval.flip=true")
-    if args.weights:
-        given.append(f"weights=[{', '.join(args.weights)}]")
-    return given
+        options["eval.metrics"] = [metric.strip() for metric in args.metrics.split(",")]
+    return [(key, value) for key, value in options.items() if value not in (None, False, [])]
 
 
 def _named(given: Iterable[Any]) -> dict[str, Any]:

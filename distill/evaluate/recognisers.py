@@ -9,7 +9,6 @@ one-shot is everybody's first photograph by file name; mean and deviation over o
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -70,7 +69,7 @@ def _measure(args: argparse.Namespace) -> int:
 def recogniser(name: str, folders: Sequence[str] = (), flip: bool = False) -> Estimator:
     """The recogniser or identity encoder of that name. Raises ConfigError listing the known, WeightsError."""
     chosen = {"eval.recogniser": name, "eval.metrics": ["id_retrieval"], "eval.flip": flip, "weights": list(folders)}
-    exp = config.default("recognisers", [f"{key}={json.dumps(value)}" for key, value in chosen.items()])
+    exp = config.default("recognisers", chosen.items())
     return build.estimators(exp).need("recogniser")
 
 

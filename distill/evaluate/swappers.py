@@ -23,6 +23,7 @@ import students
 import teachers
 from distill import build
 from distill.config import ConfigError, Experiment, Teacher
+from distill.train.learners import learner_of
 from eval import sanity
 from eval.cards import CARDS
 from eval.estimators import Estimators
@@ -49,8 +50,7 @@ def of_experiment(exp: Experiment, pairs: Pairs, device: Any) -> dict[str, Any]:
 def trained(exp: Experiment) -> dict[str, Path]:
     """What an experiment trained, by the name of its row: a student, or the stages of a teacher."""
     stages = {exp.student.name: "train"} | ({f"{exp.student.name}-refined": "refine"} if "refine" in exp.stages else {})
-    file = "teacher.safetensors" if exp.student.name == "faceshifter" else "student.safetensors"
-    return {name: exp.folder / stage / file for name, stage in stages.items()}
+    return {name: exp.folder / stage / learner_of(exp.student.name, stage).file for name, stage in stages.items()}
 
 
 def by_name(name: str, exp: Experiment, pairs: Pairs, device: Any) -> Any:

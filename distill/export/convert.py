@@ -61,7 +61,7 @@ def run(exp: Experiment, accelerator, tracker) -> Stage:
         student = swappers.load_student(exp.folder / "train" / "student.safetensors", exp)
         record = exp.folder / "eval" / "metrics.json"
         metrics = read_json(record)["rows"].get(student.name) if record.is_file() else None
-        detector = _detector(exp) if "web" in exp.export.to else None
+        detector = _detector(exp) if "web" in dict(wanted) else None
         content = export(student, pairs, wanted, stage.folder, Judge(exp, pairs), detector, metrics, anew=True)
         for row in content["targets"]:
             name = f"export/{row['target']}-{row['precision']}"
@@ -265,15 +265,15 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _pairs(args: argparse.Namespace, side: int, folder: str) -> tuple[Experiment, Pairs]:
     """The pairs to compare on, and an experiment that names the judge of their identities."""
-    given = [f"weights=[{', '.join(args.weights)}]"] if args.weights else []
+    given: list[tuple[str, Any]] = [("weights", args.weights)]
     if args.recogniser:
-        given.append(f"eval.recogniser={args.recogniser}")
+        given.append(("eval.recogniser", args.recogniser))
     if args.pairs is None:
-        people = ["train_people=2", "val_people=2", f"test_people={PAIRS}", "test_images=2", f"resolution={side}"]
-        drawn = [f"runs={folder}", f"eval.pairs={PAIRS}", "data.workers=0", *(f"data.{key}" for key in people)]
-        exp = config.default("export", [*drawn, *given])
+        people = {"train_people": 2, "val_people": 2, "test_people": PAIRS, "test_images": 2, "resolution": side}
+        drawn = {"runs": folder, "eval.pairs": PAIRS, "data": {**people, "workers": 0}}
+        exp = config.default("export", [*drawn.items(), *given])
         data.run(exp, Accelerator(cpu=True), Tracker(exp, enabled=False))
         return exp, lists.test_pairs(exp)[0]
     pairs, _ = lists.read(args.pairs, side)
-    judges = [f"eval.recogniser={PHOTO_ESTIMATORS['recogniser']}"] if pairs.exact is None else []
-    return config.default("export", [*judges, *given]), pairs
+    estimators = [("eval.recogniser", PHOTO_ESTIMATORS["recogniser"])] if pairs.exact is None else []
+    return config.default("export", [*estimators, *given]), pairs

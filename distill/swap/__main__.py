@@ -61,7 +61,7 @@ def swap_file(args: argparse.Namespace) -> None:
     count = {"largest": 1, "all": None}.get(args.faces, args.faces)
     if isinstance(count, str) and not (count.isdigit() and int(count)):
         raise ConfigError(f"--faces {args.faces}: expected largest, all, or a number from 1 on")
-    exp = config.default("swap", [f"weights=[{', '.join(args.weights)}]"] if args.weights else [])
+    exp = config.default("swap", [("weights", args.weights)])
     detector = faces.Detector(weights.find(faces.YUNET, exp.weights))
     swapper = Swapper(args.student, exp, detector, args.source)
     who = Reference(args.reference, exp, detector, swapper) if args.reference else None

@@ -32,13 +32,14 @@ def _samples(logits: Sequence[Tensor], batch: str) -> int:
     return logits[0].shape[0] if batch == "sum" else 1
 
 
-def identity(embeddings: Sequence[Tensor], source: Tensor, weights: Sequence[float], margin: float) -> Tensor:
-    """relu(1 - cosine - margin) between the swaps' embeddings per scale and the source's, all (N, D) unit length."""
+def identity(embeddings: Sequence[Tensor | None], source: Tensor, weights: Sequence[float], margin: float) -> Tensor:
+    """relu(1 - cosine - margin) between the swaps' embeddings per scale and the source's, all (N, D) unit length.
+
+    Scales of weight 0 need no embeddings.
+    """
     source = _wide(source)
-    losses = [
-        w * F.relu(1 - (_wide(e) * source).sum(1) - margin).mean() for w, e in zip(weights, embeddings, strict=True)
-    ]
-    return torch.stack(losses).sum()
+    pairs = [(w, e) for w, e in zip(weights, embeddings, strict=True) if w]
+    return torch.stack([w * F.relu(1 - (_wide(e) * source).sum(1) - margin).mean() for w, e in pairs]).sum()
 
 
 def reconstruction(

@@ -59,7 +59,7 @@ def test_who_trained_must_not_judge(tmp_path, pairs):
     with pytest.raises(ConfigError, match="must not evaluate what it trained"):
         build.check_recogniser(same, "foamliu_128", "student.identity_encoder")
     learnt = ["loss.perceptual_network=lpips", "eval.metrics=[lpips]", "eval.perceptual=lpips_alex", "stages=[eval]"]
-    with pytest.raises(ConfigError, match="'lpips_alex' is also what loss.perceptual_network trains on"):
+    with pytest.raises(ConfigError, match="'lpips_alex' is also the network of loss.perceptual_network"):
         build.check_names(config.default("x", learnt))
     judged = config.default("x", ["eval.recogniser=synthetic_identity"])
     with pytest.raises(ConfigError, match="student.safetensors; a network must not evaluate what it trained"):
