@@ -20,7 +20,7 @@ from distill.config import Experiment
 from distill.evaluate.swappers import trained
 from distill.export.card import JUDGED, LEGEND, cells
 from distill.stage import Stage, open_stage, upstream
-from distill.tracking import read_log
+from distill.train.log import read_log
 from eval import table_values
 from eval.measured import check_column
 from eval.metric import Value
