@@ -31,7 +31,7 @@ from distill.config import ConfigError, Experiment, to_dict
 from distill.evaluate import pairs as lists
 from distill.evaluate import swappers
 from distill.evaluate.swappers import Finished
-from distill.report.page import text_table
+from distill.report import tables
 from distill.stage import Stage, open_stage, upstream
 from eval import METRICS, sanity
 from eval.estimators import Estimators
@@ -252,7 +252,7 @@ def evaluate(args: argparse.Namespace) -> int:
     pictures.save_png(
         pictures.grid({k: v[:count] for k, v in columns.items()}, cell=max(128, pairs.resolution)), out / "grid.png"
     )
-    print(text_table(content["rows"]))
+    print(tables.as_text(content["rows"]))
     for line in content["verdicts"]:
         print(f"! {line}")
     for name in ("metrics.json", "grid.png"):

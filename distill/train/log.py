@@ -38,7 +38,7 @@ class Sums:
 
 
 class Log:
-    """Appends lines to `log.jsonl`. Lines after step `first`, the checkpoint that training resumes from, are dropped."""
+    """Appends lines to `log.jsonl`; drops those after step `first`, the checkpoint that training resumes from."""
 
     def __init__(self, path: Path, first: int, enabled: bool):
         self.path, self.enabled = path, enabled
