@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,21 +19,10 @@ from distill.report.results import Result, find_results, read_result
 from distill.report.tables import shares
 from eval import table_values
 from eval.measured import INFORMATIVE
+from eval.metric import Value
 from swapcore.files import flatten
 
 ROLES = ("recogniser", "pose", "expression")
-
-
-@dataclass(frozen=True)
-class Column:
-    """digits: decimal places of values and differences. requires: facts that our value needs to stand in this column
-    of published ones."""
-
-    title: str
-    unit: str
-    digits: int = 2
-    better: str | None = None
-    requires: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -72,7 +61,7 @@ class Table:
     title: str
     protocol_name: str
     protocol: Mapping[str, str]
-    columns: Mapping[str, Column]
+    columns: Sequence[Value]
     rows: Mapping[str, Mapping[str, Cell]]
     source: str = ""
     long: bool = False
@@ -123,22 +112,22 @@ def size_tables(book: Mapping[str, Any]) -> Iterator[Table]:
         cells[key] = {"size": Cell(unit, row["printed"], source, "seen", size, None, origin, note)}
     printed = {
         "counted": "the file behind the printed number, in the unit that fits: MB is 10^6 bytes, MiB 2^20",
-        "of": "generator and identity encoder apart; the printed table mixes units, and weights with training state",
+        "note": "the printed table mixes both units, and inference weights with training state",
+        "networks": "generator and identity encoder apart",
     }
-    columns = {"size": Column("size", "", 1)}
+    columns = [Value("size", "size", format="{:.1f}")]
     yield Table("sizes", "The original's size table", "sizes", printed, columns, cells, source, long=True)
-    columns = {"inference_mb": Column("inference weights", "MB", 1), "parameters": Column("parameters", "", 0)}
+    parameters = Value("parameters", "parameters", format="{:.0f}")
+    columns = [Value("inference_mb", "inference weights", "MB", "{:.1f}"), parameters]
     totals: dict[str, dict[str, Cell]] = {}
     for system in dict.fromkeys(row["system"] for row in rows):
         parts = [row for row in rows if row["system"] == system]
-        notes = {"inference_mb": " + ".join(f"{row['part']} {row['inference_mb']:.1f} MB" for row in parts)}
+        note = " + ".join(f"{row['part']} {row['inference_mb']:.1f} MB" for row in parts)
+        megabytes, numbers = (float(sum(row[key] for row in parts)) for key in ("inference_mb", "parameters"))
         totals[system] = {
-            key: Cell(
-                column.unit, measured=float(sum(row[key] for row in parts)), measured_from=origin,
-                note=notes.get(key, ""),
-            )
-            for key, column in columns.items()
-        }  # fmt: skip
+            "inference_mb": Cell("MB", measured=megabytes, measured_from=origin, note=note),
+            "parameters": Cell("", measured=numbers, measured_from=origin),
+        }
     counted = {"counted": "the weights that inference needs, as state dicts of torch.save; no one published these"}
     yield Table("weights", "The same systems in one unit", "weights", counted, columns, totals)
 
@@ -147,12 +136,16 @@ def _published_table(book: Mapping[str, Any], spec: Mapping[str, Any], results: 
     """One table of published.yaml, with our values beside the published ones of the same protocol."""
     protocol = dict(book["protocols"][spec["protocol"]])
     requires = protocol.pop("requires", None)
-    columns = {name: Column(**column) for name, column in spec["columns"].items()}
+    columns = [
+        Value(key, column["title"], column["unit"], f"{{:.{column.get('digits', 2)}f}}", column.get("better"))
+        for key, column in spec["columns"].items()
+    ]
     titles = {key: source["title"] for key, source in book["sources"].items()}
     unknown = ", ".join(key for key, text in protocol.items() if text.startswith("unknown"))
     rows: dict[str, dict[str, Cell]] = {}
     for row in spec["rows"]:
-        for metric, column in columns.items():
+        for column in columns:
+            metric = column.key
             entry = published.entry(spec, row, metric)
             notes = [entry.get("note"), *(_also(also, entry, titles) for also in entry.get("also", ()))]
             cell: dict[str, Any] = {"published": entry.get("value")}
@@ -165,7 +158,8 @@ def _published_table(book: Mapping[str, Any], spec: Mapping[str, Any], results: 
                 if metric == "macs_g":
                     notes.append(f"Ours at {computed.resolution} x {computed.resolution}.")
             else:
-                cell |= _ours(row["system"], metric, column, requires, results)
+                wanted = requires and requires | spec["columns"][metric].get("requires", {})
+                cell |= _ours(row["system"], column, wanted, results)
                 if "measured" in cell and unknown:
                     notes.append(f"Protocols agree as far as they are known; unknown of the published one: {unknown}.")
             if cell["published"] is None:
@@ -183,16 +177,16 @@ def _also(also: Mapping[str, Any], entry: Mapping[str, Any], titles: Mapping[str
     return f"Also given as {also['value']} ({titles[also.get('source', entry['source'])]}, {sure}{note})."
 
 
-def _ours(system: str, metric: str, column: Column, requires: Mapping | None, results: Sequence[Result]) -> dict:
+def _ours(system: str, column: Value, requires: Mapping[str, Any] | None, results: Sequence[Result]) -> dict[str, Any]:
     """Fields of a cell: our value of this system under the required protocol, or that ours has another protocol."""
     other = False
     for result in results:
         for swapper, row in result.rows.items():
-            if _letters(swapper) != _letters(system) or metric not in row:
+            if _letters(swapper) != _letters(system) or column.key not in row:
                 continue
-            value, wanted = row[metric], {**(requires or {}), **column.requires}
+            value = row[column.key]
             facts = flatten({**value["protocol"], "pairs": dict(result.pairs)})
-            if requires and value["unit"] == column.unit and agrees(wanted, facts):
+            if requires and value["unit"] == column.unit and agrees(requires, facts):
                 return {**_measured(value), "measured_from": result.origin}
             other = True
     return {"other": other}
@@ -223,7 +217,6 @@ def measured_tables(results: Sequence[Result]) -> list[Table]:
 
 def _measured_table(name: str, group: Mapping[str, Any]) -> Table:
     values = table_values(key for _, row in group["rows"].values() for key in row)
-    columns = {value.key: Column(value.title, "", value.digits, value.better) for value in values}
     runs = list(dict.fromkeys(result.experiment for result, _ in group["rows"].values()))
     rows: dict[str, dict[str, Cell]] = {}
     for (swapper, _), (result, row) in group["rows"].items():
@@ -237,6 +230,7 @@ def _measured_table(name: str, group: Mapping[str, Any]) -> Table:
             )
             for value in values if (key := value.key) in row
         }  # fmt: skip
+    columns = [replace(value, unit="") for value in values]  # the titles name them
     return Table(name, f"Measured here: {', '.join(runs)}", name, _protocol_of(group), columns, rows)
 
 

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from distill.report.paper import Cell, Column, Table
+from distill.report.paper import Cell, Table
 from distill.report.tables import heading, render
+from eval.metric import Value
 from swapcore.files import write_text
 from swapcore.terminal import markdown_table
 
@@ -110,19 +111,18 @@ def _entries(table: Table) -> tuple[list[list[Entry]], list[str]]:
     if table.long:
         rows = [_long(LONG)]
         for system, row in table.rows.items():
-            for metric, cell in row.items():
-                column = table.columns[metric]
+            for column in table.columns:
+                cell = row[column.key]
                 ours = "" if cell.measured is None else _number(cell.measured, _digits(cell, column))
                 texts = system, _published(cell, column), ours, _difference(cell, column), cell.unit, cell.note
                 rows.append(_long(texts, cell.state))
         return rows, []
-    units = [column.unit if column.unit != "unknown" else "" for column in table.columns.values()]
-    heads = [Entry(heading(c), small=unit) for c, unit in zip(table.columns.values(), units, strict=True)]
+    heads = [Entry(heading(c), small=c.unit if c.unit != "unknown" else "") for c in table.columns]
     rows = [[Entry(""), *heads]]
     for system, row in table.rows.items():
         line = [Entry(system)]
-        for metric, column in table.columns.items():
-            if (cell := row.get(metric)) is None:
+        for column in table.columns:
+            if (cell := row.get(column.key)) is None:
                 line.append(Entry("–"))
                 continue
             numbers = tuple(remarks.setdefault(text, len(remarks) + 1) for text in _remarks(cell, table.source))
@@ -136,11 +136,11 @@ def _long(texts: Sequence[str], state: str = "") -> list[Entry]:
     return [Entry(text, kind) for text, kind in zip(texts, ("", "", state, "", "words", "words"), strict=True)]
 
 
-def _shown(cell: Cell, column: Column) -> str:
+def _shown(cell: Cell, column: Value) -> str:
     return _published(cell, column) if cell.measured is None else _number(cell.measured, _digits(cell, column))
 
 
-def _small_print(cell: Cell, column: Column) -> str:
+def _small_print(cell: Cell, column: Value) -> str:
     if cell.measured is None:
         return "ours: other protocol" if cell.other else ""
     small = []
@@ -164,13 +164,13 @@ def _facts(table: Table) -> list[tuple[str, str]]:
     return [*known, *[("unknown", unknown)] * bool(unknown), *[("published in", table.source)] * bool(table.source)]
 
 
-def _digits(cell: Cell, column: Column) -> int:
+def _digits(cell: Cell, column: Value) -> int:
     """Decimal places: the column's, or those of the published value where it was printed with more."""
     printed = str(cell.published).partition(".")[2] if isinstance(cell.published, float) else ""
     return max(column.digits, len(printed))
 
 
-def _published(cell: Cell, column: Column) -> str:
+def _published(cell: Cell, column: Value) -> str:
     if cell.published is None:
         return "unknown"
     return _number(cell.published, 0 if isinstance(cell.published, int) else _digits(cell, column))
@@ -180,7 +180,7 @@ def _number(value: float, digits: int) -> str:
     return f"{value:,.{digits}f}"
 
 
-def _difference(cell: Cell, column: Column) -> str:
+def _difference(cell: Cell, column: Value) -> str:
     if cell.difference is None:
         return ""
     shown = _number(abs(cell.difference), _digits(cell, column))

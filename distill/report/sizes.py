@@ -71,22 +71,22 @@ def blank(build: Callable[[], nn.Module]) -> tuple[State, State]:
     return state, {key: state[key] for key, _ in network.named_parameters()}
 
 
-def _with_adam(state: State, learnt: State) -> Any:
-    return {"weights": state, "adam": {k: [torch.empty_like(t), torch.empty_like(t)] for k, t in learnt.items()}}
+def _with_adam(state: State, parameters: State) -> Any:
+    return {"weights": state, "adam": {k: [torch.empty_like(t), torch.empty_like(t)] for k, t in parameters.items()}}
 
 
-def _with_sgd(state: State, learnt: State) -> Any:
+def _with_sgd(state: State, parameters: State) -> Any:
     head = torch.empty(ARCMARGIN_CLASSES, 512)
-    momentum = {k: torch.empty_like(t) for k, t in learnt.items()}
+    momentum = {k: torch.empty_like(t) for k, t in parameters.items()}
     return {"weights": state, "head": head, "momentum": [momentum, torch.empty_like(head)]}
 
 
-def _with_copy_and_discriminator(state: State, learnt: State) -> Any:
+def _with_copy_and_discriminator(state: State, parameters: State) -> Any:
     copy = {k: torch.empty_like(t) for k, t in state.items()}
     return {"g": state, "g_ema": copy, "d": torch.empty(STYLEGAN2_DISCRIMINATOR)}
 
 
-def _alone(state: State, learnt: State) -> Any:
+def _alone(state: State, parameters: State) -> Any:
     return state
 
 
@@ -173,15 +173,15 @@ def measure() -> list[dict[str, Any]]:
     printed = {(row["system"], row["part"]): row for row in published}
     rows = []
     for (system, name), part in PARTS.items():
-        state, learnt = blank(part.build)
+        state, parameters = blank(part.build)
         row = {
             "system": system,
             "part": name,
-            "parameters": sum(t.numel() for t in learnt.values()),
+            "parameters": sum(t.numel() for t in parameters.values()),
             "inference_mb": saved(state) / 1e6,
         }
         if (system, name) in printed:
-            size = saved(part.content(state, learnt), part.zipped)
+            size = saved(part.content(state, parameters), part.zipped)
             cell = {key: printed[system, name][key] for key in ("printed", "unit", "file")}
             row |= cell | {"mb": size / 1e6, "mib": size / 2**20}
         rows.append(row)

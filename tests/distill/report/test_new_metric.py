@@ -3,7 +3,7 @@
 import pytest
 from helpers.line import experiment, in_process
 
-from distill.report import paper, paper_pages, tables
+from distill.report import comparison, paper, paper_pages, tables
 from eval import METRICS
 from eval.measured import Measured
 from eval.metric import Metric, Value
@@ -62,6 +62,17 @@ def test_the_comparison_has_it(finished):
     assert "| toy score →← |" in table and "0.6250" in table
     rows = read_json(finished[0] / "comparison.json")["rows"]
     assert {row["values"]["toy_score"]["mean"] for row in rows.values()} == {0.625} and len(rows) == 2
+
+
+def test_the_plot_has_it_where_it_is_a_cost(monkeypatch):
+    value = Value("toy_cost", "toy cost", "toys", better="lower", cost=True)
+    monkeypatch.setitem(METRICS, "toy", Metric(toy_score, (value,)))
+    rows = {
+        name: {"values": {key: {"mean": mean, "spread": None} for key in ("toy_cost", comparison.QUALITY)}}
+        for name, mean in (("narrow", 1.0), ("wide", 2.0))
+    }
+    figure = comparison.plot("toys", {"rows": rows})
+    assert [axes.get_xlabel() for axes in figure.axes] == ["toy cost"]
 
 
 def test_the_papers_tables_have_it(finished, tmp_path):

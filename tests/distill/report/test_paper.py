@@ -205,6 +205,16 @@ def test_the_command_writes_all_three(tmp_path, capsys):
     assert "absent: no such file" in capsys.readouterr().err
 
 
+def test_without_results_the_tables_say_so(tmp_path, capsys, monkeypatch):
+    """As the installed command does outside a clone, where experiments/results is not there."""
+    monkeypatch.setattr("distill.report.__main__.ROOT", tmp_path)
+    assert main(["paper", "--out", str(tmp_path / "paper")]) == 0
+    sentence = "published numbers and computed sizes only, since no results were given"
+    assert sentence in capsys.readouterr().out
+    assert all(sentence in (tmp_path / "paper" / name).read_text() for name in ("paper.md", "paper.html"))
+    assert "Measured here" not in (tmp_path / "paper" / "paper.md").read_text()
+
+
 def networks(number, **parts):
     return {**value(number), "interval": None, "protocol": {}, "details": {"parts": parts}}
 
