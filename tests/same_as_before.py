@@ -21,6 +21,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import runpy
 import shutil
 import signal
 import sqlite3
@@ -28,6 +29,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -68,10 +70,15 @@ BASE = {
     "tracking": {"uri": "none"},
 }  # fmt: skip
 
+TRAINED_TEACHER = "runs/teacher/train/teacher.safetensors"
+
 # The exact teacher; compact and mobilefsgan with a discriminator; variants, seeds, MLflow.
 VARIANTS = {
     "tracking": {"uri": "sqlite:///mlflow.db"},
-    "pseudo_gt": {"quality": {"pose": "synthetic_pose_quality", "min_id_similarity": 0.7}},
+    "pseudo_gt": {
+        "teachers": ["exact", {"name": "exact", "label": "exact_again"}], "choose": "best_of",
+        "quality": {"pose": "synthetic_pose_quality", "min_id_similarity": 0.7},
+    },
     "variants": {
         "compact": {"seeds": [0, 1]},
         "mobilefsgan": {
@@ -111,14 +118,14 @@ DISTIL = {
             {"name": "faceshifter", "weights": {"generator": "runs/teacher/teacher.safetensors"}},
             {"name": "exact", "share": 2.0},
         ],
-        "choose": "best_of", "quality": {"pose": "synthetic_pose_quality", "max_pose_error_deg": 60},
+        "quality": {"pose": "synthetic_pose_quality", "max_pose_error_deg": 60},
     },
     "train": {
         "steps": 8, "grad_clip": 1.0,
         "mix": {"pseudo_gt": 0.3, "same_photo": 0.2, "same_person": 0.2, "pair": 0.2, "fstriplets": 0.3},
     },
     "distil": {
-        "online": {"name": "faceshifter", "weights": {"generator": "runs/teacher/train/teacher.safetensors"}},
+        "online": {"name": "faceshifter", "weights": {"generator": TRAINED_TEACHER}},
         "features": 1.0, "layers": {"encode4": "generator.encoder.downs.1"}, "gram": 1.0, "quality_power": 1.0,
     },
     "export": {"to": ["onnx", "tnn"], "precisions": ["fp32", "fp16"]},
@@ -128,7 +135,10 @@ DISTIL = {
 PHOTOS = {
     "weights": [str(SHARED / "weights")],
     "data": {"kind": "photos", "photos": str(SHARED / "faces" / "train"), "heldout": str(SHARED / "faces" / "heldout")},
-    "pseudo_gt": {"teachers": ["landmark_warp"], "pairs": 12},
+    "pseudo_gt": {
+        "teachers": ["landmark_warp", {"name": "faceshifter", "weights": {"generator": TRAINED_TEACHER}}],
+        "choose": "best_of", "pairs": 12,
+    },
     "student": {"identity_encoder": "foamliu_128"},
     "eval": {
         "recogniser": "xiaoccer_128", "pose": "3ddfa_v2_mb05", "expression": "3ddfa_v2_mb05",
@@ -157,31 +167,6 @@ CONTINUED = [
     [RUN, "distil.yaml", "runs=half", *TRAIN_ONLY],
     [RUN, "distil.yaml", "stages=[data, pseudo_gt, train, eval]", "export.to=[]"],
 ]
-
-# Runs commands in one process, which imports torch once. A command is a script of the checkout, or a module.
-DRIVER = """
-import json, runpy, sys, time, traceback
-root, commands = sys.argv[1], json.loads(sys.argv[2])
-sys.path[0] = root
-worst = 0
-for target, *arguments in commands:
-    started = time.perf_counter()
-    sys.argv = [target, *arguments]
-    script = target.endswith(".py")
-    try:
-        (runpy.run_path if script else runpy.run_module)(root + "/" + target if script else target, run_name="__main__")
-        status = 0
-    except SystemExit as ended:
-        status = ended.code
-    except Exception:
-        traceback.print_exc()
-        status = 1
-    print("#", round(time.perf_counter() - started, 1), "s", target, *arguments, file=sys.stderr, flush=True)
-    if status:
-        print("#", "status", status, file=sys.stderr, flush=True)
-        worst = 1
-sys.exit(worst)
-"""
 
 
 def main() -> int:
@@ -273,7 +258,7 @@ def run(root: Path, folder: Path, commands: list[list[str]]) -> bool:
     log = folder / "output.log"
     with open(log, "w") as output:
         done = subprocess.run(
-            [sys.executable, "-c", DRIVER, str(root), json.dumps(commands)],
+            [sys.executable, __file__, "--drive", str(root), json.dumps(commands)],
             cwd=folder, env=environment, stdout=output, stderr=subprocess.STDOUT,
         )  # fmt: skip
     lines = [line for line in log.read_text().splitlines() if "%|" not in line]  # no progress bars
@@ -281,6 +266,41 @@ def run(root: Path, folder: Path, commands: list[list[str]]) -> bool:
         print("\n".join(lines[-40:]))
     print(f"{len(commands)} commands of {root}: {time.perf_counter() - started:.0f} s, output in {log}", flush=True)
     return not done.returncode
+
+
+def drive(root: str, commands: str) -> int:
+    """Run commands, one after the other, in this process, which imports torch once; 1 where one failed. The first word
+    of a command is a script of the checkout or a module."""
+    sys.path[0], failed = root, 0
+    for target, *arguments in json.loads(commands):
+        started, status, sys.argv = time.perf_counter(), 0, [target, *arguments]
+        try:
+            if target.endswith(".py"):
+                runpy.run_path(f"{root}/{target}", run_name="__main__")
+            else:
+                runpy.run_module(target, run_name="__main__")
+        except SystemExit as ended:
+            status = ended.code
+        except Exception:
+            traceback.print_exc()
+            status = 1
+        failed |= bool(status)
+        for path in Path.cwd().rglob("*.safetensors"):
+            sort_metadata(path)
+        print(f"# {time.perf_counter() - started:.1f} s, status {status or 0}:", *sys.argv, file=sys.stderr, flush=True)
+    return int(failed)
+
+
+def sort_metadata(path: Path) -> None:
+    """Write a weight file with its metadata in alphabetical order. safetensors writes them in a random order, so that
+    the hash of the file would be another one each time, and with it the inputs of all that uses the file."""
+    content = path.read_bytes()
+    size = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + size])
+    header["__metadata__"] = dict(sorted(header.get("__metadata__", {}).items()))
+    text = json.dumps(header, separators=(",", ":")).encode().ljust(size)
+    if text != content[8 : 8 + size]:
+        path.write_bytes(len(text).to_bytes(8, "little") + text + content[8 + size :])
 
 
 def report(prefix: str, items: Iterator[tuple[str, list[str]]]) -> Iterator[tuple[str, bool]]:
@@ -291,7 +311,7 @@ def report(prefix: str, items: Iterator[tuple[str, list[str]]]) -> Iterator[tupl
 
 
 def compare(before: Path, now: Path, only: tuple[str, ...] = ()) -> Iterator[tuple[str, list[str]]]:
-    """Name and differences of every file of two folders; pictures of one folder are one item. Links are not followed.
+    """Name and differences of every file of two folders; pictures of one stage are one item. Links are not followed.
 
     `only`: the subfolders to look at.
     """
@@ -303,7 +323,7 @@ def compare(before: Path, now: Path, only: tuple[str, ...] = ()) -> Iterator[tup
         else:
             differences = compare_files(before / name, now / name)
         if name.endswith(".png"):
-            group = str(Path(name).parent)
+            group = "/".join(Path(name).parts[:-1][:4])
             pictures.setdefault(group, []).extend(f"{Path(name).name} {line}" for line in differences)
         else:
             yield name, differences
@@ -335,7 +355,9 @@ def compare_files(before: Path, now: Path) -> list[str]:
         return differing(weights(before), weights(now))
     if kind == ".pt":
         contents = [torch.load(path, map_location="cpu", weights_only=True) for path in (before, now)]
-        return differing(*({k: v for k, v in flatten(c).items() if k != "seconds"} for c in contents))
+        # The random state counts the networks that were built. No network draws from it while it learns.
+        kept = [{k: v for k, v in flatten(c).items() if k != "seconds" and k[:4] != "rng."} for c in contents]
+        return differing(*kept)
     if kind == ".json":
         contents = [results(json.loads(path.read_text()), path.name) for path in (before, now)]
         return differing(*contents)
@@ -405,4 +427,4 @@ def differing(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(drive(*sys.argv[2:]) if sys.argv[1:2] == ["--drive"] else main())
