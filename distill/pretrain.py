@@ -24,8 +24,8 @@ from tqdm import tqdm
 
 from distill.data import synthetic
 from eval.cards import CARDS
-from eval.estimators import build_network, preparation
-from eval.networks import POSE_UNIT_DEG
+from eval.estimators import build_network
+from eval.networks import POSE_UNIT_DEG, inner_square
 from students import identity_encoder as encoders
 from swapcore import weights
 from swapcore.files import whole_file, write_json
@@ -173,7 +173,7 @@ def main() -> None:
         network = encoders.build_network(recipe.card)
         prepare = encoders.IdentityEncoder(network, recipe.card).prepare
     else:
-        network, prepare = build_network(recipe.card), preparation(recipe.card)
+        network, prepare = build_network(recipe.card), inner_square
     train(network, prepare, pictures, wanted, args.steps, args.batch, args.lr, seed)
 
     pictures, identity, pose = faces("pretrain test", seed, TEST_PEOPLE, 2)

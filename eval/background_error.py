@@ -9,9 +9,8 @@ import numpy as np
 from torch import Tensor
 
 from .measured import Measured, mean_of
-from .metric import Metric, Value
+from .metric import Metric, Value, View
 from .pairs import inner_face
-from .view import View
 
 
 def background_error(view: View) -> dict[str, Measured]:

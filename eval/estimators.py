@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -129,9 +128,9 @@ def load_estimator(
 ) -> Estimator:
     """The estimator of a card (or of the name of one in CARDS), read from the files of `card.files` (or one path).
 
-    output: one of the card's; its first by default. The caller has checked each sha256; those of LPIPS, Inception v3
-    and SqueezeNet are checked again, since their values mean nothing with other weights. Raises ValueError on an
-    unknown name or output, on missing paths, and on a file that does not fit, naming it and the key.
+    output: one of the card's; its first by default. The caller has checked each sha256; those of VERIFIED are checked
+    again. Raises ValueError on an unknown name or output, on missing paths, and on a file that does not fit, naming it
+    and the key.
     """
     card, output = _known(name, output)
     paths = [Path(path) for path in ([paths] if isinstance(paths, str | Path) else paths)]
@@ -150,7 +149,9 @@ def untrained_estimator(name: str | EstimatorCard, output: str | None = None) ->
     Raises ValueError on an unknown name or output, and where the network itself is in the files.
     """
     card, output = _known(name, output)
-    return _estimator(card, output, None)
+    if card.architecture in ONLY_IN_FILES:
+        raise ValueError(f"estimator '{card.name}' cannot be built without its files")
+    return _estimator(card, output, ())
 
 
 def build_network(card: EstimatorCard) -> FaceRegressor:
@@ -158,11 +159,6 @@ def build_network(card: EstimatorCard) -> FaceRegressor:
     if card.architecture != "face_regressor":
         raise ValueError(f"'{card.name}' is not trained here; its weights come from {card.source}")
     return FaceRegressor(**card.options)
-
-
-def preparation(card: EstimatorCard) -> Callable[[Tensor], Tensor]:
-    """Canonical crops (N, 3, S, S) in [-1, 1] to the inputs of the network of one of our own cards."""
-    return partial(inner_square, size=card.options.get("input_size", 64))
 
 
 def _known(name: str | EstimatorCard, output: str | None) -> tuple[EstimatorCard, str]:
@@ -174,74 +170,64 @@ def _known(name: str | EstimatorCard, output: str | None) -> tuple[EstimatorCard
     return card, output or card.outputs[0]
 
 
-def _estimator(card: EstimatorCard, output: str, paths: Sequence[Path] | None) -> Estimator:
+def _estimator(card: EstimatorCard, output: str, paths: Sequence[Path]) -> Estimator:
     network = ARCHITECTURES[card.architecture](card, output, paths).eval().requires_grad_(False)
-    weight_hash = UNTRAINED
-    if paths is not None:
-        digest = hashlib.sha256()
-        for path in (*paths, *([network.heads_file] if isinstance(network, Lpips) else [])):
-            with open(path, "rb") as file:
-                hashlib.file_digest(file, lambda: digest)
-        weight_hash = digest.hexdigest()[:16]
+    digest = hashlib.sha256()
+    for path in (*paths, *([network.heads_file] if isinstance(network, Lpips) else [])):
+        with open(path, "rb") as file:
+            hashlib.file_digest(file, lambda: digest)
+    weight_hash = digest.hexdigest()[:16] if paths else UNTRAINED
     coefficients = card.coefficients if output == "expression" else ""
     return Estimator(network, card.name, weight_hash, card.crop, card.colour_order, card.note, coefficients)
 
 
-def _face_regressor(card: EstimatorCard, output: str, paths: Sequence[Path] | None) -> nn.Module:
+def _face_regressor(card: EstimatorCard, output: str, paths: Sequence[Path]) -> nn.Module:
     network = build_network(card)
-    if paths is not None:
-        _load(network, read_state(paths[0]), card, paths[0])
+    _load(network, card, paths)
     if output == "features":
-        return _Pipeline(preparation(card), network.features, mean_over_positions)
+        return _Pipeline(inner_square, network.features, mean_over_positions)
     finish = {"embedding": F.normalize, "pose": regressed_angles_deg, "expression": lambda outputs: outputs[:, 3:]}
-    return _Pipeline(preparation(card), network, finish[output])
+    return _Pipeline(inner_square, network, finish[output])
 
 
-def _three_ddfa(card: EstimatorCard, output: str, paths: Sequence[Path] | None) -> nn.Module:
+def _three_ddfa(card: EstimatorCard, output: str, paths: Sequence[Path]) -> nn.Module:
     network = FaceParameters()
-    if paths is not None:
-        _load(network, read_state(paths[0]), card, paths[0])
+    _load(network, card, paths)
+    if paths:
         network.mean, network.std = _mean_and_std(paths[1])
     finish = {"pose": euler_angles_deg, "expression": lambda parameters: parameters[:, 52:]}
     return _Pipeline(face_parameters_crop, network, finish[output])
 
 
-def _fsanet(card: EstimatorCard, output: str, paths: Sequence[Path] | None) -> nn.Module:
-    if paths is None:
-        raise ValueError(f"estimator '{card.name}' cannot be built without its files, which hold the network")
+def _fsanet(card: EstimatorCard, output: str, paths: Sequence[Path]) -> nn.Module:
     return _Pipeline(fsanet_crop, FSANet(paths), lambda angles: angles * angles.new_tensor([1.0, -1.0, -1.0]))
 
 
-def _lpips(card: EstimatorCard, output: str, paths: Sequence[Path] | None) -> nn.Module:
+def _lpips(card: EstimatorCard, output: str, paths: Sequence[Path]) -> nn.Module:
     network = Lpips(card.name.removeprefix("lpips_"))
-    if paths is not None:
-        for part, state in network.states(_verified(card, paths[0]), read_state(network.heads_file)):
-            _load(part, state, card, paths[0])
+    for path in paths:
+        for part, state in network.states(_read(card, path), read_state(network.heads_file)):
+            load_strictly(part, state, f"{path}: '{card.name}'")
     return network
 
 
-def _inception(card: EstimatorCard, output: str, paths: Sequence[Path] | None) -> nn.Module:
-    if paths is None:
-        raise ValueError(f"estimator '{card.name}' cannot be built without its file, which its package reads itself")
-    state = _verified(card, paths[0])
-    _check_finite(state, card, paths[0])
+def _inception(card: EstimatorCard, output: str, paths: Sequence[Path]) -> nn.Module:
     try:
-        return _Pipeline(to_uint8, Inception(state), nn.Identity())
-    except ValueError as error:
-        raise ValueError(f"{paths[0]}: {error}") from error
+        return _Pipeline(to_uint8, Inception(_read(card, paths[0])), nn.Identity())
+    except RuntimeError as error:
+        raise ValueError(f"{paths[0]}: not the weights of '{card.name}': {' '.join(str(error).split())}") from error
 
 
-def _squeezenet(card: EstimatorCard, output: str, paths: Sequence[Path] | None) -> nn.Module:
+def _squeezenet(card: EstimatorCard, output: str, paths: Sequence[Path]) -> nn.Module:
     from torchvision.models import squeezenet1_0  # only for this one: it is slow to import
 
     network = squeezenet1_0()
-    if paths is not None:
-        _load(network, _verified(card, paths[0]), card, paths[0])
+    _load(network, card, paths)
     return _Pipeline(imagenet_frame, network.features, mean_over_positions)
 
 
-# (card, output, paths or None for random weights) -> the network with its preparation.
-ARCHITECTURES: dict[str, Callable[[EstimatorCard, str, Sequence[Path] | None], nn.Module]] = {
+# (card, output, paths) -> the network with its preparation; without paths, with random weights.
+ARCHITECTURES: dict[str, Callable[[EstimatorCard, str, Sequence[Path]], nn.Module]] = {
     "face_regressor": _face_regressor,
     "three_ddfa": _three_ddfa,
     "fsanet": _fsanet,
@@ -249,36 +235,33 @@ ARCHITECTURES: dict[str, Callable[[EstimatorCard, str, Sequence[Path] | None], n
     "inception": _inception,
     "squeezenet": _squeezenet,
 }
+VERIFIED = ("lpips", "inception", "squeezenet")  # their values mean nothing with other weights
+ONLY_IN_FILES = ("fsanet", "inception")  # their network, or its package, cannot do without the file
 
 
-def _verified(card: EstimatorCard, path: Path) -> dict[str, Tensor]:
-    """The tensors of a file whose sha256 is the card's."""
-    if card.sha256 is None or not sha256(path).startswith(card.sha256):
+def _load(network: nn.Module, card: EstimatorCard, paths: Sequence[Path]) -> None:
+    """Load the first file, where there is one."""
+    for path in paths[:1]:
+        load_strictly(network, _read(card, path), f"{path}: '{card.name}'")
+
+
+def _read(card: EstimatorCard, path: Path) -> dict[str, Tensor]:
+    """The tensors of the card's first file."""
+    if card.architecture in VERIFIED and not (card.sha256 and sha256(path).startswith(card.sha256)):
         raise ValueError(
             f"{path}: sha256 is {sha256(path)}, but that of '{card.name}' begins with {card.sha256}: damaged, or "
             f"another file, whose values would not be what their name says; get it from {card.url or card.source}"
         )
-    return read_state(path)
-
-
-def _load(network: nn.Module, state: Mapping[str, Tensor], card: EstimatorCard, path: Path) -> None:
-    _check_finite(state, card, path)
-    load_strictly(network, state, f"{path}: '{card.name}'")
-
-
-def _check_finite(state: Mapping[str, Tensor], card: EstimatorCard, path: Path) -> None:
+    state = read_state(path)
     for key, tensor in state.items():
         if not torch.isfinite(tensor).all():
             raise ValueError(f"{path}: damaged weights of '{card.name}': {key}: NaN or infinite values")
+    return state
 
 
-def _mean_and_std(path: Path) -> tuple[Tensor, Tensor]:
+def _mean_and_std(path: Path) -> tuple[Tensor, ...]:
     try:
         with np.load(path, allow_pickle=False) as arrays:
-            mean, std = (torch.from_numpy(arrays[key]).float() for key in ("mean", "std"))
+            return tuple(torch.from_numpy(arrays[key].reshape(62)).float() for key in ("mean", "std"))
     except (KeyError, ValueError, TypeError, AttributeError, OSError, zipfile.BadZipFile) as error:
         raise ValueError(f"{path}: expected arrays mean and std of 62 numbers ({error})") from error
-    for key, array in (("mean", mean), ("std", std)):
-        if tuple(array.shape) != (62,):
-            raise ValueError(f"{path}: {key}: expected 62 numbers, found {tuple(array.shape)}")
-    return mean, std

@@ -13,8 +13,8 @@ from swapcore.images import to_float, to_uint8
 from . import METRICS
 from .estimators import UNTRAINED, Estimators
 from .measured import Measured
+from .metric import View
 from .pairs import Pairs
-from .view import View
 
 Swapper = Callable[[Tensor, Tensor], Tensor]
 

@@ -9,8 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from .measured import Measured, mean_of
-from .metric import Metric, Value
-from .view import View
+from .metric import Metric, Value, View
 
 # Identical images have no finite PSNR, and one such pair would swallow the mean. 99 dB is about
 # what one value of one pixel off by one costs at 256 x 256 (101 dB), so no visible difference is cut off.

@@ -7,8 +7,7 @@ FECNet. The protocol names the network, its coefficients, their number and scali
 from __future__ import annotations
 
 from .measured import Measured, mean_of
-from .metric import Metric, Value
-from .view import View
+from .metric import Metric, Value, View
 
 
 def expression_error(view: View) -> dict[str, Measured]:

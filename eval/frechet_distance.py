@@ -8,39 +8,39 @@ torchmetrics. Only with the Inception v3 of FID are they called fid and kid; oth
 from __future__ import annotations
 
 import warnings
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from .measured import Measured
-from .metric import Metric, Value
-from .view import View
+from .metric import Metric, Value, View
 
 INCEPTION = "inception_fid"
 SUBSETS, SUBSET_SIZE, SEED = 100, 1000, 0
 
 
-class _Identity(nn.Module):
-    """Takes the place of torchmetrics' network: its inputs are features already."""
+def _features(count: int) -> nn.Module:
+    """In the place of torchmetrics' network, since its inputs are features already."""
+    network = nn.Identity()
+    network.num_features = count
+    return network
 
-    def __init__(self, num_features: int) -> None:
-        super().__init__()
-        self.num_features = num_features
 
-    def forward(self, features: Tensor) -> Tensor:
-        return features
+def _compute(metric: Any, a: Tensor, b: Tensor) -> Any:
+    if min(len(a), len(b)) < 2:
+        raise ValueError(f"a distance of sets needs two samples or more of each set, got {len(a)} and {len(b)}")
+    metric.update(b.double(), real=True)
+    metric.update(a.double(), real=False)
+    return metric.compute()
 
 
 def frechet(a: Tensor, b: Tensor) -> float:
     """Frechet distance of Gaussians fitted to (N, D) and (M, D) features. Raises ValueError for fewer than two each."""
     from torchmetrics.image.fid import FrechetInceptionDistance
 
-    if min(len(a), len(b)) < 2:
-        raise ValueError(f"a Frechet distance needs two samples or more of each set, got {len(a)} and {len(b)}")
-    metric = FrechetInceptionDistance(feature=_Identity(a.shape[1]))
-    metric.update(b.double(), real=True)
-    metric.update(a.double(), real=False)
-    return max(0.0, float(metric.compute()))  # equal sets come out a rounding error below
+    metric = FrechetInceptionDistance(feature=_features(a.shape[1]))
+    return max(0.0, float(_compute(metric, a, b)))  # of equal sets it is a rounding error below 0
 
 
 def kernel(
@@ -53,17 +53,13 @@ def kernel(
     from torchmetrics.image.kid import KernelInceptionDistance
 
     fewest = min(len(a), len(b))
-    if fewest < 2:
-        raise ValueError(f"a kernel distance needs two samples or more of each set, got {len(a)} and {len(b)}")
     size = subset_size or (SUBSET_SIZE if fewest >= SUBSET_SIZE else max(2, fewest // 2))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # a warning that all features are kept, as they must be
-        metric = KernelInceptionDistance(feature=_Identity(a.shape[1]), subsets=subsets, subset_size=size)
-    metric.update(b.double(), real=True)
-    metric.update(a.double(), real=False)
+        metric = KernelInceptionDistance(feature=_features(a.shape[1]), subsets=subsets, subset_size=size)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        mean, deviation = metric.compute()
+        mean, deviation = _compute(metric, a, b)
     return float(mean), float(deviation), size
 
 

@@ -9,8 +9,7 @@ crop, gallery and in merging of doubled identities, and their numbers with them.
 from __future__ import annotations
 
 from .measured import Measured, mean_of
-from .metric import Metric, Value
-from .view import View
+from .metric import Metric, Value, View
 
 
 def id_retrieval(view: View) -> dict[str, Measured]:

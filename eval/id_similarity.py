@@ -8,8 +8,7 @@ reach 1 to the source; the best value to the target is that of two strangers.
 from __future__ import annotations
 
 from .measured import Measured, mean_of
-from .metric import Metric, Value
-from .view import View
+from .metric import Metric, Value, View
 
 
 def id_similarity(view: View) -> dict[str, Measured]:

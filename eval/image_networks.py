@@ -67,7 +67,8 @@ def mean_over_positions(maps: Tensor) -> Tensor:
 class Inception(nn.Module):
     """The Inception v3 of FID (Heusel et al., NeurIPS 2017, arXiv:1706.08500) as ported to PyTorch by torch-fidelity.
 
-    Resizes by itself to 299 x 299 as TensorFlow 1 did. Raises ValueError without the package and on another state.
+    Resizes by itself to 299 x 299 as TensorFlow 1 did. Raises ValueError without the package,
+    RuntimeError on another state.
     """
 
     def __init__(self, state: Mapping[str, Tensor]) -> None:
@@ -80,10 +81,7 @@ class Inception(nn.Module):
         file = io.BytesIO()
         torch.save(dict(state), file)  # a plain dict: older files lack the counters of batches
         file.seek(0)
-        try:
-            self.network = FeatureExtractorInceptionV3("inception", ["2048"], feature_extractor_weights_path=file)
-        except RuntimeError as error:
-            raise ValueError(f"not the weights of 'inception_fid': {' '.join(str(error).split())}") from error
+        self.network = FeatureExtractorInceptionV3("inception", ["2048"], feature_extractor_weights_path=file)
 
     def forward(self, images: Tensor) -> Tensor:
         """Bytes (N, 3, H, W) to features (N, 2048)."""

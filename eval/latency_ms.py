@@ -20,9 +20,8 @@ from swapcore.hardware import available_cores, processor
 from swapcore.images import to_float
 
 from .measured import Measured
-from .metric import Metric, Value
+from .metric import Metric, Value, View
 from .parts import attributed, files_of, parts_of
-from .view import View
 
 GPU_RUNS, GPU_WARM_UP = 50, 10  # a GPU needs some runs to reach its clock rate
 

@@ -14,8 +14,7 @@ from swapcore.images import to_float
 
 from .image_networks import LPIPS_VERSION
 from .measured import Measured, mean_of
-from .metric import Metric, Value
-from .view import View
+from .metric import Metric, Value, View
 
 SMALLEST = 32  # pixels; AlexNet's last map would be empty below
 BATCH = 8  # VGG16 keeps 100 MB for each pair of 256 x 256

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from collections.abc import Mapping
@@ -44,22 +43,15 @@ class Measured:
         """Plain types, fit for JSON."""
         return {**asdict(self), "interval": None if self.interval is None else list(self.interval)}
 
-    def protocol_key(self) -> str:
-        """16 hexadecimal digits: equal for values that belong in one column."""
-        return hashlib.sha256(json.dumps(_depends_on(self.as_dict()), sort_keys=True).encode()).hexdigest()[:16]
-
 
 def _depends_on(value: Mapping[str, Any]) -> dict[str, Any]:
     return {"unit": value["unit"]} | {k: v for k, v in value["protocol"].items() if k not in INFORMATIVE}
 
 
-def check_column(metric: str, values: Mapping[str, Mapping[str, Any] | Measured]) -> None:
-    """Raise ValueError unless all values, by row, have one protocol; the message names two rows and the difference.
-
-    Values are Measured or results of `as_dict`.
-    """
-    plain = {row: value.as_dict() if isinstance(value, Measured) else value for row, value in values.items()}
-    facts = {row: json.loads(json.dumps(_depends_on(value))) for row, value in plain.items()}  # tuples become lists
+def check_column(metric: str, values: Mapping[str, Mapping[str, Any]]) -> None:
+    """Raise ValueError unless all values, by row and as plain types, have one protocol; the message names two rows and
+    the difference."""
+    facts = {row: json.loads(json.dumps(_depends_on(value))) for row, value in values.items()}  # tuples become lists
     for row in facts:
         first = next(iter(facts))
         for key in sorted(facts[first].keys() | facts[row].keys()):

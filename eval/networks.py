@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from swapcore.onnx import Graph
+from swapcore.onnx import Session
 from swapcore.three_ddfa import ThreeDDFA
 
 POSE_UNIT_DEG = 15.0  # FaceRegressor gives angles in this unit, so that all its outputs have a spread near one
@@ -116,13 +116,13 @@ class FSANet(nn.Module):
 
     def __init__(self, paths: Sequence[Path]) -> None:
         super().__init__()
-        self.graphs = [Graph(path, providers=["CPU"], threads=torch.get_num_threads()) for path in paths]
-        for graph in self.graphs:
-            graph.fit({"": (3, 64, 64)}, (3,))
+        self.sessions = [Session(path, providers=["CPU"], threads=torch.get_num_threads()) for path in paths]
+        for session in self.sessions:
+            session.fit({"": (3, 64, 64)}, (3,))
 
     def forward(self, faces: Tensor) -> Tensor:
         """Prepared faces (N, 3, 64, 64) to yaw, pitch, roll in degrees, (N, 3) on the faces' device."""
-        return torch.stack([graph(faces) for graph in self.graphs]).mean(0)
+        return torch.stack([session(faces) for session in self.sessions]).mean(0)
 
 
 def fsanet_crop(images: Tensor) -> Tensor:

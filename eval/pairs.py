@@ -12,13 +12,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-PER_PAIR = ("source", "target", "exact", "source_person", "target_person", "target_pose_deg", "mask", "occluder")
+# Shapes (n pairs, p people, s pixels) and types. The order is that of the hash, which results keep.
+FIELDS = {
+    "source": ("n3ss", torch.uint8),
+    "target": ("n3ss", torch.uint8),
+    "exact": ("n3ss", torch.uint8),
+    "source_person": ("n", torch.int64),
+    "target_person": ("n", torch.int64),
+    "gallery": ("p3ss", torch.uint8),
+    "gallery_person": ("p", torch.int64),
+    "target_pose_deg": ("n3", torch.float32),
+    "mask": ("n1ss", torch.bool),
+    "occluder": ("n1ss", torch.bool),
+}
 OPTIONAL = ("exact", "target_pose_deg", "mask", "occluder")
-# In this order: hashes of lists are kept in results.
-HASHED = (
-    "source", "target", "exact", "source_person", "target_person", "gallery", "gallery_person", "target_pose_deg",
-    "mask",
-)  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,21 +64,9 @@ class Pairs:
             raise self._error("source", "no pairs at all; choose at least one")
         if len(self.gallery) == 0:
             raise self._error("gallery", "empty; give one image of every person, the sources' people included")
-        n, p, side = len(self.source), len(self.gallery), self.resolution
-        expected = {
-            "source": ((n, 3, side, side), torch.uint8),
-            "target": ((n, 3, side, side), torch.uint8),
-            "exact": ((n, 3, side, side), torch.uint8),
-            "source_person": ((n,), torch.int64),
-            "target_person": ((n,), torch.int64),
-            "gallery": ((p, 3, side, side), torch.uint8),
-            "gallery_person": ((p,), torch.int64),
-            "target_pose_deg": ((n, 3), torch.float32),
-            "mask": ((n, 1, side, side), torch.bool),
-            "occluder": ((n, 1, side, side), torch.bool),
-        }
-        for key, (shape, dtype) in expected.items():
-            array = getattr(self, key)
+        sizes = {"n": len(self.source), "p": len(self.gallery), "s": self.resolution, "1": 1, "3": 3}
+        for key, (axes, dtype) in FIELDS.items():
+            array, shape = getattr(self, key), tuple(sizes[axis] for axis in axes)
             if array is None and key in OPTIONAL:
                 continue
             if tuple(array.shape) != shape or array.dtype != dtype or array.device.type != "cpu":
@@ -82,8 +77,10 @@ class Pairs:
             raise self._error("target_pose_deg", f"NaN or infinite in row {row}; leave such pairs out")
         if self.mask is not None and not self.mask.any():
             raise self._error("mask", "no pixel of any target is inner face; give None where masks are unknown")
-        if self.names is not None and (len(self.names) != n or len(set(self.names)) != n):
-            raise self._error("names", f"expected {n}, all different, got {len(set(self.names))} of {len(self.names)}")
+        names = self.names
+        if names is not None and not len(names) == len(set(names)) == len(self):
+            got = f"{len(set(names))} of {len(names)}"
+            raise self._error("names", f"expected {len(self)}, all different, got {got}")
         self._check_people()
 
     def _check_people(self) -> None:
@@ -116,7 +113,7 @@ class Pairs:
         Occluders are left out: they follow from the targets.
         """
         digest = hashlib.sha256()
-        for key in HASHED:
+        for key in [key for key in FIELDS if key != "occluder"]:
             array = getattr(self, key)
             digest.update(f"{key} {None if array is None else (tuple(array.shape), array.dtype)}\n".encode())
             if array is not None:
@@ -132,9 +129,9 @@ class Pairs:
     def subset(self, index: Sequence[int]) -> Pairs:
         """The pairs of these numbers, in this order, with the whole gallery. Raises ValueError where there are none."""
         index = torch.as_tensor(list(index), dtype=torch.int64)
-        chosen = {key: array[index] for key in PER_PAIR if (array := getattr(self, key)) is not None}
+        of_pairs = [key for key, (axes, _) in FIELDS.items() if axes[0] == "n" and getattr(self, key) is not None]
         names = None if self.names is None else tuple(self.names[i] for i in index.tolist())
-        return replace(self, **chosen, names=names)
+        return replace(self, **{key: getattr(self, key)[index] for key in of_pairs}, names=names)
 
 
 def merged(pairs: Pairs, groups: Sequence[Sequence[int]]) -> Pairs:

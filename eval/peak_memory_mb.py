@@ -15,16 +15,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
 from swapcore.images import to_float
 
 from .latency_ms import on_cpu, on_gpu
 from .measured import Measured
-from .metric import Metric, Value
+from .metric import Metric, Value, View
 from .parts import files_of, parts_of
-from .view import View
 
 MB = 10**6
 
@@ -39,20 +38,20 @@ def peak_memory_mb(view: View) -> dict[str, Measured]:
     if not parts_of(swapper) or set(files_of(swapper)) - set(parts_of(swapper)):
         return {}
     images = to_float(view.pairs.source[:1]), to_float(view.pairs.target[:1])
+    common = {"batch": 1, "resolution": view.pairs.resolution, "torch": torch.__version__}
     values = {}
     if on_gpu(swapper, view.device):
         there = tuple(image.to(view.device) for image in images)
+        where = {"device": "cuda", "processor": torch.cuda.get_device_name(view.device)}
+        method = "weights + torch.cuda.max_memory_allocated above what was allocated before"
         working = gpu_bytes(lambda: swapper(*there), view.device)
-        values["peak_memory_gpu_mb"] = _measured(
-            swapper, working, images, {"device": "cuda", "processor": torch.cuda.get_device_name(view.device)},
-            "weights + torch.cuda.max_memory_allocated above what was allocated before",
-        )  # fmt: skip
+        values["peak_memory_gpu_mb"] = _measured(swapper, working, {**where, "method": method, **common})
     local = on_cpu(swapper, view.device)
     if local is not None:
-        values["peak_memory_mb"] = _measured(
-            local, cpu_bytes(lambda: local(*images)), images, {"device": "cpu", "threads": 1},
-            "weights + peak of the allocations in torch.profiler's trace",
-        )  # fmt: skip
+        where = {"device": "cpu", "threads": 1}
+        method = "weights + peak of the allocations in torch.profiler's trace"
+        working = cpu_bytes(lambda: local(*images))
+        values["peak_memory_mb"] = _measured(local, working, {**where, "method": method, **common})
     return values
 
 
@@ -102,10 +101,9 @@ def gpu_bytes(call: Callable[[], Any], device: torch.device) -> int:
     return torch.cuda.max_memory_allocated(device) - before
 
 
-def _measured(swapper: Any, working: int, images: tuple[Tensor, Tensor], where: dict, method: str) -> Measured:
+def _measured(swapper: Any, working: int, protocol: dict[str, Any]) -> Measured:
     own = [swapper] if isinstance(swapper, nn.Module) else []
     weights = weight_bytes([*own, *parts_of(swapper).values()])
-    protocol = {**where, "method": method, "batch": 1, "resolution": images[0].shape[-1], "torch": torch.__version__}
     details = {"weights": weights / MB, "working": working / MB}
     return Measured((weights + working) / MB, 1, None, protocol, details)
 

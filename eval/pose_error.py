@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from .measured import Measured, mean_of
-from .metric import Metric, Value
-from .view import View
+from .metric import Metric, Value, View
 
 
 def angle_distance_deg(a: Tensor, b: Tensor) -> Tensor:

@@ -14,9 +14,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from swapcore.images import to_float
 
 from .measured import Measured
-from .metric import Metric, Value
+from .metric import Metric, Value, View
 from .parts import attributed, files_of, parts_of
-from .view import View
 
 
 def saved_bytes(part: nn.Module) -> int:

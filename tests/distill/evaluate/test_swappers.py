@@ -52,7 +52,7 @@ def test_names_are_checked(pairs):
         build.estimators(Experiment(name="x", eval=EvalSection(pose=None)))
 
 
-def test_who_trained_must_not_judge(tmp_path, pairs):
+def test_a_network_that_trained_must_not_evaluate(tmp_path, pairs):
     same = Experiment(
         name="x", student=StudentSection(identity_encoder="foamliu_128"), eval=EvalSection(recogniser="foamliu_128")
     )
