@@ -30,6 +30,7 @@ from students import identity_encoder as encoders
 from swapcore import weights
 from swapcore.files import whole_file, write_json
 from swapcore.hardware import git_commit
+from swapcore.images import to_float, to_uint8
 from teachers.exact import expression, pose_deg, render
 
 SIZE = 80  # pixels drawn; the networks look at the inner 64
@@ -67,7 +68,7 @@ def faces(split: str, seed: int, count: int, images: int) -> tuple[Tensor, Tenso
 
 
 def _draw(numbers: tuple[Tensor, Tensor]):
-    return render(*numbers, SIZE).image.add(1).mul(127.5).round().clamp(0, 255).byte().numpy()
+    return to_uint8(render(*numbers, SIZE).image).numpy()
 
 
 def pose_targets(attributes: Tensor) -> Tensor:
@@ -101,7 +102,7 @@ def train(network: nn.Module, prepare, pictures: Tensor, wanted: Tensor, steps: 
     bar = tqdm(range(steps), desc="train", unit="step")
     for step in bar:
         index = torch.randint(len(pictures), (batch,), generator=generator)
-        images = disturb(pictures[index].float() / 127.5 - 1, generator)
+        images = disturb(to_float(pictures[index]), generator)
         loss = F.mse_loss(network(prepare(images)), wanted[index])
         optimiser.zero_grad()
         loss.backward()
@@ -126,7 +127,7 @@ def trust_outputs(last: nn.Module, embeddings: Tensor) -> None:
 
 def predict(network: nn.Module, prepare, pictures: Tensor) -> Tensor:
     with torch.inference_mode():
-        return torch.cat([network(prepare(p.float() / 127.5 - 1)) for p in pictures.split(64)])
+        return torch.cat([network(prepare(to_float(p))) for p in pictures.split(64)])
 
 
 def retrieval_pct(embeddings: Tensor) -> float:

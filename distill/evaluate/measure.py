@@ -69,12 +69,9 @@ def run(exp: Experiment, accelerator, tracker) -> Stage:
 
     content, swaps = measure(exp, rows, pairs, estimators, skipped, stage.folder, accelerator.device, tell)
     shown = {"source": pairs.source, "target": pairs.target} | {k: v for k, v in swaps.items() if _of_interest(k)}
-    count = exp.eval.pictures
-    shutil.rmtree(stage.folder / "pictures", ignore_errors=True)  # perhaps of other rows, before the experiment changed
-    for column, images in shown.items():
-        for i, image in enumerate(images[:count]):
-            pictures.save_png(image, stage.folder / "pictures" / f"{i:02d}.{column}.png")
-    sheet = pictures.grid({k: v[:count] for k, v in shown.items()}, cell=max(128, exp.data.resolution))
+    shown = {column: images[: exp.eval.pictures] for column, images in shown.items()}
+    write_pictures(stage.folder / "pictures", shown, synthetic=exp.data.kind == "synthetic")
+    sheet = pictures.grid(shown, cell=max(128, exp.data.resolution))
     pictures.save_png(sheet, stage.folder / "grid.png")
     for name in ("grid.png", "metrics.json"):
         tracker.artifact(stage.folder / name)
@@ -83,6 +80,15 @@ def run(exp: Experiment, accelerator, tracker) -> Stage:
     shutil.rmtree(stage.folder / "swaps", ignore_errors=True)  # they were kept for a second start
     stage.finish()
     return stage
+
+
+def write_pictures(folder: Path, columns: Mapping[str, torch.Tensor], synthetic: bool) -> None:
+    """Faces (n, 3, H, H) uint8 as `<row>.<column>.png`; sources and targets are marked as generated if `synthetic`."""
+    shutil.rmtree(folder, ignore_errors=True)  # perhaps of other columns, before the experiment changed
+    for column, images in columns.items():
+        for i, image in enumerate(images):
+            generated = synthetic or column not in ("source", "target")
+            pictures.save_png(image, folder / f"{i:02d}.{column}.png", generated)
 
 
 def measure(

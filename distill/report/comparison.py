@@ -19,7 +19,8 @@ from distill.evaluate.swappers import trained
 from distill.report.page import heading
 from eval import table_values
 from eval.measured import check_column
-from swapcore.files import whole_file, write_json, write_text
+from swapcore.files import write_json, write_text
+from swapcore.images import save_png
 
 QUALITY = "id_retrieval_top1_pct"
 COSTS = ("macs_g", "size_mb", "pose_error_deg")  # what a student pays for its quality; one panel of the plot each
@@ -99,8 +100,7 @@ def write(name: str, table: dict[str, Any], folder: Path) -> list[Path]:
     written = [folder / "comparison.json", folder / "comparison.md"]
     picture = plot(name, table)
     if picture is not None:
-        with whole_file(folder / "comparison.png") as temporary:
-            picture.save(temporary, "PNG")
+        save_png(picture, folder / "comparison.png", generated=False)  # a plot
         written.append(folder / "comparison.png")
     return written
 

@@ -2,9 +2,11 @@
 
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
 import torch
 from conftest import SHARED, needs_shared
+from helpers.marks import is_marked
 from PIL import Image
 
 from distill.train import perceptual
@@ -21,6 +23,37 @@ def test_saved_pictures_say_that_they_are_generated(tmp_path):
     description = packet.find(".//{http://www.w3.org/1999/02/22-rdf-syntax-ns#}Description")
     kind = description.get("{http://iptc.org/std/Iptc4xmpExt/2008-02-29/}DigitalSourceType")
     assert kind == "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
+
+
+def test_photographs_and_masks_are_not_marked_and_keep_their_pixels(tmp_path):
+    rng = np.random.default_rng(0)
+    for name, shape in (("photo", (16, 12, 3)), ("mask", (16, 12))):
+        pixels = rng.integers(0, 256, shape, dtype=np.uint8)
+        pictures.save_png(pixels, tmp_path / f"{name}.png", generated=False)
+        pictures.save_png(pixels, tmp_path / f"{name}-generated.png", compress_level=1)
+        for suffix, marked in (("", False), ("-generated", True)):
+            path = tmp_path / f"{name}{suffix}.png"
+            assert is_marked(path) == marked
+            assert np.array_equal(np.asarray(Image.open(path)), pixels)
+    assert sorted(p.suffix for p in tmp_path.iterdir()) == [".png"] * 4
+
+
+def test_bytes_and_floats():
+    every = torch.arange(256, dtype=torch.uint8)
+    floats = pictures.to_float(every)
+    assert floats.dtype == torch.float32 and torch.equal(floats, every.float() / 127.5 - 1)
+    assert torch.equal(pictures.to_uint8(floats), every)
+    assert torch.equal(pictures.to_uint8(floats.half()), every)
+    assert pictures.to_uint8(torch.tensor([-3.0, 2.0])).tolist() == [0, 255]
+    for bad in (floats, every.int()):
+        with pytest.raises(ValueError, match="expected uint8"):
+            pictures.to_float(bad)
+    with pytest.raises(ValueError, match="expected floats"):
+        pictures.to_uint8(every)
+    holed = torch.tensor([float("nan"), 1.0])
+    with pytest.raises(ValueError, match="NaN or infinite"):
+        pictures.to_uint8(holed)
+    assert pictures.to_uint8(holed, check=False)[1] == 255
 
 
 def test_grid_has_a_column_per_title_and_a_row_per_sample():

@@ -4,6 +4,8 @@ import json
 import shutil
 
 import pytest
+import torch
+from helpers.marks import is_marked
 from helpers.student_files import SIDE, student_file
 from PIL import Image
 
@@ -164,3 +166,13 @@ def test_swaps_of_no_numbers_are_counted_and_named(listing, tmp_path, monkeypatc
         assert run(listing, out, student, metrics="exact_match") == 0
         told = "compact gives NaN or infinite values for 1 of 12 pairs (00005), which count as grey pictures"
         assert told in metrics_of(out)["verdicts"] and told in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("synthetic", [True, False])
+def test_photographs_are_not_marked_as_generated_and_swaps_are(tmp_path, synthetic):
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "pictures" / "00.gone.png").touch()
+    columns = {name: torch.zeros(2, 3, 8, 8).byte() for name in ("source", "target", "student")}
+    evaluate.write_pictures(tmp_path / "pictures", columns, synthetic)
+    marked = {path.name: is_marked(path) for path in (tmp_path / "pictures").iterdir()}
+    assert marked == {f"{i:02d}.{name}.png": synthetic or name == "student" for name in columns for i in range(2)}
