@@ -64,14 +64,12 @@ def check_names(exp: Experiment) -> None:
         _files(choice, exp)
 
 
-def identity_encoder(exp: Experiment, name: str | None = None) -> IdentityEncoder:
-    """The frozen identity encoder of a name, by default the experiment's."""
-    return _encoder(name or exp.student.identity_encoder, exp, "student.identity_encoder")
-
-
-def _encoder(name: str, exp: Experiment, key: str) -> IdentityEncoder:
-    path = _encoder_file(name, exp, key)
-    encoder = load_identity_encoder(name, path)
+def identity_encoder(
+    exp: Experiment, name: str | None = None, key: str = "student.identity_encoder"
+) -> IdentityEncoder:
+    """The frozen identity encoder of a name, by default the experiment's. Raises ConfigError, WeightsError."""
+    path = _encoder_file(name or exp.student.identity_encoder, exp, key)
+    encoder = load_identity_encoder(name or exp.student.identity_encoder, path)
     encoder.weight_hash = weights.sha256(path)[:16]
     return encoder
 
@@ -164,7 +162,7 @@ def _estimator(choice: Choice, exp: Experiment) -> Estimator:
     paths = _files(choice, exp)
     if choice.name not in ENCODERS:
         return load_estimator(choice.name, paths, choice.output)
-    encoder = _encoder(choice.name, exp, choice.key)
+    encoder = identity_encoder(exp, choice.name, choice.key)
     card = encoder.card
     return Estimator(encoder, card.name, encoder.weight_hash, crop=card.crop, colour_order=card.colour_order)
 
@@ -191,7 +189,7 @@ def teacher(spec: Teacher, exp: Experiment, key: str = "pseudo_gt.teachers") -> 
     options = dict(spec.options)
     encoder = options.get("identity_encoder") or next(filter(None, map(_encoder_of, paths.values())), None)
     if encoder is not None:
-        options["identity_encoder"] = _encoder(encoder, exp, f"{key}: identity_encoder of '{spec.name}'")
+        options["identity_encoder"] = identity_encoder(exp, encoder, f"{key}: identity_encoder of '{spec.name}'")
     try:
         built = teachers.build(spec.name, paths, **options)
     except ValueError as error:
@@ -202,7 +200,7 @@ def teacher(spec: Teacher, exp: Experiment, key: str = "pseudo_gt.teachers") -> 
 
 
 def teacher_files(spec: Teacher, exp: Experiment, key: str = "pseudo_gt.teachers") -> dict[str, Path]:
-    """The files of a teacher's entry, found and checked, without loading them. Raises ConfigError, WeightsError."""
+    """The paths of a teacher's files by their key, checked but not loaded. Raises ConfigError, WeightsError."""
     if spec.name not in teachers.TEACHERS:
         raise ConfigError(f"{key}: unknown teacher '{spec.name}'; known: {', '.join(teachers.TEACHERS)}")
     named = {**DEFAULT_WEIGHTS.get(spec.name, {}), **spec.weights}
@@ -213,12 +211,12 @@ def teacher_files(spec: Teacher, exp: Experiment, key: str = "pseudo_gt.teachers
 
 
 def label(spec: Teacher) -> str:
-    """What tables call a teacher."""
+    """The name of a teacher in tables."""
     return spec.label or spec.name
 
 
 def _file(name: str, sha256: str | None, exp: Experiment, key: str) -> Path:
-    """The file of a card, or a path: as it is or in one of the weight folders."""
+    """The file of a card or of a path, which may be relative to a folder of weights."""
     cards = {**CARDS, **ENCODERS}
     if name in cards:
         return weights.find(cards[name], exp.weights)
@@ -237,11 +235,11 @@ def _file(name: str, sha256: str | None, exp: Experiment, key: str) -> Path:
 
 
 def _encoder_of(path: Path) -> str | None:
-    """The identity encoder that a teacher trained here names in its file."""
+    """The name of the identity encoder in the file of a teacher that was trained here."""
     if path.suffix != ".safetensors":
         return None
     try:
         with safe_open(path, framework="pt") as file:
             return (file.metadata() or {}).get("identity_encoder")
     except SafetensorError:
-        return None  # the teacher's own loader tells what is wrong with it
+        return None  # the teacher's own loader names the damage

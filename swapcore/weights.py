@@ -151,6 +151,13 @@ def unwrap(content: object, where: str | Path, wrappers: tuple[str, ...] = WRAPP
     return {key.removeprefix("module."): tensor for key, tensor in content.items()}
 
 
+def tensor_of(state: Mapping[str, Tensor], key: str, dimensions: int, where: str) -> Tensor:
+    """A tensor from whose shape a loader reads an option. Raises ValueError if it is absent or has another rank."""
+    if key not in state or state[key].ndim != dimensions:
+        raise ValueError(f"{where}: {key}: expected {dimensions} dimensions, found {_shape(state.get(key))}")
+    return state[key]
+
+
 def load_strictly(
     network: nn.Module,
     state: Mapping[str, Tensor],
@@ -178,8 +185,8 @@ def load_strictly(
         original_key, tensor = given.get(key, (key, None))
         if key not in expected or tensor is None or tensor.shape != expected[key].shape:
             wanted = f"shape {tuple(expected[key].shape)}" if key in expected else "no such tensor"
-            found = "none" if tensor is None else f"shape {tuple(tensor.shape)}"
-            raise ValueError(f"{where}: not the weights of {weights}: {original_key}: expected {wanted}, found {found}")
+            fault = f"expected {wanted}, found {_shape(tensor)}"
+            raise ValueError(f"{where}: not the weights of {weights}: {original_key}: {fault}")
         if finite and not torch.isfinite(tensor).all():
             raise ValueError(f"{where}: damaged weights of {weights}: {original_key}: NaN or infinite values")
     network.load_state_dict({key: given[key][1].to(expected[key].dtype) for key in expected}, assign=assign)
@@ -234,3 +241,7 @@ def _describe(content: object) -> str:
     if isinstance(content, Mapping):
         return f"a mapping with the keys {', '.join(map(str, list(content)[:6]))}" if content else "nothing"
     return type(content).__name__
+
+
+def _shape(tensor: Tensor | None) -> str:
+    return "none" if tensor is None else f"shape {tuple(tensor.shape)}"

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from swapcore.files import whole_file
 from swapcore.frame import Crop
-from swapcore.weights import build_with, load_strictly, read_state
+from swapcore.weights import build_with, load_strictly, read_state, tensor_of
 
 from . import aei_net, hearnet
 from .aei_net import AEINet
@@ -260,7 +260,5 @@ def _load_part(network: nn.Module, prefix: str, state: Mapping[str, Tensor], pat
 def _hearnet(path: Path) -> HEARNet:
     """taotaonice's HEAR-Net, of any width."""
     state = read_state(path)
-    first = state.get("down1.0.weight")
-    if first is None:
-        raise ValueError(f"{path}: not a HEAR-Net: down1.0.weight: expected a tensor, found none")
-    return build_with(lambda: HEARNet(first.shape[0]), state, path, hearnet.original_to_ours)
+    width = len(tensor_of(state, "down1.0.weight", 4, f"{path}: not a HEAR-Net"))
+    return build_with(lambda: HEARNet(width), state, path, hearnet.original_to_ours)

@@ -249,8 +249,8 @@ def transfer_colour(images: Tensor, target: Tensor, mask: Tensor, colour: str = 
     """
     if colour == "none":
         return images
-    before, after = (rgb_to_lab, lab_to_rgb) if colour == "lab" else (_same, _same)
-    images, target = before(images), before(target)
+    if colour == "lab":
+        images, target = rgb_to_lab(images), rgb_to_lab(target)
     total = mask.sum((2, 3), keepdim=True).clamp_min(1e-6)
 
     def mean(x: Tensor) -> Tensor:
@@ -258,11 +258,8 @@ def transfer_colour(images: Tensor, target: Tensor, mask: Tensor, colour: str = 
 
     here, there = mean(images), mean(target)
     spread = (mean((target - there).square()) + 1e-6).sqrt() / (mean((images - here).square()) + 1e-6).sqrt()
-    return after((images - here) * spread.clamp(0.5, 2) + there)
-
-
-def _same(images: Tensor) -> Tensor:
-    return images
+    images = (images - here) * spread.clamp(0.5, 2) + there
+    return lab_to_rgb(images) if colour == "lab" else images
 
 
 _TO_XYZ = ((0.412453, 0.357580, 0.180423), (0.212671, 0.715160, 0.072169), (0.019334, 0.119193, 0.950227))

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from swapcore.frame import Crop
-from swapcore.weights import build_with, read_parts
+from swapcore.weights import build_with, read_parts, tensor_of
 
 from .hierfe import SIZE, HieRFE
 from .stylegan2 import StyleGAN2, load_stylegan2
@@ -255,11 +255,7 @@ def load_encoder_and_transfer(path: str | Path, transfer: str) -> tuple[HieRFE, 
     """
     parts = read_parts(path, ("e", "s"))
     marks = ["fpn.backbone.conv1.weight", "fpn.output1.0.weight", *(f"mapping{k}.0.convs.0.weight" for k in (1, 2, 3))]
-    for key in marks:
-        if key not in parts["e"] or parts["e"][key].ndim != 4:
-            found = f"shape {tuple(parts['e'][key].shape)}" if key in parts["e"] else "none"
-            raise ValueError(f"{path}: e: not a HieRFE: {key}: expected four dimensions, found {found}")
-    first, lateral = parts["e"][marks[0]], parts["e"][marks[1]]
+    first, lateral, *_ = (tensor_of(parts["e"], key, 4, f"{path}: e: not a HieRFE") for key in marks)
     heads = tuple(len({key.split(".")[1] for key in parts["e"] if key.startswith(f"mapping{k}.")}) for k in (1, 2, 3))
     dim, width = lateral.shape[0], first.shape[0]
     encoder = build_with(lambda: HieRFE(heads, dim, width), parts["e"], f"{path}: e", original_to_ours)

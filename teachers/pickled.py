@@ -62,16 +62,8 @@ def _rebuild_tensor(numbers: Tensor, offset: int, size: tuple, stride: tuple, *_
     return numbers.as_strided(tuple(size), tuple(stride), offset)
 
 
-def _rebuild_parameter(tensor: Tensor, *_: object) -> Tensor:
-    return tensor
-
-
-def _plain_dict(*_factory: object) -> dict:
-    return {}
-
-
 _BUILT = {
-    "collections.defaultdict": _plain_dict,
+    "collections.defaultdict": lambda *_: {},
     "collections.OrderedDict": OrderedDict,
     "builtins.dict": dict,
     "builtins.list": list,
@@ -79,7 +71,7 @@ _BUILT = {
     "torch.Size": tuple,
     "torch._utils._rebuild_tensor": _rebuild_tensor,
     "torch._utils._rebuild_tensor_v2": _rebuild_tensor,
-    "torch._utils._rebuild_parameter": _rebuild_parameter,
+    "torch._utils._rebuild_parameter": lambda tensor, *_: tensor,
 }
 
 

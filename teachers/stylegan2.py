@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from swapcore.weights import load_strictly, read_state
+from swapcore.weights import load_strictly, read_state, tensor_of
 
 _SLOPE = 0.2
 _MAPPING_LAYERS = 8
@@ -233,14 +233,11 @@ def load_stylegan2(path: str | Path) -> StyleGAN2:
     first wrong tensor.
     """
     state = read_state(path, ("g_ema", "state_dict"))
-    steps = sum(key.startswith("to_rgbs.") and key.endswith(".conv.weight") for key in state)
-    marks = ["input.input", "conv1.conv.modulation.weight"]
-    marks += [f"convs.{2 * step}.activate.bias" for step in range(steps)]
-    for key, rank in zip(marks, (4, 2, *[1] * steps), strict=True):
-        if steps < 1 or key not in state or state[key].ndim != rank:
-            found = f"shape {tuple(state[key].shape)}" if key in state else "none"
-            raise ValueError(f"{path}: not a StyleGAN2 generator: {key}: expected {rank} dimensions, found {found}")
-    start, modulation, *biases = (state[key] for key in marks)
+    where = f"{path}: not a StyleGAN2 generator"
+    steps = max(1, sum(key.startswith("to_rgbs.") and key.endswith(".conv.weight") for key in state))
+    start = tensor_of(state, "input.input", 4, where)
+    modulation = tensor_of(state, "conv1.conv.modulation.weight", 2, where)
+    biases = [tensor_of(state, f"convs.{2 * step}.activate.bias", 1, where) for step in range(steps)]
     channels = {4: start.shape[1]} | {2 ** (step + 3): len(bias) for step, bias in enumerate(biases)}
     with torch.device("meta"):
         network = StyleGAN2(2 ** (steps + 2), channels, modulation.shape[1])

@@ -9,7 +9,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
-import torch
 from torch import Tensor, nn
 
 from swapcore.files import sha256
@@ -83,11 +82,6 @@ class Teacher(nn.Module):
     def files(self) -> dict[str, Path]:
         """The files whose bytes the evaluation counts where `parts` is empty."""
         return {} if self.parts else self.weights
-
-    @property
-    def device(self) -> torch.device:
-        tensor = next(iter([*self.parameters(), *self.buffers()]), None)
-        return torch.device("cpu") if tensor is None else tensor.device
 
     def identity(self, source: Tensor, rows: list[dict] | None = None) -> tuple[Tensor, ...]:
         """The identity of sources (N, 3, H, H): tensors whose first dimension is N."""

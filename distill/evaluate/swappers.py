@@ -66,8 +66,9 @@ def by_name(name: str, exp: Experiment, pairs: Pairs, device: Any) -> Any:
     specs = {build.label(spec): spec for spec in exp.pseudo_gt.teachers}
     if name in specs or name in teachers.TEACHERS:
         return Steady(build.teacher(specs.get(name, Teacher(name)), exp, f"swapper '{name}'")).to(device)
-    if name.endswith("teacher.safetensors"):
-        return Steady(build.teacher(Teacher("faceshifter", weights={"generator": name}), exp, name)).to(device)
+    teacher = _metadata(name).get("teacher") if name.endswith(".safetensors") and Path(name).is_file() else None
+    if teacher is not None:
+        return Steady(build.teacher(Teacher(teacher, weights={"generator": name}), exp, name)).to(device)
     if name.endswith(".safetensors"):
         student = load_student(name, exp)
         made_for = student.generator.options["resolution"]

@@ -143,7 +143,11 @@ class Networks:
 
 
 def build_networks(exp: Experiment, device: torch.device, stage: str = "train") -> Networks:
-    """Those of an experiment, with its weights and seed. The order is part of the seed's meaning."""
+    """Those of an experiment, with its weights and seed.
+
+    The order is part of the seed's meaning, as is every random number on the way: even a network whose weights come
+    from a file is first filled with fresh ones.
+    """
     torch.manual_seed(exp.train_seed)
     loss = exp.loss
     encoder = build.identity_encoder(exp).to(device)
@@ -242,7 +246,9 @@ class Step:
         loss, distil, terms = self.exp.loss, self.exp.distil, {}
         known, counts = batch.with_gt > 0, batch.with_gt * batch.weight
         if any(loss.adversarial):
-            logits = self.frozen_discriminator(swaps)
+            discriminator = self.state.discriminator.requires_grad_(False)  # gradients go through it to the swaps
+            logits = discriminator(swaps)
+            discriminator.requires_grad_(True)
             terms["adversarial"] = losses.hinge_generator(logits, loss.adversarial, loss.adversarial_batch)
         if any(loss.identity):
             own = [self.encoder(swap) if weight else None for swap, weight in zip(swaps, loss.identity, strict=True)]
@@ -269,13 +275,6 @@ class Step:
         if not terms:
             raise StageError("loss: every weight is 0, there is nothing to learn")
         return terms
-
-    def frozen_discriminator(self, swaps: Sequence[Tensor]) -> list[Tensor]:
-        """Logits of swaps whose gradients reach the swaps, but not the discriminator."""
-        self.state.discriminator.requires_grad_(False)
-        logits = self.state.discriminator(swaps)
-        self.state.discriminator.requires_grad_(True)
-        return logits
 
     def discriminate(self, real: Sequence[Tensor], swaps: Sequence[Tensor]) -> tuple[Sequence[Tensor], ...]:
         """Logits of real pictures and those of swaps, by scale. In two passes where the discriminator normalises over

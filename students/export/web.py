@@ -21,6 +21,7 @@ from types import ModuleType
 import torch
 
 from swapcore.files import whole_folder
+from swapcore.frame import CANONICAL
 
 from . import onnx
 from .models import Model
@@ -40,8 +41,6 @@ PARTS = ("identity_encoder", "generator")
 TOLERANCES = {"fp32": 0.002, "fp16": 0.05, "int8": 0.3}
 CHECKED = 64  # numbers of the swap, about
 ABOUT, DETECTOR = "about.json", "detector.onnx"
-# Left eye, right eye, nose tip, left and right mouth corner of the canonical crop, as (x, y) fractions of its side.
-CANONICAL = ((0.37469, 0.47168), (0.62137, 0.47203), (0.49590, 0.62828), (0.38824, 0.73359), (0.60844, 0.73391))
 # What YuNet gives at each of its strides (ShiqiYu/libfacedetection.train, onnx/yunet_n_dynamic.onnx).
 YUNET_OUTPUTS = {f"{kind}_{stride}" for kind in ("cls", "obj", "bbox", "kps") for stride in (8, 16, 32)}
 

@@ -1,4 +1,4 @@
-"""The ONNX teacher: what is wrong with files, cards and options is told before the first swap."""
+"""The ONNX teacher: wrong files, cards and options raise an error before the first swap."""
 
 import sys
 
@@ -17,9 +17,6 @@ from teachers.onnx import OnnxTeacher
 @pytest.fixture(scope="module")
 def encoders(tmp_path_factory):
     return write_encoders(tmp_path_factory.mktemp("encoders"))
-
-
-# What is wrong with the files and options; each must be told before the first swap.
 
 
 def refused(match, *args, **kwargs):
