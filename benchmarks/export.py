@@ -11,20 +11,14 @@ of int8, which is judged by them, the difference is told, and refused only where
 
 import argparse
 import sys
-import tempfile
 from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 import torch
-from accelerate import Accelerator
 
 import students
-from distill import config
-from distill.data import prepare as data
-from distill.evaluate import pairs
-from distill.export import convert as export
-from distill.tracking import Tracker
+from distill.export import convert
 from distill.train import batch_norm
 from students.export import targets
 from students.identity_encoder import CARDS, IdentityEncoder, build_network
@@ -42,15 +36,11 @@ def main() -> str | None:
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER")
     args = parser.parse_args()
     wanted = targets.chosen(args.to.split(","), args.precision.split(","))
-    with tempfile.TemporaryDirectory() as folder:
-        people = {"train_people": 2, "val_people": 2, "test_people": 32, "test_images": 2, "resolution": args.size}
-        exp = config.default("export", [("runs", folder), ("eval.pairs", args.pairs), ("data", people)])
-        data.run(exp, Accelerator(cpu=True), Tracker(exp, enabled=False))
-        listed = pairs.test_pairs(exp)[0]
-    student = fresh(args.student, args.size, to_float(listed.source), to_float(listed.target))
+    pairs = convert.synthetic_pairs(args.size, args.pairs)
+    student = fresh(args.student, args.size, to_float(pairs.source), to_float(pairs.target))
     refused = None
     try:
-        export.export(student, listed, wanted, args.out, judge=None)
+        convert.export(student, pairs, wanted, args.out)
     except ValueError as error:
         refused = f"error: {error}"
     print((args.out / "equality.md").read_text(encoding="utf-8"))

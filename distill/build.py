@@ -171,7 +171,10 @@ def _files(choice: Choice, exp: Experiment) -> list[Path]:
     """The weight files of an estimator, their sha256 checked. Raises ConfigError, WeightsError."""
     known = _known(choice.output)
     if choice.name not in known:
-        raise ConfigError(f"{choice.key}: unknown estimator '{choice.name}'; known: {', '.join(known)}")
+        problem = f"unknown estimator '{choice.name}'"
+        if choice.name in CARDS:
+            problem = f"'{choice.name}' gives {' and '.join(CARDS[choice.name].outputs)}, not '{choice.output}'"
+        raise ConfigError(f"{choice.key}: {problem}; known: {', '.join(known)}")
     if choice.name.startswith("lpips_") and find_spec("lpips") is None:
         raise ConfigError(f"{choice.key}: '{choice.name}' needs the package lpips: pip install lpips")
     return [weights.find(card, exp.weights) for card in known[choice.name]]
@@ -187,7 +190,7 @@ def teacher(spec: Teacher, exp: Experiment, key: str = "pseudo_gt.teachers") -> 
     """A frozen teacher with the files that its entry in the experiment names, their sha256 checked where given."""
     paths = teacher_files(spec, exp, key)
     options = dict(spec.options)
-    encoder = options.get("identity_encoder") or next(filter(None, map(_encoder_of, paths.values())), None)
+    encoder = options.get("identity_encoder") or next(filter(None, map(encoder_of, paths.values())), None)
     if encoder is not None:
         options["identity_encoder"] = identity_encoder(exp, encoder, f"{key}: identity_encoder of '{spec.name}'")
     try:
@@ -234,12 +237,12 @@ def _file(name: str, sha256: str | None, exp: Experiment, key: str) -> Path:
     return path
 
 
-def _encoder_of(path: Path) -> str | None:
-    """The name of the identity encoder in the file of a teacher that was trained here."""
-    if path.suffix != ".safetensors":
+def encoder_of(path: str | Path) -> str | None:
+    """The identity encoder that a network trained here names in its .safetensors file; None where it names none."""
+    if Path(path).suffix != ".safetensors":
         return None
     try:
         with safe_open(path, framework="pt") as file:
             return (file.metadata() or {}).get("identity_encoder")
     except SafetensorError:
-        return None  # the teacher's own loader names the damage
+        return None  # the loader of the network reports the damage

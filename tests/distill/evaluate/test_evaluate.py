@@ -11,7 +11,8 @@ from PIL import Image
 
 from distill.data import synthetic
 from distill.data.photos import read_manifest
-from distill.evaluate import measure as evaluate
+from distill.evaluate import __main__ as evaluate
+from distill.evaluate import measure
 from distill.evaluate.pairs import by_people, read, save
 from eval.evaluation import Evaluation
 
@@ -173,6 +174,6 @@ def test_photographs_are_not_marked_as_generated_and_swaps_are(tmp_path, synthet
     (tmp_path / "pictures").mkdir()
     (tmp_path / "pictures" / "00.gone.png").touch()
     columns = {name: torch.zeros(2, 3, 8, 8).byte() for name in ("source", "target", "student")}
-    evaluate.write_pictures(tmp_path / "pictures", columns, synthetic)
+    measure.write_pictures(tmp_path / "pictures", columns, synthetic)
     marked = {path.name: is_marked(path) for path in (tmp_path / "pictures").iterdir()}
     assert marked == {f"{i:02d}.{name}.png": synthetic or name == "student" for name in columns for i in range(2)}

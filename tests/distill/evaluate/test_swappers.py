@@ -84,7 +84,7 @@ def test_a_swapper_that_is_judged_by_its_own_network_is_told(tmp_path, pairs):
     class Warp(teachers.Teacher):
         name, FILES = "warp", {"landmarks": "the file of a pose estimator"}
 
-    teacher = swappers.Steady(Warp({"landmarks": weights.find(CARDS["synthetic_pose"])}))
+    teacher = swappers.TeacherSwapper(Warp({"landmarks": weights.find(CARDS["synthetic_pose"])}))
     told = swappers.own_estimators("warp", teacher, estimators)
     assert [line.split(", the ")[1].split(" ")[0] for line in told] == ["pose", "expression"]
     teacher.teacher.facts["identity_encoder"] = estimators.recogniser.weight_hash
@@ -199,6 +199,6 @@ def test_a_teacher_that_finds_no_face_leaves_the_target_as_it_is():
 
     levels = torch.tensor([0.5, -0.5, 0.7, 0.9]).view(4, 1, 1, 1)
     source, target = levels.expand(4, 3, 8, 8), levels.flip(0).expand(4, 3, 8, 8)
-    swap = swappers.Steady(Shy())(source, target)
+    swap = swappers.TeacherSwapper(Shy())(source, target)
     assert swap.mean((1, 2, 3)).tolist() == pytest.approx([0.5, 0.7, -0.5, 0.9])
-    assert swappers.Steady(Shy())(source[1:2], target[1:2]).mean().item() == pytest.approx(0.7)
+    assert swappers.TeacherSwapper(Shy())(source[1:2], target[1:2]).mean().item() == pytest.approx(0.7)

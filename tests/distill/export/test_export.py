@@ -15,7 +15,8 @@ from helpers.small_students import swapper
 import students
 from distill import build, config
 from distill.config import ConfigError
-from distill.export import convert as export
+from distill.export import __main__ as export
+from distill.export import convert
 from students.export import proof
 from students.export.quiet import quiet
 from students.export.targets import TARGETS
@@ -75,7 +76,7 @@ def test_files_that_are_not_as_they_were_are_made_again(made, file, tmp_path, ca
     weights[0].write_bytes(b"short")
     weights[1].unlink()
     assert export.main([str(file), "--to", "tnn", "--out", str(folder)]) == 0
-    assert "tnn-fp16: not as it was when it was compared, and left out" in capsys.readouterr().out
+    assert "tnn-fp16: changed since it was compared, and left out" in capsys.readouterr().out
     assert weights[0].stat().st_size == sizes[0] and not (folder / ".tnn-fp32.killed").exists()
     card = json.loads((folder / "card.json").read_text())
     assert [row["precision"] for row in card["targets"]] == ["fp32"]
@@ -113,10 +114,10 @@ def test_a_file_that_differs_is_an_error_and_not_kept_but_others_are(file, tmp_p
 
 def test_whole_numbers_are_judged_by_identity(tmp_path):
     row = {"id_top1_percent": 90.0, "same_as_pytorch": 0.95}
-    export._refuse_loss(row, {"id_top1_percent": 93.0}, tmp_path / "onnx-int8")
+    convert._check_identity(row, {"id_top1_percent": 93.0}, tmp_path / "onnx-int8")
     for worse in ({"id_top1_percent": 87.0}, {"same_as_pytorch": 0.8}, {"same_as_pytorch": float("nan")}):
         with pytest.raises(proof.Unequal, match="onnx-int8: ID retrieval is .* take fp16 for this student"):
-            export._refuse_loss(row | worse, {"id_top1_percent": 93.0}, tmp_path / "onnx-int8")
+            convert._check_identity(row | worse, {"id_top1_percent": 93.0}, tmp_path / "onnx-int8")
 
 
 @pytest.mark.parametrize(
@@ -153,19 +154,18 @@ def test_the_stage_exports_what_was_trained(tmp_path):
 
 
 def test_all_targets_include_the_page_with_its_face_detector(tmp_path, monkeypatch):
-    monkeypatch.setattr(export.targets, "TARGETS", {"web": replace(TARGETS["web"], packages=())})
-    monkeypatch.setattr(export, "_detector", lambda exp: tmp_path / "detector.onnx")
+    monkeypatch.setattr(convert.targets, "TARGETS", {"web": replace(TARGETS["web"], packages=())})
+    monkeypatch.setattr(convert, "find_detector", lambda exp: tmp_path / "detector.onnx")
     passed = []
 
-    def instead(student, pairs, wanted, folder, judge, detector, metrics, anew):
-        passed.append((wanted, detector))
-        for name in ("card.json", "equality.md"):
-            (folder / name).touch()
-        return {"targets": []}
+    def instead(name, precision, job, folder):
+        passed.append((name, precision, job.detector))
+        raise ValueError("enough")
 
-    monkeypatch.setattr(export, "export", instead)
-    in_process(experiment(tmp_path, stages=["data", "pseudo_gt", "train", "export"], export={"to": ["all"]}))
-    assert passed == [([("web", "fp32")], tmp_path / "detector.onnx")]
+    monkeypatch.setattr(convert, "_export_one", instead)
+    with pytest.raises(ValueError, match="enough"):
+        in_process(experiment(tmp_path, stages=["data", "pseudo_gt", "train", "export"], export={"to": ["all"]}))
+    assert passed == [("web", "fp32", tmp_path / "detector.onnx")]
 
 
 def test_targets_and_stage_belong_together(tmp_path):

@@ -111,14 +111,17 @@ def test_a_video_keeps_its_sound_and_says_what_it_is(scene, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["source.png", "two.png", "-o", "out.mp4"], "is a photograph, and so must this be"),
+        (
+            ["source.png", "two.png", "-o", "out.mp4"],
+            "so OUT must have the ending of a photograph too",
+        ),
         (["source.png", "two.txt", "-o", "out.png"], "neither a photograph nor a video by its ending"),
         (["absent.png", "two.png", "-o", "out.png"], "absent.png: no such file"),
         (["grey.png", "two.png", "-o", "out.png"], "grey.png: no face found; the source must show one"),
         (["source.png", "grey.png", "-o", "out.png"], "grey.png: no face found"),
         (["source.png", "two.png", "-o", "out.png", "--faces", "none"], "expected largest, all, or a number"),
         (["source.png", "two.png", "-o", "out.bmp"], "BMP cannot say"),
-        (["source.png", "two.png", "-o", "two.png"], "two.png: would replace a picture that is read"),
+        (["source.png", "two.png", "-o", "two.png"], "two.png: would replace an input"),
         (["source.png", "two.png", "-o", "out.png", "--student", "two.png"], "expected a student's .safetensors, or"),
         (["source.png", "two.png", "-o", "out.png", "--student", "none.safetensors"], "no such student; train one"),
         (["source.png", "grey.mp4", "-o", "out.mp4"], "no face found in any frame"),
