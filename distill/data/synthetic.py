@@ -92,26 +92,21 @@ def _draw_chunk(folder, chunk, parameters, images_per_person: int, size: int, de
     drawn = render(identity.to(device), attributes.to(device), size)
     images = to_uint8(drawn.image).cpu()
     masks = drawn.mask[:, 0].gt(0.5).mul(255).byte().cpu().numpy()
-    poses, expressions, landmarks = pose_deg(attributes), expression(attributes), drawn.landmarks.cpu()
+    columns = {
+        "identity": identity,
+        "attributes": attributes,
+        "pose_deg": pose_deg(attributes),
+        "expression": expression(attributes),
+        "landmarks": drawn.landmarks.cpu(),
+    }
     rows = []
     for i, picture in enumerate(index.tolist()):
         person = f"p{picture // images_per_person:05d}"
         stem = f"{split}/{person}/{picture % images_per_person}"
         save_png(images[i], folder / f"{stem}.png", compress_level=1)
         save_png(masks[i], folder / f"{stem}.mask.png", generated=False, compress_level=1)
-        rows.append(
-            {
-                "file": f"{stem}.png",
-                "mask": f"{stem}.mask.png",
-                "person": f"{split}-{person}",
-                "split": split,
-                "identity": _rounded(identity[i]).tolist(),
-                "attributes": _rounded(attributes[i]).tolist(),
-                "pose_deg": _rounded(poses[i]).tolist(),
-                "expression": _rounded(expressions[i]).tolist(),
-                "landmarks": _rounded(landmarks[i]).tolist(),
-            }
-        )
+        row = {"file": f"{stem}.png", "mask": f"{stem}.mask.png", "person": f"{split}-{person}", "split": split}
+        rows.append(row | {name: _rounded(column[i]).tolist() for name, column in columns.items()})
     write_text(_rows_file(folder, chunk), "".join(json.dumps(row) + "\n" for row in rows))
 
 

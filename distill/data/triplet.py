@@ -36,19 +36,11 @@ class Triplet(NamedTuple):
 
     def check(self) -> Triplet:
         """Itself, with shapes and types checked. Raises ValueError; never makes the host wait for a GPU."""
-        n = self.source.shape[0]
-        for name in ("source", "target", "gt"):
-            image = getattr(self, name)
-            if image.shape != self.source.shape or image.shape[1] != 3 or image.dtype != torch.float32:
-                raise ValueError(f"triplet.{name}: expected float32 {tuple(self.source.shape)}, got {_form(image)}")
-        for name in ("with_gt", "weight"):
-            number = getattr(self, name)
-            if number.shape != (n,) or number.dtype != torch.float32:
-                raise ValueError(f"triplet.{name}: expected float32 ({n},), got {_form(number)}")
-        if self.src_as_true.shape != (n,) or self.src_as_true.dtype != torch.bool:
-            raise ValueError(f"triplet.src_as_true: expected bool ({n},), got {_form(self.src_as_true)}")
+        n = len(self.source)
+        expected = dict.fromkeys(("source", "target", "gt"), ((n, 3, *self.source.shape[2:]), torch.float32))
+        expected |= dict.fromkeys(("with_gt", "weight"), ((n,), torch.float32)) | {"src_as_true": ((n,), torch.bool)}
+        for name, (shape, dtype) in expected.items():
+            tensor = getattr(self, name)
+            if tensor.shape != shape or tensor.dtype != dtype:
+                raise ValueError(f"triplet.{name}: expected {dtype} {shape}, got {tensor.dtype} {tuple(tensor.shape)}")
         return self
-
-
-def _form(tensor: torch.Tensor) -> str:
-    return f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}"

@@ -99,23 +99,17 @@ def as_text(facts: dict[str, Any], best_of: bool) -> list[str]:
 
 
 def metrics(facts: dict[str, Any]) -> dict[str, float]:
-    """An index as numbers by name, for the tracker."""
-    numbers = _numbers("pseudo_gt", facts)
+    """An index as numbers by name, for the tracker; those of each teacher where there are several."""
+    parts = {"pseudo_gt": facts}
     if len(facts["teachers"]) > 1:
-        for label, own in facts["teachers"].items():
-            numbers |= _numbers(f"pseudo_gt/{re.sub(r'[^A-Za-z0-9_. -]', '_', label)}", own)
+        names = {label: re.sub(r"[^A-Za-z0-9_. -]", "_", label) for label in facts["teachers"]}
+        parts |= {f"pseudo_gt/{names[label]}": own for label, own in facts["teachers"].items()}
+    numbers = {}
+    for prefix, own in parts.items():
+        numbers |= {f"{prefix}/kept": float(own["kept"]), f"{prefix}/dropped/total": float(own["dropped"])}
+        numbers |= {f"{prefix}/dropped/{reason}": float(count) for reason, count in own["dropped_by"].items()}
+        numbers |= {f"{prefix}/{name}": value for name, value in own["quality"].items()}
     return numbers
-
-
-def _numbers(prefix: str, facts: dict[str, Any]) -> dict[str, float]:
-    dropped = {f"{prefix}/dropped/{reason}": float(count) for reason, count in facts["dropped_by"].items()}
-    quality = {f"{prefix}/{name}": value for name, value in facts["quality"].items()}
-    return {
-        f"{prefix}/kept": float(facts["kept"]),
-        f"{prefix}/dropped/total": float(facts["dropped"]),
-        **dropped,
-        **quality,
-    }
 
 
 def _sentence(facts: dict[str, Any]) -> str:
