@@ -42,14 +42,12 @@ from distill.report.page import text_table
 from eval import METRICS
 from eval.estimators import Estimators
 from eval.pairs import Pairs
+from swapcore import terminal
 from swapcore.files import check_folder, read_json
-from swapcore.terminal import run_command
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m distill.evaluate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = terminal.parser(__doc__)
     parser.add_argument("swappers", nargs="+", metavar="SWAPPER")
     parser.add_argument("--pairs", type=Path, metavar="LIST", help="folder that datasets/make_pairs.py wrote")
     parser.add_argument("--experiment", metavar="FILE", help="YAML file of an experiment")
@@ -72,7 +70,7 @@ def main(arguments: list[str] | None = None) -> int:
         "--set", nargs="*", default=[], metavar="section.key=value", help="change keys, as in eval.batch_size=8"
     )
     args = parser.parse_args(arguments)
-    return run_command(lambda: evaluate(args))
+    return terminal.run_command(lambda: evaluate(args))
 
 
 def _names(text: str) -> list[str]:

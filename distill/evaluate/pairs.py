@@ -29,10 +29,6 @@ SMALLEST = 16  # pixels of a side
 # Texts of the protocol. They are stored in lists and results: another text makes values incomparable.
 FIRST_PICTURE = "one picture per person, the first, never a source"
 SOURCES = "the sources themselves: there is one picture per person"
-KEYS = (
-    "format", "name", "resolution", "protocol", "gallery_definition", "gallery_holds_sources", "pairs", "gallery",
-    "skipped",
-)  # fmt: skip
 SYNTHETIC, RENDERED, AS_GIVEN = "synthetic people", "rendered in the canonical frame", "as given"
 FACTS = ("mask", "identity", "attributes", "pose_deg")  # columns of the manifest of synthetic pictures
 
@@ -232,13 +228,13 @@ def read(
     if not path.is_file():
         raise DataError(f"{path}: no such list; `python datasets/make_pairs.py --help` says how to write one")
     listing = read_json(path)
-    missing = [key for key in KEYS if not isinstance(listing, dict) or key not in listing]
-    if missing or listing["format"] != FORMAT:
-        raise DataError(f"{path}: no list of pairs of format {FORMAT}" + (f": lacks {missing[0]}" if missing else ""))
     try:
+        if listing["format"] != FORMAT:
+            raise DataError(f"{path}: no list of pairs of format {FORMAT}; write it again")
         pairs, skipped = load(listing, path.parent, resolution)
     except (KeyError, TypeError) as error:
-        raise DataError(f"{path}: damaged list ({type(error).__name__}: {error}); write it again") from None
+        problem = f"lacks {error.args[0]}" if isinstance(error, KeyError) else str(error)
+        raise DataError(f"{path}: damaged list: {problem}; write it again") from None
     if same_people is not None:
         pairs = merged(pairs, _groups(Path(same_people), _people(listing["pairs"], listing["gallery"])))
     return pairs, skipped

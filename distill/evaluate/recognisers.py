@@ -24,19 +24,16 @@ from distill.data.photos import Photos, read_manifest, scan
 from eval.estimators import Estimator
 from eval.measured import Measured
 from eval.recogniser_sanity import recogniser_sanity
+from swapcore import terminal
 from swapcore.files import write_json
 from swapcore.images import DataError, to_float
-from swapcore.terminal import run_command, text_table
 
 SMALLEST = 64  # pixels; smaller photographs are skipped
 HEADINGS = ("same/different AUC", "nearest top-1 %", "one-shot top-1 %", "over galleries %", "weights")
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m distill.evaluate.recognisers", description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+    parser = terminal.parser(__doc__)
     parser.add_argument(
         "names", nargs="+", metavar="NAME", help="a card of eval/cards.py or students/identity_encoder.py"
     )
@@ -48,7 +45,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--out", type=Path, metavar="FILE.json", help="also write every value with its protocol")
     args = parser.parse_args(arguments)
-    return run_command(lambda: _command(args))
+    return terminal.run_command(lambda: _command(args))
 
 
 def _command(args: argparse.Namespace) -> None:
@@ -64,7 +61,7 @@ def _command(args: argparse.Namespace) -> None:
     if args.out:
         write_json(args.out, {"photos": str(args.photos), "skipped": skipped, "rows": rows})
     print(f"{len(photos.people)} people, {len(photos)} photographs; in brackets: 95 % by bootstrap over photographs\n")
-    print(text_table([["", *HEADINGS], *([name, *_cells(row)] for name, row in rows.items())]))
+    print(terminal.text_table([["", *HEADINGS], *([name, *_cells(row)] for name, row in rows.items())]))
     if skipped:
         print(f"skipped {len(skipped)} files; first: {skipped[0]}")
 

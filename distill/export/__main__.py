@@ -23,14 +23,12 @@ from distill.evaluate import swappers
 from distill.evaluate.measure import PHOTO_ESTIMATORS
 from distill.export import convert
 from students.export import targets
+from swapcore import terminal
 from swapcore.files import check_folder
-from swapcore.terminal import run_command
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m distill.export", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = terminal.parser(__doc__)
     parser.add_argument("student", type=Path, metavar="STUDENT", help="a student.safetensors, as training writes it")
     parser.add_argument("--to", required=True, metavar="A,B", help=f"all, or some of {', '.join(targets.TARGETS)}")
     parser.add_argument("--precision", default="fp32", metavar="A,B", help="all, or some of fp32 (default), fp16, int8")
@@ -40,7 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--weights", nargs="+", default=[], metavar="FOLDER", help="folders to search for weight files")
     args = parser.parse_args(arguments)
     try:
-        return run_command(lambda: export(args))
+        return terminal.run_command(lambda: export(args))
     except KeyboardInterrupt:
         print("stopped; the same command goes on", file=sys.stderr)
         return 130

@@ -24,19 +24,16 @@ from distill import config
 from distill.config import ConfigError
 from distill.data import faces, video
 from distill.swap.swapper import Swapper, read_photograph
-from swapcore import weights
+from swapcore import terminal, weights
 from swapcore.files import whole_file
 from swapcore.images import SUFFIXES, XMP, DataError, save_png
-from swapcore.terminal import run_command
 
 VIDEOS = {".mp4", ".mov", ".mkv", ".webm", ".avi"}
 DEFAULT_STUDENT = Path("runs/quickstart/student.safetensors")
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m distill.swap", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = terminal.parser(__doc__)
     parser.add_argument("source", type=Path, metavar="SOURCE", help="photograph of the person to show")
     parser.add_argument("target", type=Path, metavar="TARGET", help="photograph or video to change")
     parser.add_argument("-o", "--out", type=Path, required=True, metavar="OUT", help="file to write")
@@ -47,7 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--reference", type=Path, metavar="PHOTO", help="swap only the face most similar to this one")
     parser.add_argument("--weights", nargs="+", default=[], metavar="FOLDER", help="folders to search for weight files")
     args = parser.parse_args(arguments)
-    return run_command(lambda: swap(args))
+    return terminal.run_command(lambda: swap(args))
 
 
 def swap(args: argparse.Namespace) -> None:

@@ -1,4 +1,4 @@
-"""`python -m distill.export` and stage `export`: files, card, table, errors; what is finished is not made again."""
+"""`python -m distill.export` and stage `export`: files, card, table, errors; finished exports are kept."""
 
 import json
 import os
@@ -7,10 +7,13 @@ import subprocess
 import sys
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from conftest import ROOT
 from helpers.line import experiment, in_process
+from helpers.make_pairs import make
 from helpers.small_students import swapper
+from PIL import Image
 
 import students
 from distill import build, config
@@ -30,7 +33,7 @@ def file(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def made(file):
+def exported(file):
     """The command as people call it; the folder it wrote and what it printed."""
     done = subprocess.run(
         [sys.executable, "-m", "distill.export", str(file), "--to", "tnn", "--precision", "fp32,fp16"],
@@ -40,8 +43,8 @@ def made(file):
     return file.parent / "export", done.stdout
 
 
-def test_the_command_writes_files_a_card_and_a_table(made, file):
-    folder, printed = made
+def test_the_command_writes_files_a_card_and_a_table(exported, file):
+    folder, printed = exported
     assert {p.name for p in folder.iterdir()} == {"tnn-fp32", "tnn-fp16", "card.json", "equality.md"}
     content = json.loads((folder / "card.json").read_text())
     assert content["student"]["name"] == "mobilefsgan" and content["environment"]["commit"]
@@ -57,8 +60,8 @@ def test_the_command_writes_files_a_card_and_a_table(made, file):
     assert table in printed and "| tnn | fp32 |" in table and "(original 14.8)" in table and "ms before" in table
 
 
-def test_what_is_finished_is_not_made_again(made, file, monkeypatch, capsys):
-    folder, _ = made
+def test_finished_exports_are_kept(exported, file, monkeypatch, capsys):
+    folder, _ = exported
     before = (folder / "tnn-fp32" / "generator.tnnmodel").stat().st_mtime_ns
     monkeypatch.setattr(proof, "prove", None)
     assert export.main([str(file), "--to", "tnn"]) == 0
@@ -67,9 +70,9 @@ def test_what_is_finished_is_not_made_again(made, file, monkeypatch, capsys):
     assert [row["precision"] for row in card["targets"]] == ["fp32", "fp16"] and "whole(source" in card["use"]
 
 
-def test_files_that_are_not_as_they_were_are_made_again(made, file, tmp_path, capsys):
+def test_changed_files_are_exported_again(exported, file, tmp_path, capsys):
     folder = tmp_path / "export"
-    shutil.copytree(made[0], folder)
+    shutil.copytree(exported[0], folder)
     (folder / ".tnn-fp32.killed").mkdir()
     weights = [folder / f"tnn-{precision}" / "generator.tnnmodel" for precision in ("fp32", "fp16")]
     sizes = [path.stat().st_size for path in weights]
@@ -82,14 +85,14 @@ def test_files_that_are_not_as_they_were_are_made_again(made, file, tmp_path, ca
     assert [row["precision"] for row in card["targets"]] == ["fp32"]
 
 
-def test_a_folder_holds_the_exports_of_one_student(made, tmp_path, capsys):
+def test_a_folder_holds_the_exports_of_one_student(exported, tmp_path, capsys):
     other = swapper("mobilefsgan").generator
     next(other.parameters()).data.mul_(1.01)
     students.save(other, tmp_path / "student.safetensors", identity_encoder="synthetic_identity")
-    before = (made[0] / "card.json").read_bytes()
-    assert export.main([str(tmp_path / "student.safetensors"), "--to", "tnn", "--out", str(made[0])]) == 2
+    before = (exported[0] / "card.json").read_bytes()
+    assert export.main([str(tmp_path / "student.safetensors"), "--to", "tnn", "--out", str(exported[0])]) == 2
     assert "holds exports of another student, or compared on other pairs (tnn-fp" in capsys.readouterr().err
-    assert (made[0] / "card.json").read_bytes() == before
+    assert (exported[0] / "card.json").read_bytes() == before
 
 
 def test_ctrl_c_says_that_the_command_goes_on(file, tmp_path, monkeypatch, capsys):
@@ -112,7 +115,7 @@ def test_a_file_that_differs_is_an_error_and_not_kept_but_others_are(file, tmp_p
     assert f"Refused: {why}" in (tmp_path / "out" / "equality.md").read_text()
 
 
-def test_whole_numbers_are_judged_by_identity(tmp_path):
+def test_int8_is_refused_where_it_loses_identity(tmp_path):
     row = {"id_top1_percent": 90.0, "same_as_pytorch": 0.95}
     convert._check_identity(row, {"id_top1_percent": 93.0}, tmp_path / "onnx-int8")
     for worse in ({"id_top1_percent": 87.0}, {"same_as_pytorch": 0.8}, {"same_as_pytorch": float("nan")}):
@@ -131,8 +134,8 @@ def test_whole_numbers_are_judged_by_identity(tmp_path):
 )
 def test_mistakes_are_one_line(file, arguments, message, capsys):
     assert export.main([str(file), *arguments]) == 2
-    told = capsys.readouterr().err.strip().splitlines()
-    assert told[-1].startswith("error: ") and message in told[-1]
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert lines[-1].startswith("error: ") and message in lines[-1]
 
 
 def test_other_files_are_refused(tmp_path, capsys):
@@ -195,3 +198,23 @@ def test_converters_are_quiet_unless_they_crash(capfd):
     assert out == "" and "from C++\nfrom a child\nand its errors\n" in err
     print("heard again")
     assert capfd.readouterr().out == "heard again\n"
+
+
+def test_photographs_are_compared_by_a_recogniser_of_photographs(tmp_path, monkeypatch):
+    folder, size = tmp_path / "photographs", 64
+    folder.mkdir()
+    for i in range(3):
+        Image.fromarray(np.random.default_rng(i).integers(0, 256, (size, size, 3), np.uint8)).save(folder / f"{i}.png")
+    assert make("singles", folder, "--out", tmp_path / "list", "--count", 3, "--resolution", size).returncode == 0
+    students.save(swapper("compact").generator, tmp_path / "s.safetensors", identity_encoder="synthetic_identity")
+    recognisers = []
+    monkeypatch.setattr(convert, "export", lambda *given: recogniser(given[4]))
+
+    def recogniser(exp):
+        recognisers.append(exp.eval.recogniser)
+        raise ValueError("enough")
+
+    command = [str(tmp_path / "s.safetensors"), "--to", "tnn"]
+    for options in ([], ["--pairs", str(tmp_path / "list")], ["--pairs", str(tmp_path / "list"), "--recogniser", "me"]):
+        assert export.main([*command, *options]) == 2
+    assert recognisers == ["synthetic_recogniser", "xiaoccer_128", "me"]

@@ -109,7 +109,7 @@ def test_a_video_keeps_its_sound_and_says_what_it_is(scene, tmp_path):
 
 @needs_shared
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (
             ["source.png", "two.png", "-o", "out.mp4"],
@@ -128,7 +128,7 @@ def test_a_video_keeps_its_sound_and_says_what_it_is(scene, tmp_path):
         (["source.png", "text.mp4", "-o", "out.mp4"], "text.mp4: not a readable video"),
     ],
 )
-def test_what_cannot_be_done_is_one_line_and_leaves_no_file(scene, arguments, told, capsys, monkeypatch):
+def test_what_cannot_be_done_is_one_line_and_leaves_no_file(scene, arguments, message, capsys, monkeypatch):
     folder, _, _ = scene
     grey = np.full((200, 200, 3), 128, np.uint8)
     Image.fromarray(grey).save(folder / "grey.png")
@@ -138,5 +138,5 @@ def test_what_cannot_be_done_is_one_line_and_leaves_no_file(scene, arguments, to
     before = sorted(folder.iterdir())
     assert run(folder, *arguments) == 2
     error = capsys.readouterr().err
-    assert error.splitlines()[-1].startswith("error: ") and told in error
+    assert error.splitlines()[-1].startswith("error: ") and message in error
     assert sorted(folder.iterdir()) == before
