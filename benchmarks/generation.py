@@ -26,6 +26,7 @@ from distill.data import prepare as data
 from distill.pseudo_gt.quality import DTYPES
 from distill.schema import Data, Experiment, PseudoGT
 from distill.schema import Teacher as TeacherSpec
+from distill.tracking import Tracker
 from swapcore.hardware import environment
 from teachers import Teacher
 from teachers.faceshifter import AEINet, FaceShifterTeacher, HEARNet
@@ -95,7 +96,7 @@ def main(arguments: list[str] | None = None) -> None:
             teacher = build(args.quick)
             people = Data(resolution=size, train_people=args.people, val_people=2, test_people=2, test_images=2)
             exp = Experiment(name="benchmark", runs=folder, stages=("data", "pseudo_gt"), data=people)
-            data.run(exp, accelerator, stage.Quiet())
+            data.run(exp, accelerator, Tracker(exp, enabled=False))
             for precision in args.precisions:
                 settings = PseudoGT(
                     teachers=(TeacherSpec(teacher.name, label=name),), pairs=args.pairs, shard_size=args.pairs,

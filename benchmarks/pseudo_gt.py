@@ -27,6 +27,7 @@ from distill.pseudo_gt.cache import LruCache
 from distill.pseudo_gt.quality import DTYPES, Swapper
 from distill.pseudo_gt.store import Store
 from distill.schema import Data, Experiment, PseudoGT, Quality, Teacher
+from distill.tracking import Tracker
 
 
 class Stopwatch:
@@ -47,13 +48,6 @@ class Stopwatch:
     def _wait(self):
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
-
-
-class Quiet:
-    """A tracker that keeps nothing."""
-
-    def metrics(self, values, step=None):
-        pass
 
 
 def main() -> None:
@@ -86,7 +80,7 @@ def main() -> None:
             data=Data(kind="photos" if args.photos else "synthetic", photos=args.photos, resolution=args.size,
                       train_people=args.people, val_people=2, test_people=2),
         )  # fmt: skip
-        data.run(exp, accelerator, Quiet())
+        data.run(exp, accelerator, Tracker(exp, enabled=False))
         for name in args.teachers:
             spec = Teacher(name, weights=weights, options=yaml.safe_load(args.options))
             settings = PseudoGT(

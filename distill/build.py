@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 import teachers
 from distill.config import ConfigError, Experiment
 from distill.schema import Teacher
-from distill.train.learners import Learner, learner_of
+from distill.train.learners import LEARNERS, Learner, learner_of
 from eval import METRICS
 from eval.cards import CARDS
 from eval.estimators import Estimator, Estimators, load_estimator, mirrored
@@ -36,6 +36,9 @@ def check_names(exp: Experiment) -> None:
     Raises ConfigError, WeightsError.
     """
     stages, chosen = set(exp.stages), []
+    refined = [name for name, kinds in LEARNERS.items() if "refine" in kinds]
+    if "refine" in stages and exp.student.name not in refined:
+        raise ConfigError(f"student.name: expected {' or '.join(refined)}, which have a stage `refine`")
     if stages & {"pseudo_gt", "train", "eval"}:
         _encoder_file(exp.student.identity_encoder, exp, "student.identity_encoder")
         card = ENCODERS[exp.student.identity_encoder]

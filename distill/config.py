@@ -18,7 +18,6 @@ from typing import Any, Literal, NamedTuple
 import yaml
 
 from distill.schema import STAGES, Changes, Experiment, Teacher, in_words
-from distill.train.learners import LEARNERS
 from swapcore.terminal import nearest
 
 Override = str | tuple[str, Any]
@@ -271,9 +270,6 @@ def _check(exp: Experiment, where: str) -> None:
     if distil.features:
         require(distil.online is not None, "distil.online", "a teacher, for distil.features")
         require(bool(distil.layers), "distil.layers", "names of submodules, student: teacher")
-    if "refine" in exp.stages:
-        refined = [name for name, stages in LEARNERS.items() if "refine" in stages]
-        require(exp.student.name in refined, "student.name", f"{' or '.join(refined)}, to have a stage `refine`,")
 
 
 def _describe(value: Any) -> str:

@@ -287,23 +287,16 @@ class Step:
 
 
 def mixture(exp: Experiment) -> Mixture:
-    """The stream of training samples of an experiment."""
-    mix = to_dict(exp.train.mix)
+    """The stream of training samples of an experiment. Raises DataError, StageError."""
+    mix, data, fstriplets = to_dict(exp.train.mix), exp.data, None
     shards = Shards(exp.pseudo_gt.destination or exp.folder / "pseudo_gt") if mix["pseudo_gt"] else None
-    photos = read_manifest(exp.folder / "data", "train", exp.data.resolution)
+    photos = read_manifest(exp.folder / "data", "train", data.resolution)
+    if mix["fstriplets"]:
+        shares = to_dict(exp.train.fstriplets)
+        fstriplets = FSTriplets(data.fstriplets, data.resolution, shares, data.occlusions, data.occlusion_share)
     return Mixture(
-        shards, photos, mix, exp.train_seed, exp.train.flip, exp.data.cache_gb, exp.data.workers,
-        fstriplets=fstriplets(exp), quality_power=exp.distil.quality_power,
-    )  # fmt: skip
-
-
-def fstriplets(exp: Experiment) -> FSTriplets | None:
-    """The folder of FSTriplets that an experiment names, validated. Raises DataError."""
-    if not exp.train.mix.fstriplets:
-        return None
-    return FSTriplets(
-        exp.data.fstriplets, exp.data.resolution, to_dict(exp.train.fstriplets), exp.data.occlusions,
-        exp.data.occlusion_share,
+        shards, photos, mix, exp.train_seed, exp.train.flip, data.cache_gb, data.workers, fstriplets,
+        exp.distil.quality_power,
     )  # fmt: skip
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -20,13 +19,8 @@ from distill.stage import StageError
 KINDS = ("pseudo_gt", "same_photo", "same_person", "pair", "fstriplets")  # append only: shares are drawn in this order
 
 
-class _Samples(NamedTuple):
-    """Samples of one kind: images (n, 3, 3, H, W) uint8 of source, target and gt, and the other elements (n,)."""
-
-    images: torch.Tensor
-    with_gt: torch.Tensor
-    src_as_true: torch.Tensor
-    weight: torch.Tensor
+# Samples of one kind: images (n, 3, 3, H, W) uint8 of source, target and gt; then with_gt, src_as_true, weight (n,).
+Samples = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
 
 
 class Mixture(Dataset):
@@ -92,11 +86,11 @@ class Mixture(Dataset):
             images[mirrored] = images[mirrored].flip(-1)
         return Triplet(*images.unbind(1), *numbers)
 
-    def _fstriplets(self, positions, draws) -> _Samples:
+    def _fstriplets(self, positions, draws) -> Samples:
         images, with_gt, src_as_true = self.fstriplets.sample(draws)
-        return _Samples(images, with_gt, src_as_true, torch.ones(len(images)))
+        return images, with_gt, src_as_true, torch.ones(len(images))
 
-    def _pseudo_gt(self, positions, draws) -> _Samples:
+    def _pseudo_gt(self, positions, draws) -> Samples:
         """An epoch is a permutation of all triplets; the triplet of a position does not depend on earlier kinds."""
         index = []
         for position in positions:
@@ -110,7 +104,7 @@ class Mixture(Dataset):
             self._permutation = np.random.default_rng((self.seed, epoch, 1)).permutation(self.n_triplets)
         return self._permutation
 
-    def _pair(self, positions, draws) -> _Samples:
+    def _pair(self, positions, draws) -> Samples:
         chosen = []
         for rng in draws:
             source = int(rng.integers(len(self.person)))
@@ -122,12 +116,12 @@ class Mixture(Dataset):
         images = torch.cat([pictures, torch.zeros_like(pictures[:, :1])], 1)  # 0 in uint8 is -1: no GT
         return _samples(images, with_gt=torch.zeros(len(images)))
 
-    def _same_person(self, positions, draws) -> _Samples:
+    def _same_person(self, positions, draws) -> Samples:
         people = [self.of_person[rng.choice(self.several)] for rng in draws]
         chosen = [rng.choice(p, 2, replace=False) for rng, p in zip(draws, people, strict=True)]
         return _samples(self._pictures(chosen)[:, [0, 1, 1]])
 
-    def _same_photo(self, positions, draws) -> _Samples:
+    def _same_photo(self, positions, draws) -> Samples:
         chosen = [(i, i) for i in (int(rng.integers(len(self.person))) for rng in draws)]
         pictures = self._pictures(chosen)[:, [0, 1, 1]].clone()
         pictures[:, 0] = disturb(pictures[:, 0], draws)
@@ -138,10 +132,10 @@ class Mixture(Dataset):
         return pictures.unflatten(0, (len(chosen), -1))
 
 
-def _samples(images: torch.Tensor, with_gt: torch.Tensor | None = None, weight: torch.Tensor | None = None) -> _Samples:
+def _samples(images: torch.Tensor, with_gt: torch.Tensor | None = None, weight: torch.Tensor | None = None) -> Samples:
     """By default with GT, and of weight 1; the source is shown to the discriminator as real."""
     ones = torch.ones(len(images))
-    return _Samples(images, ones if with_gt is None else with_gt, ones.bool(), ones if weight is None else weight)
+    return images, ones if with_gt is None else with_gt, ones.bool(), ones if weight is None else weight
 
 
 def disturb(images: torch.Tensor, draws: list[np.random.Generator]) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""The networks of the synthetic benchmark: what is shipped measures people never seen, and how such are made."""
+"""The networks of the synthetic benchmark: those shipped measure unseen people, and the command trains new ones."""
 
 import json
 import sys

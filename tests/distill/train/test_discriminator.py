@@ -3,14 +3,13 @@
 import pytest
 import torch
 from helpers import goldens
+from helpers.original_discriminators import original_to_ours, pyramid_original_to_ours
 from torch.nn import functional as F
 
 from distill.train.discriminator import (
     MultiScaleDiscriminator,
     PyramidDiscriminator,
     build,
-    original_to_ours,
-    pyramid_original_to_ours,
 )
 
 

@@ -30,7 +30,7 @@ def test_one_line_adds_a_learner(tmp_path, monkeypatch):
     state = torch.load(next((folder / "train" / "state").glob("*.pt")), weights_only=True)
     assert state.keys() == KEYS and state["optimiser_d"] is None
     with pytest.raises(ConfigError, match="student.name: expected faceshifter"):
-        config.load(path, ["stages=[train, refine]"])
+        build.check_names(config.load(path, ["stages=[train, refine]"]))
 
 
 def test_names_are_checked_without_loading_weights(tmp_path, monkeypatch):

@@ -82,10 +82,10 @@ def test_real_pictures_and_swaps_share_a_pass_where_that_is_exact(tmp_path, kind
     exp = config.load(experiment(tmp_path, loss={"discriminator": {"kind": kind, "ndf": 2, "layers": 2}}))
     step = Step(exp, build_networks(exp, CPU), run.new_accelerator(exp))
     step.ddp_discriminator.train()
-    real, fake = ([torch.rand(3, 3, s, s) * 2 - 1 for s in (64, 32, 16)] for _ in range(2))
-    apart = step.discriminate(real, fake)
+    real, swaps = ([torch.rand(3, 3, s, s) * 2 - 1 for s in (64, 32, 16)] for _ in range(2))
+    apart = step.discriminate(real, swaps)
     step.one_pass = True
-    shared = step.discriminate(real, fake)
+    shared = step.discriminate(real, swaps)
     if same:
         for a, b in zip([*apart[0], *apart[1]], [*shared[0], *shared[1]], strict=True):
             assert torch.allclose(a, b, atol=1e-5)
