@@ -40,7 +40,7 @@ setup(
         "students": ["weights/*"],
         "students.export": ["page/*"],
         "eval": ["weights/*"],
-        "distill.report": ["*.yaml"],
+        "distill.report": ["*.yaml", "templates/*"],
     },
     install_requires=[
         "torch>=2.11,<2.15",
@@ -56,6 +56,7 @@ setup(
         "lpips>=0.1.4,<0.2",
         "torchmetrics>=1.9,<2",
         "matplotlib>=3.9,<4",
+        "jinja2>=3.1,<4",
         "fsspec>=2024.6",
         "tqdm>=4.66,<5",
         "mlflow>=3.17,<4",

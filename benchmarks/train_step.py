@@ -33,8 +33,9 @@ from distill.data import prepare as data
 from distill.data.triplet import Triplet
 from distill.estimate import noise, saved_bytes
 from distill.pseudo_gt.quality import DTYPES
-from distill.tracking import Sums, Tracker
+from distill.tracking import Tracker
 from distill.train.discriminator import build as build_discriminator
+from distill.train.log import Sums
 from distill.train.loop import Networks, Step, build_networks, mixture
 from distill.train.perceptual import Perceptual, backbone
 from distill.train.stream import batches

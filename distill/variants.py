@@ -1,9 +1,8 @@
-"""Variants: one experiment, several students. `variants:` and `seeds:` of a YAML are trained as runs of their own, as
-children of one MLflow run, and end in one comparison.
+"""The runs of an experiment with `variants:` or `seeds:`, as children of one MLflow run, and their comparison.
 
-    runs/NAME/shared/data-4f0c.../      what children with the same data, or the same pseudo-GT, use together
-    runs/NAME/VARIANT-seed0/            a child's run, an experiment like any other
-    runs/NAME/comparison.json .md .png  the table and the plot
+runs/NAME/shared/data-4f0c.../      data, or pseudo-GT, that all children with the same settings use
+runs/NAME/VARIANT-seed0/            a child's run, an experiment like any other
+runs/NAME/comparison.json .md .png  the table and the plot
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from swapcore.files import digest, read_json, write_text
 
 
 def run(exp: Experiment, children: Sequence[Child], run_stages: Callable, accelerator) -> None:
-    """Run the stages of every child, finished ones in a moment, then compare them."""
+    """Run the stages of every child, which takes a moment where they are finished; then compare the children."""
     main = accelerator.is_main_process
     if main:
         write_text(exp.folder / "experiment.yaml", dump(exp))
@@ -43,12 +42,12 @@ def run(exp: Experiment, children: Sequence[Child], run_stages: Callable, accele
 
 
 def _share(child: Experiment, exp: Experiment) -> None:
-    """Link the child's folders of data and pseudo-GT to those of its sisters with the same settings."""
+    """Link the child's folders of data and pseudo-GT to folders that children with the same settings share."""
     tree = to_dict(child)
-    common = {"data": [tree["seed"], tree["data"]]}
-    common["pseudo_gt"] = [*common["data"], tree["pseudo_gt"], tree["student"]["identity_encoder"]]
+    data = [tree["seed"], tree["data"]]
+    pseudo_gt = [*data, tree["pseudo_gt"], tree["student"]["identity_encoder"]]
     child.folder.mkdir(parents=True, exist_ok=True)
-    for stage, settings in common.items():
+    for stage, settings in (("data", data), ("pseudo_gt", pseudo_gt)):
         folder = exp.folder / "shared" / f"{stage}-{digest(settings)}"
         folder.mkdir(parents=True, exist_ok=True)
         link = child.folder / stage
@@ -58,10 +57,10 @@ def _share(child: Experiment, exp: Experiment) -> None:
 
 def _compare(exp: Experiment, children: Sequence[Child], tracker: Tracker) -> None:
     table = comparison.collect([(child, read_json(child.exp.folder / "metrics.json")) for child in children])
-    for path in comparison.write(exp.name, table, exp.folder):
-        tracker.artifact(path)
+    written = comparison.write(exp.name, table, exp.folder)
     print(comparison.markdown(table))
-    for name in ("comparison.md", "comparison.png"):
-        print(exp.folder / name)
+    for path in written:
+        tracker.artifact(path)
+        print(path)
     if exp.tracking.uri != "none":
         print(f"mlflow ui --backend-store-uri {exp.tracking.uri}")

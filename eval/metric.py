@@ -26,7 +26,8 @@ class Value:
 
     key: its name in metrics.json and MLflow. title: its name in tables. better: whether higher or lower is better, or
     "target" where the best value lies in between. parts: tables show the share of each network of a swapper. brief: the
-    short table that compares variants has it. open_ended: `key` is a prefix, followed by the name of an estimator.
+    short table that compares variants has it. cost: the plot of variants shows ID retrieval against it. open_ended:
+    `key` is a prefix, followed by the name of an estimator.
     """
 
     key: str
@@ -36,6 +37,7 @@ class Value:
     better: Literal["higher", "lower", "target"] | None = None
     parts: bool = False
     brief: bool = True
+    cost: bool = False
     open_ended: bool = False
 
     @property

@@ -40,7 +40,7 @@ def pose_error(view: View) -> dict[str, Measured]:
 POSE_ERROR = Metric(
     pose_error,
     (
-        Value("pose_error_deg", "pose error °", "degrees", "{:.2f}", "lower"),
+        Value("pose_error_deg", "pose error °", "degrees", "{:.2f}", "lower", cost=True),
         Value("pose_error_true_deg", "to true pose °", "degrees", "{:.2f}", "lower", brief=False),
     ),
     needs="pose",

@@ -66,9 +66,9 @@ def size_mb(view: View) -> dict[str, Measured]:
 SIZE = Metric(
     size_mb,
     (
-        Value("size_mb", "MB", "MB (10^6 bytes)", "{:.2f}", "lower", parts=True),
+        Value("size_mb", "MB", "MB (10^6 bytes)", "{:.2f}", "lower", parts=True, cost=True),
         Value("size_mib", "MiB", "MiB (2^20 bytes)", "{:.2f}", "lower", brief=False),
         Value("parameters", "parameters", "", "{:,.0f}", "lower", brief=False),
-        Value("macs_g", "GMAC", "10^9 multiply-adds", "{:.3f}", "lower", parts=True),
+        Value("macs_g", "GMAC", "10^9 multiply-adds", "{:.3f}", "lower", parts=True, cost=True),
     ),
 )

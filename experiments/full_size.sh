@@ -1,9 +1,9 @@
 #!/bin/sh
 # The full-size results, in order, in pieces of at most MINUTES (9) each: sh experiments/full_size.sh [MINUTES]
-# A command that stops with status 75 wants to be given again, and this script gives it again; what is finished is
-# skipped in seconds, so that the script may be stopped anywhere, and started again on the next occasion with the same
-# folder runs/ (checkpoints: some 10 to 100 MB a run; `--estimate` in place of minutes=... says how large, and how long).
-# Neither mlflow nor lpips is needed. PHOTOS, HELDOUT and WEIGHTS name folders; without them photographs are left out.
+# A command that stops with status 75 is out of time, and the script repeats it. Finished work is skipped in seconds, so
+# the script may be stopped anywhere and started again later with the same folder runs/ (checkpoints: some 10 to 100 MB
+# a run; `--estimate` in place of minutes=... prints size and duration). Neither mlflow nor lpips is needed. PHOTOS,
+# HELDOUT and WEIGHTS name folders; without them the experiments on photographs are left out.
 set -eu
 cd "$(dirname "$0")/.."
 MINUTES=${1:-9}
@@ -11,7 +11,7 @@ PYTHON=${PYTHON:-python}
 OUT=runs/speed
 mkdir -p "$OUT"
 
-# $1: a name; the others: what is run once, its output kept in $OUT.
+# Run a command once and keep its output in $OUT. $1: name of the output; the others: the command.
 once() {
     name=$1; shift
     [ -f "$OUT/$name.json" ] && return
@@ -19,7 +19,7 @@ once() {
     mv "$OUT/$name.part" "$OUT/$name.json"
 }
 
-# An experiment, until it is finished. What fails otherwise stops the script.
+# Run an experiment until it is finished. Any other failure stops the script.
 pieces() {
     status=75
     while [ "$status" -eq 75 ]; do

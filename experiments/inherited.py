@@ -1,13 +1,13 @@
-"""How much of a neural teacher's error does its student inherit? Of a finished run on synthetic people, where the exact
-swap of every test pair is known:
+"""Measure how much of a neural teacher's error its student inherits, in a finished run on synthetic people, where the
+exact swap of every test pair is known:
 
 python experiments/inherited.py experiments/distil_faceshifter.yaml [section.key=value ...] --control STUDENT
 
-Error means swap - exact swap, pixel by pixel inside the inner face. The student's error of a pair is fitted by two
-pictures, a * (the teacher's error of the same pair) + b * (target - exact swap): b is what was not swapped at all, a
-the share of the teacher's error that the student repeats in the same place. A control is a student of the same kind
-that never saw the teacher: of it, a is what two networks have in common without teaching. The same with the teacher's
-error of another pair should be 0.
+Error means swap - exact swap, pixel by pixel inside the inner face. The student's error on a pair is fitted by two
+pictures, a * (the teacher's error on the same pair) + b * (target - exact swap): a is the share of the teacher's error
+that the student repeats in the same place, b the share of the target that it left as it was. A control is a student of
+the same kind that never saw the teacher: its a shows the errors that two networks share without teaching. With the
+teacher's error on another pair, a should be 0.
 """
 
 import argparse
@@ -27,6 +27,7 @@ from distill.evaluate import pairs, swappers
 from eval.evaluation import Evaluation
 from swapcore.files import whole_file, write_json
 from swapcore.hardware import environment
+from swapcore.terminal import run_command
 
 
 @torch.inference_mode()
@@ -48,8 +49,8 @@ def size(error: Tensor, mask: Tensor) -> np.ndarray:
     return (error.square().flatten(1).sum(1) / inside).sqrt().numpy()
 
 
-def told(values: np.ndarray) -> dict[str, float | list[float]]:
-    """Mean and the 95 % interval of it by bootstrap over pairs."""
+def mean_of(values: np.ndarray) -> dict[str, float | list[float]]:
+    """The mean and its 95 % interval by bootstrap over pairs."""
     rng = np.random.default_rng(0)
     means = values[rng.integers(len(values), size=(2000, len(values)))].mean(1)
     low, high = np.percentile(means, [2.5, 97.5])
@@ -57,7 +58,7 @@ def told(values: np.ndarray) -> dict[str, float | list[float]]:
 
 
 def measure(exp: config.Experiment, control: Path | None) -> tuple[dict, dict[str, np.ndarray]]:
-    """Figures for JSON, and columns to plot. Raises ConfigError where the run has no neural teacher or no truth."""
+    """Numbers for JSON, and columns to plot. Raises ConfigError where there is no neural teacher or no exact swap."""
     tests, _ = pairs.test_pairs(exp)
     if tests.exact is None or tests.mask is None:
         raise config.ConfigError(f"{exp.name}: data.kind: expected synthetic, where the exact swap is known")
@@ -74,17 +75,17 @@ def measure(exp: config.Experiment, control: Path | None) -> tuple[dict, dict[st
         own = errors(swappers.by_name(str(control), exp, tests, "cpu"), tests)
         sizes["control"], shares["control"] = size(own, tests.mask), fit(own, teacher, unswapped)
     cosine = torch.cosine_similarity(student.flatten(1), teacher.flatten(1)).numpy()
-    found = {
+    numbers = {
         "experiment": exp.name, "pairs": len(tests), "pairs_hash": tests.hash,
-        "error_rms": {name: told(values) for name, values in sizes.items()},
-        "share_of_teachers_error": {name: told(values[:, 0]) for name, values in shares.items()},
-        "share_not_swapped": {name: told(values[:, 1]) for name, values in shares.items()},
-        "cosine_of_errors": told(cosine),
+        "error_rms": {name: mean_of(values) for name, values in sizes.items()},
+        "share_of_teachers_error": {name: mean_of(values[:, 0]) for name, values in shares.items()},
+        "share_not_swapped": {name: mean_of(values[:, 1]) for name, values in shares.items()},
+        "cosine_of_errors": mean_of(cosine),
         "correlation_of_sizes": round(float(np.corrcoef(sizes["teacher"], sizes["student"])[0, 1]), 4),
         "student_nearer_than_teacher_pct": round(100 * float((sizes["student"] < sizes["teacher"]).mean()), 1),
         "environment": environment(),
     }  # fmt: skip
-    return found, {"sizes": sizes, "shares": {name: values[:, 0] for name, values in shares.items()}}
+    return numbers, {"sizes": sizes, "shares": {name: values[:, 0] for name, values in shares.items()}}
 
 
 def plot(columns: dict, path: Path) -> None:
@@ -95,7 +96,7 @@ def plot(columns: dict, path: Path) -> None:
     top = 1.05 * max(sizes["teacher"].max(), sizes["student"].max())
     left.plot([0, top], [0, top], color="#9ca3af", linewidth=1)
     left.set(xlim=(0, top), ylim=(0, top), xlabel="teacher's error", ylabel="student's error")
-    left.set_title("RMS to the exact swap, inner face, a point a pair", fontsize=9, loc="left")
+    left.set_title("RMS of swap - exact swap, inner face, one point per pair", fontsize=9, loc="left")
     colours = {"student": "#2563eb", "control": "#f59e0b"}
     values = {name: shares for name, shares in columns["shares"].items() if "another" not in name}
     values |= {"teacher of another pair": columns["shares"]["student, teacher's error of another pair"]}
@@ -105,7 +106,7 @@ def plot(columns: dict, path: Path) -> None:
         right.hist(shares, edges, label=f"{name}: {shares.mean():.2f}", **style)
     right.legend(fontsize=8, frameon=False)
     right.set_xlabel("share of the teacher's error in the student's")
-    right.set_title("what is repeated in the same place, pairs", fontsize=9, loc="left")
+    right.set_title("share repeated in the same place, number of pairs", fontsize=9, loc="left")
     for axes in (left, right):
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
@@ -119,26 +120,24 @@ def main() -> int:
     parser.add_argument("experiment", help="YAML of a finished run with one neural teacher, on synthetic people")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value")
     parser.add_argument("--full-size", action="store_true")
-    parser.add_argument("--control", type=Path, help="a student like this one that learnt from exact swaps")
+    parser.add_argument("--control", type=Path, help="a student of the same kind that was trained on exact swaps")
     parser.add_argument("--out", type=Path, help="folder; by default experiments/results/NAME")
     args = parser.parse_intermixed_args()
-    try:
-        exp = config.load(args.experiment, args.overrides, args.full_size)
-        torch.set_num_threads(exp.threads or torch.get_num_threads())
-        found, columns = measure(exp, args.control)
-        out = args.out or ROOT / "experiments" / "results" / exp.name
-        write_json(out / "inherited.json", found)
-        plot(columns, out / "inherited.png")
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    return run_command(lambda: write(args))
+
+
+def write(args: argparse.Namespace) -> None:
+    exp = config.load(args.experiment, args.overrides, args.full_size)
+    torch.set_num_threads(exp.threads or torch.get_num_threads())
+    numbers, columns = measure(exp, args.control)
+    out = args.out or ROOT / "experiments" / "results" / exp.name
+    write_json(out / "inherited.json", numbers)
+    plot(columns, out / "inherited.png")
     for name in ("error_rms", "share_of_teachers_error", "share_not_swapped"):
-        print(f"{name}: " + ", ".join(f"{k} {v['mean']} {tuple(v['interval'])}" for k, v in found[name].items()))
+        print(f"{name}: " + ", ".join(f"{k} {v['mean']} {tuple(v['interval'])}" for k, v in numbers[name].items()))
     for name in ("cosine_of_errors", "correlation_of_sizes", "student_nearer_than_teacher_pct"):
-        print(f"{name}: {found[name]}")
-    for name in ("inherited.json", "inherited.png"):
-        print(out / name)
-    return 0
+        print(f"{name}: {numbers[name]}")
+    print(out / "inherited.json", out / "inherited.png", sep="\n")
 
 
 if __name__ == "__main__":

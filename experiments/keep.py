@@ -1,8 +1,8 @@
-"""Keep of a finished run what the repository shows, as small files: `python experiments/keep.py runs/NAME [...]`
+"""Copy the small files of finished runs into the repository: `python experiments/keep.py runs/NAME [...]`
 
-RESULTS/NAME/experiment.yaml (resolved, folders of this machine left out), log.jsonl, metrics.json, run.json (commit,
-hardware, minutes) and, of synthetic people only, grid.png; of an experiment with variants comparison.json and .png, and
-log and metrics of every run in it.
+RESULTS/NAME gets experiment.yaml (resolved, without the folders of this machine), log.jsonl, metrics.json, run.json
+(commit, hardware, minutes) and, if all people are synthetic, grid.png. An experiment with variants gives its
+comparison, and log.jsonl and run.json of every run.
 """
 
 import argparse
@@ -16,12 +16,13 @@ sys.path[0] = str(ROOT)
 import yaml
 
 from swapcore.files import read_json, write_json, write_text
+from swapcore.terminal import run_command
 
 FOLDERS = ("photos", "heldout", "fstriplets", "occlusions")
 
 
 def keep(run: Path, out: Path) -> list[Path]:
-    """The files written. Raises ValueError where the run is not finished."""
+    """Copy one run; the written files. Raises ValueError where it is not finished."""
     if not (run / "experiment.yaml").is_file():
         raise ValueError(f"{run}: no run: it has no experiment.yaml; expected a folder under runs/")
     tree = yaml.safe_load((run / "experiment.yaml").read_text(encoding="utf-8"))
@@ -60,16 +61,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN")
     parser.add_argument("--results", type=Path, default=ROOT / "experiments" / "results")
-    parser.add_argument("--as", dest="name", help="under this name; the run's own by default")
+    parser.add_argument("--as", dest="name", help="name of the folder (default: the run's)")
     args = parser.parse_args()
-    try:
-        for run in args.runs:
-            for path in keep(run, args.results / (args.name or run.name)):
-                print(path)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return run_command(lambda: keep_all(args.runs, args.results, args.name))
+
+
+def keep_all(runs: list[Path], results: Path, name: str | None) -> None:
+    for run in runs:
+        print(*keep(run, results / (name or run.name)), sep="\n")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Shared by all commands: the parser of options, one `error:` line, the nearest known name, a table of text."""
+"""Shared by all commands: the parser of options, one `error:` line, the nearest known name, tables of text."""
 
 from __future__ import annotations
 
@@ -33,7 +33,15 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f"; known: {', '.join(known)}" if known else ""
 
 
-def text_table(rows: Sequence[Sequence[str]], first: int = 20, least: int = 12) -> str:
-    """Rows of cells in columns: the first column to the left, `first` wide, all others to the right, equally wide."""
+def text_table(rows: Sequence[Sequence[str]], least: int = 12) -> str:
+    """Rows of cells in columns: the first to the left, the others to the right, equally wide, at least `least`."""
+    first = max(20, max(len(row[0]) for row in rows))
     width = max([least, *(len(cell) + 2 for row in rows for cell in row[1:])])
     return "\n".join(f"{head:{first}}" + "".join(f"{cell:>{width}}" for cell in cells) for head, *cells in rows)
+
+
+def markdown_table(rows: Sequence[Sequence[str]]) -> str:
+    """Rows of cells, the headings first, as Markdown."""
+    lines = ["|" + "|".join(f" {cell} ".replace("|", "\\|") if cell else " " for cell in row) + "|" for row in rows]
+    lines.insert(1, "|" + "---|" * len(rows[0]))
+    return "\n".join(lines)

@@ -38,7 +38,7 @@ from distill.evaluate import pairs as lists
 from distill.evaluate import swappers
 from distill.evaluate.measure import PHOTO_ESTIMATORS, measure, shortened, write_grid
 from distill.evaluate.swappers import FinishedSwaps
-from distill.report.page import text_table
+from distill.report import tables
 from eval import METRICS
 from eval.estimators import Estimators
 from eval.pairs import Pairs
@@ -111,7 +111,7 @@ def evaluate(args: argparse.Namespace) -> None:
         print(f"{path}: overwritten, without {', '.join(sorted(dropped))}; another --out keeps both")
     content, swaps = measure(exp, rows, pairs, estimators, skipped, out, device)
     write_grid(out / "grid.png", pairs, swaps, exp.eval.pictures)
-    print(text_table(content["rows"]))
+    print(tables.as_text(content["rows"]))
     for warning in content["verdicts"]:
         print(f"! {warning}")
     print(path, out / "grid.png", sep="\n")

@@ -1,4 +1,4 @@
-"""What is told of an exported student: card.json for programs, equality.md for people."""
+"""The description of an exported student: card.json for programs, equality.md for people."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch
 from eval.pairs import Pairs
 from students import StudentSwapper
 from swapcore.hardware import environment
+from swapcore.terminal import markdown_table
 
 # The original's sizes, MB (README of HoiM/MobileFSGAN @478175b), by target and precision.
 ORIGINAL_MB = {("coreml", "fp32"): 15.0, ("tnn", "fp32"): 14.8}
@@ -17,30 +18,30 @@ HEADINGS = (
     "target", "precision", "MB", "encoder + generator MB", "max difference", "mean difference", "PSNR dB",
     "time of PyTorch's", "run in",
 )  # fmt: skip
-IDENTITY = {  # name in a row, and decimals
+IDENTITY = {  # heading: key in card.json, decimal places
     "cosine to source": ("id_similarity", 3),
     "same as PyTorch's": ("same_as_pytorch", 3),
     "ID top-1 %": ("id_top1_percent", 1),
 }
 LEGEND = """\
-Differences are from PyTorch: the largest of any output, mean and PSNR of the swaps, in [-1, 1]. Time is the share of
-PyTorch's for the whole model, in turns on one core: smaller is faster; – where no device's runtime ran it.
+Differences are from PyTorch, in [-1, 1]: the largest of any output, mean and PSNR of the swaps. Time is the time of
+the whole model divided by PyTorch's, both measured in turns on one core; – means that no device's runtime ran it.
 """
-JUDGED = """\
-Identity is that of the exported encoder and generator together: cosine to the source, cosine to PyTorch's swap (1 is
-the same face), and how often the source is found in the gallery (one pair is {points:.1f} points).
+IDENTITY_LEGEND = """\
+Identity is measured on swaps of the exported encoder and generator together: cosine to the source, cosine to PyTorch's
+swap (1 is the same face), and how often retrieval finds the source in the gallery (one pair is {points:.1f} points).
 """
 USE = " ".join(
     """\
-embedding = identity_encoder(source), to be kept as long as the source is the same; then, for each frame, swap =
-generator(target, embedding). Or at once: swap = whole(source, target). Batches of one, but for onnx-batch. Inputs and
-outputs are float32 at every precision. From pixels of 0 to 255: x / 127.5 - 1, and back: (x + 1) * 127.5.
+embedding = identity_encoder(source), once for each source; then, for each frame, swap = generator(target, embedding).
+Or in one call: swap = whole(source, target). Batches have one image, except for onnx-batch. Inputs and outputs are
+float32 at every precision. From pixels of 0 to 255: x / 127.5 - 1, and back: (x + 1) * 127.5.
 """.split()
 )
 FRAME = " ".join(
     """\
 FFHQ-like, of 256 pixels (scale by pixels / 256; x to the right, y down): eyes near (96, 121) and (159, 121), nose tip
-(127, 161), mouth corners (99, 188) and (156, 188). distill/faces.py finds faces, aligns them and lays them back.
+(127, 161), mouth corners (99, 188) and (156, 188). distill/data/faces.py finds faces, aligns them and pastes them back.
 """.split()
 )
 
@@ -52,8 +53,8 @@ def card(
     facts: Mapping[str, Any],
     metrics: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
-    """What card.json holds: what goes in and comes out, what was compared on what, file by file (`feed` tells how each
-    runtime is handed its inputs)."""
+    """The content of card.json: inputs and outputs, the pairs of the comparison, and the files of each target (`feed`
+    is the way in which its runtime takes inputs)."""
     side, generator = student.generator.options["resolution"], student.generator
     condition = {"embedding": {"shape": [1, generator.options["embedding_dim"]], "range": "unit length"}}
     if getattr(generator, "needs_map", False):
@@ -74,8 +75,8 @@ def card(
         },
         "compared_on": {
             "pairs": pairs.name, "hash": pairs.hash, "count": len(pairs), "gallery": len(pairs.gallery),
-            "told": "the list of pairs, its hash as in metrics.json, how many, and among how many people each source "
-            "is looked for",
+            "note": "the pair list, its hash as in metrics.json, the number of pairs, and the number of people among "
+            "whom retrieval searches each source",
         },
         "pytorch": facts["pytorch"],
         "folding": facts["folding"],
@@ -87,43 +88,47 @@ def card(
 
 
 def table(content: Mapping[str, Any]) -> str:
-    """equality.md: what `cells` tells, and what was refused."""
+    """equality.md: the rows of `cells`, and the refused targets."""
     student, on, where = content["student"], content["compared_on"], content["environment"]
-    head, *rows = cells(content)
+    options = ", ".join(f"{name} {value}" for name, value in student["options"].items())
     lines = [
-        f"{student['name']} {_options(student['options'])}, {on['count']} pairs of {on['pairs']}, gallery of "
-        f"{on['gallery']}; {where['processor']}, one core, torch {torch.__version__}, commit {where['commit']}",
+        f"{student['name']} {options}, {on['count']} pairs of {on['pairs']}, gallery of {on['gallery']}; "
+        f"{where['processor']}, one core, torch {torch.__version__}, commit {where['commit']}",
         "",
-        _line(head),
-        "|" + "---|" * len(head),
-        *map(_line, rows),
+        markdown_table(cells(content)),
         "",
-        LEGEND + JUDGED.format(points=100 / on["count"]) if content["pytorch"] else LEGEND,
+        legend(content),
     ]
     return "\n".join([*lines, *(f"Refused: {' '.join(why.split())}.\n" for why in content["refused"].values())])
 
 
+def legend(content: Mapping[str, Any]) -> str:
+    """The meaning of the columns of `cells`."""
+    identity = IDENTITY_LEGEND.format(points=100 / content["compared_on"]["count"]) if content["pytorch"] else ""
+    return LEGEND + identity
+
+
 def cells(content: Mapping[str, Any]) -> list[list[str]]:
-    """The headings, a row for PyTorch, one for its folded form, one for each target and precision. Without a judge
-    there are no columns of identity."""
+    """The headings, then rows for PyTorch, for its folded form, and for each target and precision. Without a
+    recogniser there are no columns of identity."""
     before, folded = content["pytorch"], content["folding"]["whole"]
-    judged = IDENTITY if before else {}
-    after = f"{folded['pytorch_ms']:.1f} ms before, {folded['ms']:.1f} after"
-    made = [
-        [*HEADINGS[:-1], *judged, HEADINGS[-1]],
-        ["PyTorch", "fp32", "", "", "", "", "", "1.00", *_identity(before, judged), ""],
-        ["PyTorch, folded", "fp32", "", "", *_differences(folded), *[""] * len(judged), after],
+    identity = IDENTITY if before else {}
+    times = f"{folded['pytorch_ms']:.1f} ms before, {folded['ms']:.1f} after"
+    rows = [
+        [*HEADINGS[:-1], *identity, HEADINGS[-1]],
+        ["PyTorch", "fp32", "", "", "", "", "", "1.00", *_identity(before, identity), ""],
+        ["PyTorch, folded", "fp32", "", "", *_differences(folded), *[""] * len(identity), times],
     ]
     for row in content["targets"]:
         whole, mb = row["models"]["whole"], row["mb"]
         original = ORIGINAL_MB.get((row["target"], row["precision"]))
         beside = f" (original {original})" if original and content["student"]["name"] == "mobilefsgan" else ""
-        made.append([
+        rows.append([
             row["target"], row["precision"], f"{mb['whole']:.2f}{beside}",
             f"{mb['identity_encoder']:.2f} + {mb['generator']:.2f}", *_differences(whole | {"max_abs": row["max_abs"]}),
-            *_identity(row, judged), row["runs_in"],
+            *_identity(row, identity), row["runs_in"],
         ])  # fmt: skip
-    return made
+    return rows
 
 
 def _differences(facts: Mapping[str, Any]) -> list[str]:
@@ -131,13 +136,5 @@ def _differences(facts: Mapping[str, Any]) -> list[str]:
     return [f"{facts['max_abs']:.1e}", f"{facts['mean_abs']:.1e}", f"{facts['psnr_db']:.0f}", ratio]
 
 
-def _identity(row: Mapping[str, Any], judged: Mapping[str, tuple[str, int]]) -> list[str]:
-    return [f"{row[name]:.{decimals}f}" for name, decimals in judged.values()]
-
-
-def _line(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cells) + " |"
-
-
-def _options(options: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name} {value}" for name, value in options.items())
+def _identity(row: Mapping[str, Any], columns: Mapping[str, tuple[str, int]]) -> list[str]:
+    return [f"{row[key]:.{decimals}f}" for key, decimals in columns.values()]

@@ -1,185 +1,176 @@
-"""The tables of distill.paper as Markdown, as one HTML page and as CSV; and the command that writes all three."""
+"""The tables of the paper as Markdown, as one HTML page and as CSV."""
 
 from __future__ import annotations
 
 import csv as comma_separated
 import io
-from collections.abc import Iterable, Sequence
-from html import escape
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
-from distill.report.page import ARROW, STYLE
-from distill.report.paper import Cell, Column, Table, tables
+from distill.report.paper import Cell, Table
+from distill.report.tables import heading, render
+from eval.metric import Value
 from swapcore.files import write_text
-from swapcore.weights import ROOT
+from swapcore.terminal import markdown_table
 
 FIELDS = (
     "table", "system", "metric", "published", "unit", "published_source", "sure", "measured", "interval_low",
     "interval_high", "difference", "state", "protocol", "measured_from", "note",
 )  # fmt: skip
-LONG = ("system", "published", "ours", "difference", "unit", "what it is")
+LONG = ("system", "published", "ours", "difference", "unit", "explanation")
 LEGEND = (
     "Bold: measured here, beside the published value where the protocol is the same (difference: ours less published). "
-    "Plain: quoted from the source told. unknown: no number that anybody could verify, so none is given. A source is "
-    "seen where the number was read there itself, secondary where it is a quotation there as well."
+    "Plain: quoted from the given source. unknown: nobody could verify a number. A source is seen where the number was "
+    "read in it, secondary where it is a quotation there as well."
 )
-PAGE = """
-td b{font-weight:650}td.unknown{color:var(--soft);font-style:italic}sup{color:var(--soft)}
-tr>.words{white-space:normal;text-align:left}td.words{color:var(--soft);font-size:.9rem}
-dl{display:grid;grid-template-columns:max-content 1fr;gap:0 1rem;margin:.2rem 0 .8rem}
-dl,ol{font-size:.88rem;color:var(--soft)}dt{font-weight:600}dd{margin:0}ol{margin:.5rem 0;padding-left:1.6rem}
-th{vertical-align:bottom}th small{color:var(--soft)}
-@media (prefers-color-scheme:dark){:root{--line:#3b3f46;--soft:#9ca3af}}
-"""
 
 
-def counts(made: Sequence[Table]) -> dict[str, int]:
-    """How many cells are measured, quoted, unknown."""
-    states = [cell.state for table in made for cell in table.cells()]
-    return {state: states.count(state) for state in ("measured", "quoted", "unknown")}
+def write(folder: Path, tables: Sequence[Table]) -> list[Path]:
+    """paper.md, paper.html and paper.csv; the paths of the files."""
+    pages = {"paper.md": markdown(tables), "paper.html": html(tables), "paper.csv": csv(tables)}
+    for name, text in pages.items():
+        write_text(folder / name, text)
+    return [folder / name for name in pages]
 
 
-def csv(made: Sequence[Table]) -> str:
-    """One line a cell, FIELDS in the first. Numbers in full; empty where there is none."""
+def summary(tables: Sequence[Table]) -> str:
+    """The number of cells that are measured, quoted and unknown."""
+    states = [cell.state for table in tables for cell in table.cells()]
+    counts = ", ".join(f"{states.count(state)} {state}" for state in ("measured", "quoted", "unknown"))
+    text = f"{len(states)} cells in {len(tables)} tables: {counts}."
+    if not any(table.name.startswith("measured_") for table in tables):
+        text += " They show published numbers and computed sizes only, since no results were given (see --results)."
+    return text
+
+
+def csv(tables: Sequence[Table]) -> str:
+    """One line for each cell, FIELDS in the first. Numbers have all digits, or are empty where there is none."""
     stream = io.StringIO()
     writer = comma_separated.DictWriter(stream, FIELDS, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
-    for table in made:
+    for table in tables:
         protocol = "; ".join(f"{key}: {text}" for key, text in table.protocol.items())
-        for cell in table.cells():
-            low, high = cell.interval or (None, None)
-            derived = {"difference": cell.difference, "state": cell.state, "protocol": f"{cell.protocol}. {protocol}"}
-            other = "Ours was measured under another protocol." if cell.other else ""
-            derived |= {"interval_low": low, "interval_high": high, "note": f"{cell.note} {other}".strip()}
-            writer.writerow(vars(cell) | derived)
+        for system, row in table.rows.items():
+            for metric, cell in row.items():
+                low, high = cell.interval or (None, None)
+                other = "Ours was measured under another protocol." if cell.other else ""
+                writer.writerow(vars(cell) | {
+                    "table": table.name, "system": system, "metric": metric, "interval_low": low,
+                    "interval_high": high, "difference": cell.difference, "state": cell.state,
+                    "protocol": f"{table.protocol_name}. {protocol}", "note": f"{cell.note} {other}".strip(),
+                })  # fmt: skip
     return stream.getvalue()
 
 
-def markdown(made: Sequence[Table]) -> str:
+def markdown(tables: Sequence[Table]) -> str:
     """Every table under its protocol, with numbered remarks."""
-    lines = ["# The paper's tables", "", LEGEND, "", _summary(made) + ".", ""]
-    for table in made:
-        lines += [f"## {table.title}", "", *(f"- {key}: {text}" for key, text in _head(table)), ""]
+    lines = ["# The paper's tables", "", LEGEND, "", summary(tables), ""]
+    for table in tables:
+        lines += [f"## {table.title}", "", *(f"- {key}: {text}" for key, text in _facts(table)), ""]
         lines += [table_markdown(table), ""]
     return "\n".join(lines)
 
 
 def table_markdown(table: Table) -> str:
     """One table alone, with its remarks."""
-    remarks: dict[str, int] = {}
-    lines = []
-    for i, row in enumerate(_grid(table, remarks)):
-        told = []
-        for text, cell, small, marks in row:
-            shown = f"**{text}**" if cell and cell.state == "measured" else text
-            told.append(" ".join(filter(None, (shown, small and f"({small})", "".join(f"[{m}]" for m in marks)))))
-        lines.append("| " + " | ".join(text.replace("|", "\\|") for text in told) + " |")
-        if i == 0:
-            lines.append("|" + "---|" * len(row))
+    rows, remarks = _entries(table)
+    lines = [markdown_table([[_as_markdown(entry) for entry in row] for row in rows])]
     if remarks:
-        lines += ["", *(f"[{number}] {text}  " for text, number in remarks.items())]
+        lines += ["", *(f"[{number}] {text}  " for number, text in enumerate(remarks, 1))]
     return "\n".join(lines)
 
 
-def html(made: Sequence[Table]) -> str:
-    """One page without any reference to another file."""
-    body = ""
-    for table in made:
-        head = "".join(f"<dt>{escape(key)}</dt><dd>{escape(text)}</dd>" for key, text in _head(table))
-        body += f"<h2>{escape(table.title)}</h2><dl>{head}</dl>{_html_table(table)}"
-    return f"""<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content="width=device-width">
-<title>The paper's tables · SwapDistill</title><style>{STYLE}{PAGE}</style>
-<h1>The paper's tables</h1><p class=lead>{escape(_summary(made))}</p><p class=soft>{escape(LEGEND)}</p>
-{body}</html>
-"""
+def html(tables: Sequence[Table]) -> str:
+    """One page that refers to no other file."""
+    shown = []
+    for table in tables:
+        rows, remarks = _entries(table)
+        shown.append({"title": table.title, "facts": _facts(table), "rows": rows, "remarks": remarks})
+    return render("paper.html", tables=shown, summary=summary(tables), legend=LEGEND)
 
 
-def _html_table(table: Table) -> str:
+class Entry(NamedTuple):
+    """A cell as shown. kind: the state of a value, or `words`. remarks: their numbers."""
+
+    text: str
+    kind: str = ""
+    small: str = ""
+    remarks: tuple[int, ...] = ()
+
+
+def _as_markdown(entry: Entry) -> str:
+    text = f"**{entry.text}**" if entry.kind == "measured" else entry.text
+    numbers = "".join(f"[{number}]" for number in entry.remarks)
+    return " ".join(filter(None, (text, entry.small and f"({entry.small})", numbers)))
+
+
+def _entries(table: Table) -> tuple[list[list[Entry]], list[str]]:
+    """Rows of a table, the headings first, and the remarks on them."""
     remarks: dict[str, int] = {}
-    lines = ""
-    for i, row in enumerate(_grid(table, remarks)):
-        lines += "<tr>"
-        for k, (text, cell, small, marks) in enumerate(row):
-            kind = "words" if table.long and k >= len(row) - 2 else cell.state if cell else ""
-            shown = f"<b>{escape(text)}</b>" if kind == "measured" else escape(text)
-            shown += f"<sup>{','.join(map(str, marks))}</sup>" if marks else ""
-            shown += f"<br><small>{escape(small)}</small>" if small else ""
-            lines += f"<th class='{kind}'>{shown}</th>" if i == 0 else f"<td class='{kind}'>{shown}</td>"
-        lines += "</tr>"
-    listed = "".join(f"<li>{escape(text)}</li>" for text in remarks)
-    return f"<div class=scroll><table>{lines}</table></div>" + (f"<ol>{listed}</ol>" if remarks else "")
-
-
-# A grid's entry: text, the cell whose state it shows, small print, numbers of remarks.
-Entry = tuple[str, Cell | None, str, Sequence[int]]
-
-
-def _plain(*texts: str) -> list[Entry]:
-    return [(text, None, "", ()) for text in texts]
-
-
-def _grid(table: Table, remarks: dict[str, int]) -> Iterable[list[Entry]]:
-    """Rows of a table, the heading first; `remarks` is filled with what is to be told below, and its number."""
     if table.long:
-        yield _plain(*LONG)
+        rows = [_long(LONG)]
         for system, row in table.rows.items():
-            for metric, cell in row.items():
-                column = table.columns[metric]
+            for column in table.columns:
+                cell = row[column.key]
                 ours = "" if cell.measured is None else _number(cell.measured, _digits(cell, column))
-                change = _difference(cell, column)
-                yield [
-                    *_plain(system, _published(cell, column)), (ours, cell, "", ()),
-                    *_plain(change, cell.unit, cell.note),
-                ]  # fmt: skip
-        return
-    heads = [f"{c.title} {ARROW.get(c.better, '')}".strip() for c in table.columns.values()]
-    units = [c.unit if c.unit not in ("", "unknown") else "" for c in table.columns.values()]
-    yield [("", None, "", ()), *((head, None, unit, ()) for head, unit in zip(heads, units, strict=True))]
+                texts = system, _published(cell, column), ours, _difference(cell, column), cell.unit, cell.note
+                rows.append(_long(texts, cell.state))
+        return rows, []
+    heads = [Entry(heading(c), small=c.unit if c.unit != "unknown" else "") for c in table.columns]
+    rows = [[Entry(""), *heads]]
     for system, row in table.rows.items():
-        line = _plain(system)
-        for metric, column in table.columns.items():
-            cell = row.get(metric)
-            if cell is None:
-                line += _plain("–")
+        line = [Entry(system)]
+        for column in table.columns:
+            if (cell := row.get(column.key)) is None:
+                line.append(Entry("–"))
                 continue
-            told = [remarks.setdefault(text, len(remarks) + 1) for text in _remarks(cell, table.source)]
-            line.append((*_shown(cell, column), told))
-        yield line
+            numbers = tuple(remarks.setdefault(text, len(remarks) + 1) for text in _remarks(cell, table.source))
+            line.append(Entry(_shown(cell, column), cell.state, _small_print(cell, column), numbers))
+        rows.append(line)
+    return rows, list(remarks)
 
 
-def _shown(cell: Cell, column: Column) -> tuple[str, Cell, str]:
-    """What stands in the cell, and below it."""
+def _long(texts: Sequence[str], state: str = "") -> list[Entry]:
+    """A line of LONG, whose third text is ours and whose last two are words."""
+    return [Entry(text, kind) for text, kind in zip(texts, ("", "", state, "", "words", "words"), strict=True)]
+
+
+def _shown(cell: Cell, column: Value) -> str:
+    return _published(cell, column) if cell.measured is None else _number(cell.measured, _digits(cell, column))
+
+
+def _small_print(cell: Cell, column: Value) -> str:
     if cell.measured is None:
-        return _published(cell, column), cell, "ours: other protocol" if cell.other else ""
-    digits, small = _digits(cell, column), []
+        return "ours: other protocol" if cell.other else ""
+    small = []
     if cell.interval:
-        small.append(" – ".join(_number(end, digits) for end in cell.interval))
+        small.append(" – ".join(_number(end, _digits(cell, column)) for end in cell.interval))
     if cell.published is not None:
         small.append(f"published {_published(cell, column)}, {_difference(cell, column)}")
-    return _number(cell.measured, digits), cell, "; ".join(small)
+    return "; ".join(small)
 
 
 def _remarks(cell: Cell, head: str) -> list[str]:
-    """Sentences on a cell: its source, unless the head of the table tells it, and its note."""
+    """Sentences on a cell: its source, unless that is the source of the table, and its note."""
     source = f"{cell.published_source} ({cell.sure})" if cell.published is not None else ""
     return [text for text in (source if source != head else "", cell.note) if text]
 
 
-def _head(table: Table) -> list[tuple[str, str]]:
-    """What stands between title and table; what is wholly unknown in one line."""
-    unknown = [key for key, text in table.protocol.items() if text == "unknown"]
+def _facts(table: Table) -> list[tuple[str, str]]:
+    """The lines between title and table: its protocol, with one line for all that is unknown, and its source."""
     known = [(key, text) for key, text in table.protocol.items() if text != "unknown"]
-    told = known + [("unknown", ", ".join(unknown))] * bool(unknown)
-    return told + [("published in", table.source)] * bool(table.source)
+    unknown = ", ".join(key for key, text in table.protocol.items() if text == "unknown")
+    return [*known, *[("unknown", unknown)] * bool(unknown), *[("published in", table.source)] * bool(table.source)]
 
 
-def _digits(cell: Cell, column: Column) -> int:
+def _digits(cell: Cell, column: Value) -> int:
     """Decimal places: the column's, or those of the published value where it was printed with more."""
     printed = str(cell.published).partition(".")[2] if isinstance(cell.published, float) else ""
     return max(column.digits, len(printed))
 
 
-def _published(cell: Cell, column: Column) -> str:
+def _published(cell: Cell, column: Value) -> str:
     if cell.published is None:
         return "unknown"
     return _number(cell.published, 0 if isinstance(cell.published, int) else _digits(cell, column))
@@ -189,28 +180,9 @@ def _number(value: float, digits: int) -> str:
     return f"{value:,.{digits}f}"
 
 
-def _difference(cell: Cell, column: Column) -> str:
+def _difference(cell: Cell, column: Value) -> str:
     if cell.difference is None:
         return ""
     shown = _number(abs(cell.difference), _digits(cell, column))
     sign = "±" if float(shown.replace(",", "")) == 0 else "+" if cell.difference > 0 else "−"
     return sign + shown
-
-
-def _summary(made: Sequence[Table]) -> str:
-    states = counts(made)
-    told = ", ".join(f"{count} {state}" for state, count in states.items())
-    return f"{sum(states.values())} cells in {len(made)} tables: {told}"
-
-
-def write(folder: Path, results: Sequence[Path] = ()) -> list[Path]:
-    """paper.md, paper.html and paper.csv in a folder; prints the size table and a summary. Raises PaperError."""
-    made = tables(results or sorted((ROOT / "experiments" / "results").glob("*/metrics.json")))
-    written = []
-    for name, text in (("paper.md", markdown(made)), ("paper.html", html(made)), ("paper.csv", csv(made))):
-        write_text(folder / name, text)
-        written.append(folder / name)
-    print(f"{table_markdown(made[0])}\n\n{_summary(made)}")
-    for path in written:
-        print(path)
-    return written

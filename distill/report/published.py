@@ -12,8 +12,8 @@ import yaml
 from distill.report import sizes
 
 SURE = ("seen", "secondary")
-KNOWN = {
-    "": {"sizes", "size_notes", "sources", "protocols", "tables"},
+KEYS = {
+    "book": {"sizes", "size_notes", "sources", "protocols", "tables"},
     "column": {"title", "unit", "better", "digits", "requires"},
     "table": {"name", "title", "protocol", "source", "sure", "columns", "rows"},
     "row": {"system", "network", "unknown", "cells"},
@@ -23,7 +23,7 @@ KNOWN = {
 
 
 class PaperError(ValueError):
-    """What is published or measured cannot be read; the message names the file and the key."""
+    """A published or measured number cannot be read; the message names the file and the key."""
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -35,54 +35,50 @@ def read(path: Path) -> dict[str, Any]:
         book = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise PaperError(f"{path}: cannot be read: {error}") from None
-    if not isinstance(book, dict):
-        raise PaperError(f"{path}: expected a mapping")
-    _check_keys(path.name, book, "")
-    for section in sorted(KNOWN[""] - book.keys()):
-        raise PaperError(f"{path.name}: lacks '{section}'")
-    names = set()
+    _require(isinstance(book, dict), f"{path}: expected a mapping")
+    _check_keys(path.name, book, "book", required=sorted(KEYS["book"]))
+    names = [table.get("name") for table in book["tables"]]
     for table in book["tables"]:
         where = f"{path.name}: table '{table.get('name', '?')}'"
-        _check_keys(where, table, "table")
-        for key in ("name", "title", "protocol", "columns", "rows"):
-            if key not in table:
-                raise PaperError(f"{where}: lacks '{key}'")
-        if table["name"] in names:
-            raise PaperError(f"{where}: there twice")
-        names.add(table["name"])
-        if table["protocol"] not in book["protocols"]:
-            raise PaperError(f"{where}: unknown protocol '{table['protocol']}'")
+        _check_keys(where, table, "table", required=("name", "title", "protocol", "columns", "rows"))
+        _require(names.count(table["name"]) == 1, f"{where}: expected one table of this name")
+        _require(table["protocol"] in book["protocols"], f"{where}: unknown protocol '{table['protocol']}'")
         for name, column in table["columns"].items():
             _check_keys(f"{where}, column '{name}'", column, "column")
         systems = [row.get("system") for row in table["rows"]]
         for row in table["rows"]:
-            at = f"{where}, row '{row.get('system', '?')}'"
-            _check_keys(at, row, "row")
-            if systems.count(row.get("system")) > 1 or "system" not in row:
-                raise PaperError(f"{at}: expected one row of this name")
-            if row.get("network") is not None and row["network"] not in sizes.COMPUTED:
-                raise PaperError(f"{at}: unknown network '{row['network']}', known: {', '.join(sizes.COMPUTED)}")
+            at, network = f"{where}, row '{row.get('system', '?')}'", row.get("network")
+            _check_keys(at, row, "row", required=("system",))
+            _require(systems.count(row["system"]) == 1, f"{at}: expected one row of this name")
+            known = ", ".join(sizes.COMPUTED)
+            _require(network is None or network in sizes.COMPUTED, f"{at}: unknown network '{network}', known: {known}")
             for metric in row.get("cells", {}):
-                if metric not in table["columns"]:
-                    raise PaperError(f"{at}: '{metric}' is no column, known: {', '.join(table['columns'])}")
+                known = ", ".join(table["columns"])
+                _require(metric in table["columns"], f"{at}: '{metric}' is no column, known: {known}")
             for metric in table["columns"]:
                 _check_cell(f"{at}, '{metric}'", entry(table, row, metric), book["sources"])
     return book
 
 
-def _check_keys(where: str, mapping: Mapping[str, Any], kind: str) -> None:
-    for key in mapping:
-        if key not in KNOWN[kind]:
-            raise PaperError(f"{where}: unknown key '{key}', known: {', '.join(sorted(KNOWN[kind]))}")
-
-
 def entry(table: Mapping[str, Any], row: Mapping[str, Any], metric: str) -> dict[str, Any]:
     """A cell as written, completed from its row (why it is unknown) and its table (source, confidence)."""
-    found = row.get("cells", {}).get(metric)
-    found = dict(found) if isinstance(found, dict) else {"value": found}
-    if found.get("value") is None:
-        return {"unknown": row.get("unknown")} | found
-    return {key: table[key] for key in ("source", "sure") if key in table} | found
+    cell = row.get("cells", {}).get(metric)
+    cell = dict(cell) if isinstance(cell, dict) else {"value": cell}
+    if cell.get("value") is None:
+        return {"unknown": row.get("unknown")} | cell
+    return {key: table[key] for key in ("source", "sure") if key in table} | cell
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise PaperError(message)
+
+
+def _check_keys(where: str, mapping: Mapping[str, Any], kind: str, required: tuple[str, ...] | list[str] = ()) -> None:
+    for key in mapping:
+        _require(key in KEYS[kind], f"{where}: unknown key '{key}', known: {', '.join(sorted(KEYS[kind]))}")
+    for key in required:
+        _require(key in mapping, f"{where}: lacks '{key}'")
 
 
 def _check_cell(where: str, cell: Mapping[str, Any], sources: Mapping[str, Any]) -> None:
@@ -90,13 +86,11 @@ def _check_cell(where: str, cell: Mapping[str, Any], sources: Mapping[str, Any])
     for also in cell.get("also", ()):
         _check_keys(f"{where}, also", also, "also")
     if cell.get("value") is None:
-        if not isinstance(cell.get("unknown"), str):
-            raise PaperError(f"{where}: no number, and no reason under 'unknown'")
+        _require(isinstance(cell.get("unknown"), str), f"{where}: no number, and no reason under 'unknown'")
         return
-    for value in (cell, *cell.get("also", ())):
-        if not isinstance(value.get("value"), int | float) or not math.isfinite(value["value"]):
-            raise PaperError(f"{where}: expected a number, got {value.get('value')!r}")
-        if value.get("source", cell.get("source")) not in sources:
-            raise PaperError(f"{where}: a number without a known source, known: {', '.join(sources)}")
-        if value.get("sure", cell.get("sure")) not in SURE:
-            raise PaperError(f"{where}: 'sure' is {' or '.join(SURE)}, got {value.get('sure', cell.get('sure'))!r}")
+    for one in (cell, *cell.get("also", ())):
+        number, (source, sure) = one.get("value"), (one.get(key, cell.get(key)) for key in ("source", "sure"))
+        finite = isinstance(number, int | float) and math.isfinite(number)
+        _require(finite, f"{where}: expected a number, got {number!r}")
+        _require(source in sources, f"{where}: a number without a known source, known: {', '.join(sources)}")
+        _require(sure in SURE, f"{where}: 'sure' is {' or '.join(SURE)}, got {sure!r}")

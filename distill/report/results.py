@@ -1,4 +1,4 @@
-"""The metrics.json of runs and evaluations, found and read: what the paper's tables put beside published numbers."""
+"""The metrics.json files of runs and evaluations, whose values stand beside published numbers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PAIRS = ("name", "hash", "count", "gallery")
 
 @dataclass(frozen=True)
 class Result:
-    """A metrics.json: `pairs`, and by swapper and metric what eval.measured.Measured.as_dict gives."""
+    """A metrics.json. origin: path and commit. rows: Measured.as_dict() by swapper and key."""
 
     origin: str
     experiment: str
@@ -26,30 +26,26 @@ class Result:
 
 def find_results(paths: Sequence[Path]) -> list[Path]:
     """The metrics.json of files, of runs' folders, and of folders of runs. Raises PaperError where there is none."""
-    found: list[Path] = []
+    files: list[Path] = []
     for path in map(Path, paths):
         own = [p for p in (path, path / "metrics.json", path / "eval" / "metrics.json") if p.is_file()][:1]
-        here = own or sorted(path.glob("*/metrics.json"))
-        if not here:
+        inside = own or sorted(path.glob("*/metrics.json"))
+        if not inside:
             raise PaperError(f"{path}: no such file, and no metrics.json in it or in its folders")
-        found += here
-    return list(dict.fromkeys(found))
+        files += inside
+    return list(dict.fromkeys(files))
 
 
 def read_result(path: Path) -> Result:
-    """Raises PaperError naming the file where it is damaged or no metrics.json of this framework."""
+    """Raises PaperError naming the file where it is damaged or is not a metrics.json."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise PaperError(f"{path}: damaged or unreadable: {error}") from None
-    try:
         pairs, rows, commit = content["pairs"], content["rows"], content["environment"]["commit"]
         values = [value for row in rows.values() for value in row.values()]
         if not all(isinstance(v["value"], int | float) and isinstance(v["protocol"], dict) for v in values):
-            raise TypeError("a value is no number, or its protocol is none")
+            raise TypeError("each value needs a number and a protocol")
+        pairs = {key: pairs[key] for key in PAIRS} | pairs
         shown = path.resolve().relative_to(ROOT) if path.resolve().is_relative_to(ROOT) else path
-        return Result(
-            f"{shown} @{commit[:10]}", content["experiment"], {key: pairs[key] for key in PAIRS} | pairs, rows
-        )
-    except (KeyError, TypeError, AttributeError) as error:
+        return Result(f"{shown} @{commit[:10]}", content["experiment"], pairs, rows)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise PaperError(f"{path}: not the metrics.json of an evaluation ({type(error).__name__}: {error})") from None

@@ -1,14 +1,15 @@
-"""How large the systems of the original's size table are, rebuilt: `python -m distill.report.sizes [--out FILE.md]`.
+"""The original's size table, rebuilt: `python -m distill.report.sizes [--out FILE.md]`.
 
 The printed table (HoiM/MobileFSGAN @478175b, README) mixes MB (10^6 bytes) with MiB (2^20) rounded up, and inference
-weights with training state. Every network is built here and the file in question is written, into a counter of bytes:
-first the printed cell, then inference weights alone in one unit.
+weights with training state. Every network is built here, and the file behind the printed number is saved to a counter
+of bytes. A second table has the inference weights alone, in one unit.
 """
 
 from __future__ import annotations
 
 import argparse
 import math
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -24,6 +25,7 @@ from students.mobilefacenet import MobileFaceNet
 from students.mobilefaceswap import MobileFaceSwap
 from students.mobilefsgan import MobileFSGAN
 from swapcore.files import write_text
+from swapcore.terminal import markdown_table, run_command
 from teachers.faceshifter import AEINet, HEARNet
 from teachers.hierfe import HieRFE
 from teachers.irse50 import IRSE50
@@ -33,8 +35,8 @@ from teachers.simswap import SimSwapGenerator
 from teachers.stylegan2 import StyleGAN2
 
 PUBLISHED = Path(__file__).with_name("published.yaml")
-ARCMARGIN_CLASSES = 85_164  # the head that makes the published file's length (specs of the SimSwap checkpoint)
-STYLEGAN2_DISCRIMINATOR = 29_012_513 + 256  # numbers of StyleGAN2's discriminator at 1024, which is not built here
+ARCMARGIN_CLASSES = 85_164  # of the margin head in the SimSwap checkpoint; gives the length of the published file
+STYLEGAN2_DISCRIMINATOR = 29_012_513 + 256  # parameters of StyleGAN2's discriminator at 1024, which is not built here
 
 
 class Counter:
@@ -48,11 +50,11 @@ class Counter:
         return len(content)
 
     def flush(self) -> None:
-        """Nothing is held back."""
+        """torch.save calls it; there is no buffer."""
 
 
 def saved(content: Any, zipped: bool = True) -> int:
-    """Bytes of `torch.save(content)`, in the format of today or the older one."""
+    """Bytes of `torch.save(content)`, in the current format or (not zipped) in the older one."""
     counter = Counter()
     torch.save(content, counter, _use_new_zipfile_serialization=zipped)
     return counter.bytes
@@ -62,40 +64,39 @@ State = dict[str, torch.Tensor]
 
 
 def blank(build: Callable[[], nn.Module]) -> tuple[State, State]:
-    """The state dict of a network, and of it what is learnt. Nobody needs the values: memory that is never written is
-    never taken."""
+    """The state dict of a network, and the parameters in it. Values are not set, so they take no memory."""
     with torch.device("meta"):
         network = build()
     state = {key: torch.empty_like(tensor, device="cpu") for key, tensor in network.state_dict().items()}
     return state, {key: state[key] for key, _ in network.named_parameters()}
 
 
-def _with_adam(state: State, learnt: State) -> Any:
-    return {"weights": state, "adam": {k: [torch.empty_like(t), torch.empty_like(t)] for k, t in learnt.items()}}
+def _with_adam(state: State, parameters: State) -> Any:
+    return {"weights": state, "adam": {k: [torch.empty_like(t), torch.empty_like(t)] for k, t in parameters.items()}}
 
 
-def _with_sgd(state: State, learnt: State) -> Any:
+def _with_sgd(state: State, parameters: State) -> Any:
     head = torch.empty(ARCMARGIN_CLASSES, 512)
-    momentum = {k: torch.empty_like(t) for k, t in learnt.items()}
+    momentum = {k: torch.empty_like(t) for k, t in parameters.items()}
     return {"weights": state, "head": head, "momentum": [momentum, torch.empty_like(head)]}
 
 
-def _with_copy_and_critic(state: State, learnt: State) -> Any:
+def _with_copy_and_discriminator(state: State, parameters: State) -> Any:
     copy = {k: torch.empty_like(t) for k, t in state.items()}
     return {"g": state, "g_ema": copy, "d": torch.empty(STYLEGAN2_DISCRIMINATOR)}
 
 
-def _alone(state: State, learnt: State) -> Any:
+def _alone(state: State, parameters: State) -> Any:
     return state
 
 
 @dataclass(frozen=True)
 class Part:
-    """One file of a system: the network, and what else the file behind the printed number holds."""
+    """One file of a system: its network, and the content of the file behind the printed number."""
 
     build: Callable[[], nn.Module]
     content: Callable[[State, State], Any] = _alone
-    zipped: bool = True  # the format of torch.save of today
+    zipped: bool = True  # torch.save's current format
 
 
 PARTS: dict[tuple[str, str], Part] = {
@@ -103,7 +104,7 @@ PARTS: dict[tuple[str, str], Part] = {
     ("FaceShifter", "HEAR-Net"): Part(HEARNet),
     ("FaceShifter", "IR-SE-50"): Part(IRSE50),
     ("MegaFS", "HieRFE + FTM"): Part(lambda: nn.ModuleDict({"e": HieRFE(), "s": FTM()}), _with_adam, False),
-    ("MegaFS", "StyleGAN2"): Part(StyleGAN2, _with_copy_and_critic),
+    ("MegaFS", "StyleGAN2"): Part(StyleGAN2, _with_copy_and_discriminator),
     ("SimSwap", "IR-SE-101"): Part(IRSE101, _with_sgd, False),
     ("SimSwap", "generator"): Part(SimSwapGenerator, zipped=False),
     ("MobileFSGAN", "generator"): Part(MobileFSGAN),
@@ -114,7 +115,7 @@ PARTS: dict[tuple[str, str], Part] = {
 
 @dataclass(frozen=True)
 class Counted:
-    """What a swap takes: learnt numbers, and 10^9 multiply-adds (torch.utils.flop_counter, halved) at a resolution."""
+    """The cost of a swap: parameters, and 10^9 multiply-adds (torch.utils.flop_counter, halved) at a resolution."""
 
     parameters: int
     macs_g: float
@@ -126,23 +127,23 @@ def _image(resolution: int) -> Tensor:
 
 
 def _counted(resolution: int, *steps: tuple[nn.Module, tuple[Tensor, ...]]) -> Counted:
-    """Each step is a network and what it is given."""
+    """Each step is a network and its inputs."""
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        for network, given in steps:
-            network.eval()(*given)
-    numbers = sum(p.numel() for network, _ in steps for p in network.parameters())
-    return Counted(numbers, counter.get_total_flops() / 2e9, resolution)
+        for network, inputs in steps:
+            network.eval()(*inputs)
+    parameters = sum(p.numel() for network, _ in steps for p in network.parameters())
+    return Counted(parameters, counter.get_total_flops() / 2e9, resolution)
 
 
 def _idn() -> Counted:
-    """The network that runs for each frame: its kernels come from the source, its two heads are its own."""
+    """The network that runs for each frame: its kernels come from the source, its two heads have their own weights."""
     network, target = MobileFaceSwap().eval(), _image(224)
     with torch.no_grad():
         kernels = network.kernels(torch.empty(1, 512), torch.empty(1, 512, 7, 7))
         with FlopCounterMode(display=False) as counter:
             network.swap(target, kernels)
     heads = sum(p.numel() for part in (network.rgb, network.mask) for p in part.parameters())
-    biases = sum(kernel.shape[1] for part in kernels for kernel in part)  # of its convolutions; nothing ever sets them
+    biases = sum(kernel.shape[1] for part in kernels for kernel in part)  # of its convolutions; no code sets them
     return Counted(kernels.count + heads + biases, counter.get_total_flops() / 2e9, 224)
 
 
@@ -160,36 +161,35 @@ COMPUTED: dict[str, Callable[[], Counted]] = {
 
 @cache
 def counted(name: str) -> Counted:
-    """One of COMPUTED. Operations are counted by shapes alone: nothing is computed, nothing takes memory."""
+    """One of COMPUTED, counted from shapes on the device `meta`, which computes nothing."""
     with torch.device("meta"):
         return COMPUTED[name]()
 
 
 @cache
 def measure() -> list[dict[str, Any]]:
-    """A row per file: printed value and what rebuilds it in its unit, parameters, inference weights in MB."""
+    """A row for each file: printed value, size of the rebuilt file, parameters, inference weights in MB."""
     published = yaml.safe_load(PUBLISHED.read_text(encoding="utf-8"))["sizes"]["rows"]
     printed = {(row["system"], row["part"]): row for row in published}
     rows = []
     for (system, name), part in PARTS.items():
-        state, learnt = blank(part.build)
+        state, parameters = blank(part.build)
         row = {
             "system": system,
             "part": name,
-            "parameters": sum(t.numel() for t in learnt.values()),
+            "parameters": sum(t.numel() for t in parameters.values()),
             "inference_mb": saved(state) / 1e6,
         }
         if (system, name) in printed:
-            size = saved(part.content(state, learnt), part.zipped)
-            cell = printed[system, name]
-            row |= {"printed": cell["printed"], "unit": cell["unit"], "file": cell["file"], "mb": size / 1e6}
-            row["mib"] = size / 2**20
+            size = saved(part.content(state, parameters), part.zipped)
+            cell = {key: printed[system, name][key] for key in ("printed", "unit", "file")}
+            row |= cell | {"mb": size / 1e6, "mib": size / 2**20}
         rows.append(row)
     return rows
 
 
 def rebuilt(row: dict[str, Any]) -> float | None:
-    """Our number in the unit of the printed cell; None where no file rebuilds it."""
+    """Our number in the unit of the printed cell; None where no file has the printed size."""
     if row["unit"] is None:
         return None
     return row["mb"] if row["unit"] == "MB" else float(math.ceil(row["mib"]))
@@ -197,32 +197,34 @@ def rebuilt(row: dict[str, Any]) -> float | None:
 
 def tables(rows: list[dict[str, Any]]) -> str:
     """Both tables as Markdown."""
-    lines = ["| system | file | printed | ours | what the printed number is |", "|---|---|---|---|---|"]
-    for row in rows:
-        if "printed" in row:
-            ours = f"{row['mb']:.1f} MB = {row['mib']:.1f} MiB"
-            found = rebuilt(row)
-            what = f"{row['unit']} of the {row['file']}" if found is not None else "no public architecture gives it"
-            lines.append(f"| {row['system']} | {row['part']} | {row['printed']:.1f} | {ours} | {what} |")
-    lines += ["", "| system | inference weights, MB | parameters |", "|---|---|---|"]
+    printed = [["system", "file", "printed", "ours", "what the printed number is"]]
+    for row in (row for row in rows if "printed" in row):
+        ours = f"{row['mb']:.1f} MB = {row['mib']:.1f} MiB"
+        explained = f"{row['unit']} of the {row['file']}" if row["unit"] else "no public architecture gives it"
+        printed.append([row["system"], row["part"], f"{row['printed']:.1f}", ours, explained])
+    totals = [["system", "inference weights, MB", "parameters"]]
     for system in dict.fromkeys(row["system"] for row in rows):
         parts = [row for row in rows if row["system"] == system]
-        sizes = " + ".join(f"{row['inference_mb']:.1f}" for row in parts)
-        total = sum(row["inference_mb"] for row in parts)
-        sizes = f"{sizes} = **{total:.1f}**" if len(parts) > 1 else f"**{total:.1f}**"
-        lines.append(f"| {system} | {sizes} | {sum(row['parameters'] for row in parts):,} |")
-    return "\n".join(lines) + "\n"
+        each = " + ".join(f"{row['inference_mb']:.1f}" for row in parts)
+        total = f"**{sum(row['inference_mb'] for row in parts):.1f}**"
+        parameters = f"{sum(row['parameters'] for row in parts):,}"
+        totals.append([system, f"{each} = {total}" if len(parts) > 1 else total, parameters])
+    return f"{markdown_table(printed)}\n\n{markdown_table(totals)}\n"
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, help="Markdown file to write as well")
     args = parser.parse_args()
+    return run_command(lambda: show(args.out))
+
+
+def show(out: Path | None) -> None:
     text = tables(measure())
     print(text)
-    if args.out:
-        write_text(args.out, text)
+    if out:
+        write_text(out, text)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -23,11 +23,11 @@ from distill.data.photos import read_manifest
 from distill.data.triplet import Triplet
 from distill.pseudo_gt.shards import Shards
 from distill.stage import Stage, StageError, open_stage, stop_if_out_of_time, upstream
-from distill.tracking import Log, Sums
 from distill.train import batch_norm, losses
 from distill.train.checkpoint import State
 from distill.train.discriminator import build as build_discriminator
 from distill.train.learners import Learner
+from distill.train.log import Log, Sums
 from distill.train.online import OnlineTeacher, build_adapters, taps
 from distill.train.perceptual import Perceptual
 from distill.train.perceptual import build as build_perceptual

@@ -28,9 +28,9 @@ def test_its_experiments_load_at_full_size(words):
     exp = config.load(ROOT / words[1], [*words[2:], "tracking.uri=none", "minutes=9"], full_size=True)
     for child in [child.exp for child in config.children(exp)] or [exp]:
         assert child.data.resolution >= 128 and child.train.steps >= 1000 and child.train.precision == "bf16"
-        for teacher in child.pseudo_gt.teachers:  # it is the one that an earlier line of the script trains
-            made = [w[w.index(n)].removeprefix("name=") for w in lines("pieces") for n in w if n.startswith("name=")]
-            assert all(path.split("/")[1] in made for path in teacher.weights.values())
+        for teacher in child.pseudo_gt.teachers:  # an earlier line of the script trains it
+            names = [w[w.index(n)].removeprefix("name=") for w in lines("pieces") for n in w if n.startswith("name=")]
+            assert all(path.split("/")[1] in names for path in teacher.weights.values())
 
 
 def test_its_photographs_load_at_full_size():
@@ -44,8 +44,8 @@ def test_its_photographs_load_at_full_size():
 
 @pytest.mark.parametrize("script", sorted({words[2] for words in lines("once ")}))
 def test_its_benchmarks_know_their_options(script):
-    told = subprocess.run([sys.executable, script, "--help"], cwd=ROOT, capture_output=True, text=True)
-    assert told.returncode == 0, told.stderr
+    shown = subprocess.run([sys.executable, script, "--help"], cwd=ROOT, capture_output=True, text=True)
+    assert shown.returncode == 0, shown.stderr
     for words in lines("once "):
-        assert all(word in told.stdout for word in words if word.startswith("--") and words[2] == script)
-    assert "--out" in told.stdout
+        assert all(word in shown.stdout for word in words if word.startswith("--") and words[2] == script)
+    assert "--out" in shown.stdout

@@ -3,7 +3,7 @@
 import pytest
 from helpers.line import experiment, in_process
 
-from distill.report import paper_pages
+from distill.report import comparison, paper, paper_pages, tables
 from eval import METRICS
 from eval.measured import Measured
 from eval.metric import Metric, Value
@@ -45,10 +45,8 @@ def test_metrics_json_has_it(finished):
     assert row["toy_score"]["unit"] == "toys" and row["toy_score"]["better"] == "target"
 
 
-def test_the_terminal_has_it(finished, capsys):
-    from distill.report.page import text_table
-
-    text = text_table(read_json(finished[0] / "narrow" / "metrics.json")["rows"])
+def test_the_terminal_has_it(finished):
+    text = tables.as_text(read_json(finished[0] / "narrow" / "metrics.json")["rows"])
     lines = [line.split() for line in text.splitlines() if line]
     assert lines[1][:4] == ["toy", "score", "→←", "0.6250"]
     assert "0.1250 + 0.5000" in text
@@ -66,8 +64,19 @@ def test_the_comparison_has_it(finished):
     assert {row["values"]["toy_score"]["mean"] for row in rows.values()} == {0.625} and len(rows) == 2
 
 
+def test_the_plot_has_it_where_it_is_a_cost(monkeypatch):
+    value = Value("toy_cost", "toy cost", "toys", better="lower", cost=True)
+    monkeypatch.setitem(METRICS, "toy", Metric(toy_score, (value,)))
+    rows = {
+        name: {"values": {key: {"mean": mean, "spread": None} for key in ("toy_cost", comparison.QUALITY)}}
+        for name, mean in (("narrow", 1.0), ("wide", 2.0))
+    }
+    figure = comparison.plot("toys", {"rows": rows})
+    assert [axes.get_xlabel() for axes in figure.axes] == ["toy cost"]
+
+
 def test_the_papers_tables_have_it(finished, tmp_path):
-    paper_pages.write(tmp_path, [finished[0] / "narrow"])
+    paper_pages.write(tmp_path, paper.tables([finished[0] / "narrow"]))
     for name in ("paper.md", "paper.html"):
         assert "toy score" in (tmp_path / name).read_text(), name
     assert "toy_score" in (tmp_path / "paper.csv").read_text()

@@ -11,8 +11,8 @@ import pytest
 import yaml
 from conftest import ROOT, SHARED, needs_shared
 
-from distill.report import page as report
-from distill.report import paper, paper_pages, published, sizes
+from distill.report import paper, paper_pages, published, sizes, tables
+from distill.report.__main__ import main
 from distill.report.published import PaperError
 
 PROTOCOL = {"recogniser": {"name": "r", "weight_hash": "00"}, "pairs_hash": "aa", "flip": "none", "pairs": "one"}
@@ -34,7 +34,7 @@ def result(folder, rows, **pairs):
 
 
 @pytest.fixture(scope="module")
-def made():
+def all_tables():
     return paper.tables()
 
 
@@ -49,8 +49,8 @@ def write_book(tmp_path, book):
     return path
 
 
-def test_every_cell_is_measured_quoted_or_unknown(made):
-    for cell in (cell for table in made for cell in table.cells()):
+def test_every_cell_is_measured_quoted_or_unknown(all_tables):
+    for cell in (cell for table in all_tables for cell in table.cells()):
         assert (cell.state == "measured") == (cell.measured is not None)
         assert (cell.state == "quoted") == (cell.measured is None and cell.published is not None)
         assert cell.published is None or (cell.published_source and cell.sure in ("seen", "secondary"))
@@ -58,8 +58,8 @@ def test_every_cell_is_measured_quoted_or_unknown(made):
         assert cell.state != "unknown" or "Unknown: " in cell.note
 
 
-def test_the_size_table_is_rebuilt_in_its_own_units(made):
-    sizes_of = {system: row["size"] for system, row in made[0].rows.items()}
+def test_the_size_table_is_rebuilt_in_its_own_units(all_tables):
+    sizes_of = {system: row["size"] for system, row in all_tables[0].rows.items()}
     shown = {system: (cell.published, round(cell.measured, 1)) for system, cell in sizes_of.items()}
     assert shown["MobileFSGAN/generator"] == (10.2, 10.2) and shown["MobileFSGAN/MobileFaceNet"] == (4.9, 4.9)
     assert shown["SimSwap/generator"] == (220.2, 220.2) and shown["MegaFS/StyleGAN2"] == (364.0, 364.0)
@@ -68,17 +68,17 @@ def test_the_size_table_is_rebuilt_in_its_own_units(made):
 
 
 @needs_shared
-def test_no_number_that_is_only_remembered_is_shown(made):
+def test_no_number_that_is_only_remembered_is_shown(all_tables):
     """Numbers of the collection's lines that nobody read are in no cell of that method and protocol."""
     text = (SHARED / "specs" / "published.md").read_text()
-    own = next(table for table in made if table.name == "ffpp_papers")
+    own = next(table for table in all_tables if table.name == "ffpp_papers")
     for system in ("DeepFakes", "IPGAN"):
         line = next(line for line in text.splitlines() if line.startswith(f"| {system} |"))
         assert "[MEMORY]" in line
         assert {cell.state for cell in own.rows[system].values()} == {"unknown"}
     shown = {cell.published for row in own.rows.values() for cell in row.values()}
     assert not shown & {97.38, 81.96, 82.41, 4.14, 2.51, 90.83, 2.06, 2.57}
-    quoted = {cell.published for table in made for cell in table.cells() if cell.state == "quoted"}
+    quoted = {cell.published for table in all_tables for cell in table.cells() if cell.state == "quoted"}
     numbers = set(map(float, re.findall(r"\d*\.\d+|\d+", text)))
     facedancer = {7.07, 5.74, 4.13, 4.15, 4.19}  # read in its README, not in the collection
     assert {number for number in quoted if number not in numbers} <= facedancer
@@ -128,7 +128,7 @@ def test_damaged_results_are_named(tmp_path, content):
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         (lambda b: b["tables"][1]["rows"][0].pop("unknown"), "no number, and no reason"),
         (lambda b: b["tables"][1].pop("source"), "a number without a known source"),
@@ -139,10 +139,10 @@ def test_damaged_results_are_named(tmp_path, content):
         (lambda b: b.pop("protocols"), "lacks 'protocols'"),
     ],
 )
-def test_a_book_with_a_gap_is_refused(tmp_path, book, change, told):
+def test_a_book_with_a_gap_is_refused(tmp_path, book, change, message):
     changed = copy.deepcopy(book)
     change(changed)
-    with pytest.raises(PaperError, match=told):
+    with pytest.raises(PaperError, match=message):
         published.read(write_book(tmp_path, changed))
 
 
@@ -166,22 +166,28 @@ class Reader(HTMLParser):
         assert self.open.pop() == tag
 
 
-def test_the_page_is_whole_and_fetches_nothing(made):
-    page = paper_pages.html(made)
+def test_the_page_is_whole_and_fetches_nothing(all_tables):
+    page = paper_pages.html(all_tables)
     reader = Reader()
     reader.feed(page)
-    assert reader.open == [] and reader.fetched == [] and reader.tables == len(made)
+    assert reader.open == [] and reader.fetched == [] and reader.tables == len(all_tables)
     assert "url(" not in page and "@import" not in page and "<script" not in page
 
 
-def test_the_csv_holds_every_cell(made):
-    lines = list(csv.DictReader(io.StringIO(paper_pages.csv(made))))
-    cells = [cell for table in made for cell in table.cells()]
+def test_the_csv_holds_every_cell(all_tables):
+    lines = list(csv.DictReader(io.StringIO(paper_pages.csv(all_tables))))
+    cells = [
+        (table, system, metric, cell)
+        for table in all_tables
+        for system, row in table.rows.items()
+        for metric, cell in row.items()
+    ]
     assert len(lines) == len(cells)
-    for line, cell in zip(lines, cells, strict=True):
+    for line, (table, system, metric, cell) in zip(lines, cells, strict=True):
         assert (line["table"], line["system"], line["metric"], line["state"]) == (
-            cell.table, cell.system, cell.metric, cell.state,
+            table.name, system, metric, cell.state,
         )  # fmt: skip
+        assert line["protocol"].startswith(f"{table.protocol_name}. ")
         for key in ("published", "measured", "difference"):
             number = getattr(cell, key)
             assert line[key] == "" if number is None else float(line[key]) == number
@@ -189,40 +195,50 @@ def test_the_csv_holds_every_cell(made):
 
 def test_the_command_writes_all_three(tmp_path, capsys):
     kept = ROOT / "experiments" / "results" / "quickstart"
-    assert report.main(["paper", "--out", str(tmp_path), "--results", str(kept)]) == 0
+    assert main(["paper", "--out", str(tmp_path), "--results", str(kept)]) == 0
     printed = capsys.readouterr().out
     assert "MobileFSGAN/generator | 10.2 | **10.2** | ±0.0" in printed and " unknown" in printed
     text = (tmp_path / "paper.md").read_text()
     assert "Measured here: quickstart" in text and "**99.2**" in text
     assert sorted(p.name for p in tmp_path.iterdir()) == ["paper.csv", "paper.html", "paper.md"]
-    assert report.main(["paper", "--out", str(tmp_path), "--results", str(tmp_path / "absent")]) == 2
+    assert main(["paper", "--out", str(tmp_path), "--results", str(tmp_path / "absent")]) == 2
     assert "absent: no such file" in capsys.readouterr().err
+
+
+def test_without_results_the_tables_say_so(tmp_path, capsys, monkeypatch):
+    """As the installed command does outside a clone, where experiments/results is not there."""
+    monkeypatch.setattr("distill.report.__main__.ROOT", tmp_path)
+    assert main(["paper", "--out", str(tmp_path / "paper")]) == 0
+    sentence = "published numbers and computed sizes only, since no results were given"
+    assert sentence in capsys.readouterr().out
+    assert all(sentence in (tmp_path / "paper" / name).read_text() for name in ("paper.md", "paper.html"))
+    assert "Measured here" not in (tmp_path / "paper" / "paper.md").read_text()
 
 
 def networks(number, **parts):
     return {**value(number), "interval": None, "protocol": {}, "details": {"parts": parts}}
 
 
-def test_networks_are_told_apart_where_there_are_several():
+def test_tables_show_each_network_where_there_are_several():
     size = networks(7.75, identity_encoder=3.26, generator=4.49)
     rows = {
         "student": {"size_mb": size},
         "warp": {"size_mb": networks(3.74, landmarks=3.74)},
         "copy": {"id_retrieval_top1_pct": value(0.0)},
     }
-    lines = report.text_table(rows).splitlines()
+    lines = tables.as_text(rows).splitlines()
     assert next(line for line in lines if "of its networks" in line).split()[3:] == ["4.49", "+", "3.26", "–", "–"]
     assert len({len(line) for line in lines if line}) == 1
-    page = report._html_table(rows, ["student"])
+    page = tables.as_html(rows, ["student"])
     assert "generator 4.49<br>identity_encoder 3.26" in page and "landmarks" not in page
     quick = networks(8.0) | {"details": {"p10": 7.5, "p90": 9.0}}
-    assert "8.0<br><small>runs 7.5 – 9.0</small>" in report._html_table({"student": {"latency_ms": quick}}, [])
+    assert "8.0<br><small>runs 7.5 – 9.0</small>" in tables.as_html({"student": {"latency_ms": quick}}, [])
 
 
-def test_the_tables_of_runs_tell_crop_and_colours_and_each_network(tmp_path):
+def test_the_tables_of_runs_name_crop_and_colours_and_each_network(tmp_path):
     size = networks(7.75, identity_encoder=3.26, generator=4.49)
-    ruler = {"name": "r", "weight_hash": "00", "crop": "whole frame", "colour_order": "bgr"}
-    result(tmp_path / "run", {"student": {"id_retrieval_top1_pct": value(1.0, recogniser=ruler), "size_mb": size}})
+    estimator = {"name": "r", "weight_hash": "00", "crop": "whole frame", "colour_order": "bgr"}
+    result(tmp_path / "run", {"student": {"id_retrieval_top1_pct": value(1.0, recogniser=estimator), "size_mb": size}})
     own = next(t for t in paper.tables([tmp_path]) if t.name == "measured_1")
     assert own.protocol["recogniser"] == "r, weights 00; whole frame; bgr"
     assert own.rows["student"]["size_mb"].note == "generator 4.49 + identity_encoder 3.26"

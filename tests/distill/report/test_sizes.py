@@ -48,6 +48,6 @@ def test_bytes_are_those_of_the_file(tmp_path, zipped):
 
 
 def test_blank_networks_have_the_shapes_of_real_ones():
-    state, learnt = sizes.blank(lambda: nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4)))
+    state, parameters = sizes.blank(lambda: nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4)))
     assert {k: tuple(t.shape) for k, t in state.items()}["0.weight"] == (4, 3) and "1.running_mean" in state
-    assert set(learnt) == {"0.weight", "0.bias", "1.weight", "1.bias"}
+    assert set(parameters) == {"0.weight", "0.bias", "1.weight", "1.bias"}

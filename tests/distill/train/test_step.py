@@ -12,8 +12,8 @@ from helpers.line import experiment, in_process, launch
 from benchmarks import curves, roofline
 from benchmarks.original_step import OriginalStep
 from distill import config, estimate, run
-from distill.tracking import read_log
 from distill.train import discriminator
+from distill.train.log import read_log
 from distill.train.loop import Step, build_networks
 
 TRAIN = "stages=[data, pseudo_gt, train]"
