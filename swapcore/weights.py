@@ -1,16 +1,15 @@
-"""Weight files: found by their card, verified, downloaded, read safely and loaded onto networks without a remainder.
+"""Weight files: described by a card, located, verified, downloaded, read without executing them, and loaded strictly.
 
-A card's file is searched in the folders given, $SWAPDISTILL_WEIGHTS (folders joined by the system's path separator),
-the weights shipped with the packages and the cache; then it is downloaded from the card's URL into the cache. The
-sha256 is always checked.
+A card's file is searched in the given folders, in those of $SWAPDISTILL_WEIGHTS (joined by the system's path
+separator), among the weights shipped with the packages and in the cache. If it is in none of them, it is downloaded
+from the card's URL into the cache. Its sha256 is always checked.
 """
 
 from __future__ import annotations
 
 import os
 import pickle
-import urllib.error
-import urllib.request
+import socket
 import zipfile
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -20,20 +19,23 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from swapcore.files import sha256, whole_file
 
 ROOT = Path(__file__).resolve().parent.parent
-WRAPPERS = ("state_dict", "model_state_dict", "net_state_dict", "model", "generator", "netG", "net", "params")
 PACKAGED = (ROOT / "students" / "weights", ROOT / "eval" / "weights")
+# Keys under which public checkpoints nest their state dict.
+WRAPPERS = ("state_dict", "model_state_dict", "net_state_dict", "model", "generator", "netG", "net", "params")
+TIMEOUT_S = 30
 
 
 @dataclass(frozen=True, kw_only=True)
 class Card:
-    """Where a weight file comes from and what it may be used for.
+    """Origin and licence of a weight file.
 
-    file is None where nobody published the weights. sha256 may be its first digits, where no more are published.
+    file: its name, None where nobody published the weights. sha256: all 64 digits, or the first ones where only those
+    are published (torchvision: eight). url: where to download it, None where it must be fetched by hand. source: the
+    project and the commit that it comes from.
     """
 
     name: str
@@ -46,23 +48,25 @@ class Card:
 
 
 class WeightsError(ValueError):
-    """A weight file is missing or is not the one its card describes; the message says how to get the right one."""
+    """A weight file is missing or differs from its card; the message says how to get the right one."""
 
 
 def cache_folder() -> Path:
+    """The folder of downloaded weights: $XDG_CACHE_HOME/swapdistill, by default ~/.cache/swapdistill."""
     return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "swapdistill"
 
 
 def search_folders(folders: Iterable[str | Path] = ()) -> list[Path]:
-    """Where weights are looked for, in this order."""
+    """The folders that `find` searches, in their order; `folders` come first."""
     listed = [Path(f) for f in os.environ.get("SWAPDISTILL_WEIGHTS", "").split(os.pathsep) if f]
     return [*map(Path, folders), *listed, *PACKAGED, cache_folder()]
 
 
-def find(card, folders: Iterable[str | Path] = ()) -> Path:
-    """Path of the file of `card` (fields name, file, sha256, url, source, licence), its sha256 checked.
+def find(card: Card, folders: Iterable[str | Path] = ()) -> Path:
+    """The path of the card's file, downloaded if necessary, its sha256 checked.
 
-    Raises WeightsError with what to get from where if it is nowhere, and if a file of that name has another sha256.
+    Raises WeightsError where the file is in no folder and has no URL, where the download fails, and where a file of
+    that name has another sha256.
     """
     if card.file is None:
         raise WeightsError(f"weights '{card.name}': nobody published them. {card.note}")
@@ -81,135 +85,139 @@ def find(card, folders: Iterable[str | Path] = ()) -> Path:
     )
 
 
-def _verify(path: Path, card) -> None:
-    found = sha256(path)
-    if card.sha256 and not found.startswith(card.sha256):  # torchvision publishes the first eight digits only
+def _verify(path: Path, card: Card) -> None:
+    actual = sha256(path)
+    if card.sha256 and not actual.startswith(card.sha256):
         raise WeightsError(
-            f"{path}: sha256 is {found}, but the weights '{card.name}' have {card.sha256}: damaged or another file; "
+            f"{path}: sha256 is {actual}, but the weights '{card.name}' have {card.sha256}: damaged or another file; "
             f"delete it and get it again from {card.url or card.source}"
         )
 
 
-def _download(card) -> Path:
-    path = cache_folder() / card.file
+def _download(card: Card) -> Path:
+    """Download the card's file into the cache, verified before it appears there."""
+    path, timeout_s = cache_folder() / card.file, socket.getdefaulttimeout()
+    socket.setdefaulttimeout(TIMEOUT_S)  # torch.hub sets none: a connection that went dead would wait for ever
     try:
         with whole_file(path) as temporary:
-            with urllib.request.urlopen(card.url, timeout=30) as reply, open(temporary, "wb") as file:
-                total = int(reply.headers.get("Content-Length", 0)) or None
-                with tqdm(total=total, unit="B", unit_scale=True, desc=f"download {card.file}") as bar:
-                    while block := reply.read(1 << 20):
-                        file.write(block)
-                        bar.update(len(block))
+            torch.hub.download_url_to_file(card.url, str(temporary))
             _verify(temporary, card)
-    except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
+    except OSError as error:  # URLError, HTTPError and timeouts are OSErrors
         raise WeightsError(
             f"weights '{card.name}': download of {card.url} failed ({error}); get the file by hand "
             f"(sha256 {card.sha256}) and put it into {cache_folder()}"
         ) from None
+    finally:
+        socket.setdefaulttimeout(timeout_s)
     return path
 
 
 def read_state(path: str | Path, wrappers: tuple[str, ...] = WRAPPERS) -> dict[str, Tensor]:
-    """The tensors of a .safetensors or torch file by name, out of wrappers {"state_dict": ...} and the like.
+    """The state dict of a .safetensors or torch file, on the CPU; in a torch file it may be nested under `wrappers`.
 
-    Nothing of the file is executed. Raises ValueError where the file is not readable, or holds no tensors by name.
+    Nothing in the file is executed. Raises ValueError where the file is not readable or holds no state dict.
     """
     path = Path(path)
-    content = _content(path)
-    return content if path.suffix == ".safetensors" else unwrap(content, str(path), wrappers)
+    content = _read(path)
+    return content if path.suffix == ".safetensors" else unwrap(content, path, wrappers)
 
 
 def read_parts(path: str | Path, names: tuple[str, ...]) -> dict[str, dict[str, Tensor]]:
-    """The state dicts that a torch file holds side by side under those names, as {"generator": ..., "encoder": ...}.
+    """The state dicts that a torch file holds side by side, by their names: {"generator": ..., "encoder": ...}.
 
-    Everything else, as the states of optimisers, stays out of memory. Raises ValueError as `read_state` does, and where
-    a name is missing; a state dict may be empty.
+    All other content, as optimiser states, stays out of memory. Raises ValueError as `read_state` does, and where a
+    name is missing. A state dict may be empty.
     """
-    content = _content(Path(path), mmap=True)
+    content = _read(Path(path), mmap=True)
     parts = {}
     for name in names:
         part = content.get(name) if isinstance(content, Mapping) else None
         if not isinstance(part, Mapping):
-            raise ValueError(f"{path}: expected a state dict under '{name}', got {_told(content)}")
+            raise ValueError(f"{path}: expected a state dict under '{name}', got {_describe(content)}")
         state = unwrap(part, f"{path}: {name}", ()) if part else {}
         parts[name] = {key: tensor.clone() for key, tensor in state.items()}
     return parts
 
 
-def _content(path: Path, mmap: bool = False) -> object:
-    """What is in a .safetensors or torch file."""
-    try:
-        return load_file(path) if path.suffix == ".safetensors" else _load(path, mmap)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise ValueError(f"{path}: not a weight file that can be read without executing it ({reason})") from None
-
-
-class _Opaque:
-    """Stands for an object of a class that is not ours to import: what a trainer stored beside its tensors."""
-
-    def __init__(self, *_arguments: object) -> None:
-        """Forget them."""
-
-    def __setstate__(self, _state: object) -> None:
-        """Forget it."""
-
-
-def _load(path: Path, mmap: bool) -> object:
-    """torch.load without executing anything. Of hyperparameters and callbacks, as Lightning stores them, remains that
-    they were there. `mmap` works for the files of torch 1.6 and later, which are zip archives."""
-    mmap = mmap and zipfile.is_zipfile(path)
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
-    except pickle.UnpicklingError:
-        if not zipfile.is_zipfile(path):
-            raise
-    foreign = torch.serialization.get_unsafe_globals_in_checkpoint(path)
-    with torch.serialization.safe_globals([(_Opaque, name) for name in foreign]):
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
-
-
-def unwrap(content: object, where: str, wrappers: tuple[str, ...] = WRAPPERS) -> dict[str, Tensor]:
-    """Names -> tensors, wrappers and the `module.` of data-parallel training taken off."""
+def unwrap(content: object, where: str | Path, wrappers: tuple[str, ...] = WRAPPERS) -> dict[str, Tensor]:
+    """The state dict in the content of a checkpoint, without wrappers and without the `module.` of data-parallel
+    training. Raises ValueError, naming `where`, if there is none."""
     for _ in range(2):
         for wrapper in wrappers:
             if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
                 content = content[wrapper]
     if not isinstance(content, Mapping) or not content or not all(isinstance(t, Tensor) for t in content.values()):
-        raise ValueError(f"{where}: expected names of tensors (a state dict), got {_told(content)}")
+        raise ValueError(f"{where}: expected names of tensors (a state dict), got {_describe(content)}")
     return {key.removeprefix("module."): tensor for key, tensor in content.items()}
 
 
 def load_strictly(
     network: nn.Module,
     state: Mapping[str, Tensor],
-    where: str,
+    where: str | Path,
     rename: Callable[[str], str] = str,
+    *,
+    name: str | None = None,
     assign: bool = False,
+    finite: bool = False,
 ) -> None:
-    """Load tensors whose names `rename` turns into ours; nothing may be missing, left over or of another shape.
+    """Load tensors into a network; none may be missing, left over or of another shape.
 
-    Raises ValueError naming the file and the first tensor that does not fit. Counters of batch normalisation, which
-    old checkpoints lack, may be absent. With `assign` the tensors become the network's own, without a second copy: the
-    network may then be built on the meta device.
+    `rename` maps a name in the file to the network's. Only the counters of batch normalisation, which old checkpoints
+    lack, may be absent. `name` is how messages call the weights, by default by the network's class. With `assign` the
+    tensors become the network's own, without a copy: the network may then be built on the meta device. With `finite`
+    NaN and infinite values are refused. Raises ValueError naming `where` (the file) and the first wrong tensor.
     """
+    weights = f"'{name}'" if name else type(network).__name__
     expected = network.state_dict()
-    named = {rename(key): (key, tensor) for key, tensor in state.items()}
+    given = {rename(key): (key, tensor) for key, tensor in state.items()}
     for key, tensor in expected.items():
-        if key not in named and key.endswith("num_batches_tracked"):
-            named[key] = (key, torch.zeros(tensor.shape, dtype=tensor.dtype) if tensor.is_meta else tensor)
-    for key in [*expected, *named]:
-        theirs, tensor = named.get(key, (key, None))
-        wanted = f"shape {tuple(expected[key].shape)}" if key in expected else "no such tensor"
-        found = "none" if tensor is None else f"shape {tuple(tensor.shape)}"
+        if key not in given and key.endswith("num_batches_tracked"):
+            given[key] = (key, torch.zeros(tensor.shape, dtype=tensor.dtype) if tensor.is_meta else tensor)
+    for key in [*expected, *given]:
+        original_key, tensor = given.get(key, (key, None))
         if key not in expected or tensor is None or tensor.shape != expected[key].shape:
-            raise ValueError(
-                f"{where}: not the weights of {type(network).__name__}: {theirs}: expected {wanted}, found {found}"
-            )
-    network.load_state_dict({key: named[key][1].to(expected[key].dtype) for key in expected}, assign=assign)
+            wanted = f"shape {tuple(expected[key].shape)}" if key in expected else "no such tensor"
+            found = "none" if tensor is None else f"shape {tuple(tensor.shape)}"
+            raise ValueError(f"{where}: not the weights of {weights}: {original_key}: expected {wanted}, found {found}")
+        if finite and not torch.isfinite(tensor).all():
+            raise ValueError(f"{where}: damaged weights of {weights}: {original_key}: NaN or infinite values")
+    network.load_state_dict({key: given[key][1].to(expected[key].dtype) for key in expected}, assign=assign)
 
 
-def _told(content: object) -> str:
+class _Opaque:
+    """Takes the place of an object of a foreign class that a trainer stored beside its tensors; keeps none of it."""
+
+    def __init__(self, *_arguments: object) -> None: ...
+
+    def __setstate__(self, _state: object) -> None: ...
+
+
+def _read(path: Path, mmap: bool = False) -> object:
+    """The content of a .safetensors or torch file. Raises ValueError."""
+    try:
+        return load_file(path) if path.suffix == ".safetensors" else _torch_load(path, mmap)
+    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise ValueError(f"{path}: not a weight file that can be read without executing it ({reason})") from None
+
+
+def _torch_load(path: Path, mmap: bool) -> object:
+    """torch.load without executing anything. Foreign objects, as the hyperparameters and callbacks of Lightning, become
+    `_Opaque`. `mmap` applies to the files of torch 1.6 and later, which are zip archives."""
+    zipped = zipfile.is_zipfile(path)
+    mmap = mmap and zipped
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+    except pickle.UnpicklingError:
+        if not zipped:
+            raise
+    foreign = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+    with torch.serialization.safe_globals([(_Opaque, name) for name in foreign]):
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+
+
+def _describe(content: object) -> str:
     if isinstance(content, Mapping):
         return f"a mapping with the keys {', '.join(map(str, list(content)[:6]))}" if content else "nothing"
     return type(content).__name__

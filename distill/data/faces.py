@@ -12,10 +12,10 @@ from PIL import Image
 from tqdm import tqdm
 
 from distill.data.photos import EXPECTED_TREE
-from eval.cards import Card
 from swapcore.files import sha256, whole_file
 from swapcore.frame import CANONICAL, similarity
 from swapcore.images import SUFFIXES, DataError, decode
+from swapcore.weights import Card
 
 YUNET = Card(
     name="yunet",
@@ -24,7 +24,6 @@ YUNET = Card(
     url=None,
     source="https://github.com/ShiqiYu/libfacedetection.train @0047ac2 onnx/yunet_n_dynamic.onnx",
     licence="Apache-2.0",
-    colour_order="bgr",
     note="Boxes and five points (Wu, Peng, Yu: YuNet, Machine Intelligence Research 2023).",
 )
 LARGEST = 640  # pixels; a larger picture is shrunk before it is searched

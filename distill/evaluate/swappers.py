@@ -28,6 +28,7 @@ from eval import sanity
 from eval.rulers import CARDS as JUDGES
 from students.identity_encoder import CARDS as ENCODERS
 from swapcore import weights
+from swapcore.files import bytes_hash
 from swapcore.images import SUFFIXES, DataError, decode
 from swapcore.onnx import Session
 
@@ -260,5 +261,5 @@ def own_judges(name: str, swapper: Any, rulers: measuring.Rulers) -> list[str]:
 def fingerprint(swapper: Any) -> str:
     """What tells one swapper from another of the same name: the hash of its weights, or of its finished swaps."""
     if isinstance(swapper, Finished):
-        return weights.bytes_hash(np.ascontiguousarray(swapper.swaps.numpy()).tobytes())
+        return bytes_hash(np.ascontiguousarray(swapper.swaps.numpy()).tobytes())
     return getattr(swapper, "weight_hash", None) or getattr(swapper, "name", type(swapper).__name__)

@@ -77,7 +77,9 @@ def swap_file(args: argparse.Namespace) -> None:
         save_photograph(image, args.out)
         return
     with tqdm(total=video.count(args.target), desc="swap", unit="frame") as bar:
-        for _ in video.convert(args.target, args.out, change, {"comment": pictures.TOLD, "description": pictures.XMP}):
+        for _ in video.convert(
+            args.target, args.out, change, {"comment": pictures.COMMENT, "description": pictures.XMP}
+        ):
             bar.update()
     if not swapper.swapped:
         args.out.unlink()

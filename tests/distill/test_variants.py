@@ -4,8 +4,8 @@ import json
 
 import numpy as np
 import pytest
+from helpers.line import experiment, in_process, launch
 from matplotlib.figure import Figure
-from test_run import experiment, in_process, launch
 
 from distill import config
 from distill.config import Child, ConfigError

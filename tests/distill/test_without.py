@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 from conftest import ROOT
-from test_run import experiment
+from helpers.line import experiment
 
 BLOCKED = """
 import sys

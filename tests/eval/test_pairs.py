@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, script
+from helpers.make_pairs import COMMAND, make
 from PIL import Image
 
 import eval as measuring
@@ -28,13 +28,6 @@ def people(tmp_path_factory) -> Photos:
 
 def drawn(people, count, seed):
     return lists.load(lists.by_people("toy", people, count, seed, "toy"), people.root)[0]
-
-
-COMMAND = ROOT / "datasets" / "make_pairs.py"
-
-
-def make(*arguments):
-    return script(COMMAND, *arguments)
 
 
 def test_the_gallery_never_holds_a_source_and_every_person_is_a_source(people):

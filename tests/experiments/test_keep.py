@@ -5,7 +5,7 @@ import subprocess
 import pytest
 import yaml
 from conftest import ROOT, script
-from test_run import experiment, in_process
+from helpers.line import experiment, in_process
 
 
 def keep(*arguments) -> subprocess.CompletedProcess:

@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 from torchvision.models import resnet101
 
-from swapcore.frame import TEMPLATES, Crop
+from swapcore.frame import Crop
 from teachers import aei_net
 from teachers.faceshifter import AEINet, FaceShifterTeacher, HEARNet, arcface_112, read_metadata, save_faceshifter
 from teachers.irse50 import load_irse50
@@ -248,11 +248,3 @@ def test_foreign_checkpoints_are_told(tmp_path, taotaonice):
     (tmp_path / "text.pth").write_text("no weights")
     with pytest.raises(ValueError, match=r"text\.pth: not a weight file"):
         FaceShifterTeacher({"generator": tmp_path / "text.pth"})
-
-
-def test_template_holds_the_arcface_crop():
-    arcface = torch.tensor(
-        [[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655], [70.7299, 92.2041]]
-    )
-    expected = (arcface * 218 / 112 + 19) / 256
-    assert torch.allclose(torch.tensor(TEMPLATES["faceshifter_256"]), expected, atol=1e-5)

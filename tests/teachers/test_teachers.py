@@ -3,7 +3,7 @@
 import pytest
 import torch
 from conftest import SHARED, needs_shared
-from test_run import experiment
+from helpers.line import experiment
 
 import students
 import teachers

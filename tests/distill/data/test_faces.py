@@ -3,24 +3,14 @@
 import numpy as np
 import pytest
 from conftest import SHARED, needs_shared
+from helpers.portraits import PLACES, portraits
 from PIL import Image
 
 pytest.importorskip("cv2", reason="pip install swapdistill[video]")
 pytest.importorskip("av", reason="pip install swapdistill[video]")
 
 from distill.data import faces, video
-from swapcore.frame import CANONICAL
 from swapcore.images import DataError
-from teachers.exact import render, sample_attributes, sample_identities
-
-PLACES = np.array(CANONICAL)
-
-
-def portraits(n, size=256, seed=3):
-    """Synthetic faces (n, size, size, 3) uint8 and their five points."""
-    drawn = render(sample_identities(n, seed), sample_attributes(n, seed), size)
-    images = ((drawn.image + 1) * 127.5).round().clamp(0, 255).byte()
-    return images.permute(0, 2, 3, 1).numpy(), drawn.landmarks.numpy()
 
 
 def test_an_aligned_face_has_its_points_in_the_canonical_places():

@@ -4,8 +4,8 @@ import json
 import shutil
 
 import pytest
+from helpers.student_files import SIDE, student_file
 from PIL import Image
-from test_swappers import SIDE, student_file
 
 from distill.data import synthetic
 from distill.data.photos import read_manifest

@@ -10,7 +10,7 @@ from conftest import SHARED, needs_shared
 pytest.importorskip("cv2", reason="pip install swapdistill[video]")
 pytest.importorskip("av", reason="pip install swapdistill[video]")
 
-from test_pairs import make
+from helpers.make_pairs import make
 
 from distill.data import faces, video
 from distill.evaluate import faceforensics

@@ -5,10 +5,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from helpers.student_files import SIDE, student_file
 from PIL import Image
 
 import eval as measuring
-import students
 import teachers
 from distill import build, config
 from distill.config import ConfigError, Experiment
@@ -23,7 +23,6 @@ from students.identity_encoder import CARDS as ENCODERS
 from swapcore import weights
 from swapcore.images import DataError
 
-SIDE = 64
 EXP = Experiment(name="x")
 
 
@@ -38,15 +37,6 @@ def pairs(tmp_path_factory):
 @pytest.fixture(scope="module")
 def images(pairs):
     return pairs.source[:2].float() / 127.5 - 1, pairs.target[:2].float() / 127.5 - 1
-
-
-def student_file(folder, encoder="synthetic_identity", **options):
-    options = {"resolution": SIDE, "embedding_dim": 56, "width": 8, **options}
-    torch.manual_seed(0)
-    path = folder / "student.safetensors"
-    metadata = {} if encoder is None else {"identity_encoder": encoder}
-    students.save(students.build("compact", **options), path, **metadata)
-    return path
 
 
 def test_names_are_checked(pairs):

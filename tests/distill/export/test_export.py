@@ -8,8 +8,8 @@ import sys
 
 import pytest
 from conftest import ROOT
+from helpers.line import experiment, in_process
 from helpers.small_students import swapper
-from test_run import experiment, in_process
 
 import students
 from distill import build, config

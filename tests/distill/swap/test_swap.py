@@ -8,8 +8,8 @@ from PIL import Image
 pytest.importorskip("cv2", reason="pip install swapdistill[video]")
 pytest.importorskip("av", reason="pip install swapdistill[video]")
 
-from test_faces import PLACES, portraits
-from test_swappers import student_file
+from helpers.portraits import PLACES, portraits
+from helpers.student_files import student_file
 
 from distill.data import faces, video
 from distill.swap import __main__ as swap

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 from conftest import ROOT
-from test_run import launch
+from helpers.line import launch
 
 import students
 from distill import config

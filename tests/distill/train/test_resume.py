@@ -5,7 +5,7 @@ import time
 
 import pytest
 import torch
-from test_run import experiment, in_process, launch, same_state
+from helpers.line import experiment, in_process, launch, same_state
 
 from distill import stage
 from distill.stage import OutOfTime

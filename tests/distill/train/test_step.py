@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 from conftest import ROOT
-from test_run import experiment, in_process, launch
+from helpers.line import experiment, in_process, launch
 
 from benchmarks import curves, roofline
 from benchmarks.original_step import OriginalStep
@@ -56,7 +56,7 @@ def test_compiled_is_eager_and_resumes(tmp_path, quick_compiler):
 
 
 def test_a_student_whose_layers_are_tapped_is_not_compiled(tmp_path, quick_compiler, monkeypatch):
-    from test_distil import ONLINE, Mean
+    from helpers.mean_teacher import ONLINE, Mean
 
     import teachers
 

@@ -1,0 +1,121 @@
+"""Weight files: located, verified, downloaded, read without executing them, loaded strictly."""
+
+import pytest
+import torch
+from torch import nn
+
+from swapcore import weights
+
+
+def card(**changes) -> weights.Card:
+    """A card whose file holds b"abc"."""
+    facts = {
+        "name": "toy", "file": "w.bin", "sha256": "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad",
+        "url": None, "source": "https://example.org/toy", "licence": "MIT", "note": "Train one.",
+    }  # fmt: skip
+    return weights.Card(**{**facts, **changes})
+
+
+def test_a_file_is_located_and_verified(tmp_path, monkeypatch):
+    (tmp_path / "w.bin").write_bytes(b"abc")
+    assert weights.find(card(), [tmp_path]) == tmp_path / "w.bin"
+    monkeypatch.setenv("SWAPDISTILL_WEIGHTS", str(tmp_path))
+    assert weights.find(card()) == tmp_path / "w.bin"
+    (tmp_path / "w.bin").write_bytes(b"abd!")
+    with pytest.raises(weights.WeightsError, match=r"w\.bin: sha256 is .*but the weights 'toy' have ba7816bf.*again"):
+        weights.find(card())
+
+
+def test_missing_weights_say_how_to_get_them(tmp_path, monkeypatch):
+    monkeypatch.delenv("SWAPDISTILL_WEIGHTS", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    with pytest.raises(weights.WeightsError, match="get it from https://example.org/toy .*MIT, sha256 ba7816bf"):
+        weights.find(card())
+    with pytest.raises(weights.WeightsError, match="nobody published them. Train one"):
+        weights.find(card(file=None))
+
+
+def test_a_download_is_verified_and_kept(tmp_path, monkeypatch):
+    monkeypatch.delenv("SWAPDISTILL_WEIGHTS", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    source = tmp_path / "served.bin"
+    source.write_bytes(b"abc")
+    served = card(url=source.as_uri())
+    assert weights.find(served).read_bytes() == b"abc"
+    source.unlink()
+    assert weights.find(served).read_bytes() == b"abc", "kept in the cache"
+    with pytest.raises(weights.WeightsError, match="download of .* failed"):
+        weights.find(card(file="other.bin", url=served.url))
+    source.write_bytes(b"evil")
+    with pytest.raises(weights.WeightsError, match="sha256"):
+        weights.find(card(file="third.bin", url=served.url))
+    assert not (tmp_path / "cache" / "swapdistill" / "third.bin").exists()
+
+
+def filled(network: nn.Module, value: float) -> dict[str, torch.Tensor]:
+    return {key: torch.full_like(tensor, value) for key, tensor in network.state_dict().items()}
+
+
+@pytest.mark.parametrize("assign", [False, True])
+def test_tensors_are_loaded_under_their_new_names(assign):
+    network, state = nn.BatchNorm1d(3), filled(nn.BatchNorm1d(3), 2)
+    del state["num_batches_tracked"]
+    weights.load_strictly(
+        network, {f"net.{k}": t for k, t in state.items()}, "a.pth", lambda key: key[4:], assign=assign
+    )
+    loaded = network.state_dict()
+    assert loaded["num_batches_tracked"] == 0 and all(torch.equal(loaded[key], state[key]) for key in state)
+    assert (network.running_mean.data_ptr() == state["running_mean"].data_ptr()) is assign
+
+
+@pytest.mark.parametrize(
+    ("change", "options", "message"),
+    [
+        ({"bias": None}, {}, r"a\.pth: not the weights of Linear: bias: expected shape \(2,\), found none"),
+        ({"bias": torch.zeros(3)}, {}, r"bias: expected shape \(2,\), found shape \(3,\)"),
+        ({"gain": torch.zeros(2)}, {}, "gain: expected no such tensor, found shape"),
+        ({"bias": None}, {"name": "toy"}, r"a\.pth: not the weights of 'toy': bias"),
+        (
+            {"bias": torch.tensor([0, torch.nan])},
+            {"finite": True, "name": "toy"},
+            r"damaged .*'toy': bias: NaN",
+        ),
+        ({"weight": torch.full((2, 2), torch.inf)}, {"finite": True}, "damaged weights of Linear: weight: .*infinite"),
+    ],
+)
+def test_tensors_that_do_not_fit_are_refused(change, options, message):
+    network = nn.Linear(2, 2)
+    state = {k: t for k, t in {**filled(network, 0), **change}.items() if t is not None}
+    before = {k: t.clone() for k, t in network.state_dict().items()}
+    with pytest.raises(ValueError, match=message):
+        weights.load_strictly(network, state, "a.pth", **options)
+    assert all(torch.equal(t, before[k]) for k, t in network.state_dict().items())
+
+
+def test_non_finite_numbers_pass_where_nobody_asks():
+    network, nan = nn.Linear(2, 2), filled(nn.Linear(2, 2), torch.nan)
+    weights.load_strictly(network, nan, "a.pth")
+    assert network.bias.isnan().all()
+
+
+def test_state_dicts_are_unwrapped(tmp_path):
+    state = filled(nn.Linear(2, 2), 1)
+    for number, content in enumerate((
+        state, {"state_dict": state}, {"model": {"params": state}},
+        {"net_state_dict": {f"module.{k}": t for k, t in state.items()}},
+    )):  # fmt: skip
+        torch.save(content, tmp_path / f"{number}.pth")
+        read = weights.read_state(tmp_path / f"{number}.pth")
+        assert read.keys() == state.keys() and all(torch.equal(read[key], state[key]) for key in state)
+    torch.save({"epoch": 3}, tmp_path / "none.pth")
+    with pytest.raises(ValueError, match=r"none\.pth: expected names of tensors .*got a mapping with the keys epoch"):
+        weights.read_state(tmp_path / "none.pth")
+
+
+def test_parts_of_a_file_are_read_alone(tmp_path):
+    state = filled(nn.Linear(2, 2), 1)
+    torch.save({"g": state, "d": {}, "optimiser": {"step": 3}}, tmp_path / "both.pth")
+    parts = weights.read_parts(tmp_path / "both.pth", ("g", "d"))
+    assert parts["d"] == {} and all(torch.equal(parts["g"][key], state[key]) for key in state)
+    with pytest.raises(ValueError, match=r"both\.pth: expected a state dict under 'e', got a mapping with the keys g"):
+        weights.read_parts(tmp_path / "both.pth", ("e",))
