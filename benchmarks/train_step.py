@@ -42,7 +42,7 @@ from distill.train.perceptual import CARDS, Backbone, Perceptual
 from distill.train.step import Networks, Step, networks
 from distill.train.stream import batches
 from students.identity_encoder import CARDS as ENCODERS
-from students.identity_encoder import IdentityEncoder, build_network
+from students.identity_encoder import IdentityEncoder
 from swapcore.hardware import environment
 
 NAMES = {"a": "as the original runs it", "b": "ours"}
@@ -75,7 +75,7 @@ def random_networks(exp: config.Experiment, device: torch.device, args: argparse
     """The networks of the original's step with random weights: for timing, and for nothing else."""
     torch.manual_seed(0)
     card = ENCODERS[args.encoder]
-    encoder = IdentityEncoder(build_network(card), card).eval().requires_grad_(False).to(device)
+    encoder = IdentityEncoder(card).eval().requires_grad_(False).to(device)
     learner = Student(exp, encoder)
     critic = discriminator.build(exp.loss.discriminator)
     features = {"none": None, "identity_encoder": encoder.features}

@@ -168,8 +168,8 @@ def main() -> None:
     wanted = identity if recipe.targets == "identity" else pose
     torch.manual_seed(seed)
     if args.network == "identity_encoder":
-        network = encoders.build_network(recipe.card)
-        prepare = encoders.IdentityEncoder(network, recipe.card).prepare
+        encoder = encoders.IdentityEncoder(recipe.card)
+        network, prepare = encoder.network, encoder.prepare
     else:
         network, prepare = judges.build_network(recipe.card), judges.preparation(recipe.card)
     train(network, prepare, pictures, wanted, args.steps, args.batch, args.lr, seed)
