@@ -26,7 +26,7 @@ test: $(VENV)/.installed-test lint
 
 # The page in a headless Chromium; it wants npm, chromium and chromedriver. Without them `make test` skips these tests.
 test-web: $(VENV)/.installed-test node_modules/onnxruntime-web/package.json
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/test_export_web.py
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/students/test_export_web.py
 
 node_modules/onnxruntime-web/package.json: students/export/web.py
 	npm install --prefix . --no-save --no-audit --no-fund --ignore-scripts \

@@ -1,4 +1,4 @@
-"""Export the original's networks to the formats of phones: sizes beside the printed ones, difference from PyTorch, time.
+"""Export the original's networks to the formats of phones: sizes beside the printed ones, differences, times.
 
     python benchmarks/export.py --out FOLDER
 
@@ -6,8 +6,8 @@ Their weights were never published. These are fresh ones with the statistics of 
 size nor speed. The masks start small: fresh masks square large features, block after block, until the last bit of a
 number decides a pixel. The last two normalisations of the encoder see one number per picture and stay fresh: statistics
 of so few numbers would amplify the differences between pictures, and all rounding with them. Identities are not
-measured, as nothing was learnt. For int8, whose limit is one of identities, the difference is reported, and only a gross
-one refused.
+measured, as nothing was learnt. For int8, whose limit is one of identities, the difference is only reported; a gross
+one is refused.
 """
 
 import argparse

@@ -37,9 +37,9 @@ from distill.export.card import card, table
 from distill.stage import Stage, open_stage, upstream
 from distill.tracking import Tracker
 from eval import sanity
-from students.export import page_proof, proof, targets
+from students.export import equality, targets
+from students.export.conversion import quiet
 from students.export.models import Model, models
-from students.export.quiet import quiet
 from swapcore import weights
 from swapcore.files import check_folder, digest, read_json, whole_folder, write_json, write_text
 from swapcore.hardware import environment
@@ -94,8 +94,8 @@ def export(
     side = student.generator.options["resolution"]
     if pairs.resolution != side:
         raise ConfigError(f"{student.name}: works on {side} pixels, the pairs '{pairs.name}' have {pairs.resolution}")
-    truth = proof.Truth(student, to_float(pairs.source), to_float(pairs.target))
-    facts = {"pytorch": judge(truth.swaps, truth) if judge else {}, "folding": proof.folding(student, truth)}
+    truth = equality.Reference(student, to_float(pairs.source), to_float(pairs.target))
+    facts = {"pytorch": judge(truth.swaps, truth) if judge else {}, "folding": equality.folding(student, truth)}
     of = digest([student.weight_hash, truth.hash, judge.key if judge else None])
     work = _Work(student, models(student), truth, judge, facts["pytorch"], of, detector)
     rows, refused = _before(folder, of, anew), {}
@@ -160,7 +160,7 @@ class _Work:
 
     student: students.StudentSwapper
     short: Mapping[str, Model]
-    truth: proof.Truth
+    truth: equality.Reference
     judge: Judge | None
     pytorch: Mapping[str, float]
     of: str
@@ -182,10 +182,7 @@ def _one(name: str, precision: str, work: _Work, folder: Path) -> dict[str, Any]
     metadata = {"student": work.student.name, "identity_encoder": work.student.identity_encoder.card.name}
     with whole_folder(place) as temporary, quiet():
         temporary.mkdir()
-        if target.write is None:
-            made = page_proof.prove(work.short, work.truth, precision, temporary, metadata, work.detector)
-        else:
-            made = proof.prove(work.short, work.truth, target, precision, temporary, metadata)
+        made = equality.compare(work.short, work.truth, target, precision, temporary, metadata, work.detector)
         row = {
             "target": name, "precision": precision, "runs_in": target.runs_in, "folder": place.name,
             "feed": target.feed,
@@ -202,7 +199,7 @@ def _one(name: str, precision: str, work: _Work, folder: Path) -> dict[str, Any]
 def _refuse_loss(row: Mapping[str, Any], pytorch: Mapping[str, float], place: Path) -> None:
     lost = pytorch["id_top1_percent"] - row["id_top1_percent"]
     if lost > MOST_LOST_POINTS or not row["same_as_pytorch"] >= LEAST_SAME:
-        raise proof.Unequal(
+        raise equality.Unequal(
             f"{place.name}: ID retrieval is {row['id_top1_percent']:.1f} %, {pytorch['id_top1_percent']:.1f} % in "
             f"PyTorch, and its swaps look like PyTorch's by a cosine of {row['same_as_pytorch']:.3f}; allowed are "
             f"{MOST_LOST_POINTS:g} points and {LEAST_SAME:g}: take fp16 for this student; nothing of it was kept"
@@ -218,7 +215,7 @@ class Judge:
         self.bench = measuring.Bench(pairs, self.rulers)
         self.key = [pairs.hash, self.rulers.recogniser.as_dict()]
 
-    def __call__(self, swaps, truth: proof.Truth) -> dict[str, float]:
+    def __call__(self, swaps, truth: equality.Reference) -> dict[str, float]:
         values = self.bench.evaluate(
             sanity.copy_target, ["id_retrieval", "id_similarity"], swaps=to_uint8(swaps)
         ).values
