@@ -22,7 +22,7 @@ from eval.cards import CARDS
 from eval.estimators import Estimator, Estimators, load_estimator, mirrored
 from students.export import targets
 from students.identity_encoder import CARDS as ENCODERS
-from students.identity_encoder import IdentityEncoder, build_network, load_identity_encoder
+from students.identity_encoder import IdentityEncoder, load_identity_encoder
 from swapcore import weights
 
 OUTPUTS = {"recogniser": "embedding"}  # output of the estimator of a role, where the names differ
@@ -41,9 +41,8 @@ def check_names(exp: Experiment) -> None:
         raise ConfigError(f"student.name: expected {' or '.join(refined)}, which have a stage `refine`")
     if stages & {"pseudo_gt", "train", "eval"}:
         _encoder_file(exp.student.identity_encoder, exp, "student.identity_encoder")
-        card = ENCODERS[exp.student.identity_encoder]
         with torch.device("meta"):  # shapes without values
-            learner(exp, IdentityEncoder(build_network(card), card))
+            learner(exp, IdentityEncoder(ENCODERS[exp.student.identity_encoder]))
     if "eval" in stages:
         check_recogniser(exp, exp.student.identity_encoder, "student.identity_encoder")
         trains = exp.loss.perceptual > 0 and exp.loss.perceptual_network == "lpips"

@@ -24,9 +24,9 @@ from distill.export.card import card, table
 from distill.stage import Stage, open_stage, upstream
 from eval.evaluation import Evaluation
 from eval.pairs import Pairs
-from students.export import page_proof, proof, targets
+from students.export import equality, targets
+from students.export.conversion import quiet
 from students.export.models import Model, models
-from students.export.quiet import quiet
 from swapcore import weights
 from swapcore.files import digest, read_json, sha256, whole_folder, write_json, write_text
 from swapcore.hardware import environment
@@ -82,15 +82,14 @@ def export(
     side = student.generator.options["resolution"]
     if pairs.resolution != side:
         raise ConfigError(f"{student.name}: works on {side} pixels, the pairs '{pairs.name}' have {pairs.resolution}")
-    truth = proof.Truth(student, to_float(pairs.source), to_float(pairs.target))
-    identity = Identity(exp, pairs, truth.swaps) if exp else None
+    reference = equality.Reference(student, to_float(pairs.source), to_float(pairs.target))
+    identity = Identity(exp, pairs, reference.swaps) if exp else None
     detector = find_detector(exp) if exp and "web" in dict(wanted) else None
-    origin = digest([student.weight_hash, truth.hash, identity.key if identity else None])
-    job = _Job(student, models(student), truth, identity, origin, detector)
+    origin = digest([student.weight_hash, reference.hash, identity.key if identity else None])
+    job = _Job(student, models(student), reference, identity, origin, detector)
     refused: dict[str, str] = {}
-    facts = {
-        "pytorch": identity.pytorch if identity else {}, "folding": proof.folding(student, truth), "refused": refused
-    }  # fmt: skip
+    pytorch = identity.pytorch if identity else {}
+    facts = {"pytorch": pytorch, "folding": equality.folding(student, reference), "refused": refused}
     measured = read_json(metrics)["rows"].get(student.name) if metrics and metrics.is_file() else None
     rows = _finished(folder, origin, replace_others)
     known = [(name, precision) for name, target in targets.TARGETS.items() for precision in target.precisions]
@@ -161,7 +160,7 @@ class _Job:
 
     student: students.StudentSwapper
     models: Mapping[str, Model]
-    truth: proof.Truth
+    reference: equality.Reference
     identity: Identity | None
     origin: str
     detector: Path | None
@@ -197,7 +196,7 @@ def _export_one(name: str, precision: str, job: _Job, folder: Path) -> dict[str,
     """Export one target at one precision. Its folder appears when every file in it is compared."""
     target, place = targets.check(name, precision), folder / f"{name}-{precision}"
     versions = {k: v for k, v in environment().items() if k not in ("commit", "threads")}
-    detector_hash = sha256(job.detector) if target.write is None and job.detector else None
+    detector_hash = sha256(job.detector) if name == "web" and job.detector else None
     key = digest([job.origin, name, precision, versions, detector_hash])
     record = place / "proof.json"
     if record.is_file() and (before := read_json(record))["key"] == key and _intact(place, before["row"]):
@@ -208,10 +207,7 @@ def _export_one(name: str, precision: str, job: _Job, folder: Path) -> dict[str,
     metadata = {"student": job.student.name, "identity_encoder": job.student.identity_encoder.card.name}
     with whole_folder(place) as temporary, quiet():
         temporary.mkdir()
-        if target.write is None:
-            compared = page_proof.prove(job.models, job.truth, precision, temporary, metadata, job.detector)
-        else:
-            compared = proof.prove(job.models, job.truth, target, precision, temporary, metadata)
+        compared = equality.compare(job.models, job.reference, target, precision, temporary, metadata, job.detector)
         identity = job.identity.measure(compared.swaps()) if job.identity else {}
         row = {
             "target": name, "precision": precision, "runs_in": target.runs_in, "folder": place.name,
@@ -230,7 +226,7 @@ def _check_identity(row: Mapping[str, Any], pytorch: Mapping[str, float], place:
     """Raise Unequal where int8 changes identity too much."""
     lost = pytorch["id_top1_percent"] - row["id_top1_percent"]
     if lost > MAX_LOST_POINTS or not row["same_as_pytorch"] >= MIN_COSINE:  # nor may it be NaN
-        raise proof.Unequal(
+        raise equality.Unequal(
             f"{place.name}: ID retrieval is {row['id_top1_percent']:.1f} %, {pytorch['id_top1_percent']:.1f} % in "
             f"PyTorch, and its swaps look like PyTorch's by a cosine of {row['same_as_pytorch']:.3f}; allowed are "
             f"{MAX_LOST_POINTS:g} points and {MIN_COSINE:g}: take fp16 for this student; nothing of it was kept"

@@ -20,8 +20,8 @@ from distill import build, config
 from distill.config import ConfigError
 from distill.export import __main__ as export
 from distill.export import convert
-from students.export import proof
-from students.export.quiet import quiet
+from students.export import equality
+from students.export.conversion import quiet
 from students.export.targets import TARGETS
 
 
@@ -63,7 +63,7 @@ def test_the_command_writes_files_a_card_and_a_table(exported, file):
 def test_finished_exports_are_kept(exported, file, monkeypatch, capsys):
     folder, _ = exported
     before = (folder / "tnn-fp32" / "generator.tnnmodel").stat().st_mtime_ns
-    monkeypatch.setattr(proof, "prove", None)
+    monkeypatch.setattr(equality, "compare", None)
     assert export.main([str(file), "--to", "tnn"]) == 0
     assert (folder / "tnn-fp32" / "generator.tnnmodel").stat().st_mtime_ns == before
     card = json.loads((folder / "card.json").read_text())  # of all that lies there, not of what was asked for last
@@ -96,7 +96,7 @@ def test_a_folder_holds_the_exports_of_one_student(exported, tmp_path, capsys):
 
 
 def test_ctrl_c_says_that_the_command_goes_on(file, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(proof, "prove", lambda *given: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(equality, "compare", lambda *given: (_ for _ in ()).throw(KeyboardInterrupt))
     assert export.main([str(file), "--to", "tnn", "--out", str(tmp_path / "out")]) == 130
     assert "stopped; the same command goes on" in capsys.readouterr().err
     (tmp_path / "file").write_text("")
@@ -105,7 +105,7 @@ def test_ctrl_c_says_that_the_command_goes_on(file, tmp_path, monkeypatch, capsy
 
 
 def test_a_file_that_differs_is_an_error_and_not_kept_but_others_are(file, tmp_path, monkeypatch, capsys):
-    monkeypatch.setitem(proof.TOLERANCE, "fp32", 0.0)
+    monkeypatch.setitem(equality.TOLERANCE, "fp32", 0.0)
     assert export.main([str(file), "--to", "tnn", "--precision", "fp32,fp16", "--out", str(tmp_path / "out")]) == 2
     why = "tnn-fp32: generator differs from PyTorch by up to"
     assert f"error: {why}" in capsys.readouterr().err
@@ -119,7 +119,7 @@ def test_int8_is_refused_where_it_loses_identity(tmp_path):
     row = {"id_top1_percent": 90.0, "same_as_pytorch": 0.95}
     convert._check_identity(row, {"id_top1_percent": 93.0}, tmp_path / "onnx-int8")
     for worse in ({"id_top1_percent": 87.0}, {"same_as_pytorch": 0.8}, {"same_as_pytorch": float("nan")}):
-        with pytest.raises(proof.Unequal, match="onnx-int8: ID retrieval is .* take fp16 for this student"):
+        with pytest.raises(equality.Unequal, match="onnx-int8: ID retrieval is .* take fp16 for this student"):
             convert._check_identity(row | worse, {"id_top1_percent": 93.0}, tmp_path / "onnx-int8")
 
 
