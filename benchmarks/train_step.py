@@ -40,7 +40,7 @@ from distill.train.loop import Networks, Step, build_networks, mixture
 from distill.train.perceptual import Perceptual, backbone
 from distill.train.stream import batches
 from students.identity_encoder import CARDS as ENCODERS
-from students.identity_encoder import IdentityEncoder, build_network
+from students.identity_encoder import IdentityEncoder
 from swapcore.hardware import environment
 
 NAMES = {"a": "as the original runs it", "b": "ours"}
@@ -68,7 +68,7 @@ def random_networks(exp: config.Experiment, device: torch.device, args: argparse
     """The networks of the original's step with random weights, to be timed."""
     torch.manual_seed(0)
     card = ENCODERS[args.encoder]
-    encoder = IdentityEncoder(build_network(card), card).eval().requires_grad_(False).to(device)
+    encoder = IdentityEncoder(card).eval().requires_grad_(False).to(device)
     learner, discriminator = build.learner(exp, encoder), build_discriminator(exp.loss.discriminator)
     perceptual = None
     if args.perceptual != "none":

@@ -22,7 +22,7 @@ from eval.cards import CARDS
 from eval.estimators import Estimator, Estimators, load_estimator, mirrored
 from students.export import targets
 from students.identity_encoder import CARDS as ENCODERS
-from students.identity_encoder import IdentityEncoder, build_network, load_identity_encoder
+from students.identity_encoder import IdentityEncoder, load_identity_encoder
 from swapcore import weights
 
 OUTPUTS = {"recogniser": "embedding"}  # output of the estimator of a role, where the names differ
@@ -41,9 +41,8 @@ def check_names(exp: Experiment) -> None:
         raise ConfigError(f"student.name: expected {' or '.join(refined)}, which have a stage `refine`")
     if stages & {"pseudo_gt", "train", "eval"}:
         _encoder_file(exp.student.identity_encoder, exp, "student.identity_encoder")
-        card = ENCODERS[exp.student.identity_encoder]
         with torch.device("meta"):  # shapes without values
-            learner(exp, IdentityEncoder(build_network(card), card))
+            learner(exp, IdentityEncoder(ENCODERS[exp.student.identity_encoder]))
     if "eval" in stages:
         check_recogniser(exp, exp.student.identity_encoder, "student.identity_encoder")
         trains = exp.loss.perceptual > 0 and exp.loss.perceptual_network == "lpips"
@@ -174,7 +173,10 @@ def _files(choice: Choice, exp: Experiment) -> list[Path]:
     """The weight files of an estimator, their sha256 checked. Raises ConfigError, WeightsError."""
     known = _known(choice.output)
     if choice.name not in known:
-        raise ConfigError(f"{choice.key}: unknown estimator '{choice.name}'; known: {', '.join(known)}")
+        problem = f"unknown estimator '{choice.name}'"
+        if choice.name in CARDS:
+            problem = f"'{choice.name}' gives {' and '.join(CARDS[choice.name].outputs)}, not '{choice.output}'"
+        raise ConfigError(f"{choice.key}: {problem}; known: {', '.join(known)}")
     if choice.name.startswith("lpips_") and find_spec("lpips") is None:
         raise ConfigError(f"{choice.key}: '{choice.name}' needs the package lpips: pip install lpips")
     return [weights.find(card, exp.weights) for card in known[choice.name]]
@@ -190,7 +192,7 @@ def teacher(spec: Teacher, exp: Experiment, key: str = "pseudo_gt.teachers") -> 
     """A frozen teacher with the files that its entry in the experiment names, their sha256 checked where given."""
     paths = teacher_files(spec, exp, key)
     options = dict(spec.options)
-    encoder = options.get("identity_encoder") or next(filter(None, map(_encoder_of, paths.values())), None)
+    encoder = options.get("identity_encoder") or next(filter(None, map(encoder_of, paths.values())), None)
     if encoder is not None:
         options["identity_encoder"] = identity_encoder(exp, encoder, f"{key}: identity_encoder of '{spec.name}'")
     try:
@@ -237,12 +239,12 @@ def _file(name: str, sha256: str | None, exp: Experiment, key: str) -> Path:
     return path
 
 
-def _encoder_of(path: Path) -> str | None:
-    """The name of the identity encoder in the file of a teacher that was trained here."""
-    if path.suffix != ".safetensors":
+def encoder_of(path: str | Path) -> str | None:
+    """The identity encoder that a network trained here names in its .safetensors file; None where it names none."""
+    if Path(path).suffix != ".safetensors":
         return None
     try:
         with safe_open(path, framework="pt") as file:
             return (file.metadata() or {}).get("identity_encoder")
     except SafetensorError:
-        return None  # the teacher's own loader names the damage
+        return None  # the loader of the network reports the damage

@@ -170,8 +170,8 @@ def main() -> None:
     pictures, numbers = faces("pretrain", seed, args.people, 1)
     torch.manual_seed(seed)
     if args.network == "identity_encoder":
-        network = encoders.build_network(recipe.card)
-        prepare = encoders.IdentityEncoder(network, recipe.card).prepare
+        encoder = encoders.IdentityEncoder(recipe.card)
+        network, prepare = encoder.network, encoder.prepare
     else:
         network, prepare = build_network(recipe.card), inner_square
     train(network, prepare, pictures, numbers[recipe.targets], args.steps, args.batch, args.lr, seed)

@@ -1,8 +1,8 @@
-"""Students: generators small enough for a phone. Build one by name, save it as safetensors, rebuild it from the file.
+"""Students: generators small enough for a phone. Build one by name, save it as safetensors, load it from the file.
 
-A generator takes a target (N, 3, R, R) and an embedding (N, D) and returns swaps at full, half and quarter resolution;
-one that `needs_map` takes the identity encoder's map (N, C, h, w) as well. It has a `name` and its `options`, the
-keyword arguments that build it again.
+A generator takes a target (N, 3, R, R) and an embedding (N, D) and returns swaps at full, half and quarter resolution.
+One whose class sets `needs_map` also takes the identity map (N, C, h, w) of the identity encoder. `name` and `options`
+(the keyword arguments of its class) describe a generator completely.
 """
 
 from __future__ import annotations
@@ -15,13 +15,18 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from swapcore.files import whole_folder
+from swapcore.files import whole_file
+from swapcore.weights import load_strictly
 
 from .compact import Compact
 from .mobilefaceswap import MobileFaceSwap
 from .mobilefsgan import MobileFSGAN
 
-STUDENTS = {"mobilefsgan": MobileFSGAN, "compact": Compact, "mobilefaceswap": MobileFaceSwap}
+STUDENTS = {
+    "mobilefsgan": MobileFSGAN,
+    "compact": Compact,
+    "mobilefaceswap": MobileFaceSwap,
+}
 
 
 def build(name: str, **options) -> nn.Module:
@@ -35,30 +40,38 @@ def build(name: str, **options) -> nn.Module:
     return STUDENTS[name](**options)
 
 
-def save(generator: nn.Module, path: str | Path, **metadata: str) -> None:
-    """Write a generator as safetensors, whole or not at all, with its name, its options and the metadata given.
+def build_for(identity_encoder: nn.Module, name: str, **options) -> nn.Module:
+    """`build`, the sizes of embedding and identity map taken from an identity encoder unless the options name them."""
+    sizes = {"embedding_dim": identity_encoder.embedding_dim}
+    if getattr(STUDENTS.get(name), "needs_map", False):
+        sizes["map_shape"] = list(identity_encoder.map_shape)
+    return build(name, **{**sizes, **options})
 
-    Raises ValueError where the metadata is not text or would hide the name or the options.
+
+def save(generator: nn.Module, path: str | Path, **metadata: str) -> None:
+    """Write a generator as safetensors with its name, its options and `metadata`; no partial file is ever visible.
+
+    Raises ValueError where a metadata value is not text, or its key is `student` or `options`.
     """
     for key, value in metadata.items():
         if key in ("student", "options") or not isinstance(value, str):
             raise ValueError(f"metadata '{key}': expected text under another name than student and options")
     state = {key: tensor.detach().cpu().contiguous() for key, tensor in generator.state_dict().items()}
     header = {"student": generator.name, "options": json.dumps(generator.options), **metadata}
-    with whole_folder(path) as temporary:
+    with whole_file(path) as temporary:
         save_file(state, temporary, metadata=header)
 
 
 def load(path: str | Path, expected: str | None = None) -> nn.Module:
-    """The generator of a file that `save` wrote, on the CPU in evaluation mode.
+    """The generator in a file that `save` wrote, on the CPU in evaluation mode.
 
-    Raises ValueError naming the file if it is no such file, if its tensors do not fit its own options, or if `expected`
-    names another student; FileNotFoundError if there is none.
+    Raises ValueError naming the file if it is not a saved student, if its tensors do not fit its own options, or if it
+    holds another student than `expected`; FileNotFoundError if there is no such file.
     """
     path = Path(path)
     if not path.is_file():
-        told = "is a folder; give the student.safetensors in it" if path.is_dir() else "no such file"
-        raise FileNotFoundError(f"{path}: {told}")
+        reason = "is a folder; give the student.safetensors in it" if path.is_dir() else "no such file"
+        raise FileNotFoundError(f"{path}: {reason}")
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
@@ -71,32 +84,33 @@ def load(path: str | Path, expected: str | None = None) -> nn.Module:
     name = metadata["student"]
     if expected is not None and name != expected:
         raise ValueError(f"{path}: holds the student '{name}', expected '{expected}'")
+    where = f"{path}: does not hold the student that its metadata describes"
     try:
         generator = build(name, **json.loads(metadata["options"]))
-        generator.load_state_dict(state, strict=True)
     except (ValueError, TypeError, RuntimeError) as error:
-        raise ValueError(f"{path}: does not hold the student its metadata describes: {error}") from error
+        raise ValueError(f"{where}: {error}") from error
+    load_strictly(generator, state, where)
     return generator.eval()
 
 
 class StudentSwapper(nn.Module):
     """A generator and its identity encoder as one swapper.
 
-    The encoder is any module from canonical crops to (N, D) unit embeddings; D must be the generator's embedding_dim.
-    Modes and gradients are the caller's: call .eval() and torch.no_grad() to measure.
+    The identity encoder is any module from canonical crops to (N, D) unit embeddings; D must be the generator's
+    embedding_dim. The caller sets modes and gradients: call .eval() and use torch.no_grad() to measure.
     """
 
     def __init__(self, generator: nn.Module, identity_encoder: nn.Module) -> None:
         super().__init__()
-        wanted, given = generator.options["embedding_dim"], identity_encoder.embedding_dim
-        if wanted != given:
-            raise ValueError(f"the generator wants embeddings of {wanted} numbers, the identity encoder gives {given}")
+        wanted, actual = generator.options["embedding_dim"], identity_encoder.embedding_dim
+        if wanted != actual:
+            raise ValueError(f"the generator wants embeddings of {wanted} numbers, the identity encoder gives {actual}")
         self.generator = generator
         self.identity_encoder = identity_encoder
 
     @property
     def parts(self) -> dict[str, nn.Module]:
-        """What is shipped, by name: measured and exported one by one."""
+        """The networks that an app ships, by name; each is measured and exported on its own."""
         return {"generator": self.generator, "identity_encoder": self.identity_encoder}
 
     def forward(self, source: Tensor, target: Tensor) -> Tensor:
@@ -104,9 +118,9 @@ class StudentSwapper(nn.Module):
         return self.generator(target, *condition(self.identity_encoder, source, self.generator))[0]
 
 
-def condition(identity_encoder: nn.Module, images: Tensor, generator: nn.Module) -> tuple[Tensor, ...]:
-    """What a generator is given beside the target, from sources (N, 3, S, S): their embeddings, and their identity maps
-    where it `needs_map`."""
+def condition(identity_encoder: nn.Module, source: Tensor, generator: nn.Module) -> tuple[Tensor, ...]:
+    """The inputs of a generator that describe the sources (N, 3, S, S): embeddings and, if it `needs_map`, identity
+    maps."""
     if getattr(generator, "needs_map", False):
-        return identity_encoder.embed(images)
-    return (identity_encoder(images),)
+        return identity_encoder.embed(source)
+    return (identity_encoder(source),)

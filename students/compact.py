@@ -1,9 +1,9 @@
 """Compact: a small generator of this project that learns fast on a CPU.
 
-Nothing runs at full resolution: the target enters by pixel-unshuffle, the swap leaves by sub-pixel convolution. The
-source's embedding scales and shifts every normalisation (AdaIN, Huang and Belongie 2017); two channels of coordinates
-say where in the frame of aligned faces a pixel lies. A learned mask blends the generated face with the target, so the
-background costs nothing to learn.
+No layer runs at full resolution: the target enters by pixel-unshuffle, the swap leaves by sub-pixel convolution. The
+source's embedding scales and shifts every normalisation (AdaIN, Huang and Belongie 2017). Two coordinate channels give
+the position of a pixel in the aligned frame. A learned mask blends the generated face with the target, so the network
+need not learn the background.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from .contract import check_inputs, check_options
 
 _GROUPS = 8
-_LEAST = 0.15  # of the mask: one that closes for good passes no gradient, and the student copies targets for ever
+_LEAST_MASK = 0.15  # a mask that closes completely passes no gradient: the student would copy targets for ever
 
 
 class ModulatedBlock(nn.Module):
@@ -39,11 +39,11 @@ class ModulatedBlock(nn.Module):
 
 
 class BlendHead(nn.Module):
-    """Features to a face (tanh) and a mask (sigmoid), laid over the target of the same scale."""
+    """Features to a face (tanh) and a mask (sigmoid), by which it is blended with the target of the same scale."""
 
     def __init__(self, channels: int, upscale: int = 1) -> None:
         super().__init__()
-        # Without it a few large steps drive the mask so far shut that no gradient comes back.
+        # Without it a few large steps close the mask so far that no gradient comes back.
         self.norm = nn.GroupNorm(1, channels, affine=False)
         self.conv = nn.Conv2d(channels, 4 * upscale**2, 3, padding=1)
         self.upscale = upscale
@@ -52,12 +52,12 @@ class BlendHead(nn.Module):
 
     def forward(self, x: Tensor, target: Tensor) -> Tensor:
         face, mask = F.pixel_shuffle(self.conv(F.silu(self.norm(x))), self.upscale).split((3, 1), dim=1)
-        # The face starts as nearly the target: from grey, closing the mask would pay at once.
+        # The face starts close to the target: if it started grey, closing the mask would lower the loss at once.
         face = torch.tanh(face + 1.5 * target)
-        share = _LEAST + (1 - _LEAST) * torch.sigmoid(mask + 1)
-        if share.dtype != target.dtype:  # under autocast the mask alone is in half precision
-            share = share.to(target.dtype)
-        return torch.lerp(target, face, share)
+        weight = _LEAST_MASK + (1 - _LEAST_MASK) * torch.sigmoid(mask + 1)
+        if weight.dtype != target.dtype:  # under autocast only the mask is in half precision
+            weight = weight.to(target.dtype)
+        return torch.lerp(target, face, weight)
 
 
 class Compact(nn.Module):
@@ -77,7 +77,7 @@ class Compact(nn.Module):
         self.options = {"width": width, "embedding_dim": embedding_dim, "resolution": resolution}
         deep, style_dim = 2 * width, 2 * width
         self.style = nn.Sequential(nn.Linear(embedding_dim, style_dim), nn.SiLU(), nn.Linear(style_dim, style_dim))
-        # A unit vector's entries are about 1 / sqrt(embedding_dim) in size; the style should start near 1.
+        # The entries of a unit vector are of size 1 / sqrt(embedding_dim); the style should start with a size near 1.
         nn.init.normal_(self.style[0].weight, std=1.0)
         nn.init.normal_(self.style[2].weight, std=1.5 * style_dim**-0.5)
 

@@ -1,4 +1,4 @@
-"""What every student's generator is given, checked at its border."""
+"""Checks of the inputs and options that all students share."""
 
 from collections.abc import Sequence
 
@@ -21,14 +21,14 @@ def check_embedding(embedding: Tensor, embedding_dim: int) -> None:
 
 
 def check_map(identity_map: Tensor, sources: int, map_shape: Sequence[int]) -> None:
-    """Raise ValueError unless identity_map is (sources, *map_shape), for a generator that `needs_map`."""
+    """Raise ValueError unless identity_map is (sources, *map_shape)."""
     wanted = (sources, *map_shape)
     if tuple(identity_map.shape) != wanted:
         raise ValueError(f"identity_map: expected {wanted}, got {tuple(identity_map.shape)}")
 
 
 def check_options(resolution: int, **sizes: int) -> None:
-    """Raise ValueError unless resolution is a multiple of 32 from 64 on and every other size is at least 1."""
+    """Raise ValueError unless resolution is a multiple of 32, at least 64, and every other size at least 1."""
     if resolution < 64 or resolution % 32:
         raise ValueError(f"resolution: expected a multiple of 32, at least 64, got {resolution}")
     for option, value in sizes.items():

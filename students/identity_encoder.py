@@ -1,23 +1,23 @@
 """Identity encoders: canonical face crops to unit embeddings, frozen and shipped with the student.
 
-A card says where weights come from, what they may be used for and how they want their images; it wraps MobileFaceNet as
-of HoiM/MobileFSGAN @478175b, foamliu/MobileFaceNet @a6cc903 and Xiaoccer/MobileFaceNet_Pytorch @26bd8d2, or the plain
-residual network that the synthetic benchmark uses.
+A card states the origin and licence of the weights, and how the network expects its images. Networks: MobileFaceNet as
+of HoiM/MobileFSGAN @478175b, foamliu/MobileFaceNet @a6cc903 and Xiaoccer/MobileFaceNet_Pytorch @26bd8d2, and the plain
+residual network of the synthetic benchmark.
 """
 
 from __future__ import annotations
 
 import math
-import pickle
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
+
+from swapcore import weights
+from swapcore.frame import inner_square
+from swapcore.images import IMAGENET_MEAN, IMAGENET_STD
 
 from .mobilefacenet import MobileFaceNet, Unit, original_to_ours
 
@@ -37,8 +37,9 @@ class SmallResNet(nn.Module):
             nn.Sequential(Unit(c, c, 3, padding=1), Unit(c, c, 3, padding=1, activation="none")) for c in channels[1:]
         )
         final_map = [math.ceil(pixels / 16) for pixels in input_size]
-        self.squeeze = Unit(channels[-1], width * 2)
-        self.linear = nn.Linear(width * 2 * final_map[0] * final_map[1], embedding_dim, bias=False)
+        self.map_channels = width * 2
+        self.squeeze = Unit(channels[-1], self.map_channels)
+        self.linear = nn.Linear(self.map_channels * final_map[0] * final_map[1], embedding_dim, bias=False)
         self.bn = nn.BatchNorm1d(embedding_dim)
 
     def maps(self, faces: Tensor) -> list[Tensor]:
@@ -50,11 +51,11 @@ class SmallResNet(nn.Module):
         return maps
 
     def identity_map(self, faces: Tensor) -> Tensor:
-        """The last map before it is drawn together to an embedding: (N, 2 * width, h / 16, w / 16)."""
+        """The last feature map, which `embed` reduces to an embedding: (N, 2 * width, h / 16, w / 16)."""
         return self.squeeze(self.maps(faces)[-1])
 
     def embed(self, identity_map: Tensor) -> Tensor:
-        """That map to embeddings (N, embedding_dim), not yet of unit length."""
+        """Identity maps to embeddings (N, embedding_dim), not yet of unit length."""
         return self.bn(self.linear(identity_map.flatten(1)))
 
     def forward(self, faces: Tensor) -> Tensor:
@@ -62,28 +63,21 @@ class SmallResNet(nn.Module):
         return self.embed(self.identity_map(faces))
 
 
-@dataclass(frozen=True)
-class Card:
-    """Where a weight file comes from and what it wants. file is None where nobody published weights.
+@dataclass(frozen=True, kw_only=True)
+class Card(weights.Card):
+    """An identity encoder: a weight file, its network and the preprocessing of its images.
 
-    mean and std are those of values in [0, 1], in the network's colour order ("rgb" or "bgr"). crop is "square" (rows
-    and columns 26 to 229 of 256, bilinear with aligned corners) or a constant affine map of the canonical frame:
-    "arcface" (112 x 112) or "sphereface" (112 x 96).
+    options: keyword arguments of the network. mean and std apply to values in [0, 1], in the network's colour order
+    ("rgb" or "bgr"). crop is "square" (rows and columns 26 to 229 of 256, bilinear with aligned corners) or a constant
+    affine map of the canonical frame: "arcface" (112 x 112) or "sphereface" (112 x 96).
     """
 
-    name: str
-    file: str | None
-    sha256: str | None
-    url: str | None
-    source: str
-    licence: str
     architecture: str
     options: dict = field(default_factory=dict)
     crop: str = "square"
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
     std: tuple[float, float, float] = (0.5, 0.5, 0.5)
     colour_order: str = "rgb"
-    note: str = ""
 
     @property
     def embedding_dim(self) -> int:
@@ -91,14 +85,14 @@ class Card:
 
     @property
     def input_size(self) -> tuple[int, int]:
-        """Height and width of what the network is given."""
+        """Height and width of the network's input."""
         return tuple(self.options.get("input_size", (112, 112)))
 
 
 ARCHITECTURES = {"mobilefacenet": MobileFaceNet, "small_resnet": SmallResNet}
 
-# Pixel (x, y) of the 256 frame -> (a x + b y + c, -b x + a y + d) of the crop: the similarity between the mean
-# landmarks of aligned photographs and the template each network was trained on.
+# (a, b, c, d): pixel (x, y) of the 256 frame -> (a x + b y + c, -b x + a y + d) of the crop, the similarity between the
+# mean landmarks of aligned photographs and the template of the network's training.
 _AFFINE_CROPS = {"arcface": (0.57467, 0.00308, -17.677, -17.138), "sphereface": (0.57467, 0.00308, -25.677, -17.138)}
 
 CARDS = {
@@ -123,8 +117,8 @@ CARDS = {
         architecture="mobilefacenet",
         options={"embedding_dim": 128, "activation": "relu6", "stem_pointwise": True, "embedding_bias": True},
         crop="arcface",
-        mean=(0.485, 0.456, 0.406),
-        std=(0.229, 0.224, 0.225),
+        mean=IMAGENET_MEAN,
+        std=IMAGENET_STD,
         note="LFW 99.20 %.",
     ),
     "xiaoccer_128": Card(
@@ -138,7 +132,7 @@ CARDS = {
         options={"embedding_dim": 128, "input_size": (112, 96)},
         crop="sphereface",
         std=(128 / 255, 128 / 255, 128 / 255),
-        note="LFW 98.72 %. Without a licence it may judge on your own machine, never be shipped.",
+        note="LFW 98.72 %. Without a licence: for measuring on your own machine, never to be shipped.",
     ),
     "synthetic_identity": Card(
         name="synthetic_identity",
@@ -155,7 +149,7 @@ CARDS = {
 
 
 def _sampling_grid(a: float, b: float, c: float, d: float, size: tuple[int, int]) -> Tensor:
-    """(1, height, width, 2) grid for grid_sample without aligned corners; it fits a frame of any size."""
+    """(1, height, width, 2) for grid_sample without aligned corners. It serves frames of any size."""
     y, x = torch.meshgrid(*(torch.arange(pixels, dtype=torch.float64) for pixels in size), indexing="ij")
     u, v, norm = x - c, y - d, a * a + b * b
     frame = torch.stack([(a * u - b * v) / norm, (b * u + a * v) / norm], dim=-1)
@@ -165,32 +159,32 @@ def _sampling_grid(a: float, b: float, c: float, d: float, size: tuple[int, int]
 class IdentityEncoder(nn.Module):
     """A recognition network behind its card's preprocessing: canonical crops in, unit embeddings out."""
 
-    def __init__(self, network: nn.Module, card: Card) -> None:
+    def __init__(self, card: Card) -> None:
+        """The encoder of a card with fresh weights. Raises ValueError on an unknown architecture."""
         super().__init__()
-        self.network = network
+        if card.architecture not in ARCHITECTURES:
+            known = ", ".join(ARCHITECTURES)
+            raise ValueError(f"{card.name}: unknown architecture '{card.architecture}', known: {known}")
+        self.network = ARCHITECTURES[card.architecture](**card.options)
         self.card = card
         self.name = card.name
         self.embedding_dim = card.embedding_dim
         mean, std = torch.tensor(card.mean), torch.tensor(card.std)
-        # One multiply-add takes [-1, 1] to what the network was trained on.
+        # One multiply-add from [-1, 1] to the values of the network's training.
         self.register_buffer("scale", (0.5 / std).view(3, 1, 1), persistent=False)
         self.register_buffer("shift", ((0.5 - mean) / std).view(3, 1, 1), persistent=False)
         grid = _sampling_grid(*_AFFINE_CROPS[card.crop], card.input_size) if card.crop in _AFFINE_CROPS else None
         self.register_buffer("grid", grid, persistent=False)
 
     def prepare(self, images: Tensor) -> Tensor:
-        """Canonical crops (N, 3, S, S) in [-1, 1] to what the network takes, (N, 3, *card.input_size).
+        """Canonical crops (N, 3, S, S) in [-1, 1] to the network's input (N, 3, *card.input_size).
 
         S is 16 or more: a quarter of 64. Differentiable with respect to the images. Raises ValueError on another shape.
         """
         if images.ndim != 4 or images.shape[1] != 3 or images.shape[2] != images.shape[3] or images.shape[2] < 16:
             raise ValueError(f"images: expected (N, 3, S, S) with S >= 16, got {tuple(images.shape)}")
         if self.grid is None:
-            size = images.shape[2]
-            # Rounded up by positive numbers: torch.jit.trace, which some exporters want, rounds negative ones to zero.
-            first, end = (26 * size + 255) // 256, 230 * size // 256
-            faces = images[:, :, first:end, first:end]
-            faces = F.interpolate(faces, self.card.input_size, mode="bilinear", align_corners=True)
+            faces = F.interpolate(inner_square(images), self.card.input_size, mode="bilinear", align_corners=True)
         else:
             grid = self.grid.expand(images.shape[0], -1, -1, -1)
             faces = F.grid_sample(images, grid, padding_mode="border", align_corners=False)
@@ -204,8 +198,7 @@ class IdentityEncoder(nn.Module):
     def map_shape(self) -> tuple[int, int, int]:
         """(C, h, w) of the identity maps."""
         height, width = (math.ceil(pixels / 16) for pixels in self.card.input_size)
-        channels = self.network.linear.in_features
-        return (channels if isinstance(self.network, MobileFaceNet) else channels // (height * width), height, width)
+        return self.network.map_channels, height, width
 
     def embed(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Canonical crops (N, 3, S, S) in [-1, 1] to unit embeddings (N, D) and identity maps (N, *map_shape)."""
@@ -218,38 +211,16 @@ class IdentityEncoder(nn.Module):
 
 
 def _unit(embeddings: Tensor) -> Tensor:
-    """Embeddings of unit length. In float32: in half precision lengths would be off by 0.4 %."""
+    """Embeddings of unit length, in float32: in half precision lengths would be off by 0.4 %."""
     if embeddings.dtype in (torch.float16, torch.bfloat16):
         embeddings = embeddings.float()
     return F.normalize(embeddings)
 
 
-def build_network(card: Card) -> nn.Module:
-    """The card's network with fresh weights, to be trained. Raises ValueError on an unknown architecture."""
-    if card.architecture not in ARCHITECTURES:
-        raise ValueError(f"{card.name}: unknown architecture '{card.architecture}', known: {', '.join(ARCHITECTURES)}")
-    return ARCHITECTURES[card.architecture](**card.options)
-
-
-def _read(path: Path) -> Mapping[str, Tensor]:
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise ValueError(f"{path}: not a readable weight file ({error})") from error
-    for wrapper in ("net_state_dict", "state_dict"):
-        if isinstance(checkpoint, Mapping):
-            checkpoint = checkpoint.get(wrapper, checkpoint)
-    if not isinstance(checkpoint, Mapping) or not all(isinstance(tensor, Tensor) for tensor in checkpoint.values()):
-        raise ValueError(f"{path}: expected a state dict (names to tensors), got {type(checkpoint).__name__}")
-    return checkpoint
-
-
 def load_identity_encoder(card: Card | str, path: str | Path | None) -> IdentityEncoder:
-    """The frozen encoder of a card (or of the name of one in CARDS), its weights read from path.
+    """The frozen encoder of a card (or of the name of one in CARDS) with the weights of the file `path`.
 
-    Evaluation mode, no parameter requires a gradient. The caller has checked the file's sha256. Raises ValueError on an
+    Evaluation mode; no parameter requires a gradient. The caller has checked the file's sha256. Raises ValueError on an
     unknown name, on a card without published weights where path is None, and on a file whose tensors do not fit.
     """
     if isinstance(card, str):
@@ -258,12 +229,7 @@ def load_identity_encoder(card: Card | str, path: str | Path | None) -> Identity
         card = CARDS[card]
     if path is None:
         raise ValueError(f"identity encoder '{card.name}' needs the path of its weights. {card.note}")
-    network = build_network(card)
-    state, expected = original_to_ours(_read(Path(path))), network.state_dict()
-    for key in [*expected, *state]:
-        if key not in state or key not in expected or state[key].shape != expected[key].shape:
-            wanted = f"shape {tuple(expected[key].shape)}" if key in expected else "no such tensor"
-            found = f"shape {tuple(state[key].shape)}" if key in state else "none"
-            raise ValueError(f"{path}: not the weights of '{card.name}': {key}: expected {wanted}, found {found}")
-    network.load_state_dict(state, strict=True)
-    return IdentityEncoder(network, card).eval().requires_grad_(False)
+    encoder = IdentityEncoder(card)
+    state = original_to_ours(weights.read_state(path))
+    weights.load_strictly(encoder.network, state, path, name=card.name)
+    return encoder.eval().requires_grad_(False)

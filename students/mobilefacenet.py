@@ -1,7 +1,7 @@
 """MobileFaceNet (Chen et al. 2018, arXiv 1804.07573), one class for its three published variants.
 
 Own implementation of the networks of HoiM/MobileFSGAN @478175b, foamliu/MobileFaceNet @a6cc903 and
-Xiaoccer/MobileFaceNet_Pytorch @26bd8d2; options cover their differences, one table of names reads their checkpoints.
+Xiaoccer/MobileFaceNet_Pytorch @26bd8d2. Options cover their differences; one table renames their tensors.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class MobileFaceNet(nn.Module):
     """1,200,512 parameters and 512 dimensions at its defaults.
 
     Options: embedding_dim; width, a multiplier whose channel counts are rounded to multiples of 8; input_size (height,
-    width), the size of the last depthwise kernel follows it; activation "prelu" or "relu6"; stem_pointwise adds a 1x1
+    width), which sets the size of the last depthwise kernel; activation "prelu" or "relu6"; stem_pointwise adds a 1x1
     after the first depthwise convolution, with ReLU in both, and embedding_bias a bias before the last normalisation
     (foamliu's variant has both).
     """
@@ -104,7 +104,7 @@ class MobileFaceNet(nn.Module):
                 channels = outputs_now
         self.blocks = nn.Sequential(*blocks)
 
-        last = scaled(512)
+        self.map_channels = last = scaled(512)
         final_map = tuple(math.ceil(pixels / 16) for pixels in input_size)
         self.head = nn.Sequential(
             Unit(channels, last, activation=activation),
@@ -114,7 +114,7 @@ class MobileFaceNet(nn.Module):
         self.bn = nn.BatchNorm1d(embedding_dim)
 
     def maps(self, faces: Tensor) -> list[Tensor]:
-        """Feature maps after the stem and after each stage that halves the size: 1/2, 1/4, 1/8 and 1/16 of it."""
+        """Feature maps after the stem and after each stage that halves the size: 1/2, 1/4, 1/8 and 1/16."""
         maps = [self.stem(faces)]
         x = maps[0]
         for index, block in enumerate(self.blocks):
@@ -124,11 +124,11 @@ class MobileFaceNet(nn.Module):
         return maps
 
     def identity_map(self, faces: Tensor) -> Tensor:
-        """The last map before it is drawn together to an embedding: (N, 512, h / 16, w / 16) at width 1."""
+        """The last feature map, which `embed` reduces to an embedding: (N, 512, h / 16, w / 16) at width 1."""
         return self.head[0](self.blocks(self.stem(faces)))
 
     def embed(self, identity_map: Tensor) -> Tensor:
-        """That map to embeddings (N, embedding_dim), not yet of unit length."""
+        """Identity maps to embeddings (N, embedding_dim), not yet of unit length."""
         return self.bn(self.linear(self.head[1](identity_map).flatten(1)))
 
     def forward(self, faces: Tensor) -> Tensor:

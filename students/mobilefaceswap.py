@@ -1,8 +1,9 @@
 """MobileFaceSwap: an identity-aware dynamic network (Xu et al., AAAI 2022, arXiv:2201.03808).
 
 Own implementation of the networks of Seanseattle/MobileFaceSwap @2955247. A weight generator (20,699,710 parameters
-with the heads) makes, once per source, the kernels of a small network, the IDN (499,825): depthwise kernels are
-predicted from the source's identity map, pointwise ones are modulated by its embedding. Per frame only the IDN runs.
+with the heads) computes, once per source, the kernels of a small network, the IDN (499,825 parameters). Depthwise
+kernels are predicted from the source's identity map, pointwise kernels modulated by its embedding. Only the IDN runs on
+every frame.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from collections.abc import Mapping, Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from swapcore.weights import load_strictly, unwrap
 
 from .contract import check_embedding, check_inputs, check_map, check_options
 
@@ -25,7 +28,7 @@ def _double() -> nn.Upsample:
 
 
 def _depthwise(x: Tensor, kernels: Tensor, stride: int) -> Tensor:
-    """Every sample with kernels (N, C, k, k) of its own: the batch becomes groups of one convolution."""
+    """A convolution with its own kernels (N, C, k, k) per sample: the batch becomes groups of one convolution."""
     n, c, h, w = x.shape
     kernels = kernels.reshape(n * c, 1, *kernels.shape[2:])
     y = F.conv2d(x.reshape(1, n * c, h, w), kernels, stride=stride, padding=1, groups=n * c)
@@ -33,12 +36,12 @@ def _depthwise(x: Tensor, kernels: Tensor, stride: int) -> Tensor:
 
 
 def _pointwise(x: Tensor, weights: Tensor) -> Tensor:
-    """Every sample with weights (N, C_out, C_in) of its own."""
+    """A 1x1 convolution with its own weights (N, C_out, C_in) per sample."""
     return torch.bmm(weights, x.flatten(2)).unflatten(2, x.shape[2:])
 
 
 class Modulation(nn.Module):
-    """Pointwise weights scaled per input channel by the embedding, then to unit length per output channel."""
+    """Pointwise weights, scaled per input channel by the embedding, then of unit length per output channel."""
 
     def __init__(self, inputs: int, outputs: int, embedding_dim: int) -> None:
         super().__init__()
@@ -52,14 +55,14 @@ class Modulation(nn.Module):
 
 
 class Predictor(nn.Module):
-    """A 3x3 convolution of the map; a second one of the result is a kernel for each channel of a layer."""
+    """A 3x3 convolution of the map; a second one turns the result into a kernel for each channel of a layer."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
         self.conv = nn.Conv2d(inputs, outputs, 3, padding=1)
         self.norm = nn.BatchNorm2d(outputs)
         self.weight = nn.Conv2d(outputs, outputs, 3, padding=1)
-        # Kernels of length about one: smaller ones, nine layers deep, leave the image blind to the source.
+        # Kernels start with a length of about one: with smaller ones, nine layers deep, the source has no effect.
         nn.init.normal_(self.weight.weight, std=0.3 * (9 * outputs) ** -0.5)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -68,10 +71,10 @@ class Predictor(nn.Module):
 
 
 class KernelPredictor(nn.Module):
-    """The identity map to the depthwise kernels, 4x4 on the way down and 3x3 on the way up, in the layers' order."""
+    """Identity maps to the depthwise kernels in the order of the layers, 4x4 on the way down and 3x3 on the way up."""
 
     def __init__(self, map_shape: Sequence[int], downs: Sequence[int], ups: Sequence[int]) -> None:
-        """`downs`, `ups`: input channels of the layers; the last of `downs` is half the width of the map inside."""
+        """`downs`, `ups`: input channels of the layers. The inner map is twice as wide as the last of `downs`."""
         super().__init__()
         channels, height, width = map_shape
         inside = 2 * downs[-1]
@@ -97,8 +100,8 @@ class KernelPredictor(nn.Module):
 
 
 class Kernels(tuple):
-    """What the IDN needs of a source, four lists: depthwise down (N, C, 4, 4), pointwise down (N, C_out, C), depthwise
-    up (N, C, 3, 3), pointwise up."""
+    """The IDN's kernels for N sources, four lists: depthwise down (N, C, 4, 4), pointwise down (N, C_out, C), depthwise
+    up (N, C, 3, 3), pointwise up (N, C_out, C)."""
 
     @property
     def count(self) -> int:
@@ -109,10 +112,10 @@ class Kernels(tuple):
 class MobileFaceSwap(nn.Module):
     """Weight generator and IDN as one student.
 
-    Options: width, the channels after the first layer (a multiple of 4; 32 is the paper's), doubled by each of the
-    others; embedding_dim; map_shape, (C, h, w) of the identity encoder's map, h and w from 4 on; resolution, a multiple
-    of 32 from 64 on. Wrong options raise ValueError. It `needs_map`: the identity encoder's map beside its embedding.
-    On a phone, keep `kernels` of the source and run `swap` for each frame.
+    Options: width, the channels after the first layer (a multiple of 4; the paper has 32), doubled by each further
+    layer; embedding_dim; map_shape, (C, h, w) of the identity encoder's map, h and w at least 4; resolution, a multiple
+    of 32, at least 64. Wrong options raise ValueError. It `needs_map`: the identity encoder's map beside its embedding.
+    On a phone, keep the source's `kernels` and run `swap` on every frame.
     """
 
     name = "mobilefaceswap"
@@ -126,7 +129,7 @@ class MobileFaceSwap(nn.Module):
         if width % 4:
             raise ValueError(f"width: expected a multiple of 4, got {width}")
         if len(map_shape) != 3 or map_shape[0] < 1 or min(map_shape[1:]) < 4:
-            raise ValueError(f"map_shape: expected (C, h, w) with h and w from 4 on, got {tuple(map_shape)}")
+            raise ValueError(f"map_shape: expected (C, h, w) with h and w at least 4, got {tuple(map_shape)}")
         self.options = {
             "width": width, "embedding_dim": embedding_dim, "map_shape": list(map_shape), "resolution": resolution
         }  # fmt: skip
@@ -162,9 +165,8 @@ class MobileFaceSwap(nn.Module):
         )  # fmt: skip
 
     def swap(self, target: Tensor, kernels: Kernels) -> tuple[Tensor, Tensor, Tensor]:
-        """The IDN: targets (N, 3, R, R) in [0, 1] and kernels of N sources to swaps in [0, 1], masks (N, 1, R, R), and
-        the faces before the mask lays them over the targets. R is any multiple of 32. Raises ValueError on other
-        shapes."""
+        """The IDN: targets (N, 3, R, R) in [0, 1] and kernels of N sources to swaps in [0, 1], masks (N, 1, R, R) and
+        faces before blending by the mask. R is any multiple of 32. Raises ValueError on other shapes."""
         depth_down, point_down, depth_up, point_up = kernels
         sources = len(depth_down[0])
         if target.ndim != 4 or target.shape[:2] != (sources, 3) or any(pixels % 32 for pixels in target.shape[2:]):
@@ -176,7 +178,7 @@ class MobileFaceSwap(nn.Module):
         for depthwise, pointwise in zip(depth_down, point_down, strict=True):
             x = F.leaky_relu(_pointwise(_depthwise(x, depthwise, 2), pointwise), _SLOPE)
             skips.append(x)
-        # What the mask learns must not bend the features that it reads.
+        # The mask's loss must not change the features that it reads.
         mask = self.mask(skips.pop().detach()).sigmoid()
         for level, (depthwise, pointwise) in enumerate(zip(depth_up, point_up, strict=True)):
             x = F.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=True)
@@ -187,8 +189,8 @@ class MobileFaceSwap(nn.Module):
         return face * mask + (1 - mask) * target, mask, face
 
     def forward(self, target: Tensor, embedding: Tensor, identity_map: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Target (N, 3, R, R) in [-1, 1], unit embedding (N, D) and identity map (N, C, h, w) to swaps in [-1, 1] of R,
-        and shrunk by area, R/2 and R/4 pixels. Raises ValueError on other shapes."""
+        """Target (N, 3, R, R) in [-1, 1], unit embedding (N, D) and identity map (N, C, h, w) to swaps in [-1, 1] of R
+        pixels and, reduced by area, of R/2 and R/4. Raises ValueError on other shapes."""
         check_inputs(target, embedding, self.options["resolution"], self.options["embedding_dim"])
         image = self.swap((target + 1) / 2, self.kernels(embedding, identity_map))[0] * 2 - 1
         size = image.shape[-1]
@@ -212,33 +214,26 @@ def original_to_ours(key: str) -> str:
 
 
 def load_original(checkpoint: Mapping[str, Tensor], resolution: int = 224) -> MobileFaceSwap:
-    """The student of a checkpoint of Seanseattle/MobileFaceSwap @2955247 (`students.paddle.read_pdparams`), nothing
-    missing and nothing left over, in evaluation mode.
+    """The student of a checkpoint of Seanseattle/MobileFaceSwap @2955247 (`students.paddle.read_pdparams`), every
+    tensor used exactly once, in evaluation mode.
 
-    It was trained with ArcFace IR-SE-101 (SimSwap's), which is not among the identity encoders here: the caller gives
+    It was trained with ArcFace IR-SE-101 (SimSwap's), which is not among the identity encoders here: the caller passes
     that network's unit embedding and its (512, 7, 7) map after the last normalisation, of the source at 112 x 112
     pixels, RGB, ImageNet mean and deviation. Released at 224 (SimSwap as teacher) and 256 pixels (FaceShifter).
     `module.` prefixes and one wrapper {"state_dict": ...} are accepted. Raises ValueError naming the first tensor that
     does not fit.
     """
-    checkpoint = checkpoint.get("state_dict", checkpoint)
-    state = {}
-    for key, tensor in checkpoint.items():
+    where, state = "MobileFaceSwap checkpoint", {}
+    for key, tensor in unwrap(checkpoint, where, ("state_dict",)).items():
         ours = original_to_ours(key)
-        if ours in state or not isinstance(tensor, Tensor) or not tensor.is_floating_point():
-            raise ValueError(f"MobileFaceSwap checkpoint: {key}: expected one tensor of floating point by this name")
+        if ours in state or not tensor.is_floating_point():
+            raise ValueError(f"{where}: {key}: expected one tensor of floating point by this name")
         # Paddle keeps the weights of linear layers as (in, out).
         state[ours] = tensor.T if key.endswith("style.weight") and tensor.ndim == 2 else tensor
     first, style = state.get("predictor.first.weight"), state.get("encoder_modulation.0.style.weight")
     if first is None or first.ndim != 4 or style is None or style.ndim != 2:
-        raise ValueError("a MobileFaceSwap checkpoint lacks predictor.first.weight or EncoderModulation.0.style.weight")
+        raise ValueError(f"{where}: it lacks predictor.first.weight or EncoderModulation.0.style.weight")
     shape = [first.shape[1], first.shape[2] + 3, first.shape[3] + 3]
     student = MobileFaceSwap(first.shape[0] // 16, style.shape[1], shape, resolution)
-    expected = {k: t for k, t in student.state_dict().items() if not k.endswith("num_batches_tracked")}
-    for key in [*expected, *state]:
-        ours, theirs = expected.get(key), state.get(key)
-        if ours is None or theirs is None or ours.shape != theirs.shape:
-            shapes = [None if tensor is None else tuple(tensor.shape) for tensor in (ours, theirs)]
-            raise ValueError(f"MobileFaceSwap checkpoint: {key}: expected shape {shapes[0]}, got {shapes[1]}")
-    student.load_state_dict(state, strict=False)
+    load_strictly(student, state, where)
     return student.eval()

@@ -1,9 +1,9 @@
 """The MobileFSGAN generator (2,517,781 parameters at its defaults).
 
-Own implementation of the network of HoiM/MobileFSGAN @478175b. One width runs through the whole network. A head feeds
-two encoders: the attribute encoder keeps the target's appearance as 12 maps at three scales, the identity encoder is a
-U-Net that is modulated by the source's embedding in every block. The decoder starts from the identity features at
-quarter resolution and mixes the attribute maps in, last to first, emitting an image at every scale.
+Own implementation of the network of HoiM/MobileFSGAN @478175b. All layers have the same width. A head feeds two
+encoders: the attribute encoder keeps the target's appearance as 12 maps at three scales; the identity encoder is a
+U-Net whose blocks are all modulated by the source's embedding. The decoder starts from the identity features at quarter
+resolution, mixes the attribute maps in, last to first, and emits an image at every scale.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from collections.abc import Mapping
 
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from swapcore.weights import load_strictly, unwrap
 
 from .contract import check_inputs, check_options
 
@@ -82,7 +84,7 @@ class Up(nn.Module):
 
 
 class DecoderBlock(nn.Module):
-    """Residual block that mixes an attribute map in by a learned mask, which in the original has no bounds."""
+    """Residual block that mixes an attribute map in by a learned mask. The original's masks are unbounded."""
 
     def __init__(self, width: int, bounded: bool) -> None:
         super().__init__()
@@ -96,7 +98,7 @@ class DecoderBlock(nn.Module):
 
 
 class Head(nn.Module):
-    """The first convolutions; returns what the attribute and the identity encoder start from."""
+    """The first convolutions; returns the inputs of the attribute encoder and of the identity encoder."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -191,12 +193,13 @@ class Decoder(nn.Module):
 class MobileFSGAN(nn.Module):
     """The generator of HoiM/MobileFSGAN @478175b.
 
-    Options: width (channels everywhere), embedding_dim, resolution (a multiple of 32 from 64 on; it fixes only which
-    input is accepted), bounded_masks. Wrong options raise ValueError.
+    Options: width (channels everywhere), embedding_dim, resolution (a multiple of 32, at least 64; it only fixes the
+    accepted input size), bounded_masks. Wrong options raise ValueError.
 
-    The original's masks multiply what they were computed from, so a map that is somewhat too large is squared in every
-    block of the decoder. Batch statistics hold that down in training; after it, some pictures come out as NaN
-    (experiments/README.md, students). bounded_masks sends the masks through a sigmoid, which leaves the original.
+    A mask of the original multiplies the features that it was computed from, so features that are somewhat too large
+    are squared in every block of the decoder. Batch statistics prevent that in training; in evaluation some pictures
+    come out as NaN (experiments/README.md, students). bounded_masks passes the masks through a sigmoid, unlike the
+    original.
     """
 
     name = "mobilefsgan"
@@ -248,7 +251,7 @@ def _original_prefixes() -> dict[str, str]:
             prefixes[f"attribute_encoder.b{pixels}_{block + 1}"] = f"attribute.scales.{scale}.{block}"
         if scale:
             prefixes[f"attribute_encoder.downsample{pixels}"] = f"attribute.downs.{scale - 1}"
-        # The original numbers a decoder block by the attribute map it consumes, and consumes them last to first.
+        # The original numbers a decoder block by its attribute map; the maps are consumed last to first.
         for attribute in range(count + 1):
             prefixes[f"decoder.b{pixels}_{attribute}"] = f"decoder.stages.{stage}.{count - attribute}"
         prefixes[f"decoder.image{pixels}_output"] = f"decoder.images.{stage}"
@@ -263,7 +266,7 @@ _ORIGINAL_LEAVES = {"fc_mean": "shift", "fc_var": "gain", "conv_attention": "mix
 def original_to_ours(key: str) -> str:
     """Our name of a tensor of the original checkpoint: decoder.up128.conv.weight -> decoder.ups.0.conv.weight.
 
-    Raises ValueError for a key the original does not have.
+    Raises ValueError for a key that the original does not have.
     """
     match = re.match(r"(?:module\.)?(encoder_head|\w+\.\w+)\.(.+)", key)
     prefix = _original_prefixes().get(match[1]) if match else None
@@ -273,23 +276,19 @@ def original_to_ours(key: str) -> str:
 
 
 def load_original(checkpoint: Mapping, resolution: int = 256) -> MobileFSGAN:
-    """A generator from a state dict in the layout of HoiM/MobileFSGAN @478175b, nothing missing and nothing left over.
+    """A generator from a state dict in the layout of HoiM/MobileFSGAN @478175b, every tensor used exactly once.
 
-    `module.` prefixes of data-parallel training and one wrapper {"state_dict": ...} or {"generator": ...} are accepted.
+    `module.` prefixes of data-parallel training and wrappers {"state_dict": ...} or {"generator": ...} are accepted.
     Width and embedding size are read from the tensors. Raises ValueError naming the first key that does not fit.
     """
-    for wrapper in ("state_dict", "generator"):
-        checkpoint = checkpoint.get(wrapper, checkpoint)
-    state = {original_to_ours(key): tensor for key, tensor in checkpoint.items()}
+    where = "MobileFSGAN checkpoint"
+    tensors = unwrap(checkpoint, where, ("state_dict", "generator"))
+    state = {original_to_ours(key): tensor for key, tensor in tensors.items()}
     image, gain = state.get("head.conv_image.weight"), state.get("identity.down_blocks.0.gain.weight")
     if image is None or gain is None:
-        raise ValueError("a MobileFSGAN checkpoint lacks encoder_head.conv_image.weight or b256_down.fc_var.weight")
+        raise ValueError(
+            f"{where}: it lacks encoder_head.conv_image.weight or identity_encoder.b256_down.fc_var.weight"
+        )
     generator = MobileFSGAN(width=image.shape[0], embedding_dim=gain.shape[1], resolution=resolution)
-    expected = generator.state_dict()
-    for key in [*expected, *state]:
-        ours, theirs = expected.get(key), state.get(key)
-        if ours is None or theirs is None or ours.shape != theirs.shape:
-            shapes = [None if tensor is None else tuple(tensor.shape) for tensor in (ours, theirs)]
-            raise ValueError(f"MobileFSGAN checkpoint: {key}: expected shape {shapes[0]}, got {shapes[1]}")
-    generator.load_state_dict(state, strict=True)
+    load_strictly(generator, state, where)
     return generator

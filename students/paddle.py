@@ -1,4 +1,4 @@
-"""PaddlePaddle's .pdparams files, read without executing anything of them."""
+"""PaddlePaddle's .pdparams files, read without executing them."""
 
 from __future__ import annotations
 
@@ -10,29 +10,29 @@ import numpy as np
 import torch
 from torch import Tensor
 
-_BUILT = {
+_ALLOWED = {
     ("numpy.core.multiarray", "_reconstruct"), ("numpy._core.multiarray", "_reconstruct"), ("numpy", "ndarray"),
     ("numpy", "dtype"), ("collections", "OrderedDict"), ("builtins", "tuple"), ("__builtin__", "tuple"),
     ("_codecs", "encode"),
 }  # fmt: skip
-_NAMES = "StructuredToParameterName@@"  # Paddle's own table beside the tensors
-# What a file that is not a whole pickle of arrays can make the unpickler raise.
-_BROKEN = (
+_NAMES = "StructuredToParameterName@@"  # a table that Paddle stores beside the tensors
+# Raised by the unpickler on a file that is cut off or holds other objects.
+_UNPICKLING_ERRORS = (
     pickle.UnpicklingError, EOFError, AttributeError, ImportError, LookupError, MemoryError, OverflowError, TypeError,
 )  # fmt: skip
 
 
 class _Unpickler(pickle.Unpickler):
-    """Builds containers and numpy arrays; refuses every other name."""
+    """Builds containers and numpy arrays; refuses every other class and function."""
 
     def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in _BUILT:
+        if (module, name) not in _ALLOWED:
             raise ValueError(f"refused: it would execute {module}.{name}, which no array needs")
         return super().find_class(module, name)
 
 
 def _tensor(value: Any) -> Tensor:
-    """Raises TypeError where value is no array of numbers."""
+    """Raises TypeError where value is not an array of numbers."""
     if isinstance(value, tuple) and len(value) == 2:  # (name, array): a tensor that was not saved in a state dict
         value = value[1]
     if not isinstance(value, np.ndarray):
@@ -43,9 +43,9 @@ def _tensor(value: Any) -> Tensor:
 
 
 def read_pdparams(path: str | Path) -> dict[str, Tensor]:
-    """Names -> tensors, in Paddle's layouts, of what `paddle.save` wrote of a state dict, or of {"state_dict": ...}.
+    """Names -> tensors, in Paddle's layouts, of a state dict, or {"state_dict": ...}, that `paddle.save` wrote.
 
-    Raises ValueError naming the file where it holds anything else, FileNotFoundError where there is none.
+    Raises ValueError naming the file where it holds anything else, FileNotFoundError where there is no such file.
     """
     path = Path(path)
     with open(path, "rb") as file:
@@ -53,7 +53,7 @@ def read_pdparams(path: str | Path) -> dict[str, Tensor]:
             content = _Unpickler(file).load()
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from None
-        except _BROKEN as error:
+        except _UNPICKLING_ERRORS as error:
             raise ValueError(f"{path}: not a .pdparams file ({error})") from None
     if isinstance(content, dict):
         content = content.get("state_dict", content)

@@ -33,6 +33,14 @@ TEMPLATES["faceshifter_256"] = tuple(
 )
 
 
+def inner_square(images: Tensor) -> Tensor:
+    """Rows and columns 26 to 229 of 256: the face with little around it, from canonical crops (N, C, H, H)."""
+    size = images.shape[-1]
+    # Rounded up by positive numbers: torch.jit.trace, which some exporters want, rounds negative ones to zero.
+    first, end = (26 * size + 255) // 256, 230 * size // 256
+    return images[:, :, first:end, first:end]
+
+
 def similarity(source: Tensor, target: Tensor) -> Tensor:
     """The similarity transform (2, 3), float64, from points (K, 2) to points (K, 2) by least squares (Umeyama 1991)."""
     source, target = source.double(), target.double()

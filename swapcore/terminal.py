@@ -1,10 +1,18 @@
-"""What commands share: one `error:` line, the nearest known name, tables of text and Markdown."""
+"""Shared by all commands: the parser of options, one `error:` line, the nearest known name, tables of text."""
 
 from __future__ import annotations
 
+import argparse
 import difflib
 import sys
 from collections.abc import Callable, Iterable, Sequence
+
+
+def parser(description: str) -> argparse.ArgumentParser:
+    """A parser whose help shows the description as it is, and a module's name as in `python -m distill.swap`."""
+    spec = sys.modules["__main__"].__spec__
+    name = f"python -m {spec.name.removesuffix('.__main__')}" if spec else None
+    return argparse.ArgumentParser(name, description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
 
 
 def run_command(command: Callable[[], int | None], kinds: tuple[type[Exception], ...] = (ValueError, OSError)) -> int:

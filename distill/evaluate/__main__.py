@@ -1,7 +1,140 @@
-"""`python -m distill.evaluate`."""
+"""Measure face swappers on a fixed list of pairs:
 
+    python -m distill.evaluate SWAPPER [SWAPPER ...] --pairs LIST
+    python -m distill.evaluate SWAPPER [SWAPPER ...] --experiment exp.yaml
+    python -m distill.evaluate copy-target exact runs/quickstart/student.safetensors --pairs lists/synthetic
+
+A SWAPPER is one of these:
+
+    copy-target, copy-source    one input unchanged; they bound every table
+    exact                       the exact swap, which is known for synthetic people
+    landmark_warp, simswap ...  a teacher, by name
+    FILE.safetensors            a student, or a teacher that was trained here
+    FILE.onnx                   an exported student: whole.onnx, or generator.onnx
+    FOLDER                      finished swaps of another program, one picture per pair: 00000.png and so on, named
+                                like the pairs in LIST/pairs.json
+
+`python datasets/make_pairs.py` writes a LIST. An experiment gives metrics, estimators and, without --pairs, the pairs
+of its test people; its stage `data` must have run.
+
+The command writes three things to the folder OUT: metrics.json with every value and everything the value depends on,
+grid.png, and swaps/SWAPPER/ with the swaps. Give the same command again to continue after a stop.
+"""
+
+from __future__ import annotations
+
+import argparse
 import sys
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
 
-from distill.evaluate.measure import main
+import torch
 
-sys.exit(main())
+from distill import build, config
+from distill.config import ConfigError
+from distill.evaluate import pairs as lists
+from distill.evaluate import swappers
+from distill.evaluate.measure import PHOTO_ESTIMATORS, measure, shortened, write_grid
+from distill.evaluate.swappers import FinishedSwaps
+from distill.report import tables
+from eval import METRICS
+from eval.estimators import Estimators
+from eval.pairs import Pairs
+from swapcore import terminal
+from swapcore.files import check_folder, read_json
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = terminal.parser(__doc__)
+    parser.add_argument("swappers", nargs="+", metavar="SWAPPER")
+    parser.add_argument("--pairs", type=Path, metavar="LIST", help="folder that datasets/make_pairs.py wrote")
+    parser.add_argument("--experiment", metavar="FILE", help="YAML file of an experiment")
+    known = ", ".join(METRICS)
+    parser.add_argument(
+        "--metrics", dest="eval.metrics", type=_names, metavar="A,B", help=f"some of {known}; default: the experiment's"
+    )
+    for role in (field.name for field in fields(Estimators)):
+        text = f"{role} estimator: the name of a card in eval/cards.py"
+        parser.add_argument(f"--{role}", dest=f"eval.{role}", metavar="NAME", help=text)
+    parser.add_argument(
+        "--flip", dest="eval.flip", action="store_true", default=None, help="add embeddings of mirrored images"
+    )
+    parser.add_argument("--weights", nargs="+", metavar="FOLDER", help="folders to search for weight files first")
+    parser.add_argument("--same-people", type=Path, metavar="FILE", help="each line lists names of one person of LIST")
+    parser.add_argument("--resolution", type=int, help="side in pixels to read LIST at; default: that of LIST")
+    parser.add_argument("--skip-missing", action="store_true", help="leave out pairs that some FOLDER has no swap for")
+    parser.add_argument("--out", type=Path, help="default: runs/evaluation/LIST, or runs/EXPERIMENT/evaluation")
+    parser.add_argument(
+        "--set", nargs="*", default=[], metavar="section.key=value", help="change keys, as in eval.batch_size=8"
+    )
+    args = parser.parse_args(arguments)
+    return terminal.run_command(lambda: evaluate(args))
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",")]
+
+
+def evaluate(args: argparse.Namespace) -> None:
+    if args.pairs is None and args.experiment is None:
+        raise ConfigError("on which pairs? Give --pairs LIST, or --experiment FILE for those of its test people")
+    options = {key: value for key, value in vars(args).items() if key.startswith("eval.") or key == "weights"}
+    overrides = [*args.set, *((key, value) for key, value in options.items() if value is not None)]
+    exp = config.load(args.experiment, overrides) if args.experiment else config.default("evaluation", overrides)
+    if args.pairs is None:
+        pairs, skipped = lists.test_pairs(exp)
+        out = args.out or exp.folder / "evaluation"
+    else:
+        pairs, skipped = lists.read(args.pairs, args.resolution, args.same_people)
+        out = args.out or Path(exp.runs) / "evaluation" / args.pairs.name
+        if args.experiment is None and pairs.exact is None:
+            exp = config.default("evaluation", [*PHOTO_ESTIMATORS.items(), *overrides])
+    check_folder(out)
+    estimators = build.estimators(exp)
+    for line in skipped[:5]:
+        print(f"skipped {line['what']}: {line['reason']}")
+    if skipped:
+        print(f"{len(skipped)} skipped in all, {len(pairs)} pairs left")
+    device, rows = "cuda" if torch.cuda.is_available() else "cpu", {}
+    for argument in args.swappers:
+        swapper = swappers.by_name(argument, exp, pairs, device)
+        name, number = swapper.name, 1
+        while name in rows:
+            number += 1
+            name = f"{swapper.name}-{number}"
+        rows[name] = swapper
+    pairs, rows = _without_missing(pairs, rows, args.skip_missing)
+    path = out / "metrics.json"
+    if path.is_file() and (dropped := read_json(path)["rows"].keys() - rows.keys()):
+        print(f"{path}: overwritten, without {', '.join(sorted(dropped))}; another --out keeps both")
+    content, swaps = measure(exp, rows, pairs, estimators, skipped, out, device)
+    write_grid(out / "grid.png", pairs, swaps, exp.eval.pictures)
+    print(tables.as_text(content["rows"]))
+    for warning in content["verdicts"]:
+        print(f"! {warning}")
+    print(path, out / "grid.png", sep="\n")
+
+
+def _without_missing(pairs: Pairs, rows: Mapping[str, Any], skip: bool) -> tuple[Pairs, dict[str, Any]]:
+    """Leave out the pairs that a folder of finished swaps has no swap for. Raises ConfigError unless `skip`."""
+    finished = {name: row for name, row in rows.items() if isinstance(row, FinishedSwaps)}
+    missing = {i for row in finished.values() for i in row.missing}
+    if not missing:
+        return pairs, dict(rows)
+    names = swappers.names_of(pairs)
+    text = "; ".join(
+        f"{name} lacks {len(row.missing)} of {len(pairs)} swaps ({shortened([names[i] for i in row.missing])})"
+        for name, row in finished.items()
+        if row.missing
+    )
+    if not skip:
+        raise ConfigError(f"{text}; finish them, or give --skip-missing to leave these pairs out for every swapper")
+    print(f"left out: {text}")
+    left = [i for i in range(len(pairs)) if i not in missing]
+    return pairs.subset(left), {**rows, **{n: FinishedSwaps(row.name, row.swaps[left]) for n, row in finished.items()}}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,50 +1,40 @@
-"""Measure swappers on fixed pairs of people. Stage `eval` of an experiment, and a command of its own:
+"""Stage `eval`: measure the teachers and students of an experiment on the fixed pairs of its test people.
 
-    python -m distill.evaluate SWAPPER [SWAPPER ...] --experiment exp.yaml
-    python -m distill.evaluate SWAPPER [SWAPPER ...] --pairs LIST --metrics id_retrieval,pose_error
-
-A SWAPPER is copy-target, copy-source, exact, the name of a teacher, a student's or teacher's .safetensors file, an
-exported .onnx file, or a folder of finished swaps made elsewhere, a picture for each pair. The pairs are those of an
-experiment whose stage `data` has run, or a list that `datasets/make_pairs.py` made.
-
-OUT/metrics.json holds every value with what it depends on and is written anew after every swapper; OUT/swaps/SWAPPER/
-holds the swaps. The same command goes on where it was stopped.
+`python -m distill.evaluate` measures any swapper by the same function, `measure`.
 """
 
 from __future__ import annotations
 
-import argparse
 import shutil
-import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 import teachers
-from distill import build, config
-from distill.config import ConfigError, Experiment, to_dict
+from distill import build
+from distill.config import Experiment, to_dict
 from distill.evaluate import pairs as lists
 from distill.evaluate import swappers
-from distill.evaluate.swappers import Finished
-from distill.report import tables
 from distill.stage import Stage, open_stage, upstream
-from eval import METRICS, sanity
+from eval import sanity
 from eval.estimators import Estimators
 from eval.evaluation import Evaluation
 from eval.measured import Measured
 from eval.pairs import Pairs
-from swapcore import images as pictures
-from swapcore.files import check_folder, digest, read_json, write_json
+from swapcore.files import digest, read_json, write_json
 from swapcore.hardware import environment
-from swapcore.images import decode
+from swapcore.images import decode, grid, save_png
 
 # Estimators of photographs, for lists without an experiment: none of them trains a student by default.
-PHOTO_ESTIMATORS = {"recogniser": "xiaoccer_128", "pose": "3ddfa_v2_mb05", "expression": "3ddfa_v2_mb05"}
+PHOTO_ESTIMATORS = {
+    "eval.recogniser": "xiaoccer_128", "eval.pose": "3ddfa_v2_mb05", "eval.expression": "3ddfa_v2_mb05"
+}  # fmt: skip
 
 
 def run(exp: Experiment, accelerator, tracker) -> Stage:
@@ -64,31 +54,37 @@ def run(exp: Experiment, accelerator, tracker) -> Stage:
     pairs, skipped = lists.test_pairs(exp)
     rows = swappers.of_experiment(exp, pairs, accelerator.device)
 
-    def tell(name: str, row: Mapping[str, Any]) -> None:
-        tracker.metrics({f"eval/{name}/{k}": v["value"] for k, v in row.items()})
+    def track(name: str, row: Mapping[str, Any]) -> None:
+        tracker.metrics({f"eval/{name}/{key}": value["value"] for key, value in row.items()})
 
-    content, swaps = measure(exp, rows, pairs, estimators, skipped, stage.folder, accelerator.device, tell)
-    shown = {"source": pairs.source, "target": pairs.target} | {k: v for k, v in swaps.items() if _of_interest(k)}
-    shown = {column: images[: exp.eval.pictures] for column, images in shown.items()}
-    write_pictures(stage.folder / "pictures", shown, synthetic=exp.data.kind == "synthetic")
-    sheet = pictures.grid(shown, cell=max(128, exp.data.resolution))
-    pictures.save_png(sheet, stage.folder / "grid.png")
+    content, swaps = measure(exp, rows, pairs, estimators, skipped, stage.folder, accelerator.device, track)
+    swaps = {name: images for name, images in swaps.items() if name not in swappers.COPIES}
+    columns = write_grid(stage.folder / "grid.png", pairs, swaps, exp.eval.pictures)
+    write_pictures(stage.folder / "pictures", columns, synthetic=exp.data.kind == "synthetic")
     for name in ("grid.png", "metrics.json"):
         tracker.artifact(stage.folder / name)
-    for line in content["verdicts"]:
-        accelerator.print(f"  ! {line}")
-    shutil.rmtree(stage.folder / "swaps", ignore_errors=True)  # they were kept for a second start
+    for warning in content["verdicts"]:
+        accelerator.print(f"  ! {warning}")
+    shutil.rmtree(stage.folder / "swaps", ignore_errors=True)  # they only serve a second start
     stage.finish()
     return stage
 
 
-def write_pictures(folder: Path, columns: Mapping[str, torch.Tensor], synthetic: bool) -> None:
+def write_grid(path: Path, pairs: Pairs, swaps: Mapping[str, Tensor], count: int) -> dict[str, Tensor]:
+    """Write one picture of the first `count` pairs and their swaps; the columns of the picture by title."""
+    columns = {"source": pairs.source, "target": pairs.target, **swaps}
+    columns = {title: images[:count] for title, images in columns.items()}
+    save_png(grid(columns, cell=max(128, pairs.resolution)), path)
+    return columns
+
+
+def write_pictures(folder: Path, columns: Mapping[str, Tensor], synthetic: bool) -> None:
     """Faces (n, 3, H, H) uint8 as `<row>.<column>.png`; sources and targets are marked as generated if `synthetic`."""
-    shutil.rmtree(folder, ignore_errors=True)  # perhaps of other columns, before the experiment changed
+    shutil.rmtree(folder, ignore_errors=True)  # an earlier version of the experiment may have had other columns
     for column, images in columns.items():
         for i, image in enumerate(images):
             generated = synthetic or column not in ("source", "target")
-            pictures.save_png(image, folder / f"{i:02d}.{column}.png", generated)
+            save_png(image, folder / f"{i:02d}.{column}.png", generated)
 
 
 def measure(
@@ -99,13 +95,13 @@ def measure(
     skipped: Sequence[Mapping[str, str]],
     folder: Path,
     device: Any,
-    tell: Callable[[str, Mapping[str, Any]], None] | None = None,
-) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
-    """Measure swappers, by the name of their row, with the metrics of `exp`; what metrics.json holds, and the swaps
-    (N, 3, H, H) uint8 by row.
+    track: Callable[[str, Mapping[str, Any]], None] | None = None,
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Measure swappers, given by the name of their row, with the metrics of `exp`. Returns the content of metrics.json,
+    and the swaps (N, 3, H, H) uint8 by row.
 
-    metrics.json is written after every row; a row with the same swapper, pairs, metrics and estimators is not
-    measured again. Raises ValueError where a swapper cannot be measured.
+    metrics.json is written after every row. A row is not measured again where the file has it with the same swapper,
+    pairs, metrics, estimators and device. `track` gets each row. Raises ValueError where a swapper cannot be measured.
     """
     evaluation = Evaluation(pairs, estimators, device, exp.eval.batch_size)
     path = folder / "metrics.json"
@@ -123,7 +119,7 @@ def measure(
     swaps = {}
     for name, swapper in rows.items():
         origin = [pairs.hash, swappers.fingerprint(swapper)]
-        swaps[name], failed = _swaps(evaluation, swapper, name, folder / "swaps", origin)
+        swaps[name], failed = _swap(evaluation, swapper, name, folder / "swaps" / name, origin)
         key = digest([origin, list(exp.eval.metrics), facts, str(device)])
         if before.get("keys", {}).get(name) == key:
             values = {metric: Measured(**value) for metric, value in before["rows"][name].items()}
@@ -132,173 +128,72 @@ def measure(
         content["rows"][name] = {metric: value.as_dict() for metric, value in values.items()}
         content["keys"][name] = key
         content["verdicts"] += swappers.own_estimators(name, swapper, estimators)
-        if failed:
-            content["verdicts"].append(
-                f"{name} gives NaN or infinite values for {len(failed)} of {len(pairs)} pairs ({', '.join(failed[:3])}"
-                f"{', ...' if len(failed) > 3 else ''}), which count as grey pictures"
-            )
-        if _of_interest(name):
-            content["verdicts"] += sanity.warnings(name, values, swaps[name], pairs)
-            same = int((swaps[name] == pairs.target).flatten(1).all(1).sum())
-            if same:
-                content["verdicts"].append(f"{name} leaves {same} of {len(pairs)} targets as they are")
+        content["verdicts"] += _warnings(name, values, swaps[name], failed, pairs)
         write_json(path, content)
-        if tell:
-            tell(name, content["rows"][name])
+        if track:
+            track(name, content["rows"][name])
     return content, swaps
 
 
-def _of_interest(name: str) -> bool:
-    return name not in ("copy-target", "copy-source")
+def _warnings(name: str, values: Mapping[str, Measured], swaps: Tensor, failed: list[str], pairs: Pairs) -> list[str]:
+    warnings = []
+    if failed:
+        warnings.append(
+            f"{name} gives NaN or infinite values for {len(failed)} of {len(pairs)} pairs ({shortened(failed)}), which "
+            f"count as grey pictures"
+        )
+    if name not in swappers.COPIES:
+        warnings += sanity.warnings(name, values, swaps, pairs)
+        same = int((swaps == pairs.target).flatten(1).all(1).sum())
+        if same:
+            warnings.append(f"{name} leaves {same} of {len(pairs)} targets as they are")
+    return warnings
 
 
-def _swaps(
-    evaluation: Evaluation, swapper: Any, name: str, folder: Path, made_from: list[str]
-) -> tuple[torch.Tensor, list[str]]:
-    """All swaps of a swapper, (N, 3, H, H) uint8, and the names of pairs whose swap is not finite.
+def shortened(names: Sequence[str]) -> str:
+    """The first three of some names, separated by commas."""
+    return ", ".join([*names[:3], *(["..."] if len(names) > 3 else [])])
 
-    Those of networks are kept as pictures, batch by batch."""
-    if isinstance(swapper, Finished):
+
+def _swap(evaluation: Evaluation, swapper: Any, name: str, folder: Path, origin: list[str]) -> tuple[Tensor, list[str]]:
+    """The swaps of all pairs (N, 3, H, H) uint8, and the names of pairs whose swap is not finite.
+
+    Swaps of networks are kept in `folder`, batch by batch."""
+    if isinstance(swapper, swappers.FinishedSwaps):
         return swapper.swaps, []
     names, failed = swappers.names_of(evaluation.pairs), []
     with ThreadPoolExecutor(4) as pool, tqdm(total=len(names), desc=f"swap {name}", unit="pair") as bar:
-        store = PictureFolder(folder / name, names, made_from, pool) if hasattr(swapper, "weight_hash") else None
+        store = PictureFolder(folder, names, origin, pool) if hasattr(swapper, "weight_hash") else None
         swaps = evaluation.swap(swapper, bar.update, store, failed)
     return swaps, store.record["failed"] if store else sorted(names[i] for i in failed)
 
 
 class PictureFolder:
-    """A store of swaps as pictures named as their pairs. Swaps of other weights or pairs are removed.
+    """A Store of swaps as PNG files that have the names of the pairs. Swaps of other weights or pairs are deleted.
 
-    record: content of made_from.json; its `failed` are the names of pairs whose swap was not finite.
+    record: the content of made_from.json; `failed` lists the names of pairs whose swap is not finite.
     """
 
-    def __init__(self, folder: Path, names: Sequence[str], made_from: list[str], pool: ThreadPoolExecutor) -> None:
+    def __init__(self, folder: Path, names: Sequence[str], origin: list[str], pool: ThreadPoolExecutor) -> None:
         self.folder, self.names, self.pool = folder, names, pool
         path = folder / "made_from.json"
         self.record = read_json(path) if path.is_file() else {}
-        if self.record.get("made_from") != made_from:
+        if self.record.get("made_from") != origin:
             shutil.rmtree(folder, ignore_errors=True)
-            self.record = {"made_from": made_from, "failed": []}
+            self.record = {"made_from": origin, "failed": []}
             write_json(path, self.record)
 
     def _files(self, batch: slice) -> list[Path]:
         return [self.folder / f"{name}.png" for name in self.names[batch]]
 
-    def load(self, batch: slice) -> torch.Tensor | None:
+    def load(self, batch: slice) -> Tensor | None:
         files = self._files(batch)
         if not all(file.is_file() for file in files):
             return None
         return torch.from_numpy(np.stack(list(self.pool.map(decode, files))))
 
-    def save(self, batch: slice, swaps: torch.Tensor, failed: Sequence[int]) -> None:
+    def save(self, batch: slice, swaps: Tensor, failed: Sequence[int]) -> None:
         if failed:
             self.record["failed"] = sorted({*self.record["failed"], *(self.names[i] for i in failed)})
             write_json(self.folder / "made_from.json", self.record)
-        list(self.pool.map(pictures.save_png, swaps, self._files(batch)))
-
-
-def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("swappers", nargs="+", metavar="SWAPPER")
-    parser.add_argument("--experiment", help="YAML file whose metrics, estimators and, without --pairs, pairs are used")
-    parser.add_argument("--pairs", type=Path, metavar="LIST", help="folder that `datasets/make_pairs.py` wrote")
-    parser.add_argument("--metrics", help=f"of {','.join(METRICS)}; default: those of the experiment")
-    for role in (*PHOTO_ESTIMATORS, "perceptual", "features"):
-        parser.add_argument(f"--{role}", metavar="NAME", help=f"estimator of the role {role}, by the name of its card")
-    parser.add_argument("--flip", action="store_true", help="embeddings of image and mirror image, concatenated")
-    parser.add_argument("--weights", nargs="+", default=[], metavar="FOLDER", help="where weight files are looked for")
-    parser.add_argument("--same-people", type=Path, metavar="FILE", help="lines of names that are one person")
-    parser.add_argument("--resolution", type=int, help="side in pixels; default: the list's")
-    parser.add_argument("--skip-missing", action="store_true", help="leave pairs out that a folder of swaps lacks")
-    parser.add_argument("--out", type=Path, help="default: runs/evaluation/LIST or runs/EXPERIMENT/evaluation")
-    parser.add_argument("--set", nargs="*", default=[], metavar="section.key=value", help="keys of an experiment")
-    args = parser.parse_args(arguments)
-    try:
-        return evaluate(args)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-
-
-def evaluate(args: argparse.Namespace) -> int:
-    if args.pairs is None and args.experiment is None:
-        raise ConfigError("on which pairs? Give --pairs LIST, or --experiment FILE for those of its test people")
-    overrides = [*args.set, *_overrides(args)]
-    exp = config.load(args.experiment, overrides) if args.experiment else config.default("evaluation", overrides)
-    if args.pairs is not None:
-        pairs, skipped = lists.read(args.pairs, args.resolution, args.same_people)
-        if args.experiment is None and pairs.exact is None:
-            estimators = [(f"eval.{role}", name) for role, name in PHOTO_ESTIMATORS.items()]
-            exp = config.default("evaluation", [*estimators, *overrides])
-        out = args.out or Path(exp.runs) / "evaluation" / args.pairs.name
-    else:
-        pairs, skipped = lists.test_pairs(exp)
-        out = args.out or exp.folder / "evaluation"
-    check_folder(out)
-    estimators = build.estimators(exp)
-    for line in skipped[:5]:
-        print(f"skipped {line['what']}: {line['reason']}")
-    if skipped:
-        print(f"{len(skipped)} skipped in all, {len(pairs)} pairs left")
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    rows = _named(swappers.by_name(name, exp, pairs, device) for name in args.swappers)
-    pairs, rows = _without_missing(pairs, rows, args.skip_missing)
-    if (out / "metrics.json").is_file() and (gone := read_json(out / "metrics.json")["rows"].keys() - rows.keys()):
-        print(f"{out / 'metrics.json'}: written anew, without {', '.join(sorted(gone))}; another --out keeps both")
-    content, swaps = measure(exp, rows, pairs, estimators, skipped, out, device)
-    count = exp.eval.pictures
-    columns = {"source": pairs.source, "target": pairs.target, **swaps}
-    pictures.save_png(
-        pictures.grid({k: v[:count] for k, v in columns.items()}, cell=max(128, pairs.resolution)), out / "grid.png"
-    )
-    print(tables.as_text(content["rows"]))
-    for line in content["verdicts"]:
-        print(f"! {line}")
-    for name in ("metrics.json", "grid.png"):
-        print(out / name)
-    return 0
-
-
-def _overrides(args: argparse.Namespace) -> list[tuple[str, Any]]:
-    """The options that were given, as overrides of an experiment."""
-    options = {f"eval.{role}": getattr(args, role) for role in (*PHOTO_ESTIMATORS, "perceptual", "features")}
-    options |= {"eval.flip": args.flip, "weights": args.weights}
-    if args.metrics is not None:
-        options["eval.metrics"] = [metric.strip() for metric in args.metrics.split(",")]
-    return [(key, value) for key, value in options.items() if value not in (None, False, [])]
-
-
-def _named(given: Iterable[Any]) -> dict[str, Any]:
-    """Swappers by their names; the second of a name is called so."""
-    rows: dict[str, Any] = {}
-    for swapper in given:
-        name = first = getattr(swapper, "name", type(swapper).__name__)
-        number = 1
-        while name in rows:
-            number += 1
-            name = f"{first}-{number}"
-        rows[name] = swapper
-    return rows
-
-
-def _without_missing(pairs, rows: Mapping[str, Any], skip: bool) -> tuple[Pairs, dict[str, Any]]:
-    """Pairs and rows without the pairs that some folder of swaps lacks. Raises ConfigError unless `skip`."""
-    lacking = {name: row.missing for name, row in rows.items() if isinstance(row, Finished) and len(row.missing)}
-    if not lacking:
-        return pairs, dict(rows)
-    names = swappers.names_of(pairs)
-    told = "; ".join(
-        f"{name} lacks {len(index)} of {len(pairs)} swaps ({', '.join(names[i] for i in index[:3])}"
-        f"{', ...' if len(index) > 3 else ''})"
-        for name, index in lacking.items()
-    )
-    if not skip:
-        raise ConfigError(f"{told}; finish them, or give --skip-missing to leave these pairs out for every swapper")
-    print(f"left out: {told}")
-    gone = {i for index in lacking.values() for i in index}
-    left = [i for i in range(len(pairs)) if i not in gone]
-    kept = {
-        name: Finished(row.name, row.swaps[left]) if isinstance(row, Finished) else row for name, row in rows.items()
-    }
-    return pairs.subset(left), kept
+        list(self.pool.map(save_png, swaps, self._files(batch)))

@@ -1,8 +1,8 @@
-"""Pair lists: which source is swapped onto which target, and among whom the swap is looked for.
+"""Pair lists: pairs of source and target, and the gallery in which the identity of a swap is searched.
 
-A list is a folder with `pairs.json`: names of pictures relative to it, the people they show, the gallery, what was
-skipped and why, and how the list was made. `datasets/make_pairs.py` makes them, `python -m distill.evaluate SWAPPER
---pairs LIST` measures on them; an experiment's own test pairs are drawn in the same way and never written.
+A list is a folder with `pairs.json`: pictures by their path relative to it, their people, the gallery, the skipped
+pictures with the reason, and the protocol. `datasets/make_pairs.py` writes lists, `python -m distill.evaluate SWAPPER
+--pairs LIST` measures on them. The test pairs of an experiment are drawn in the same way and never written.
 """
 
 from __future__ import annotations
@@ -25,21 +25,18 @@ from swapcore.images import DataError, decode, to_uint8
 from teachers.exact import occluder_mask
 
 FORMAT = 1
-SMALLEST = 16  # pixels; below, nothing can be drawn or judged
+SMALLEST = 16  # pixels of a side
+# Texts of the protocol. They are stored in lists and results: another text makes values incomparable.
 FIRST_PICTURE = "one picture per person, the first, never a source"
 SOURCES = "the sources themselves: there is one picture per person"
-KEYS = (
-    "format", "name", "resolution", "protocol", "gallery_definition", "gallery_holds_sources", "pairs", "gallery",
-    "skipped",
-)  # fmt: skip
 SYNTHETIC, RENDERED, AS_GIVEN = "synthetic people", "rendered in the canonical frame", "as given"
-# What is known of a synthetic picture, as its manifest has it.
-FACTS = ("mask", "identity", "attributes", "pose_deg")
+FACTS = ("mask", "identity", "attributes", "pose_deg")  # columns of the manifest of synthetic pictures
 
 
 def by_people(name: str, photos: Photos, count: int, seed: int, dataset: str) -> dict[str, Any]:
-    """A list of `count` pairs of two people by seed, every person as source equally often; everybody's first picture is
-    the gallery's, sources and targets are the others. Raises ConfigError without people enough."""
+    """A list of `count` pairs of two people, drawn by seed; every person is the source equally often. The gallery holds
+    the first picture of each person, sources and targets are the other pictures. Raises ConfigError for too few people.
+    """
     people = list(photos.people.values())
     number = np.unique([row["person"] for row in photos.rows], return_inverse=True)[1]
     sources = [indices[1:] for indices in people if len(indices) > 1]
@@ -64,8 +61,9 @@ def by_people(name: str, photos: Photos, count: int, seed: int, dataset: str) ->
 
 
 def by_singles(name: str, photos: Photos, count: int, seed: int, dataset: str) -> dict[str, Any]:
-    """A list of `count` pairs by seed where every picture shows another person: sources once each while there are
-    enough, and they are the gallery, for want of second pictures. Raises ConfigError for fewer than two."""
+    """A list of `count` pairs, drawn by seed, of pictures that all show different people. Every picture is a source
+    once before one is one again. The sources are the gallery, as nobody has a second picture. Raises ConfigError for
+    fewer than two pictures."""
     if len(photos) < 2:
         raise ConfigError(f"{photos.root}: {len(photos)} pictures; two people are needed at least")
     rng = np.random.default_rng((seed, 12))
@@ -104,32 +102,34 @@ def _listing(name, photos, chosen, gallery, protocol, definition, holds_sources=
 
 
 def load(listing: dict[str, Any], root: Path, resolution: int | None = None) -> tuple[Pairs, list[dict]]:
-    """A list's pictures, decoded once each, as Pairs; and what had to be skipped, its own skips included.
+    """The pictures of a list, each decoded once, as Pairs; and all skipped pictures, those of the list included.
 
-    A pair with a missing or damaged picture is skipped; for one of the gallery, and where no pair is left, DataError.
+    A pair with a missing or damaged picture is skipped. Raises DataError where a picture of the gallery is missing or
+    damaged, and where no pair is left.
     """
     size = listing["resolution"] if resolution is None else resolution
     if size < SMALLEST:
         raise DataError(f"pairs '{listing['name']}': resolution: expected at least {SMALLEST} pixels, got {size}")
     files = list(dict.fromkeys([p[k] for p in listing["pairs"] for k in ("source", "target")]))
     files += [g["file"] for g in listing["gallery"] if g["file"] not in set(files)]
-    with ThreadPoolExecutor(4) as pool:  # decoding leaves the interpreter's lock
+    with ThreadPoolExecutor(4) as pool:  # decoding releases the interpreter lock
         images = dict(zip(files, pool.map(lambda file: _decode(root / file, size), files), strict=True))
+    flaws = {file: image for file, image in images.items() if isinstance(image, str)}
     if not listing["gallery"]:
-        raise DataError(f"pairs '{listing['name']}': gallery: empty; make the list again, one picture of every person")
+        raise DataError(f"pairs '{listing['name']}': gallery: empty; write the list again, one picture of every person")
     for entry in listing["gallery"]:
-        if isinstance(images[entry["file"]], str):
-            raise DataError(f"gallery, person {entry['person']}: {images[entry['file']]}")
+        if entry["file"] in flaws:
+            raise DataError(f"gallery, person {entry['person']}: {flaws[entry['file']]}")
     skipped, pairs = list(listing["skipped"]), []
     for pair in listing["pairs"]:
-        flaw = next((images[pair[k]] for k in ("source", "target") if isinstance(images[pair[k]], str)), None)
-        if flaw is None:
-            pairs.append(pair)
+        reason = flaws.get(pair["source"]) or flaws.get(pair["target"])
+        if reason:
+            skipped.append({"what": pair["name"], "reason": reason})
         else:
-            skipped.append({"what": pair["name"], "reason": flaw})
+            pairs.append(pair)
     if not pairs:
-        reason = f"; the first: {skipped[0]['what']}: {skipped[0]['reason']}" if skipped else ""
-        raise DataError(f"pairs '{listing['name']}': none is left of {len(listing['pairs'])}{reason}")
+        first = f"; the first: {skipped[0]['what']}: {skipped[0]['reason']}" if skipped else ""
+        raise DataError(f"pairs '{listing['name']}': none is left of {len(listing['pairs'])}{first}")
     number = {person: i for i, person in enumerate(_people(listing["pairs"], listing["gallery"]))}
     sources, targets = ([p[k] for p in pairs] for k in ("source", "target"))
     protocol = {**listing["protocol"], "gallery": listing["gallery_definition"], "skipped": len(skipped)}
@@ -144,12 +144,12 @@ def load(listing: dict[str, Any], root: Path, resolution: int | None = None) -> 
         names=tuple(p["name"] for p in pairs),
         gallery_holds_sources=listing["gallery_holds_sources"],
         protocol=protocol,
-        **_known(listing.get("pictures", {}), sources, targets, root, size),
+        **_synthetic_fields(listing.get("pictures", {}), sources, targets, root, size),
     ), skipped
 
 
 def _decode(path: Path, size: int) -> np.ndarray | str:
-    """The picture, or why there is none."""
+    """The picture, or the reason why it cannot be decoded."""
     try:
         return decode(path, size)
     except DataError as error:
@@ -160,8 +160,10 @@ def _stack(images: dict[str, np.ndarray], files: Sequence[str]) -> torch.Tensor:
     return torch.from_numpy(np.stack([images[file] for file in files]))
 
 
-def _known(pictures: dict[str, dict], sources: list[str], targets: list[str], root: Path, size: int) -> dict[str, Any]:
-    """What is known of synthetic pictures: exact swaps, true poses, inner faces, what is held before them."""
+def _synthetic_fields(
+    pictures: dict[str, dict], sources: list[str], targets: list[str], root: Path, size: int
+) -> dict[str, Any]:
+    """The fields of Pairs that only synthetic pictures have: exact swaps, true poses, masks and occluders."""
     if not all("identity" in pictures.get(file, {}) for file in (*sources, *targets)):
         return {"exact": None}
     rows = [[pictures[file] for file in column] for column in (sources, targets)]
@@ -176,15 +178,15 @@ def _known(pictures: dict[str, dict], sources: list[str], targets: list[str], ro
 
 
 def exact_swaps(source: list[dict], target: list[dict], size: int) -> torch.Tensor:
-    """The true swaps of synthetic pictures by their rows, (n, 3, size, size) uint8."""
+    """The exact swaps (n, 3, size, size) uint8 of synthetic pictures, given by their rows of the manifest."""
     blank = torch.zeros(len(source), 3, size, size)
     return to_uint8(teachers.build("exact")(blank, blank, source, target))
 
 
 def save(listing: dict[str, Any], root: Path, out: Path) -> Path:
-    """Write OUT/pairs.json; its pictures, relative to `root` before, are then relative to OUT. The file's path.
+    """Write OUT/pairs.json and return its path. Paths of pictures are relative to `root` before, to OUT afterwards.
 
-    Raises ConfigError where another list lies there: results may have been measured on it.
+    Raises ConfigError where OUT holds another list: results may have been measured on it.
     """
 
     def moved(file: str) -> str:
@@ -201,13 +203,13 @@ def save(listing: dict[str, Any], root: Path, out: Path) -> Path:
     }
     path = out / "pairs.json"
     if path.exists() and digest(read_json(path)) != digest(listing):
-        raise ConfigError(f"{path}: is another list already; name another folder, or delete that one")
+        raise ConfigError(f"{path}: holds another list; name another folder, or delete that one")
     write_json(path, listing)
     return path
 
 
 def test_pairs(exp: Experiment) -> tuple[Pairs, list[dict[str, str]]]:
-    """The fixed pairs of an experiment's test people, and what had to be skipped. Raises ConfigError, DataError."""
+    """The fixed pairs of an experiment's test people, and the skipped pictures. Raises ConfigError, DataError."""
     photos = read_manifest(exp.folder / "data", "test", exp.data.resolution)
     synthetic = exp.data.kind == "synthetic"
     dataset = SYNTHETIC if synthetic else Path(exp.data.heldout or exp.data.photos).name
@@ -219,32 +221,32 @@ def test_pairs(exp: Experiment) -> tuple[Pairs, list[dict[str, str]]]:
 def read(
     path: str | Path, resolution: int | None = None, same_people: str | Path | None = None
 ) -> tuple[Pairs, list[dict[str, str]]]:
-    """A list that is a folder, or its pairs.json, as `load` gives it; names on one line of the file `same_people`
-    become one person. Raises DataError naming the file and what it lacks."""
+    """`load` a list, given by its folder or its pairs.json. Names on one line of the file `same_people` become one
+    person. Raises DataError naming the file and the missing key."""
     path = Path(path)
     path = path / "pairs.json" if path.is_dir() else path
     if not path.is_file():
-        raise DataError(f"{path}: no such list; `python datasets/make_pairs.py --help` tells how one is made")
+        raise DataError(f"{path}: no such list; `python datasets/make_pairs.py --help` says how to write one")
     listing = read_json(path)
-    lacking = [key for key in KEYS if not isinstance(listing, dict) or key not in listing]
-    if lacking or listing["format"] != FORMAT:
-        raise DataError(f"{path}: no list of pairs of format {FORMAT}" + (f": lacks {lacking[0]}" if lacking else ""))
     try:
+        if listing["format"] != FORMAT:
+            raise DataError(f"{path}: no list of pairs of format {FORMAT}; write it again")
         pairs, skipped = load(listing, path.parent, resolution)
     except (KeyError, TypeError) as error:
-        raise DataError(f"{path}: damaged list ({type(error).__name__}: {error}); make it again") from None
+        problem = f"lacks {error.args[0]}" if isinstance(error, KeyError) else str(error)
+        raise DataError(f"{path}: damaged list: {problem}; write it again") from None
     if same_people is not None:
         pairs = merged(pairs, _groups(Path(same_people), _people(listing["pairs"], listing["gallery"])))
     return pairs, skipped
 
 
 def _people(pairs: Sequence[dict[str, str]], gallery: Sequence[dict[str, str]]) -> list[str]:
-    """Names of all people; a person's place here is their number."""
+    """The names of all people, in the order of their numbers."""
     return sorted({p[k] for p in pairs for k in ("source_person", "target_person")} | {g["person"] for g in gallery})
 
 
 def _groups(path: Path, names: list[str]) -> list[list[int]]:
-    """Lines of names that are one person, as numbers of people; names that the list does not have are left out."""
+    """The numbers of people on each line of names; names that are not in the list are left out."""
     if not path.is_file():
         raise DataError(f"{path}: no such file; expected the names of one person on each line")
     number = {name: i for i, name in enumerate(names)}

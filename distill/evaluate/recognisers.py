@@ -1,9 +1,10 @@
-"""How well recognisers and identity encoders tell photographed people apart, before one of them judges or trains:
+"""Measure how well recognisers and identity encoders distinguish photographed people, before using one:
 
-    python -m distill.evaluate.recognisers NAME [NAME ...] --photos FOLDER [--weights FOLDER ...] [--out FILE.json]
+    python -m distill.evaluate.recognisers NAME [NAME ...] --photos FOLDER
+    python -m distill.evaluate.recognisers synthetic_recogniser foamliu_128 --photos FOLDER --weights WEIGHTS
 
-FOLDER holds aligned face crops, a subfolder a person, or a manifest.jsonl, of which --split is read. The gallery of
-one-shot is everybody's first photograph by file name; mean and deviation over other choices stand beside it.
+FOLDER holds aligned face crops with one subfolder per person, or a manifest.jsonl. In the one-shot column, the gallery
+is the first photograph of each person by file name; the mean and deviation over other galleries stand beside it.
 """
 
 from __future__ import annotations
@@ -23,32 +24,31 @@ from distill.data.photos import Photos, read_manifest, scan
 from eval.estimators import Estimator
 from eval.measured import Measured
 from eval.recogniser_sanity import recogniser_sanity
+from swapcore import terminal
 from swapcore.files import write_json
 from swapcore.images import DataError, to_float
 
-SMALLEST = 64  # pixels; below, scan leaves a photograph out
-MARGIN = "between brackets: 95 % by bootstrap over photographs"
+SMALLEST = 64  # pixels; smaller photographs are skipped
+HEADINGS = ("same/different AUC", "nearest top-1 %", "one-shot top-1 %", "over galleries %", "weights")
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="+", metavar="NAME", help="of a recogniser's or identity encoder's card")
+    parser = terminal.parser(__doc__)
+    parser.add_argument(
+        "names", nargs="+", metavar="NAME", help="a card of eval/cards.py or students/identity_encoder.py"
+    )
     parser.add_argument("--photos", type=Path, required=True, metavar="FOLDER")
-    parser.add_argument("--split", default="test", help="of a manifest; default: test")
-    parser.add_argument("--weights", nargs="+", default=[], metavar="FOLDER", help="where weight files are looked for")
-    parser.add_argument("--resolution", type=int, default=256, help="side in pixels of the canonical crops")
-    parser.add_argument("--flip", action="store_true", help="embeddings of image and mirror image, concatenated")
+    parser.add_argument("--split", default="test", help="part of a manifest: train, val or test; default: test")
+    parser.add_argument("--weights", nargs="+", default=[], metavar="FOLDER", help="folders to search for weight files")
+    parser.add_argument("--resolution", type=int, default=256, help="side in pixels of the crops; default: 256")
+    parser.add_argument("--flip", action="store_true", help="add embeddings of mirrored images")
     parser.add_argument("--batch-size", type=int, default=32)
-    parser.add_argument("--out", type=Path, metavar="FILE.json", help="every value with what it depends on")
+    parser.add_argument("--out", type=Path, metavar="FILE.json", help="also write every value with its protocol")
     args = parser.parse_args(arguments)
-    try:
-        return _measure(args)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    return terminal.run_command(lambda: _command(args))
 
 
-def _measure(args: argparse.Namespace) -> int:
+def _command(args: argparse.Namespace) -> None:
     if args.resolution < 32 or args.batch_size < 1:
         raise ConfigError("--resolution must be 32 or more, --batch-size 1 or more")
     estimators = {name: recogniser(name, args.weights, args.flip) for name in dict.fromkeys(args.names)}
@@ -60,21 +60,20 @@ def _measure(args: argparse.Namespace) -> int:
         rows[name] = {key: value.as_dict() for key, value in values.items()}
     if args.out:
         write_json(args.out, {"photos": str(args.photos), "skipped": skipped, "rows": rows})
-    print(table(rows, len(photos.people), len(photos)))
+    print(f"{len(photos.people)} people, {len(photos)} photographs; in brackets: 95 % by bootstrap over photographs\n")
+    print(terminal.text_table([["", *HEADINGS], *([name, *_cells(row)] for name, row in rows.items())]))
     if skipped:
         print(f"skipped {len(skipped)} files; first: {skipped[0]}")
-    return 0
 
 
 def recogniser(name: str, folders: Sequence[str] = (), flip: bool = False) -> Estimator:
-    """The recogniser or identity encoder of that name. Raises ConfigError listing the known, WeightsError."""
+    """A recogniser or identity encoder by name. Raises ConfigError that lists the known names, WeightsError."""
     chosen = {"eval.recogniser": name, "eval.metrics": ["id_retrieval"], "eval.flip": flip, "weights": list(folders)}
-    exp = config.default("recognisers", chosen.items())
-    return build.estimators(exp).need("recogniser")
+    return build.estimators(config.default("recognisers", chosen.items())).need("recogniser")
 
 
 def read_people(folder: Path, split: str, resolution: int) -> tuple[Photos, list[str]]:
-    """The photographs of a folder of people or of one split of a manifest, and a line for each that was left out."""
+    """The photographs of a folder of people, or of one split of a manifest; and a line for each skipped one."""
     if (folder / "manifest.jsonl").is_file():
         photos = read_manifest(folder, split, resolution)
         if not len(photos):
@@ -85,7 +84,7 @@ def read_people(folder: Path, split: str, resolution: int) -> tuple[Photos, list
 
 
 def measure(estimator: Estimator, photos: Photos, device: Any = "cpu", batch_size: int = 32) -> dict[str, Measured]:
-    """The quality of a recogniser on photographs of people; see eval.recogniser_sanity."""
+    """The values of eval.recogniser_sanity for the photographs."""
     estimator.to(device)
     embeddings = []
     with torch.inference_mode(), tqdm(total=len(photos), desc=estimator.name, unit="photo") as bar:
@@ -97,30 +96,21 @@ def measure(estimator: Estimator, photos: Photos, device: Any = "cpu", batch_siz
     return recogniser_sanity(torch.cat(embeddings), [row["person"] for row in photos.rows], protocol)
 
 
-def table(rows: dict[str, dict[str, Any]], people: int, photographs: int) -> str:
-    """Recognisers down, their values across, as text."""
-    width = max(10, *(len(name) for name in rows))
-    heads = ("same/different AUC", "nearest top-1 %", "one-shot top-1 %", "over galleries %", "weights")
-    lines = [f"{people} people, {photographs} photographs; {MARGIN}", ""]
-    lines.append(" ".join([f"{'':{width}}", *(f"{head:>22}" for head in heads)]).rstrip())
-    for name, row in rows.items():
-        one_shot = row["one_shot_top1_pct"]
-        cells = [
-            f"{row['same_different_auc']['value']:.4f}",
-            _with_interval(row["nearest_neighbour_top1_pct"]),
-            _with_interval(one_shot),
-            "{mean_over_all_galleries:.1f} +- {deviation_over_galleries:.1f}".format(**one_shot["details"]),
-            one_shot["protocol"]["recogniser"]["weight_hash"],
-        ]
-        lines.append(" ".join([f"{name:{width}}", *(f"{cell:>22}" for cell in cells)]))
-    return "\n".join(lines)
+def _cells(row: dict[str, Any]) -> list[str]:
+    """The values under HEADINGS as text."""
+    one_shot = row["one_shot_top1_pct"]
+    return [
+        f"{row['same_different_auc']['value']:.4f}",
+        _with_interval(row["nearest_neighbour_top1_pct"]),
+        _with_interval(one_shot),
+        "{mean_over_all_galleries:.1f} +- {deviation_over_galleries:.1f}".format(**one_shot["details"]),
+        one_shot["protocol"]["recogniser"]["weight_hash"],
+    ]
 
 
 def _with_interval(value: dict[str, Any]) -> str:
-    if value["interval"] is None:
-        return f"{value['value']:.1f}"
-    low, high = value["interval"]
-    return f"{value['value']:.1f} [{low:.1f}, {high:.1f}]"
+    interval = "" if value["interval"] is None else " [{:.1f}, {:.1f}]".format(*value["interval"])
+    return f"{value['value']:.1f}{interval}"
 
 
 if __name__ == "__main__":

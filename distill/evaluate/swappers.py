@@ -1,11 +1,11 @@
-"""Whatever can be measured, by name or by file, as a swapper: a callable (source, target) -> swap on canonical crops.
+"""Swappers by name, by file and by folder: callables (source, target) -> swap on canonical crops.
 
-copy-target, copy-source, exact         the rows that bound every table; exact for synthetic faces
-landmark_warp, simswap, ...             a teacher, with its files by `pseudo_gt.teachers`
-student.safetensors                     a student, its identity encoder by the name in the file
-teacher.safetensors                     a teacher trained here
+copy-target, copy-source, exact         the rows that bound every table; exact for synthetic people
+landmark_warp, simswap, ...             a teacher, with the files that `pseudo_gt.teachers` names
+student.safetensors                     a student, with the identity encoder that the file names
+teacher.safetensors                     a teacher that was trained here
 student.onnx                            inputs source and target, or target and embedding
-FOLDER                                  finished swaps, one picture a pair, named as the list names its pairs
+FOLDER                                  finished swaps, one picture per pair, named as the list names its pairs
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
 
 import students
 import teachers
@@ -34,77 +33,72 @@ from swapcore.files import bytes_hash
 from swapcore.images import SUFFIXES, DataError, decode
 from swapcore.onnx import Session
 
+COPIES = {"copy-target": sanity.copy_target, "copy-source": sanity.copy_source}
+
 
 def of_experiment(exp: Experiment, pairs: Pairs, device: Any) -> dict[str, Any]:
-    """The rows of an experiment's table, by name: what bounds it, its teachers, what it trained."""
-    names = ["copy-target", "copy-source", *(["exact"] if pairs.exact is not None else [])]
+    """The rows of an experiment's table by name: the bounds, the teachers, the networks that it trained."""
+    names = [*COPIES, *(["exact"] if pairs.exact is not None else [])]
     rows = {name: by_name(name, exp, pairs, device) for name in names}
+    specs = []
     if exp.train.mix.pseudo_gt:
-        specs = [t for t in exp.pseudo_gt.teachers if t.name != "exact"]
-        rows |= {build.label(spec): Steady(build.teacher(spec, exp)).to(device) for spec in specs}
+        specs += [(spec, "pseudo_gt.teachers") for spec in exp.pseudo_gt.teachers if spec.name != "exact"]
     if exp.distil.online:
-        rows[build.label(exp.distil.online)] = Steady(build.teacher(exp.distil.online, exp, "distil.online")).to(device)
+        specs.append((exp.distil.online, "distil.online"))
+    rows |= {build.label(spec): TeacherSwapper(build.teacher(spec, exp, key)).to(device) for spec, key in specs}
     return rows | {name: by_name(str(path), exp, pairs, device) for name, path in trained(exp).items()}
 
 
 def trained(exp: Experiment) -> dict[str, Path]:
-    """What an experiment trained, by the name of its row: a student, or the stages of a teacher."""
+    """The files that an experiment trains by the name of their row: a student, or the stages of a teacher."""
     stages = {exp.student.name: "train"} | ({f"{exp.student.name}-refined": "refine"} if "refine" in exp.stages else {})
     return {name: exp.folder / stage / learner_of(exp.student.name, stage).file for name, stage in stages.items()}
 
 
 def by_name(name: str, exp: Experiment, pairs: Pairs, device: Any) -> Any:
-    """One of the swappers listed above. Raises ConfigError listing what is known."""
-    if name == "copy-target":
-        return sanity.copy_target
-    if name == "copy-source":
-        return sanity.copy_source
+    """One of the swappers listed above. Raises ConfigError that lists the known names."""
+    if name in COPIES:
+        return COPIES[name]
     if name == "exact":
         if pairs.exact is None:
             raise ConfigError(f"swapper 'exact': the pairs '{pairs.name}' are photographs, whose exact swap is unknown")
-        return Finished("exact", pairs.exact)
+        return FinishedSwaps("exact", pairs.exact)
     specs = {build.label(spec): spec for spec in exp.pseudo_gt.teachers}
+    if name.endswith("teacher.safetensors"):
+        specs[name] = Teacher("faceshifter", weights={"generator": name})
     if name in specs or name in teachers.TEACHERS:
-        return Steady(build.teacher(specs.get(name, Teacher(name)), exp, f"swapper '{name}'")).to(device)
-    teacher = _metadata(name).get("teacher") if name.endswith(".safetensors") and Path(name).is_file() else None
-    if teacher is not None:
-        return Steady(build.teacher(Teacher(teacher, weights={"generator": name}), exp, name)).to(device)
+        return TeacherSwapper(build.teacher(specs.get(name, Teacher(name)), exp, f"swapper '{name}'")).to(device)
     if name.endswith(".safetensors"):
         student = load_student(name, exp)
-        made_for = student.generator.options["resolution"]
-        if made_for != pairs.resolution:
-            raise ConfigError(
-                f"{name}: swaps at {made_for} x {made_for} pixels, the pairs '{pairs.name}' have {pairs.resolution} x "
-                f"{pairs.resolution}; read the list at its size with --resolution {made_for}"
-            )
+        _check_resolution(name, student.generator.options["resolution"], pairs.resolution)
         return student.to(device)
     if name.endswith(".onnx"):
         return OnnxStudent(name, exp, pairs.resolution)
     if Path(name).is_dir():
         return read_finished(Path(name), pairs)
-    known = ["copy-target", "copy-source", "exact", *specs, *teachers.TEACHERS]
+    known = [*COPIES, "exact", *specs, *teachers.TEACHERS]
     raise ConfigError(
         f"unknown swapper '{name}'; known: {', '.join(dict.fromkeys(known))}, a student's or teacher's .safetensors "
         f"file, an .onnx file, a folder of finished swaps"
     )
 
 
-class Steady(torch.nn.Module):
-    """A teacher that must give a swap for every pair: where it finds no face, the target stays as it is."""
+def _check_resolution(path: str | Path, own: int, wanted: int) -> None:
+    if own != wanted:
+        raise ConfigError(
+            f"{path}: swaps at {own} x {own} pixels, the pairs have {wanted} x {wanted}; read the list at its size "
+            f"with --resolution {own}"
+        )
+
+
+class TeacherSwapper(torch.nn.Module):
+    """A teacher that returns a swap for every pair: where it finds no face, the target is returned unchanged."""
 
     def __init__(self, teacher: teachers.Teacher):
         super().__init__()
-        self.teacher, self.name = teacher, teacher.name
-        self.weight_hash = teacher.weight_hash
+        self.teacher, self.name, self.weight_hash = teacher, teacher.name, teacher.weight_hash
+        self.parts, self.files = teacher.parts, teacher.files
         self.eval().requires_grad_(False)
-
-    @property
-    def parts(self) -> dict[str, torch.nn.Module]:
-        return self.teacher.parts
-
-    @property
-    def files(self) -> dict[str, Path]:
-        return self.teacher.files
 
     def forward(self, source: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         places, swap = torch.arange(len(target)), target.clone()
@@ -118,40 +112,40 @@ class Steady(torch.nn.Module):
 
 
 @dataclass(frozen=True, eq=False)
-class Finished:
-    """Swaps that are there already: (N, 3, H, H) uint8, in the order of the pairs; `missing` pairs have none."""
+class FinishedSwaps:
+    """Swaps (N, 3, H, H) uint8 in the order of the pairs. missing: numbers of the pairs without a swap."""
 
     name: str
     swaps: torch.Tensor
     missing: Sequence[int] = ()
 
 
-def read_finished(folder: Path, pairs: Pairs) -> Finished:
-    """A folder of `<pair>.png` (or .jpg, .webp, .bmp) as it was made elsewhere, aligned as the pairs are.
+def read_finished(folder: Path, pairs: Pairs) -> FinishedSwaps:
+    """A folder of `<pair>.png` (or .jpg, .webp, .bmp) that another program wrote, aligned like the pairs.
 
-    Raises DataError where none of the pairs is there, or one has another size or is damaged.
+    Raises DataError where no pair has a picture, and where a picture is damaged or has another size.
     """
-    found = {path.stem: path for path in sorted(folder.iterdir()) if path.suffix.lower() in SUFFIXES}
+    files = {path.stem: path for path in sorted(folder.iterdir()) if path.suffix.lower() in SUFFIXES}
     names = names_of(pairs)
-    missing = [i for i, name in enumerate(names) if name not in found]
+    missing = [i for i, name in enumerate(names) if name not in files]
     if len(missing) == len(names):
         raise DataError(
             f"{folder}: holds none of the {len(names)} swaps; expected {names[0]}.png and so on, a picture for each "
             f"pair of '{pairs.name}'"
         )
-    side = pairs.resolution
-    swaps = torch.zeros(len(names), 3, side, side, dtype=torch.uint8)
+    swaps = torch.zeros_like(pairs.target)
     for i, name in enumerate(names):
-        if name in found:
-            pixels = decode(found[name])
-            if pixels.shape[1:] != (side, side):
-                height, width = pixels.shape[1:]
+        if name in files:
+            pixels = torch.from_numpy(decode(files[name]))
+            if pixels.shape != swaps[i].shape:
+                _, height, width = pixels.shape
+                side = pairs.resolution
                 raise DataError(
-                    f"{found[name]}: {width} x {height} pixels, the pairs have {side} x {side}; make it on their "
-                    f"crops, or read the list at that size with --resolution"
+                    f"{files[name]}: {width} x {height} pixels, the pairs have {side} x {side}; swap the crops of the "
+                    f"list, or read the list at that size with --resolution"
                 )
-            swaps[i] = torch.from_numpy(pixels)
-    return Finished(folder.name, swaps, missing)
+            swaps[i] = pixels
+    return FinishedSwaps(folder.name, swaps, missing)
 
 
 def names_of(pairs: Pairs) -> Sequence[str]:
@@ -160,9 +154,9 @@ def names_of(pairs: Pairs) -> Sequence[str]:
 
 
 def load_student(path: str | Path, exp: Experiment) -> students.StudentSwapper:
-    """A student's file with the identity encoder it was trained with, as a swapper. Raises ConfigError, ValueError."""
+    """A student's file, with the identity encoder that trained it, as a swapper. Raises ConfigError, ValueError."""
     generator = students.load(path)
-    encoder = build.identity_encoder(exp, _metadata(path).get("identity_encoder"))
+    encoder = build.identity_encoder(exp, build.encoder_of(path))
     build.check_recogniser(exp, encoder.card.name, str(path))
     swapper = students.StudentSwapper(generator, encoder).eval().requires_grad_(False)
     swapper.name = generator.name
@@ -171,84 +165,66 @@ def load_student(path: str | Path, exp: Experiment) -> students.StudentSwapper:
     return swapper
 
 
-def _metadata(path: str | Path) -> dict[str, str]:
-    try:
-        with safe_open(path, framework="pt") as file:
-            return file.metadata() or {}
-    except SafetensorError as error:
-        raise DataError(f"{path}: not a safetensors file ({error})") from None
-
-
 class OnnxStudent:
-    """An exported student in onnxruntime: one file (source, target) -> swap, or a generator (target, embedding) ->
-    swap, whose identity encoder is the one that `identity_encoder` of its metadata names, else the experiment's.
-    resolution: that of its targets; where it is None, the file must tell it.
+    """An exported student in onnxruntime: a whole model (source, target) -> swap, or a generator (target, embedding) ->
+    swap, with the identity encoder that its metadata names in PyTorch, else the experiment's.
 
-    Raises ValueError naming the file and what it takes.
+    Raises ValueError that names the file and its inputs, and ConfigError where it does not swap at `resolution`; None
+    takes the file's own resolution.
     """
 
-    needs_map = False  # whether the generator takes the encoder's map as well, as `identity_map`
-
     def __init__(self, path: str | Path, exp: Experiment, resolution: int | None) -> None:
-        graph = Session(path, threads=exp.threads)
-        inputs = graph.inputs
-        made_for = inputs["target"][-1] if inputs.get("target") else None
+        path, session = Path(path), Session(path, threads=exp.threads)
+        inputs = session.inputs
         if set(inputs) not in ({"source", "target"}, {"target", "embedding"}, {"target", "embedding", "identity_map"}):
             raise ValueError(
                 f"{path}: its inputs are {', '.join(sorted(inputs))}; expected source and target (whole.onnx), or "
                 f"target and embedding (generator.onnx); a face swapper of another kind is measured as a teacher: onnx "
                 f"of pseudo_gt.teachers"
             )
-        if resolution is None:
-            if not isinstance(made_for, int):
-                raise ValueError(f"{path}: its input target has no fixed size: {inputs}; export it for one resolution")
-            resolution = made_for
-        if isinstance(made_for, int) and made_for != resolution:
-            raise ConfigError(
-                f"{path}: swaps at {made_for} x {made_for} pixels, the pairs have {resolution} x {resolution}; read "
-                f"the list at its size with --resolution {made_for}"
-            )
-        self.resolution = resolution
-        named = graph.metadata.get("identity_encoder")
-        if named is not None and named not in ENCODERS:
-            raise ConfigError(f"{path}: its identity encoder '{named}' is unknown; known: {', '.join(ENCODERS)}")
-        image = (3, resolution, resolution)
-        self.encoder = None
-        if set(inputs) == {"source", "target"}:
-            graph.fit({"source": image, "target": image}, image)
-        else:
-            self.encoder = build.identity_encoder(exp, named)
-            condition = {"embedding": (self.encoder.card.embedding_dim,)}
-            if "identity_map" in inputs:
-                condition["identity_map"] = tuple(self.encoder.map_shape)
-            self.needs_map = "identity_map" in inputs
-            graph.fit({"target": image, **condition}, image)
-        trainer = self.encoder.card.name if self.encoder is not None else named
-        if trainer is not None:
-            build.check_recogniser(exp, trainer, str(path))
-        stem, folder = Path(path).stem, Path(path).parent.name  # exports all have the same names, in folders of theirs
-        self.graph, self.name = graph, f"{folder}-{stem}" if stem in ("generator", "whole") and folder else stem
+        own = (inputs["target"] or [None])[-1]
+        if isinstance(own, int) and resolution is not None:
+            _check_resolution(path, own, resolution)
+        self.resolution = own if isinstance(own, int) else resolution
+        if self.resolution is None:
+            raise ValueError(f"{path}: its input target has no fixed size: {inputs}; export it for one resolution")
+        encoder_name = session.metadata.get("identity_encoder")
+        if encoder_name is not None and encoder_name not in ENCODERS:
+            raise ConfigError(f"{path}: its identity encoder '{encoder_name}' is unknown; known: {', '.join(ENCODERS)}")
+        self.encoder = None if "source" in inputs else build.identity_encoder(exp, encoder_name)
+        self.needs_map = "identity_map" in inputs  # whether the generator takes the encoder's map as well
         self.weight_hash = weights.sha256(path)[:16]
-        self.files = {"generator" if self.encoder is not None else "model": Path(path)}
-        if self.encoder is not None:
+        image = (3, self.resolution, self.resolution)
+        if self.encoder is None:
+            shapes, self.files = {"source": image, "target": image}, {"model": path}
+        else:
+            encoder_name = self.encoder.card.name
+            shapes = {"target": image, "embedding": (self.encoder.card.embedding_dim,)}
+            if self.needs_map:
+                shapes["identity_map"] = tuple(self.encoder.map_shape)
+            self.files = {"generator": path, "identity_encoder": weights.find(self.encoder.card, exp.weights)}
             self.weight_hash += f"+{self.encoder.weight_hash}"
-            self.files["identity_encoder"] = weights.find(self.encoder.card, exp.weights)
+        session.fit(shapes, image)
+        if encoder_name is not None:
+            build.check_recogniser(exp, encoder_name, str(path))
+        generic = path.stem in ("generator", "whole") and path.parent.name  # all exports have these names
+        self.session, self.name = session, f"{path.parent.name}-{path.stem}" if generic else path.stem
 
     @torch.inference_mode()
     def __call__(self, source: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         if self.encoder is None:
-            return self.graph(source, target)
-        return self.graph(target, *students.condition(self.encoder, source.cpu(), self)).to(target.device)
+            return self.session(source, target)
+        return self.session(target, *students.condition(self.encoder, source.cpu(), self)).to(target.device)
 
 
 def own_estimators(name: str, swapper: Any, estimators: Estimators) -> list[str]:
-    """A warning for each estimator whose network is part of the swapper itself, as that of the landmarks by which a
-    teacher warps: the swapper was made to please it."""
+    """A warning for each estimator that is also a network of the swapper, as the landmarks of `landmark_warp` are: the
+    swapper optimises what that estimator measures."""
     teacher = getattr(swapper, "teacher", None)
     files = [*getattr(swapper, "files", {}).values(), *(teacher.weights.values() if teacher is not None else ())]
     hashes = {weights.sha256(path)[:16] for path in files}
-    if teacher is not None and "identity_encoder" in teacher.facts:
-        hashes.add(teacher.facts["identity_encoder"])
+    if teacher is not None:
+        hashes.add(teacher.facts.get("identity_encoder"))
     warnings = []
     for role, estimator in estimators.items():
         card = CARDS.get(estimator.name)
@@ -259,7 +235,7 @@ def own_estimators(name: str, swapper: Any, estimators: Estimators) -> list[str]
 
 
 def fingerprint(swapper: Any) -> str:
-    """What tells one swapper from another of the same name: the hash of its weights, or of its finished swaps."""
-    if isinstance(swapper, Finished):
+    """The hash of a swapper's weights or finished swaps, or the name of a swapper that has neither."""
+    if isinstance(swapper, FinishedSwaps):
         return bytes_hash(np.ascontiguousarray(swapper.swaps.numpy()).tobytes())
-    return getattr(swapper, "weight_hash", None) or getattr(swapper, "name", type(swapper).__name__)
+    return getattr(swapper, "weight_hash", None) or swapper.name

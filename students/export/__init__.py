@@ -1,5 +1,5 @@
-"""What goes on the phone, in the formats of its runtimes, each file proved equal to PyTorch.
+"""Exports of a student to the runtimes of phones and browsers, each file compared with PyTorch.
 
-models.py says what is exported, targets.py to which runtimes, one module each; proof.py compares. `python -m
-distill.export STUDENT --to TARGETS` is the command.
+models.py defines what is exported, targets.py lists the runtimes, one module each, and equality.py compares.
+`python -m distill.export STUDENT --to TARGETS` is the command.
 """

@@ -1,6 +1,6 @@
-"""The page of `web` in a headless Chromium, to prove its numbers. Wants the extra `export-web`, Chromium, its driver.
+"""Opens the page of `web.py` in a headless Chromium. Needs the extra `export-web`, Chromium and its driver.
 
-The folder is served at 127.0.0.1 as `python -m http.server` serves it, and the page is driven by Selenium.
+The folder is served at 127.0.0.1 as `python -m http.server` serves it; Selenium drives the page.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import os
 import shutil
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -33,7 +33,7 @@ FLAGS = (
     "--disable-extensions",
     "--no-first-run",
 )
-# WebGPU computed on the CPU, by the SwiftShader that comes with Chromium: the path is real, its speed is not.
+# WebGPU on the CPU, by the SwiftShader that comes with Chromium: the code path is real, its speed is not.
 SOFTWARE_WEBGPU = (
     "--enable-unsafe-webgpu",
     "--enable-features=Vulkan",
@@ -51,14 +51,14 @@ const text = (floats) => {
   return btoa(all);
 };
 swapdistill.swap(floats(source), floats(target)).then(
-  (made) => done({ ...made, swap: text(made.swap) }), (error) => done({ error: String(error) }));
+  (result) => done({ ...result, swap: text(result.swap) }), (error) => done({ error: String(error) }));
 """
 _CALL = "const done = arguments[0]; {}.then((value) => done({{ value }}), (error) => done({{ error: String(error) }}));"
 
 
 @dataclass(frozen=True)
 class Swap:
-    """swap (1, 3, R, R) as it comes out of the network, and the milliseconds of both networks in the page."""
+    """swap (1, 3, R, R), the network's output, and the milliseconds of both networks in the page."""
 
     swap: Tensor
     backend: str
@@ -68,49 +68,39 @@ class Swap:
 
 @dataclass(frozen=True)
 class Page:
-    """An open page. `driver` is Selenium's, for clicks and screenshots; `requests` are the paths its server got."""
+    """An open page. `driver`: Selenium's, for clicks and screenshots. `requests`: all paths that it asked for."""
 
     driver: Any
     address: str
     requests: list[str] = field(default_factory=list)
 
     def swap(self, source: Tensor, target: Tensor) -> Swap:
-        """The swap of two crops (1, 3, R, R) float32 in [-1, 1]. Raises ValueError with what the page says is wrong."""
-        made = self.driver.execute_async_script(_SWAP, _text(source), _text(target))
-        if "error" in made:
-            raise ValueError(f"{self.address}: the page cannot swap: {made['error']}")
-        numbers = np.frombuffer(base64.b64decode(made["swap"]), "<f4").reshape(target.shape)
-        return Swap(torch.from_numpy(numbers.copy()), made["backend"], made["encoder_ms"], made["generator_ms"])
+        """The swap of two crops (1, 3, R, R) float32 in [-1, 1]. Raises ValueError with the page's error."""
+        result = self.driver.execute_async_script(_SWAP, _text(source), _text(target))
+        if "error" in result:
+            raise ValueError(f"{self.address}: the page cannot swap: {result['error']}")
+        numbers = np.frombuffer(base64.b64decode(result["swap"]), "<f4").reshape(target.shape)
+        return Swap(torch.from_numpy(numbers.copy()), result["backend"], result["encoder_ms"], result["generator_ms"])
 
     def call(self, expression: str) -> Any:
-        """What a promise of the page comes to, as JSON can tell it. Raises ValueError with the page's error."""
-        made = self.driver.execute_async_script(_CALL.format(expression))
-        if "error" in made:
-            raise ValueError(f"{self.address}: {made['error']}")
-        return made.get("value")
+        """The JSON value of a promise in the page. Raises ValueError with the page's error."""
+        result = self.driver.execute_async_script(_CALL.format(expression))
+        if "error" in result:
+            raise ValueError(f"{self.address}: {result['error']}")
+        return result.get("value")
 
     def hosts(self) -> set[str]:
-        """Scheme, host and port of all that was asked of the network since this was last called, by Chromium's log."""
+        """Scheme, host and port of all network requests since the last call, from Chromium's log."""
         events = (json.loads(entry["message"])["message"] for entry in self.driver.get_log("performance"))
         urls = [e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"]
         return {"/".join(url.split("/")[:3]) for url in urls if url.startswith(("http:", "https:", "ws:", "wss:"))}
 
 
-def run(path: str | Path, inputs: Mapping[str, Tensor], backend: str = "wasm") -> dict[str, Tensor]:
-    """The outputs by name, {"swap": (1, 3, R, R)}, of a page's folder for inputs source and target by name.
-
-    Source and target are crops (1, 3, R, R) float32 in [-1, 1]. backend: wasm or webgpu. Raises ValueError naming what
-    has to be installed, or what the page says is wrong.
-    """
-    with opened(path, backend) as page:
-        return {"swap": page.swap(inputs["source"], inputs["target"]).swap}
-
-
 @contextmanager
 def opened(path: str | Path, backend: str = "wasm", size: tuple[int, int] = (1280, 900)) -> Iterator[Page]:
-    """Serve a page's folder and open it in a window of `size` pixels; a Page, once the student is loaded.
+    """Serve a page's folder and open it in a window of `size` pixels; yields the Page when its student is loaded.
 
-    Raises ValueError as `run` does.
+    backend: wasm or webgpu. Raises ValueError naming the missing program or package, or with the page's error.
     """
     path = Path(path)
     if not (path / "index.html").is_file():
@@ -124,8 +114,8 @@ def opened(path: str | Path, backend: str = "wasm", size: tuple[int, int] = (128
         page.call("swapdistill.ready")
         runs_in = page.call("(async () => document.getElementById('backend').value)()")
         if runs_in != backend:
-            told = page.call("(async () => document.getElementById('backend-told').textContent)()")
-            raise ValueError(f"{path}: runs in {runs_in}, not in {backend}: {told}")
+            reason = page.call("(async () => document.getElementById('backend-status').textContent)()")
+            raise ValueError(f"{path}: runs in {runs_in}, not in {backend}: {reason}")
         driver.set_script_timeout(SWAP_S)
         yield page
 

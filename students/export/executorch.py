@@ -1,51 +1,41 @@
-"""ExecuTorch: a model as a .pte file for XNNPACK. Wants the extra `export-executorch`.
+"""ExecuTorch: a .pte file for XNNPACK. Needs the extra `export-executorch`.
 
-Lowered from torch.export's graph, run by ExecuTorch's own runtime. Normalisations without weights are given ones first:
-two of them in one graph come out wrong on XNNPACK (executorch 1.5.1).
+Lowered from torch.export's graph, run by ExecuTorch's own runtime. Normalisations without weights get weights first:
+two of them in one graph give wrong results on XNNPACK (executorch 1.5.1).
 """
 
 from __future__ import annotations
 
-import io
-import logging
-import warnings
 from collections.abc import Mapping, Sequence
-from contextlib import redirect_stderr
 from pathlib import Path
 
 from torch import Tensor
 
-from swapcore.files import whole_folder
+from swapcore.files import whole_file
 
-from .models import Model, Run, program
-
-PRECISIONS = ("fp32",)
+from .conversion import converting
+from .models import Model, Run, Target, program
 
 
 def write(model: Model, path: str | Path, precision: str = "fp32", metadata: Mapping[str, str] = {}) -> Path:
-    """Write a model as a .pte file, which has no place for the metadata. Raises ValueError naming what cannot be."""
+    """Write a model as a .pte file, which cannot hold the metadata. Raises ValueError naming the operator without a
+    lowering."""
     path = Path(path)
-    with warnings.catch_warnings(), redirect_stderr(io.StringIO()):
-        warnings.simplefilter("ignore")
-        logging.getLogger("executorch").setLevel(logging.ERROR)
+    with converting(model.name, "ExecuTorch", Exception, "executorch"):  # its passes raise exceptions of any class
         from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
         from executorch.exir import to_edge_transform_and_lower
 
-        try:
-            lowered = to_edge_transform_and_lower(program(model), partitioner=[XnnpackPartitioner()]).to_executorch()
-        except Exception as error:  # its passes raise whatever they like
-            reason = [line.strip() for line in str(error).splitlines() if "perator" in line] or str(error).splitlines()
-            raise ValueError(
-                f"{model.name}: cannot be lowered to ExecuTorch: {reason[0] if reason else error}"
-            ) from error
-    with whole_folder(path) as temporary:
+        lowered = to_edge_transform_and_lower(program(model), partitioner=[XnnpackPartitioner()]).to_executorch()
+    with whole_file(path) as temporary:
         temporary.write_bytes(lowered.buffer)
     return path
 
 
 def load(path: str | Path, names: Sequence[str], threads: int = 1) -> Run:
-    """Inputs by name -> outputs of a .pte file, `names` being theirs in the model's order. ExecuTorch
-    takes all the cores it may use, whatever `threads` says. Raises ValueError naming a damaged file."""
+    """Inputs by name -> outputs of a .pte file; `names` are those of the outputs in the model's order.
+
+    ExecuTorch uses all cores that the process may use, whatever `threads` is. Raises ValueError naming a damaged file.
+    """
     from executorch.runtime import Runtime
 
     try:
@@ -53,8 +43,15 @@ def load(path: str | Path, names: Sequence[str], threads: int = 1) -> Run:
     except RuntimeError as error:
         raise ValueError(f"{path}: not a file that ExecuTorch can run: {str(error).splitlines()[0]}") from error
 
-    def outputs(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        made = method.execute([tensor.contiguous() for tensor in inputs.values()])
-        return {name: tensor.clone() for name, tensor in zip(names, made, strict=True)}
+    def run(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        tensors = method.execute([tensor.contiguous() for tensor in inputs.values()])
+        return {name: tensor.clone() for name, tensor in zip(names, tensors, strict=True)}
 
-    return outputs
+    return run
+
+
+TARGET = Target(
+    ".pte", ("fp32",), "ExecuTorch, XNNPACK",
+    "method forward: float32 tensors in the order of the inputs, NCHW, batch of one",
+    write, load, packages=("executorch",), extra="export-executorch",
+)  # fmt: skip

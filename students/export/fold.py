@@ -1,8 +1,8 @@
-"""Normalisation folded into convolutions and linear layers where that changes no value: the same function, fewer steps.
+"""Folding of normalisations into convolutions and linear layers where the function stays the same.
 
-In evaluation a BatchNorm is a scale and a shift for each channel. Before a 1x1 convolution, after any convolution, and
-before a 3x3 one on reflected borders both go into weights and bias; before a modulation by the embedding they go into
-the layers that give gain and shift. Before a convolution that pads with zeros they stay, as the shift is not padded.
+In evaluation a BatchNorm is a scale and a shift per channel. Before a 1x1 convolution, after any convolution and before
+a 3x3 convolution on reflected borders both go into weights and bias. Before a modulation by the embedding they go into
+the layers that compute gain and shift. Before a convolution that pads with zeros they stay: the shift is not padded.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from ..mobilefsgan import AttributeBlock, IdentityBlock, Up
 
 
 def folded(network: nn.Module) -> nn.Module:
-    """A copy of a network in evaluation mode with as many normalisations gone as can be. Raises ValueError in training
+    """A copy of a network in evaluation mode, its normalisations folded where possible. Raises ValueError in training
     mode, where a normalisation depends on the batch."""
     if network.training:
-        raise ValueError("a network in training mode cannot be folded, its batches normalise themselves; call .eval()")
+        raise ValueError("a network in training mode cannot be folded, as it normalises by its batch; call .eval()")
     network = copy.deepcopy(network)
     with torch.no_grad():
         for module in list(network.modules()):
@@ -32,9 +32,8 @@ def folded(network: nn.Module) -> nn.Module:
     return network
 
 
-def spelled_out(module: nn.Module) -> nn.Module:
-    """A copy whose normalisations without weights have weights, ones and zeros: the same function in words that every
-    converter knows."""
+def explicit_norms(module: nn.Module) -> nn.Module:
+    """A copy whose normalisations without weights have ones and zeros as weights, which every converter knows."""
     module = copy.deepcopy(module)
     for norm in module.modules():
         if isinstance(norm, nn.GroupNorm | nn.BatchNorm2d) and not norm.affine:
@@ -56,7 +55,7 @@ def _affine(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
 
 
 def _into_next(norm: nn.BatchNorm2d, conv: nn.Conv2d) -> None:
-    """Fold a normalisation into the convolution after it, which must see no zeros from padding."""
+    """Fold a normalisation into the convolution after it, which must not pad with zeros."""
     scale, shift = _affine(norm)
     weight = conv.weight.double()
     bias = torch.einsum("oikl,i->o", weight, shift)
@@ -73,7 +72,7 @@ def _attribute_block(block: AttributeBlock) -> None:
 
 
 def _up(up: Up) -> None:
-    # Bilinear weights sum to one and reflection repeats what is there, so scale and shift pass through both.
+    # Bilinear weights sum to one and reflection repeats pixels, so scale and shift pass through both.
     _into_next(up.normalize, up.conv)
     up.normalize = nn.Identity()
 

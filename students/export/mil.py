@@ -1,7 +1,7 @@
-"""A saved Core ML package run in torch: its program, read back by coremltools, operation by operation.
+"""Runs a saved Core ML package in torch: its program, read back by coremltools, operation by operation.
 
-Apple's runtime is on Apple's systems only. This proves that the file holds the function: its structure, its weights as
-they were rounded, the order and the settings of its operations. It does not prove Apple's kernels.
+Apple's runtime exists only on Apple's systems. This checks the content of the file: structure, rounded weights, order
+and parameters of its operations. It does not check Apple's kernels.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from .models import Run
 
 
 def load(path: str | Path, names: Sequence[str]) -> Run:
-    """Inputs by name -> outputs by name, float32, of a .mlpackage. Raises ValueError naming the file where it is
-    damaged, or the operation that is not known here."""
+    """Inputs by name -> outputs by name, float32, of a .mlpackage. Raises ValueError naming a damaged file, or an
+    operation that this module does not know."""
     main = program(path).functions["main"]
     constants = {
         variable.name: _plain(variable.val)
@@ -29,7 +29,7 @@ def load(path: str | Path, names: Sequence[str]) -> Run:
         if variable.val is not None
     }
 
-    def outputs(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def run(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         values: dict[str, Any] = {**constants, **inputs}
         missing = set(main.inputs) - set(inputs)
         if missing:
@@ -39,29 +39,29 @@ def load(path: str | Path, names: Sequence[str]) -> Run:
                 _compute(operation, values, path)
         return {name: values[name].float() for name in names}
 
-    return outputs
+    return run
 
 
 def _compute(operation, values: dict[str, Any], path: str | Path) -> None:
-    """Add what an operation gives to the values; those of constants are known without running anything."""
+    """Add the outputs of an operation to the values, unless they are constants."""
     if all(variable.name in values for variable in operation.outputs):
         return
     if operation.op_type not in OPERATIONS:
         raise ValueError(f"{path}: operation '{operation.op_type}' ({operation.name}) is not known here")
 
-    def known(variable) -> Any:
+    def value_of(variable) -> Any:
         if isinstance(variable, list | tuple):
-            return [known(one) for one in variable]
+            return [value_of(one) for one in variable]
         return values[variable.name]
 
-    given = {key: known(variable) for key, variable in operation.inputs.items() if variable is not None}
-    made = OPERATIONS[operation.op_type](given)
-    for variable, value in zip(operation.outputs, made if isinstance(made, tuple) else (made,), strict=True):
+    inputs = {key: value_of(variable) for key, variable in operation.inputs.items() if variable is not None}
+    results = OPERATIONS[operation.op_type](inputs)
+    for variable, value in zip(operation.outputs, results if isinstance(results, tuple) else (results,), strict=True):
         values[variable.name] = value
 
 
 def program(path: str | Path):
-    """The program of a .mlpackage. Raises ValueError naming the file where it is damaged."""
+    """The program of a .mlpackage. Raises ValueError naming a damaged file."""
     import coremltools
     from coremltools.converters.mil.frontend.milproto.load import load as load_program
 
@@ -69,14 +69,14 @@ def program(path: str | Path):
         model = coremltools.models.MLModel(str(path), skip_model_load=True)
         spec = model.get_spec()
         return load_program(spec, spec.specificationVersion, model.weights_dir)
-    except Exception as error:  # coremltools raises whatever its parsers raise
+    except Exception as error:  # the parsers of coremltools raise exceptions of any class
         reason = str(error).strip().splitlines()
         raise ValueError(f"{path}: not a Core ML package that can be read: {reason[0] if reason else error}") from error
 
 
 def _plain(value: Any) -> Any:
-    """Constants as torch has them: arrays as tensors, numbers and text as they are, but for halves, which a plain
-    number would widen."""
+    """A constant for torch: arrays become tensors, and so does an fp16 number, which Python would widen; other numbers
+    and text become Python's."""
     if isinstance(value, np.float16):
         return torch.tensor(value)
     if isinstance(value, np.ndarray):
@@ -84,29 +84,29 @@ def _plain(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else value
 
 
-def _whole(value: Any) -> list[int]:
+def _integers(value: Any) -> list[int]:
     return [int(one) for one in (value.tolist() if isinstance(value, Tensor) else value)]
 
 
 def _conv(i: Mapping[str, Any]) -> Tensor:
-    pads = _whole(i["pad"]) if "pad" in i and i.get("pad_type", "valid") == "custom" else [0] * 4
+    pads = _integers(i["pad"]) if "pad" in i and i.get("pad_type", "valid") == "custom" else [0] * 4
     if i.get("pad_type", "valid") not in ("valid", "custom"):
         raise ValueError(f"conv with pad_type {i['pad_type']} is not known here")
     x = F.pad(i["x"], (pads[2], pads[3], pads[0], pads[1]))
-    strides, dilations = _whole(i.get("strides", [1, 1])), _whole(i.get("dilations", [1, 1]))
+    strides, dilations = _integers(i.get("strides", [1, 1])), _integers(i.get("dilations", [1, 1]))
     return _wide(F.conv2d, x, i["weight"], i.get("bias"), strides, 0, dilations, int(i.get("groups", 1)))
 
 
-def _wide(function: Callable[..., Tensor], x: Tensor, *given: Any) -> Tensor:
-    """Products of halves, summed in float32 and rounded once: as torch does it, thirty times as fast on a CPU."""
+def _wide(function: Callable[..., Tensor], x: Tensor, *arguments: Any) -> Tensor:
+    """Products of fp16 values, summed in float32 and rounded once: torch's result, thirty times as fast on a CPU."""
     if x.dtype != torch.float16:
-        return function(x, *given)
-    wide = (one.float() if isinstance(one, Tensor) and one.dtype == torch.float16 else one for one in given)
+        return function(x, *arguments)
+    wide = (one.float() if isinstance(one, Tensor) and one.dtype == torch.float16 else one for one in arguments)
     return function(x.float(), *wide).half()
 
 
 def _dequantize(i: Mapping[str, Any]) -> Tensor:
-    """Whole numbers to weights, by a scale and a zero point for each place along an axis."""
+    """Integers to weights, by a scale and a zero point for each index along an axis."""
     data, scale, zero = (torch.as_tensor(i[key]) for key in ("quantized_data", "scale", "zero_point"))
     if scale.ndim:
         shape = [-1 if axis == int(i["axis"]) else 1 for axis in range(data.ndim)]
@@ -119,7 +119,7 @@ def _batch_norm(i: Mapping[str, Any]) -> Tensor:
 
 
 def _pad(i: Mapping[str, Any]) -> Tensor:
-    pairs = list(zip(*[iter(_whole(i["pad"]))] * 2, strict=True))
+    pairs = list(zip(*[iter(_integers(i["pad"]))] * 2, strict=True))
     while pairs and pairs[0] == (0, 0):
         pairs.pop(0)
     flat = [side for pair in reversed(pairs) for side in pair]
@@ -129,8 +129,8 @@ def _pad(i: Mapping[str, Any]) -> Tensor:
 
 def _slice(i: Mapping[str, Any]) -> Tensor:
     x, rank = i["x"], i["x"].ndim
-    begin, end = _whole(i["begin"]), _whole(i["end"])
-    stride = _whole(i.get("stride", [1] * rank))
+    begin, end = _integers(i["begin"]), _integers(i["end"])
+    stride = _integers(i.get("stride", [1] * rank))
     masks = {
         key: [bool(one) for one in i.get(key, [False] * rank)] for key in ("begin_mask", "end_mask", "squeeze_mask")
     }
@@ -166,7 +166,7 @@ def _instance_norm(i: Mapping[str, Any]) -> Tensor:
 def _split(i: Mapping[str, Any]) -> tuple[Tensor, ...]:
     axis = int(i["axis"])
     if "split_sizes" in i:
-        return i["x"].split(_whole(i["split_sizes"]), axis)
+        return i["x"].split(_integers(i["split_sizes"]), axis)
     return i["x"].chunk(int(i["num_splits"]), axis)
 
 
@@ -177,7 +177,7 @@ def _matmul(i: Mapping[str, Any]) -> Tensor:
 
 def _over_axes(name: str) -> Callable[[Mapping[str, Any]], Tensor]:
     def operation(i: Mapping[str, Any]) -> Tensor:
-        axes, keep = _whole(i["axes"]), bool(i.get("keep_dims", False))
+        axes, keep = _integers(i["axes"]), bool(i.get("keep_dims", False))
         if name == "l2":
             return i["x"].norm(2, axes, keep)
         return getattr(i["x"], name)(axes, keep)
@@ -187,13 +187,13 @@ def _over_axes(name: str) -> Callable[[Mapping[str, Any]], Tensor]:
 
 def _expand_dims(i: Mapping[str, Any]) -> Tensor:
     x = i["x"]
-    for axis in sorted(_whole(i["axes"])):
+    for axis in sorted(_integers(i["axes"])):
         x = x.unsqueeze(axis)
     return x
 
 
 def _squeeze(i: Mapping[str, Any]) -> Tensor:
-    axes = _whole(i["axes"]) if "axes" in i else [axis for axis, size in enumerate(i["x"].shape) if size == 1]
+    axes = _integers(i["axes"]) if "axes" in i else [axis for axis, size in enumerate(i["x"].shape) if size == 1]
     return i["x"].squeeze(axes)
 
 
@@ -226,7 +226,7 @@ OPERATIONS: dict[str, Callable[[Mapping[str, Any]], Tensor | tuple[Tensor, ...]]
     "reduce_mean": _over_axes("mean"),
     "reduce_sum": _over_axes("sum"),
     "relu": lambda i: F.relu(i["x"]),
-    "reshape": lambda i: i["x"].reshape(_whole(i["shape"])),
+    "reshape": lambda i: i["x"].reshape(_integers(i["shape"])),
     "resize_bilinear": _resize_bilinear,
     "rsqrt": lambda i: (i["x"] + i.get("epsilon", 0)).rsqrt(),
     "select": lambda i: torch.where(i["cond"], i["a"], i["b"]),
@@ -239,8 +239,8 @@ OPERATIONS: dict[str, Callable[[Mapping[str, Any]], Tensor | tuple[Tensor, ...]]
     "squeeze": _squeeze,
     "sub": lambda i: i["x"] - i["y"],
     "tanh": lambda i: i["x"].tanh(),
-    "tile": lambda i: i["x"].repeat(_whole(i["reps"])),
-    "transpose": lambda i: i["x"].permute(_whole(i["perm"])),
+    "tile": lambda i: i["x"].repeat(_integers(i["reps"])),
+    "transpose": lambda i: i["x"].permute(_integers(i["perm"])),
     "upsample_bilinear": lambda i: _upsample(i, "bilinear"),
     "upsample_nearest_neighbor": lambda i: _upsample(i, "nearest"),
 }

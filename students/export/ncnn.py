@@ -1,7 +1,7 @@
-"""ncnn: a model as a .param and a .bin. Wants the extra `export-ncnn`.
+"""ncnn: a .param and a .bin. Needs the extra `export-ncnn`.
 
-Converted by pnnx from a TorchScript trace, and run by the ncnn package. With fp16 the weights are halves, which ncnn
-widens or uses as they are, as the device allows; here all arithmetic is float32, so that equality can be told.
+Converted by pnnx from a TorchScript trace, and run by the ncnn package. fp16 stores weights in half precision; a device
+may also compute with them. Here all arithmetic is float32, so that the comparison is exact.
 """
 
 from __future__ import annotations
@@ -18,19 +18,16 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from swapcore.files import whole_folder
+from swapcore.files import whole_file
 
-from .fold import spelled_out
-from .models import Model, Run, lerp
-
-PRECISIONS = ("fp32", "fp16")
+from .fold import explicit_norms
+from .models import Model, Run, Target, lerp
 
 
 def write(model: Model, path: str | Path, precision: str = "fp32", metadata: Mapping[str, str] = {}) -> Path:
-    """Write a model as `path`, a .param, and a .bin beside it. Its inputs and outputs have the model's names; ncnn's
-    files have no place for the metadata.
+    """Write a model as `path`, a .param, and a .bin beside it; inputs and outputs keep the model's names.
 
-    Raises ValueError naming what pnnx could not convert.
+    The files cannot hold the metadata. Raises ValueError naming the layer that pnnx cannot convert.
     """
     import pnnx
 
@@ -38,20 +35,21 @@ def write(model: Model, path: str | Path, precision: str = "fp32", metadata: Map
     with tempfile.TemporaryDirectory() as folder:
         with warnings.catch_warnings(), torch.no_grad(), _WithoutLerp():
             warnings.simplefilter("ignore")
-            traced = torch.jit.trace(spelled_out(model.module), examples, check_trace=False)
+            traced = torch.jit.trace(explicit_norms(model.module), examples, check_trace=False)
         traced.save(f"{folder}/model.pt")
         shapes = ",".join(f"[{','.join(map(str, tensor.shape))}]" for tensor in examples)
-        half = int(precision == "fp16")
-        done = subprocess.run(
-            [pnnx.EXEC_PATH, "model.pt", f"inputshape={shapes}", f"fp16={half}"],
+        process = subprocess.run(
+            [pnnx.EXEC_PATH, "model.pt", f"inputshape={shapes}", f"fp16={int(precision == 'fp16')}"],
             cwd=folder, capture_output=True, text=True,
         )  # fmt: skip
         param, binary = Path(folder, "model.ncnn.param"), Path(folder, "model.ncnn.bin")
-        if done.returncode or not param.is_file():
-            reason = (done.stderr or done.stdout).strip().splitlines()[-1:]
-            raise ValueError(f"{model.name}: cannot be converted to ncnn: pnnx ends with {done.returncode}, {reason}")
+        if process.returncode or not param.is_file():
+            reason = (process.stderr or process.stdout).strip().splitlines()[-1:]
+            raise ValueError(
+                f"{model.name}: cannot be converted to ncnn: pnnx ends with {process.returncode}, {reason}"
+            )
         text = _renamed(param.read_text(), model)
-        with whole_folder(path) as new_param, whole_folder(_weights(path)) as new_binary:
+        with whole_file(path) as new_param, whole_file(_weights(path)) as new_binary:
             new_param.write_text(text)
             shutil.copyfile(binary, new_binary)
     return path
@@ -69,19 +67,19 @@ def load(path: str | Path, names: Sequence[str], threads: int = 1) -> Run:
     if net.load_param(str(path)) or net.load_model(str(_weights(path))):
         raise ValueError(f"{path}: not a file that ncnn can read, or damaged; export it again")
 
-    def outputs(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def run(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         with net.create_extractor() as extractor:
             for name, tensor in inputs.items():
                 extractor.input(name, ncnn.Mat(np.ascontiguousarray(tensor[0].numpy())).clone())
-            made = {}
+            outputs = {}
             for name in names:
                 failed, blob = extractor.extract(name)
                 if failed:
                     raise ValueError(f"{path}: ncnn gives no output '{name}' ({failed})")
-                made[name] = torch.from_numpy(np.array(blob))[None]
-        return made
+                outputs[name] = torch.from_numpy(np.array(blob))[None]
+        return outputs
 
-    return outputs
+    return run
 
 
 def files(path: str | Path) -> list[Path]:
@@ -100,17 +98,25 @@ class _WithoutLerp(TorchFunctionMode):
 
 
 def _renamed(text: str, model: Model) -> str:
-    """The .param with pnnx's in0, in1, out0, .. as the model calls them. Raises ValueError for layers ncnn lacks."""
+    """The .param with the model's names in place of pnnx's in0, in1, out0, ... Raises ValueError for layers that ncnn
+    does not have."""
     names = {f"in{i}": name for i, name in enumerate(model.inputs)}
     names |= {f"out{i}": name for i, name in enumerate(model.outputs)}
     magic, counts, *layers = text.splitlines()
     lines = []
     for line in layers:
         words = line.split()
-        if "." in words[0] or "::" in words[0]:  # pnnx leaves in what it has no layer for, as torch calls it
+        if "." in words[0] or "::" in words[0]:  # pnnx writes torch's name where it knows no layer
             raise ValueError(f"{model.name}: cannot be converted to ncnn: no layer for {words[0]} ({words[1]})")
-        if words[0].startswith("Convolution") and words[2] != "1":  # ncnn would read past them
+        if words[0].startswith("Convolution") and words[2] != "1":  # ncnn would ignore the second input
             raise ValueError(f"{model.name}: cannot be converted to ncnn: computed kernels of {words[0]} ({words[1]})")
         blobs = int(words[2]) + int(words[3])
         lines.append(" ".join([*words[:4], *(names.get(w, w) for w in words[4 : 4 + blobs]), *words[4 + blobs :]]))
     return "\n".join([magic, counts, *lines]) + "\n"
+
+
+TARGET = Target(
+    ".param", ("fp32", "fp16"), "ncnn, float32 arithmetic",
+    "Mats of float32 by blob name, without the axis of the batch; options use_fp16_* off for exact numbers",
+    write, load, packages=("pnnx", "ncnn"), extra="export-ncnn", files=files,
+)  # fmt: skip

@@ -1,13 +1,13 @@
-"""A folder with one static page that swaps faces in the browser, by onnxruntime-web. Wants the extra `onnx` to write.
+"""A folder with one static page that swaps faces in the browser, by onnxruntime-web. Needs the extra `export-web`.
 
     index.html, *.js, style.css   the page (students/export/page)
-    about.json                    what the student is: files, sizes, inputs, resolution
+    about.json                    the student: files, sizes, inputs, resolution
     generator.onnx, identity_encoder.onnx [, detector.onnx]
-    runtime/                      onnxruntime-web as its npm package has it: WebAssembly, and WebGPU where there is one
-    NOTICE.txt                    whose work it is, and under which licences
+    runtime/                      files of the npm package onnxruntime-web: WebAssembly, and WebGPU for browsers with it
+    NOTICE.txt                    authors and licences
 
-Any static server will do: `python -m http.server --directory FOLDER`. Pictures stay in the browser, and the page's
-Content-Security-Policy lets it speak to no host but its own. `browser.run` drives the folder, to prove its numbers.
+Any static server can serve it: `python -m http.server --directory FOLDER`. Pictures stay in the browser, and the page's
+Content-Security-Policy allows it no host but its own. `browser.py` opens the folder to compare its swaps with PyTorch.
 """
 
 from __future__ import annotations
@@ -16,15 +16,17 @@ import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from statistics import median
 from types import ModuleType
 
 import torch
 
-from swapcore.files import whole_folder
+from swapcore.files import sha256, whole_folder
 from swapcore.frame import CANONICAL
 
-from . import onnx
-from .models import Model
+from . import browser, onnx
+from .equality import Compared, Reference, check_difference, difference, median_ms
+from .models import Model, Target
 
 PACKAGE, VERSION = "onnxruntime-web", "1.30.0"
 INSTALL = f"npm install {PACKAGE}@{VERSION}"
@@ -37,11 +39,11 @@ RUNTIME = (
 )
 PAGE = Path(__file__).parent / "page"
 PARTS = ("identity_encoder", "generator")
-# By how much, of the range [-1, 1], a page's swap may be off: by the runtime's rounding, and that of the weights.
+# Largest difference, in the range [-1, 1], that the page accepts in its own check: the runtime and the weights round.
 TOLERANCES = {"fp32": 0.002, "fp16": 0.05, "int8": 0.3}
-CHECKED = 64  # numbers of the swap, about
+CHECKED = 64  # approximate number of values of the swap in that check
 ABOUT, DETECTOR = "about.json", "detector.onnx"
-# What YuNet gives at each of its strides (ShiqiYu/libfacedetection.train, onnx/yunet_n_dynamic.onnx).
+# YuNet's outputs at each of its strides (ShiqiYu/libfacedetection.train, onnx/yunet_n_dynamic.onnx).
 YUNET_OUTPUTS = {f"{kind}_{stride}" for kind in ("cls", "obj", "bbox", "kps") for stride in (8, 16, 32)}
 
 
@@ -53,13 +55,13 @@ def write(
     runtime: str | Path | None = None,
     detector: str | Path | None = None,
 ) -> Path:
-    """Write the page's folder, whole or not at all, and return it. A page that was there is replaced.
+    """Write the page's folder and return it; an earlier page there is replaced.
 
     models: those of `models.models`; generator and identity_encoder become a file each, so that a source is embedded
-    once. precision: of the weights in the files, fp32, fp16 or int8 (computed in fp32 all the same). metadata: text
-    about the student, shown by the page. runtime: the folder of the npm package, looked for in node_modules if None.
-    detector: the file of YuNet; without it the page takes aligned crops only.
-    Raises ValueError naming what is missing or does not fit, and what to do.
+    once. precision: of the weights in the files, fp32, fp16 or int8; arithmetic is float32 in all. metadata: texts
+    about the student, which the page shows. runtime: the folder of the npm package; None searches node_modules.
+    detector: YuNet's file; without it the page takes aligned crops only.
+    Raises ValueError naming the missing or wrong file and the remedy.
     """
     path = Path(path)
     if precision not in TOLERANCES:
@@ -70,24 +72,24 @@ def write(
     package = _package(runtime)
     if detector is not None:
         _check_detector(Path(detector))
-    with whole_folder(path) as made:
-        shutil.copytree(PAGE, made)
-        _copy_runtime(package, made / "runtime")
+    with whole_folder(path) as folder:
+        shutil.copytree(PAGE, folder)
+        _copy_runtime(package, folder / "runtime")
         for part in PARTS:
-            file = onnx.write(models[part], made / f"{part}.onnx", metadata=metadata)
+            file = onnx.write(models[part], folder / f"{part}.onnx", metadata=metadata)
             if precision != "fp32":
                 proto = _onnx().load(file)
                 onnx.narrow(proto, precision)
                 file.write_bytes(proto.SerializeToString())
         if detector is not None:
-            shutil.copyfile(detector, made / DETECTOR)
-        (made / ABOUT).write_text(json.dumps(_about(models, made, precision, metadata), indent=2) + "\n", "utf-8")
+            shutil.copyfile(detector, folder / DETECTOR)
+        (folder / ABOUT).write_text(json.dumps(_about(models, folder, precision, metadata), indent=2) + "\n", "utf-8")
     return path
 
 
-def _about(models: Mapping[str, Model], made: Path, precision: str, metadata: Mapping[str, str]) -> dict:
+def _about(models: Mapping[str, Model], folder: Path, precision: str, metadata: Mapping[str, str]) -> dict:
     def file(name: str) -> dict:
-        return {"file": name, "bytes": (made / name).stat().st_size}
+        return {"file": name, "bytes": (folder / name).stat().st_size}
 
     def part(model: Model) -> dict:
         inputs = {name: list(tensor.shape) for name, tensor in model.inputs.items()}
@@ -97,7 +99,7 @@ def _about(models: Mapping[str, Model], made: Path, precision: str, metadata: Ma
         "resolution": models["generator"].inputs["target"].shape[-1],
         "precision": precision,
         "models": {name: part(models[name]) for name in PARTS},
-        "detector": file(DETECTOR) if (made / DETECTOR).is_file() else None,
+        "detector": file(DETECTOR) if (folder / DETECTOR).is_file() else None,
         "canonical": CANONICAL,
         "check": _check(models, TOLERANCES[precision]),
         "runtime": {"package": PACKAGE, "version": VERSION},
@@ -106,20 +108,20 @@ def _about(models: Mapping[str, Model], made: Path, precision: str, metadata: Ma
 
 
 def _check(models: Mapping[str, Model], tolerance: float) -> dict:
-    """Some numbers of PyTorch's swap of a pattern, which the page swaps too before it takes pictures."""
+    """Some values of PyTorch's swap of a pattern; the page swaps the same pattern before it accepts pictures."""
     factors = {"source": 1, "target": 3}
     shape = models["generator"].inputs["target"].shape
     numbers = torch.arange(shape.numel())
     source, target = ((numbers * factor % 256 / 127.5 - 1).view(shape) for factor in factors.values())
     with torch.inference_mode():
-        given = models["identity_encoder"].module(source)
-        swap = models["generator"].module(target, *given)
-    step = shape.numel() // CHECKED | 1  # odd: each number from another column
+        identity = models["identity_encoder"].module(source)
+        swap = models["generator"].module(target, *identity)
+    step = shape.numel() // CHECKED | 1  # odd, so that the values lie in different columns
     return {"factors": factors, "step": step, "values": swap.flatten()[::step].tolist(), "tolerance": tolerance}
 
 
 def _package(runtime: str | Path | None) -> Path:
-    """The folder of the npm package, in the version that the page was written for."""
+    """The folder of the npm package, checked to be of the page's version."""
     here = Path.cwd()
     places = [p / "node_modules" / PACKAGE for p in (here, *here.parents)] if runtime is None else [Path(runtime)]
     folder = next((p for p in places if (p / "package.json").is_file()), None)
@@ -127,13 +129,12 @@ def _package(runtime: str | Path | None) -> Path:
         where = f"in node_modules of {here} or above it" if runtime is None else f"in {runtime}"
         raise ValueError(f"no {PACKAGE} {where}: {INSTALL}")
     try:
-        told = json.loads((folder / "package.json").read_text("utf-8"))
+        package = json.loads((folder / "package.json").read_text("utf-8"))
     except ValueError as error:
         raise ValueError(f"{folder / 'package.json'}: damaged ({error}): {INSTALL}") from None
-    if (told.get("name"), told.get("version")) != (PACKAGE, VERSION):
-        raise ValueError(
-            f"{folder}: holds {told.get('name')} {told.get('version')}, the page wants {PACKAGE} {VERSION}: {INSTALL}"
-        )
+    name, version = package.get("name"), package.get("version")
+    if (name, version) != (PACKAGE, VERSION):
+        raise ValueError(f"{folder}: holds {name} {version}, the page wants {PACKAGE} {VERSION}: {INSTALL}")
     missing = [name for name in RUNTIME if not (folder / "dist" / name).is_file()]
     if missing:
         raise ValueError(f"{folder / 'dist' / missing[0]}: missing: {INSTALL}")
@@ -141,7 +142,7 @@ def _package(runtime: str | Path | None) -> Path:
 
 
 def _copy_runtime(package: Path, to: Path) -> None:
-    """The runtime's files with its package.json. It ships no licence file; the page's folder has the text it names."""
+    """Copy the runtime's files and its package.json. The package has no licence file; NOTICE.txt holds its licence."""
     to.mkdir(exist_ok=True)
     for name in RUNTIME:
         shutil.copyfile(package / "dist" / name, to / name)
@@ -151,7 +152,7 @@ def _copy_runtime(package: Path, to: Path) -> None:
 
 
 def _onnx() -> ModuleType:
-    """The package, not the module beside this one."""
+    """The package onnx, not the module beside this one."""
     try:
         import onnx as package
     except ImportError:
@@ -171,3 +172,42 @@ def _check_detector(path: Path) -> None:
         raise ValueError(f"{path}: not an ONNX file ({error})") from None
     if not outputs >= YUNET_OUTPUTS:
         raise ValueError(f"{path}: not YuNet: it has no output '{min(YUNET_OUTPUTS - outputs)}'")
+
+
+def compare(
+    models: Mapping[str, Model],
+    reference: Reference,
+    precision: str,
+    folder: Path,
+    metadata: Mapping[str, str],
+    detector: Path | None = None,
+) -> Compared:
+    """`equality.compare` for the page: write it as folder/page and swap every pair in it, in WebAssembly on one thread.
+
+    The page measures the milliseconds of its two networks; PyTorch's are measured afterwards, not in alternation.
+    """
+    path = write(models, folder / "page", precision, metadata, detector=detector)
+    pairs = reference.inputs["whole"]
+    with browser.opened(path) as page:
+        results = [page.swap(*pair) for pair in zip(pairs["source"].split(1), pairs["target"].split(1), strict=True)]
+    swaps = torch.cat([result.swap for result in results])
+    size = {part: (path / f"{part}.onnx").stat().st_size for part in PARTS}
+    files = {f.relative_to(folder).as_posix(): sha256(f) for f in sorted(path.rglob("*")) if f.is_file()}
+    whole = {"file": path.name, "files": files, "bytes": sum(size.values())}
+    whole |= difference({"swap": swaps}, reference.outputs["whole"])
+    check_difference(whole, precision, f"{folder.name}: page")
+    first_pair = {name: tensor[:1] for name, tensor in pairs.items()}
+    page_ms = median(result.encoder_ms + result.generator_ms for result in results)
+    (pytorch_ms,) = median_ms([reference.call("whole", first_pair)])
+    whole |= {"ms": page_ms, "pytorch_ms": pytorch_ms, "ratio": page_ms / pytorch_ms}
+    facts = {}
+    for part in PARTS:
+        file = f"{path.name}/{part}.onnx"
+        facts[part] = {"file": file, "files": {file: files[file]}, "bytes": size[part]}
+    return Compared({**facts, "whole": whole}, lambda: swaps)
+
+
+TARGET = Target(
+    "", tuple(TOLERANCES), "Chromium, WebAssembly", "serve the folder page; it takes pictures",
+    packages=("selenium", *onnx.PACKAGES), extra="export-web", compare=compare,
+)  # fmt: skip

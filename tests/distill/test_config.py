@@ -169,15 +169,15 @@ def test_commands_take_folders_of_weights_by_name(tmp_path, monkeypatch, command
     monkeypatch.setattr(config, "default", spy)
     weights = ["--weights", *folders]
     if command == "evaluate":
-        from distill.evaluate import measure
+        from distill.evaluate import __main__ as evaluate
 
-        assert measure.main(["exact", "--pairs", "list", "--recogniser", "007", "--metrics", "a, b", *weights]) == 2
+        assert evaluate.main(["exact", "--pairs", "list", "--recogniser", "007", "--metrics", "a, b", *weights]) == 2
         assert built[0].eval.recogniser == "007" and built[0].eval.metrics == ("a", "b")
     elif command == "export":
-        from distill.export import convert
+        from distill.export import __main__ as export
 
-        assert convert.main([str(student_file(tmp_path)), "--to", "tnn", "--recogniser", "007", *weights]) == 2
-        assert built[0].eval.recogniser == "007" and built[0].data.test_people == convert.PAIRS
+        assert export.main([str(student_file(tmp_path)), "--to", "tnn", "--recogniser", "007", *weights]) == 2
+        assert built[0].eval.recogniser == "007"
     elif command == "swap":
         for package in ("cv2", "av"):
             pytest.importorskip(package, reason="pip install swapdistill[video]")

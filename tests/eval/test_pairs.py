@@ -151,7 +151,7 @@ def test_the_command_reads_single_photographs_and_synthetic_people(people, tmp_p
     made = make("singles", folder, "--out", tmp_path / "flat_list", "--count", 6, "--resolution", 48)
     assert made.returncode == 0 and "6 pairs, gallery of 6" in made.stdout, made.stderr
     other = make("singles", folder, "--out", tmp_path / "flat_list", "--count", 5, "--resolution", 48)
-    assert other.returncode == 2 and "flat_list/pairs.json: is another list already" in other.stderr
+    assert other.returncode == 2 and "flat_list/pairs.json: holds another list" in other.stderr
     words = ["synthetic", people.root, "--out", tmp_path / "list", "--count", "8", "--resolution", "48"]
     made = subprocess.run([sys.executable, COMMAND, *words], capture_output=True, text=True)  # as people give it
     assert made.returncode == 0 and "8 pairs, gallery of 5" in made.stdout, made.stderr
@@ -190,7 +190,7 @@ def test_mistakes_of_the_command_are_one_line(arguments, told, tmp_path):
         (lambda tree: tree.pop("gallery"), "lacks gallery"),
         (lambda tree: tree.update(format=9), "no list of pairs of format 1"),
         (lambda tree: tree["pairs"][0].pop("source"), "damaged list"),
-        (lambda tree: tree.update(gallery=[]), "pairs 'toy': gallery: empty; make the list again"),
+        (lambda tree: tree.update(gallery=[]), "pairs 'toy': gallery: empty; write the list again"),
     ],
 )
 def test_damaged_lists_are_refused(change, told, people, tmp_path):

@@ -1,4 +1,4 @@
-"""Small students for the tests of export, their statistics as training leaves them, and pictures to run them on."""
+"""Small students for the tests of export, with statistics as after training, and pictures to run them on."""
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +12,7 @@ OPTIONS = {"compact": {"width": 8}, "mobilefsgan": {"width": 8}, "mobilefaceswap
 
 
 def stirred(network):
-    """Statistics and gains far from 0 and 1, so that a forgotten one is seen."""
+    """The network in evaluation mode, its statistics and gains far from 0 and 1, so that tests see a forgotten one."""
     torch.manual_seed(0)
     for module in network.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
@@ -27,33 +27,31 @@ def stirred(network):
 def swapper(name):
     """A student of 64 pixels with fresh weights behind the synthetic benchmark's encoder."""
     encoder = load_identity_encoder("synthetic_identity", PACKAGED[0] / "synthetic_identity.safetensors")
-    options = {"resolution": 64, "embedding_dim": 56, **OPTIONS[name]}
-    if getattr(students.STUDENTS[name], "needs_map", False):
-        options["map_shape"] = list(encoder.map_shape)
     torch.manual_seed(0)
-    return students.StudentSwapper(stirred(students.build(name, **options)), encoder).eval()
+    generator = students.build_for(encoder, name, resolution=64, **OPTIONS[name])
+    return students.StudentSwapper(stirred(generator), encoder).eval()
 
 
 def pictures(n, side, seed=1):
     """(n, 3, side, side) smooth pictures in [-1, 1]."""
-    made = torch.rand(n, 3, 8, 8, generator=torch.Generator().manual_seed(seed)) * 2 - 1
-    return F.interpolate(made, side, mode="bicubic").clamp(-1, 1)
+    coarse = torch.rand(n, 3, 8, 8, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+    return F.interpolate(coarse, side, mode="bicubic").clamp(-1, 1)
 
 
 def inputs(model, n):
     """Inputs of one of a student's models by name: smooth pictures, unit embeddings, maps."""
     torch.manual_seed(1)
-    made = {}
+    tensors = {}
     for seed, (key, example) in enumerate(model.inputs.items()):
         values = torch.randn(n, *example.shape[1:])
         if example.ndim == 4 and example.shape[1] == 3:
             values = pictures(n, example.shape[-1], seed)
-        made[key] = F.normalize(values) if key == "embedding" else values
-    return made
+        tensors[key] = F.normalize(values) if key == "embedding" else values
+    return tensors
 
 
-def expected(model, given):
-    """What the model gives in PyTorch, by name."""
+def expected(model, inputs):
+    """The model's outputs in PyTorch, by name."""
     with torch.inference_mode():
-        out = model.module(*given.values())
+        out = model.module(*inputs.values())
     return dict(zip(model.outputs, out if isinstance(out, tuple) else (out,), strict=True))

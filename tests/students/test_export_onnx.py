@@ -60,7 +60,7 @@ def test_what_cannot_be_exported_names_itself(tmp_path):
 
     model = models(swapper("compact"))["generator"]
     strange = type(model)("strange", Strange().eval(), {"target": torch.zeros(1, 3, 8, 8)}, ("swap",))
-    with pytest.raises(ValueError, match="strange: cannot be exported to ONNX: .*eig"):
+    with pytest.raises(ValueError, match="strange: cannot be converted to ONNX: .*eig"):
         onnx.write(strange, tmp_path / "x.onnx")
     assert not list(tmp_path.iterdir())
     (tmp_path / "x.onnx").write_bytes(b"nothing")

@@ -9,7 +9,7 @@ from helpers.small_students import pictures, stirred, swapper
 from torch import nn
 
 import students
-from students.export import proof, targets
+from students.export import equality, targets
 from students.export.models import Model, models
 from students.mobilefsgan import DecoderBlock, Head, ImageHead, Up
 
@@ -33,17 +33,17 @@ def known():
     made = {}
     for name in students.STUDENTS:
         student = swapper(name)
-        made[name] = student, proof.Truth(student, pictures(2, 64), pictures(2, 64, seed=2))
+        made[name] = student, equality.Reference(student, pictures(2, 64), pictures(2, 64, seed=2))
     return made
 
 
 @pytest.mark.parametrize("name", FILES)
 def test_every_target_gives_pytorchs_numbers(name, known, tmp_path, monkeypatch):
     need(name)
-    monkeypatch.setattr(proof, "RUNS", 1)
+    monkeypatch.setattr(equality, "TIMED_RUNS", 1)
     student, truth = known["compact"]
     target = targets.TARGETS[name]
-    made = proof.prove(models(student), truth, target, "fp32", tmp_path, {"student": "compact"})
+    made = equality.compare(models(student), truth, target, "fp32", tmp_path, {"student": "compact"})
     assert set(made.facts) == {"generator", "identity_encoder", "whole"}
     weights = 4 * sum(p.numel() for p in student.generator.parameters())
     for facts in made.facts.values():
@@ -66,12 +66,12 @@ def test_generators_are_exported_or_refused_by_name(name, student, known, tmp_pa
         return
     truth = known[student][1]
     made = run(target, short, tmp_path, truth.inputs["generator"])
-    assert proof.difference(made, truth.outputs["generator"])["max_abs"] < 1e-4
+    assert equality.difference(made, truth.outputs["generator"])["max_abs"] < 1e-4
 
 
 def run(target, model, folder, inputs, precision="fp32"):
     path = target.write(model, folder / f"{precision}{target.suffix}", precision, {})
-    return proof.outputs(target.load(path, model.outputs, 1), inputs, target.batch)
+    return equality.outputs(target.load(path, model.outputs, 1), inputs, target.batch)
 
 
 class Part(nn.Module):
@@ -108,9 +108,9 @@ def test_smaller_precisions_are_smaller_and_nearly_the_same(name, tmp_path):
     need(name)
     target, size = targets.TARGETS[name], {}
     for precision in target.precisions:
-        facts = proof.difference(run(target, part(), tmp_path, INPUTS, precision), wanted())
+        facts = equality.difference(run(target, part(), tmp_path, INPUTS, precision), wanted())
         assert facts["max_abs"] < {"fp32": 1e-5, "fp16": 5e-3, "int8": 0.1}[precision], precision
-        size[precision] = targets.size_bytes(target, tmp_path / f"{precision}{target.suffix}")
+        size[precision] = target.size_bytes(tmp_path / f"{precision}{target.suffix}")
     assert size.get("fp16", 0) < 0.7 * size["fp32"] and size.get("int8", 0) < 0.5 * size["fp32"]
 
 
@@ -141,9 +141,9 @@ def test_what_computes_something_else_is_refused(name, tmp_path):
     """A converter that swaps weights, takes other corners or forgets a layer, as if it were this one."""
     need(name)
     for planted in (_swapped_weights, _other_corners, _dropped_layer):
-        facts = proof.difference(run(targets.TARGETS[name], part(planted), tmp_path, INPUTS), wanted())
-        with pytest.raises(proof.Unequal, match=r"part differs from PyTorch by up to .* fp32 allows 0.001"):
-            proof.refuse(facts, "fp32", "part")
+        facts = equality.difference(run(targets.TARGETS[name], part(planted), tmp_path, INPUTS), wanted())
+        with pytest.raises(equality.Unequal, match=r"part differs from PyTorch by up to .* fp32 allows 0.001"):
+            equality.check_difference(facts, "fp32", "part")
 
 
 class _Strange(nn.Module):
@@ -195,11 +195,11 @@ def test_unknown_targets_precisions_and_missing_packages_are_told(monkeypatch):
 def test_differences_are_measured(known):
     student, truth = known["compact"]
     wanted = {"swap": torch.zeros(1, 3, 4, 4)}
-    facts = proof.difference({"swap": torch.full((1, 3, 4, 4), 0.02)}, wanted)
+    facts = equality.difference({"swap": torch.full((1, 3, 4, 4), 0.02)}, wanted)
     assert facts["max_abs"] == facts["mean_abs"] == pytest.approx(0.02) and facts["psnr_db"] == pytest.approx(40)
-    with pytest.raises(proof.Unequal, match=r"swap: shape \(1, 3, 2, 2\), PyTorch gives \(1, 3, 4, 4\)"):
-        proof.difference({"swap": torch.zeros(1, 3, 2, 2)}, wanted)
-    nan = proof.difference({"swap": torch.full((1, 3, 4, 4), torch.nan)}, wanted)
-    with pytest.raises(proof.Unequal):
-        proof.refuse(nan, "int8", "x")
-    assert all(f["max_abs"] < 1e-5 and f["ms"] > 0 for f in proof.folding(student, truth).values())
+    with pytest.raises(equality.Unequal, match=r"swap: shape \(1, 3, 2, 2\), PyTorch gives \(1, 3, 4, 4\)"):
+        equality.difference({"swap": torch.zeros(1, 3, 2, 2)}, wanted)
+    nan = equality.difference({"swap": torch.full((1, 3, 4, 4), torch.nan)}, wanted)
+    with pytest.raises(equality.Unequal):
+        equality.check_difference(nan, "int8", "x")
+    assert all(f["max_abs"] < 1e-5 and f["ms"] > 0 for f in equality.folding(student, truth).values())

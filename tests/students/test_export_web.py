@@ -59,6 +59,12 @@ def page(folder, chromium):
         yield opened
 
 
+def swap_of(folder, images):
+    """The swap in the page of a folder, in WebAssembly."""
+    with browser.opened(folder) as page:
+        return page.swap(**images).swap
+
+
 def faces(n, size, seed=5):
     """Synthetic faces (n, size, size, 3) uint8."""
     drawn = render(sample_identities(n, seed), sample_attributes(n, seed), size).image
@@ -71,7 +77,7 @@ def choose(page, side, mode, path):
     box.find_element("css selector", f"input[value={mode}]").click()
     box.find_element("css selector", "input[type=file]").send_keys(str(path))
     page.call("swapdistill.shown()")
-    return box.find_element("css selector", ".told").text
+    return box.find_element("css selector", ".status").text
 
 
 def shown(page, what):
@@ -89,7 +95,7 @@ def test_the_swap_is_that_of_pytorch(tmp_path, chromium, name):
     given = inputs(made["whole"], 1)
     with torch.inference_mode():
         wanted = student(**given)
-    swap = browser.run(path, given)["swap"]
+    swap = swap_of(path, given)
     assert swap.shape == wanted.shape and (swap - wanted).abs().max() < 1e-4
     assert [p.name for p in tmp_path.iterdir()] == ["page"]
 
@@ -114,18 +120,18 @@ def test_planted_errors_are_caught(folder, student, tmp_path, chromium):
     (path / "generator.onnx").write_bytes(proto.SerializeToString())
     given = inputs(models(student)["whole"], 1)
     with pytest.raises(ValueError, match="the swap is off by .* from PyTorch's"):
-        browser.run(path, given)
+        swap_of(path, given)
     about = json.loads((path / "about.json").read_text())
     about["check"]["tolerance"] = 9  # the page's own check out of the way
     (path / "about.json").write_text(json.dumps(about))
     with torch.inference_mode():
-        assert (browser.run(path, given)["swap"] - student(**given)).abs().max() > 1e-3
+        assert (swap_of(path, given) - student(**given)).abs().max() > 1e-3
     (path / "generator.onnx").write_bytes(b"half")
     with pytest.raises(ValueError, match="generator.onnx has 4 bytes, about.json says"):
-        browser.run(path, given)
+        swap_of(path, given)
     (path / "index.html").unlink()
     with pytest.raises(ValueError, match="no page"):
-        browser.run(path, given)
+        swap_of(path, given)
 
 
 def test_no_other_host_is_asked(page):
@@ -158,7 +164,7 @@ def test_crops_of_the_students_size_are_taken_as_they_are(page, student, tmp_pat
     assert page.driver.find_element("id", "photo").is_displayed() is False
     page.driver.find_element("id", "time").click()
     page.call("swapdistill.shown()")
-    assert "Medians of 20 runs in WebAssembly" in page.driver.find_element("id", "result-told").text
+    assert "Medians of 20 runs in WebAssembly" in page.driver.find_element("id", "result-status").text
     for number in ("encoder-ms", "generator-ms"):
         assert 0 < float(page.driver.find_element("id", number).text.removesuffix(" ms")) < 10_000
 
@@ -196,8 +202,9 @@ def test_what_is_wrong_with_a_picture_is_told_beside_it(page, tmp_path):
 
 @needs_shared
 def test_faces_in_photos_are_found_aligned_and_laid_back_as_python_does(page, tmp_path):
-    aligned = pytest.importorskip("distill.faces")
     pytest.importorskip("cv2", reason="pip install swapdistill[video]")
+    from distill.data import faces as aligned
+
     detector = aligned.Detector(YUNET)
     scene = np.full((700, 1500, 3), 90, np.uint8)
     first, second = faces(2, 512)
@@ -218,7 +225,7 @@ def test_faces_in_photos_are_found_aligned_and_laid_back_as_python_does(page, tm
     assert page.driver.find_element("id", "photo").is_displayed()
     page.driver.find_element("css selector", "#target .next").click()
     other = np.array(page.call("swapdistill.shown().then((all) => all.face)"))
-    assert "face 2 of 2" in page.driver.find_element("id", "target-told").text
+    assert "face 2 of 2" in page.driver.find_element("id", "target-status").text
     assert np.abs(other - detector.all(scene)[1]).max() < 1
     Image.new("RGB", (300, 200), "gray").save(tmp_path / "nobody.png")
     assert "No face was found" in choose(page, "target", "photo", tmp_path / "nobody.png")
@@ -300,4 +307,4 @@ def test_a_missing_browser_is_told(tmp_path, monkeypatch):
     (tmp_path / "index.html").write_text("")
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(ValueError, match="needs Chromium: apt-get install chromium chromium-driver"):
-        browser.run(tmp_path, {})
+        swap_of(tmp_path, {})

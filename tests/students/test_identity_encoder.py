@@ -12,14 +12,7 @@ from helpers import goldens
 from PIL import Image
 from safetensors.torch import save_file
 
-from students.identity_encoder import (
-    ARCHITECTURES,
-    CARDS,
-    IdentityEncoder,
-    SmallResNet,
-    build_network,
-    load_identity_encoder,
-)
+from students.identity_encoder import ARCHITECTURES, CARDS, IdentityEncoder, SmallResNet, load_identity_encoder
 from students.mobilefacenet import MobileFaceNet, original_to_ours
 
 REAL = [name for name, card in CARDS.items() if name in ("foamliu_128", "xiaoccer_128")]
@@ -27,7 +20,7 @@ REAL = [name for name, card in CARDS.items() if name in ("foamliu_128", "xiaocce
 
 def fresh(card, seed: int = 0) -> IdentityEncoder:
     torch.manual_seed(seed)
-    return IdentityEncoder(build_network(card), card).eval()
+    return IdentityEncoder(card).eval()
 
 
 def test_embeddings_equal_the_reference():
@@ -125,15 +118,15 @@ def test_bad_names_and_files(tmp_path):
     with pytest.raises(ValueError, match="python -m distill.pretrain identity_encoder"):
         load_identity_encoder("mobilefacenet_512", None)
     with pytest.raises(ValueError, match="unknown architecture 'vit', known: mobilefacenet, small_resnet"):
-        build_network(dataclasses.replace(CARDS["foamliu_128"], architecture="vit"))
+        IdentityEncoder(dataclasses.replace(CARDS["foamliu_128"], architecture="vit"))
     for suffix in ("safetensors", "pt"):
         path = tmp_path / f"broken.{suffix}"
         path.write_bytes(b"nothing of the kind")
-        with pytest.raises(ValueError, match=f"{path}: not a readable weight file"):
+        with pytest.raises(ValueError, match=f"{path}: not a weight file that can be read"):
             load_identity_encoder("foamliu_128", path)
     path = tmp_path / "list.pt"
     torch.save([1, 2], path)
-    with pytest.raises(ValueError, match=f"{path}: expected a state dict"):
+    with pytest.raises(ValueError, match=rf"{path}: expected names of tensors \(a state dict\), got list"):
         load_identity_encoder("foamliu_128", path)
 
 
@@ -144,7 +137,7 @@ def test_weights_of_another_architecture(tmp_path):
         ValueError, match=rf"{path}: .*'foamliu_128': stem\.0\.conv\.weight: expected shape \(64, 3, 3, 3\)"
     ):
         load_identity_encoder("foamliu_128", path)
-    state = build_network(CARDS["xiaoccer_128"]).state_dict()
+    state = IdentityEncoder(CARDS["xiaoccer_128"]).network.state_dict()
     save_file({**state, "extra": torch.zeros(1)}, path)
     with pytest.raises(ValueError, match="extra: expected no such tensor, found shape"):
         load_identity_encoder("xiaoccer_128", path)

@@ -11,7 +11,7 @@ from helpers import goldens
 from torch.utils.flop_counter import FlopCounterMode
 
 import students
-from students.identity_encoder import CARDS, IdentityEncoder, build_network
+from students.identity_encoder import CARDS, IdentityEncoder
 from students.mobilefaceswap import MobileFaceSwap, load_original, original_to_ours
 from students.paddle import read_pdparams
 
@@ -111,7 +111,7 @@ def test_gradients_go_through_the_kernels_but_not_from_the_mask_into_the_trunk()
 @torch.no_grad()
 def test_the_identity_encoders_give_maps_that_fit(card):
     torch.manual_seed(0)
-    encoder = IdentityEncoder(build_network(CARDS[card]), CARDS[card]).eval()
+    encoder = IdentityEncoder(CARDS[card]).eval()
     images = torch.rand(2, 3, 64, 64) * 2 - 1
     embedding, identity_map = encoder.embed(images)
     assert torch.equal(embedding, encoder(images)) and identity_map.shape == (2, *encoder.map_shape)
@@ -122,10 +122,10 @@ def test_the_identity_encoders_give_maps_that_fit(card):
 
 
 def test_checkpoints_must_fit(checkpoint):
-    lacking = {k: t for k, t in checkpoint.items() if k != "predictor.norm._mean"}
-    with pytest.raises(ValueError, match=r"predictor\.norm\.running_mean: expected shape \(512,\), got None"):
-        load_original(lacking)
-    with pytest.raises(ValueError, match=r"extra: expected shape None, got \(1,\)"):
+    incomplete = {k: t for k, t in checkpoint.items() if k != "predictor.norm._mean"}
+    with pytest.raises(ValueError, match=r"predictor\.norm\.running_mean: expected shape \(512,\), found none"):
+        load_original(incomplete)
+    with pytest.raises(ValueError, match=r"extra: expected no such tensor, found shape \(1,\)"):
         load_original({**checkpoint, "extra": torch.zeros(1)})
     with pytest.raises(ValueError, match="lacks predictor.first.weight"):
         load_original({"conv.weight": torch.zeros(1)})

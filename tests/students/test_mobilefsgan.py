@@ -100,13 +100,15 @@ def test_original_checkpoints_must_fit():
     state = goldens.fill("mobilefsgan_generator")
     with pytest.raises(ValueError, match="not a tensor of a MobileFSGAN checkpoint: decoder.b64_9.conv.weight"):
         load_original({**state, "decoder.b64_9.conv.weight": torch.zeros(1)})
-    lacking = {key: tensor for key, tensor in state.items() if key != "decoder.up128.conv.weight"}
-    with pytest.raises(ValueError, match=r"decoder\.ups\.0\.conv\.weight: expected shape \(64, 64, 3, 3\), got None"):
-        load_original(lacking)
-    with pytest.raises(ValueError, match=r"decoder\.ups\.0\.conv\.weight: .*got \(64, 64, 1, 1\)"):
+    incomplete = {key: tensor for key, tensor in state.items() if key != "decoder.up128.conv.weight"}
+    with pytest.raises(ValueError, match=r"decoder\.ups\.0\.conv\.weight: expected shape \(64, 64, 3, 3\), found none"):
+        load_original(incomplete)
+    with pytest.raises(ValueError, match=r"decoder\.ups\.0\.conv\.weight: .*found shape \(64, 64, 1, 1\)"):
         load_original({**state, "decoder.up128.conv.weight": torch.zeros(64, 64, 1, 1)})
-    with pytest.raises(ValueError, match="lacks"):
+    with pytest.raises(ValueError, match=r"expected names of tensors \(a state dict\), got nothing"):
         load_original({})
+    with pytest.raises(ValueError, match="MobileFSGAN checkpoint: it lacks encoder_head.conv_image.weight"):
+        load_original({key: tensor for key, tensor in state.items() if "conv_image" not in key})
 
 
 @pytest.mark.parametrize("bounded", [False, True])

@@ -61,6 +61,15 @@ def test_rebuilt_from_its_options(name):
     assert again.options == generator.options and generator.name == name
 
 
+def test_built_for_an_identity_encoder(name):
+    encoder = Encoder(24)
+    encoder.map_shape = (6, 4, 4)
+    generator = students.build_for(encoder, name, resolution=64, width=SMALL[name]["width"])
+    assert generator.options == small(name).options
+    with pytest.raises(ValueError, match="unknown student 'giant'"):
+        students.build_for(encoder, "giant")
+
+
 def test_saved_and_loaded_is_the_same(name, tmp_path):
     generator, path = small(name), tmp_path / "student.safetensors"
     generator.train()(*inputs(name))

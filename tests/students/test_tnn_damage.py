@@ -4,7 +4,7 @@ import struct
 import zlib
 
 import pytest
-from test_tnn_format import MODEL, PROTO, raw, write_small
+from helpers.tnn_files import MODEL, PROTO, raw, write_small
 
 from students.export import tnn
 
@@ -17,21 +17,21 @@ from students.export import tnn
         ("4206624772", "4206624770", "line 1: not the head of a .tnnproto of version 2.*version 1 is not read"),
         ("4206624772", "what", "line 1: not the head"),
         ("image 4 1 2 4 4 0", "image 4 1 2 4 0", "line 2: expected an input as"),
-        ("image 4 1 2 4 4 0", "image 4 1 2 4 x 0", "line 2: input image: expected a whole number, found 'x'"),
-        ("image 4 1 2 4 4 0", "image 4 1 2 4 4 1", "line 2: input image: expected type 0, float32, found 1"),
-        ('"image 4 1 2 4 4 0', '"image 1 2 0 : image 1 2 0', "line 2: the input 'image' is there twice"),
+        ("image 4 1 2 4 4 0", "image 4 1 2 4 x 0", "line 2: input image: expected a whole number, got 'x'"),
+        ("image 4 1 2 4 4 0", "image 4 1 2 4 4 1", "line 2: input image: expected type 0, float32, got 1"),
+        ('"image 4 1 2 4 4 0', '"image 1 2 0 : image 1 2 0', "line 2: the input 'image' occurs twice"),
         ('"a b image', '"a c image', "line 3: not the blobs of the layers: b c"),
-        ('"swap ,"', '"face ,"', "no layer makes the output 'face'"),
-        ('" 3 ,', '" 4 ,', "line 5: tells of 4 layers, there are 3"),
-        ("act 1 1 a b 1 0", "act 1 1 a b 1", "line 7: layer act: expected 2 parameters of a PReLU, found 1"),
-        ("act 1 1 a b 1 0", "act 1 1 a b 1 half", "line 7: layer act: parameter 2 is no whole number: 'half'"),
+        ('"swap ,"', '"face ,"', "no layer computes the output 'face'"),
+        ('" 3 ,', '" 4 ,', "line 5: announces 4 layers, there are 3"),
+        ("act 1 1 a b 1 0", "act 1 1 a b 1", "line 7: layer act: expected 2 parameters of a PReLU, got 1"),
+        ("act 1 1 a b 1 0", "act 1 1 a b 1 half", "line 7: layer act: parameter 2 is not a whole number: 'half'"),
         ("act 1 1 a b 1 0", "act 9 1 a b 1 0", "line 7: layer act: 9 inputs and 1 outputs, but 4 words"),
         ("act 1 1 a b 1 0", "act", "line 7: expected a layer as"),
-        ("PReLU act 1 1 a b", "PReLU conv 1 1 a b", "line 7: layer conv: line 6 has that name"),
-        ("PReLU act 1 1 a b", "PReLU act 1 1 swap b", "line 7: layer act: no layer before it makes 'swap'"),
+        ("PReLU act 1 1 a b", "PReLU conv 1 1 a b", "line 7: layer conv: line 6 has the same name"),
+        ("PReLU act 1 1 a b", "PReLU act 1 1 swap b", "line 7: layer act: no layer before it computes 'swap'"),
         ("PReLU act", "PReLU acts", "byte .*weights of a 'PReLU' that .*small.tnnproto does not have"),
         ("a 1 2 2 1 1", "a 1 2 2 1 3", r"line 6: layer conv: expected weights of shapes \[\(2, 2, 1, 3\)"),
-        ("0 0 1 -1 1 1 0 ,", "0 0 0 -1 1 1 0 ,", "layer conv: does not say what line 6 .* says of a bias"),
+        ("0 0 1 -1 1 1 0 ,", "0 0 0 -1 1 1 0 ,", "layer conv: disagrees with line 6 .* on the bias"),
         ('"Tanh tanh 1 1 b swap ,"\n', '"Tanh tanh 1 1 b swap', "cut off, or no .tnnproto"),
     ],
 )
@@ -56,13 +56,13 @@ def test_other_damage_to_the_weights_is_named(tmp_path, proto):
     for at, new, message in (
         (0, b"abcd", "byte 0: not a .tnnmodel of version 2"),
         (4, struct.pack("<i", 10_000), "10000 layers with weights"),
-        (12, struct.pack("<i", -1), "wants -1 bytes"),
-        (16, b"C\xff", "no text"),
+        (12, struct.pack("<i", -1), "expected -1 bytes"),
+        (16, b"C\xff", "a name is not text"),
         (31, b"x", "weights of a 'Convolution' that"),
-        (begin, b"\2", "layer conv: damaged, or weights of a kind that is not read"),
-        (begin + 4, b"\3", "layer conv: damaged, or weights of a kind"),
+        (begin, b"\2", "layer conv: damaged, or weights of an unknown kind"),
+        (begin + 4, b"\3", "layer conv: damaged, or weights of an unknown kind"),
         (begin + 4, b"\1", "layer conv: damaged: 8 bytes of float16"),
-        (begin + 4, b"\7", "layer conv: damaged, or weights of a kind"),
+        (begin + 4, b"\7", "layer conv: damaged, or weights of an unknown kind"),
         (begin + 8, b"\7", "layer conv: damaged: 7 bytes"),
         (begin + 12, struct.pack("<i", -4), "layer conv: damaged"),
         (begin + 16, struct.pack("<i", -2), "layer conv: damaged"),

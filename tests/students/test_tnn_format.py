@@ -1,12 +1,12 @@
 """TNN's two files: every layer there and back, bytes known by hand, damage that is named."""
 
-import struct
 import zlib
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers.tnn_files import MODEL, PROTO, small_graph, write_small
 
 from students.export import tnn
 from students.export.tnn.interpreter import RULES
@@ -134,49 +134,6 @@ def test_constants_are_inputs_that_no_layer_makes(tmp_path):
     assert np.array_equal(made, torch.cat([X, Y], 1))
 
 
-def small_graph():
-    weight = np.array([1, 2, 3, 4], np.float32).reshape(2, 2, 1, 1)
-    layers = (
-        Layer("Convolution", "conv", ("image",), ("a",), (1, 2, 2, 1, 1, 1, 1, 0, 0, 1, -1, 1, 1, 0),
-              (weight, np.array([0.5, -1], np.float32))),
-        Layer("PReLU", "act", ("a",), ("b",), (1, 0), (np.array([0.25], np.float32),)),
-        Layer("Tanh", "tanh", ("b",), ("swap",)),
-    )  # fmt: skip
-    return Graph({"image": (1, 2, 4, 4)}, ("swap",), layers, {})
-
-
-def raw(dims, *values):
-    return bytes.fromhex("0400bcfa 00000000") + struct.pack(
-        f"<ii{len(dims)}i{len(values)}f", 4 * len(values), len(dims), *dims, *values
-    )
-
-
-MODEL = (
-    bytes.fromhex("0400bcfa 02000000")
-    + bytes.fromhex("00000000 0b000000") + b"Convolution" + bytes.fromhex("04000000") + b"conv"
-    + bytes.fromhex("04000000") + b"conv" + bytes.fromhex("01000000")
-    + raw([2, 2, 1, 1], 1, 2, 3, 4) + raw([2], 0.5, -1)
-    + bytes.fromhex("00000000 05000000") + b"PReLU" + bytes.fromhex("03000000") + b"act"
-    + bytes.fromhex("03000000") + b"act" + raw([1], 0.25)
-)  # fmt: skip
-PROTO = f""""1 4 1 4206624772 {zlib.crc32(MODEL)} ,"
-"image 4 1 2 4 4 0 ,"
-"a b image swap ,"
-"swap ,"
-" 3 ,"
-"Convolution conv 1 1 image a 1 2 2 1 1 1 1 0 0 1 -1 1 1 0 ,"
-"PReLU act 1 1 a b 1 0 ,"
-"Tanh tanh 1 1 b swap ,"
-"""
-
-
-def write_small(folder, proto=PROTO, model=MODEL):
-    paths = folder / "small.tnnproto", folder / "small.tnnmodel"
-    paths[0].write_text(proto) if isinstance(proto, str) else paths[0].write_bytes(proto)
-    paths[1].write_bytes(model)
-    return paths
-
-
 def test_the_bytes_of_a_small_model_are_those_of_the_format(tmp_path):
     tnn.write(small_graph(), tmp_path / "m.tnnproto", tmp_path / "m.tnnmodel")
     assert (tmp_path / "m.tnnmodel").read_bytes() == MODEL and (tmp_path / "m.tnnproto").read_text() == PROTO
@@ -198,11 +155,11 @@ def test_what_cannot_be_written_leaves_what_was_there(tmp_path):
         ((conv, act, Layer("Softmax", "soft", ("b",), ("swap",))), "layer soft: unknown layer type 'Softmax'"),
         (
             (conv, Layer("PReLU", "a ct", ("a",), ("b",), (1, 0), act.blobs), tanh),
-            "no blanks, commas or quotes: 'a ct'",
+            "must not contain blanks, commas or quotes: 'a ct'",
         ),
         ((conv, Layer("PReLU", "act", ("a",), ("b",), (1, 0)), tanh), r"layer act: expected weights of .*\(1,\)"),
-        ((conv, tanh), "layer tanh: no layer before it makes 'b'"),
-        ((conv, Layer("Add", "act", ("a",), ("b",), (-1,)), tanh), "layer act: position -1 of a constant does not go"),
+        ((conv, tanh), "layer tanh: no layer before it computes 'b'"),
+        ((conv, Layer("Add", "act", ("a",), ("b",), (-1,)), tanh), "layer act: position -1 of a constant does not fit"),
         ((conv, act, Layer("Tanh", "tanh", ("b", "a"), ("swap",))), "2 inputs and 1 outputs do not fit a Tanh"),
         ((conv, Layer("PReLU", "act", ("a",), ("b",), (1, 0), (np.zeros(1),)), tanh), "weights of type float64"),
         ((conv, Layer("PReLU", "act", ("a",), ("b",), (1, 0), (np.zeros(1, np.int8),)), tanh), "type int8 in a PReLU"),
@@ -210,9 +167,9 @@ def test_what_cannot_be_written_leaves_what_was_there(tmp_path):
     ):
         with pytest.raises(ValueError, match=message):
             tnn.write(Graph(graph.inputs, graph.outputs, layers, {}), proto, model)
-    with pytest.raises(ValueError, match="an input's name holds no colon"):
+    with pytest.raises(ValueError, match="the name of an input must not contain a colon"):
         tnn.write(Graph({"a:b": (1,)}, graph.outputs, graph.layers, {}), proto, model)
-    with pytest.raises(ValueError, match="two files"):
+    with pytest.raises(ValueError, match="structure and weights need two paths"):
         tnn.write(graph, proto, proto)
     assert proto.read_text() == PROTO and model.read_bytes() == MODEL and len(list(tmp_path.iterdir())) == 2
 

@@ -1,5 +1,11 @@
-"""Tables of text and Markdown, the nearest known name, the one line of an error."""
+"""The parser of commands, tables of text and Markdown, the nearest known name, the one line of an error."""
 
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+from swapcore import terminal
 from swapcore.terminal import markdown_table, nearest, run_command, text_table
 
 
@@ -25,3 +31,18 @@ def test_a_mistake_is_one_line_and_status_2(capsys):
 
     assert run_command(mistaken) == 2 and capsys.readouterr().err == "error: file: key: remedy\n"
     assert run_command(lambda: None) == 0 and run_command(lambda: 75) == 75
+
+
+@pytest.mark.parametrize(
+    ("spec", "name"),
+    [
+        (SimpleNamespace(name="distill.swap.__main__"), "python -m distill.swap "),
+        (SimpleNamespace(name="distill.evaluate.recognisers"), "python -m distill.evaluate.recognisers "),
+        (None, "make_pairs.py "),
+    ],
+)
+def test_help_says_how_the_command_is_given(spec, name, monkeypatch):
+    monkeypatch.setattr(sys.modules["__main__"], "__spec__", spec)
+    monkeypatch.setattr(sys, "argv", ["datasets/make_pairs.py"])
+    text = terminal.parser("Two\n\n    lines").format_help()
+    assert text.startswith(f"usage: {name}") and "Two\n\n    lines" in text

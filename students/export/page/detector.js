@@ -1,14 +1,14 @@
-// Faces in a photo, by YuNet (Wu, Peng, Yu: YuNet, Machine Intelligence Research 2023). Decoded as OpenCV does it.
+// Finds faces in photos by YuNet (Wu, Peng, Yu: YuNet, Machine Intelligence Research 2023), decoded as in OpenCV.
 
 import { shrink } from "./pixels.js";
 import { session } from "./student.js";
 
-const LARGEST = 640; // pixels; a larger photo is shrunk before it is searched
-const SCORE = 0.7; // the least that counts as a face
-const OVERLAP = 0.3; // of two boxes that share more, the one with the lower score goes
+const LARGEST = 640; // pixels per side; a larger photo is scaled down first
+const SCORE = 0.7; // the lowest score of a face
+const OVERLAP = 0.3; // intersection over union; of two boxes above it, the one with the lower score is dropped
 
 export class Detector {
-  // ort: a runtime. It runs in WebAssembly always: the network is small, and every photo has a size of its own.
+  // ort: a runtime. Always in WebAssembly: the network is small, and photos differ in size.
   static async open(ort, about) {
     const detector = new Detector();
     detector.ort = ort;
@@ -16,7 +16,7 @@ export class Detector {
     return detector;
   }
 
-  // The five points (eyes, nose tip, mouth corners, left to right) of every face, the largest first.
+  // The five points (eyes, nose tip, mouth corners; left before right) of every face, the largest face first.
   async find(photo) {
     const scale = Math.min(1, LARGEST / Math.max(photo.width, photo.height));
     const { width, height, data } = scale < 1 ? shrink(photo, scale, true) : photo;

@@ -1,4 +1,4 @@
-// The page: two pictures in, their swap out. Nothing is sent anywhere; index.html's Content-Security-Policy sees to it.
+// The page: takes two pictures and shows their swap. index.html's Content-Security-Policy ensures that nothing is sent.
 
 import { Detector } from "./detector.js";
 import { align, decode, draw, fromFloats, paste, resize, toFloats } from "./pixels.js";
@@ -8,11 +8,11 @@ import { hasWebGPU, Student } from "./student.js";
 const RUNS = 20;
 const NAMES = { webgpu: "WebGPU", wasm: "WebAssembly" };
 const find = (id) => document.getElementById(id);
-// What was chosen: file, photo with the faces found and which of them is taken, crop, and the source's embedding.
+// By side: file, photo, detected faces, index of the chosen face (`taken`), crop; for the source also its embedding.
 const sides = { source: {}, target: {} };
 let about, student, detector, swap, pasted;
 
-// One thing after the other: a picture that is chosen while another is worked on waits for its turn.
+// Work runs one piece after the other: a picture chosen while another is processed waits.
 let queue = Promise.resolve();
 function inTurn(work) {
   const done = queue.then(work);
@@ -20,16 +20,16 @@ function inTurn(work) {
   return done;
 }
 
-function tell(id, text, bad = false) {
+function setText(id, text, bad = false) {
   find(id).textContent = text;
   find(id).classList.toggle("bad", bad);
 }
 
 function fail(error) {
   console.error(error);
-  tell("error", error.message || String(error));
+  setText("error", error.message || String(error));
   find("error").hidden = false;
-  if (!student) tell("wait", "The student is not loaded.");
+  if (!student) setText("wait", "The student is not loaded.");
 }
 
 function show(picture, canvas) {
@@ -41,7 +41,7 @@ function show(picture, canvas) {
 }
 
 const ms = (value) => `${value.toFixed(1)} ms`;
-const drawn = () => new Promise((next) => setTimeout(next, 10)); // lets the browser show what was told
+const drawn = () => new Promise((next) => setTimeout(next, 10)); // lets the browser paint the new text
 
 function median(values) {
   values.sort((a, b) => a - b);
@@ -50,7 +50,7 @@ function median(values) {
 
 async function start() {
   find("start").hidden = true;
-  tell("wait", "Loading the student …");
+  setText("wait", "Loading the student …");
   const answer = await fetch("about.json");
   if (!answer.ok) throw new Error(`about.json cannot be loaded (HTTP ${answer.status}); copy the whole folder again.`);
   about = await answer.json();
@@ -84,11 +84,11 @@ function describe() {
   find("crops-only").hidden = Boolean(about.detector);
 }
 
-// Load the student in one of the backends. Where WebGPU fails, WebAssembly takes over, and the page says why.
+// Load the student in a backend. If WebGPU fails, use WebAssembly and show the reason.
 async function use(backend, why = "") {
   find("backend").disabled = true;
   find("backend").value = backend;
-  tell("backend-told", `${why}Loading ${NAMES[backend]} …`);
+  setText("backend-status", `${why}Loading ${NAMES[backend]} …`);
   try {
     const next = await Student.open(about, backend);
     await student?.close();
@@ -104,10 +104,10 @@ async function use(backend, why = "") {
     return use("wasm", `WebGPU failed (${String(error.message).split("\n")[0]}). `);
   }
   const threads = student.threads === 1 ? "one thread" : `${student.threads} threads`;
-  tell("backend-told", `${why}Running in ${NAMES[backend]}${backend === "wasm" ? `, ${threads}` : ""}.`);
+  setText("backend-status", `${why}Running in ${NAMES[backend]}${backend === "wasm" ? `, ${threads}` : ""}.`);
   find("backend").disabled = false;
   delete sides.source.embedded;
-  tell("wait", "Choose a source and a target.");
+  setText("wait", "Choose a source and a target.");
   return update();
 }
 
@@ -134,10 +134,10 @@ function listen(side) {
   }
 }
 
-// A picture for one side: as a photo, in which the largest face is taken, or as an aligned crop.
+// Take a picture for one side: a photo, whose largest face is chosen, or an aligned crop.
 function choose(side, file) {
   const mode = find(side).querySelector("input[type=radio]:checked").value;
-  tell(`${side}-told`, mode === "photo" ? "Looking for the face …" : "Reading …");
+  setText(`${side}-status`, mode === "photo" ? "Looking for the face …" : "Reading …");
   take(side, async () => {
     sides[side] = { file };
     find(side).querySelector(".next").hidden = true;
@@ -152,7 +152,7 @@ function choose(side, file) {
   });
 }
 
-// Do what gives one side its crop, show that, and swap if there are two. What is wrong is told beside it.
+// Run `work`, which sets the crop of one side; show the crop; swap if both are there. Errors appear beside the picture.
 function take(side, work) {
   return inTurn(async () => {
     const canvas = find(side).querySelector("canvas");
@@ -161,7 +161,7 @@ function take(side, work) {
       show(sides[side].crop, canvas);
     } catch (error) {
       console.error(error);
-      tell(`${side}-told`, error.message, true);
+      setText(`${side}-status`, error.message, true);
       canvas.hidden = true;
       canvas.closest(".drop").classList.remove("full");
       find(side).querySelector(".hint").removeAttribute("hidden");
@@ -175,7 +175,7 @@ function cutFace(side) {
   sides[side].crop = align(photo, faces[taken], about.resolution, about.canonical);
   delete sides[side].embedded;
   const which = faces.length > 1 ? `; face ${taken + 1} of ${faces.length} by size` : "";
-  tell(`${side}-told`, `Face found in ${photo.width} × ${photo.height} pixels${which}.`);
+  setText(`${side}-status`, `Face found in ${photo.width} × ${photo.height} pixels${which}.`);
 }
 
 function cutSquare(side, picture) {
@@ -185,10 +185,10 @@ function cutSquare(side, picture) {
   }
   sides[side].crop = resize(picture, about.resolution);
   const resized = picture.width === about.resolution ? "" : ", resized for the student";
-  tell(`${side}-told`, `${size} pixels${resized}.`);
+  setText(`${side}-status`, `${size} pixels${resized}.`);
 }
 
-// Swap what is chosen; the source is embedded once.
+// Swap the chosen faces. Each source is embedded once.
 async function update() {
   const { source, target } = sides;
   const ready = Boolean(student && source.crop && target.crop);
@@ -198,18 +198,18 @@ async function update() {
     find("result").querySelector("canvas").hidden = true;
     find("wait").removeAttribute("hidden");
     [swap, pasted] = [];
-    tell("result-told", "");
+    setText("result-status", "");
     return;
   }
-  tell("result-told", "Swapping …");
+  setText("result-status", "Swapping …");
   await drawn();
   source.embedded ??= await student.embed(toFloats(source.crop));
-  const made = await student.swap(toFloats(target.crop), source.embedded);
-  swap = fromFloats(made.swap, about.resolution);
+  const result = await student.swap(toFloats(target.crop), source.embedded);
+  swap = fromFloats(result.swap, about.resolution);
   show(swap, find("result").querySelector("canvas"));
   find("encoder-ms").textContent = ms(source.embedded.ms);
-  find("generator-ms").textContent = ms(made.ms);
-  tell("result-told", "Single runs; “Time 20 runs” gives medians.");
+  find("generator-ms").textContent = ms(result.ms);
+  setText("result-status", "Single runs; “Time 20 runs” gives medians.");
   if (target.photo) {
     pasted = paste(swap, target.photo, target.faces[target.taken], about.canonical);
     find("photo").hidden = false;
@@ -221,7 +221,7 @@ async function time() {
   const [source, target] = [toFloats(sides.source.crop), toFloats(sides.target.crop)];
   const [encoder, generator] = [[], []];
   for (let run = 1; run <= RUNS; run++) {
-    tell("result-told", `Run ${run} of ${RUNS} …`);
+    setText("result-status", `Run ${run} of ${RUNS} …`);
     await drawn();
     const embedded = await student.embed(source);
     encoder.push(embedded.ms);
@@ -229,7 +229,7 @@ async function time() {
   }
   find("encoder-ms").textContent = ms(median(encoder));
   find("generator-ms").textContent = ms(median(generator));
-  tell("result-told", `Medians of ${RUNS} runs in ${NAMES[student.backend]}.`);
+  setText("result-status", `Medians of ${RUNS} runs in ${NAMES[student.backend]}.`);
 }
 
 async function save(box, name) {
@@ -244,8 +244,8 @@ async function save(box, name) {
   }
 }
 
-// For tests, and for whoever writes a page of their own: numbers in, numbers out. Crops are floats in [-1, 1], channel
-// by channel (Float32Array), or RGB bytes row by row (Uint8Array), of the student's size.
+// The API of tests and of other pages. Crops have the student's size: floats in [-1, 1], channel by channel
+// (Float32Array), or RGB bytes, row by row (Uint8Array).
 const asFloats = (crop) =>
   crop instanceof Float32Array ? crop : toFloats({ width: about.resolution, height: about.resolution, data: crop });
 
@@ -255,10 +255,10 @@ window.swapdistill = {
   swap: (source, target) =>
     inTurn(async () => {
       const embedded = await student.embed(asFloats(source));
-      const made = await student.swap(asFloats(target), embedded);
-      return { swap: made.swap, backend: student.backend, encoder_ms: embedded.ms, generator_ms: made.ms };
+      const result = await student.swap(asFloats(target), embedded);
+      return { swap: result.swap, backend: student.backend, encoder_ms: embedded.ms, generator_ms: result.ms };
     }),
-  // What the page shows, when all that was asked of it is done.
+  // The pictures on the page, once all queued work has finished.
   shown: () =>
     inTurn(() => {
       const { source, target } = sides;

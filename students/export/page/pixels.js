@@ -1,8 +1,8 @@
-// Pictures: {width, height, data}, data being RGB bytes row by row. Everything here gives what the Python code gives.
+// Pictures: {width, height, data}; data holds RGB bytes, row by row. All functions give the results of the Python code.
 
-const LARGEST_PHOTO = 4096; // pixels; phones refuse to draw more than about 16 million
+const LARGEST_PHOTO = 4096; // pixels per side; phones cannot draw more than about 16 million pixels
 
-// A file to a picture: upright as its EXIF says, without colour management, which Python does not do either.
+// A file to a picture, turned upright by its EXIF data, without colour management, as in Python.
 export async function decode(file) {
   const options = { colorSpaceConversion: "none", premultiplyAlpha: "none", imageOrientation: "from-image" };
   const bitmap = await createImageBitmap(file, options).catch(() => {
@@ -39,7 +39,7 @@ export function draw(picture, canvas) {
   canvas.getContext("2d", { alpha: false }).putImageData(new ImageData(rgba, width, height), 0, 0);
 }
 
-// Bytes to floats in [-1, 1], channel by channel, rounded as float32 arithmetic rounds x / 127.5 - 1.
+// Bytes to floats in [-1, 1], channel by channel, rounded like x / 127.5 - 1 in float32.
 export function toFloats({ width, height, data }) {
   const area = width * height;
   const floats = new Float32Array(3 * area);
@@ -49,7 +49,7 @@ export function toFloats({ width, height, data }) {
   return floats;
 }
 
-// The way back; a Uint8ClampedArray rounds to the nearest, halves to even, and clips.
+// The inverse of toFloats. A Uint8ClampedArray rounds to nearest, halves to even, and clips.
 export function fromFloats(floats, size) {
   const area = size * size;
   const data = new Uint8ClampedArray(3 * area);
@@ -59,15 +59,15 @@ export function fromFloats(floats, size) {
   return { width: size, height: size, data };
 }
 
-// A square picture at another size: Lanczos over three lobes, as Pillow does it (libImaging/Resample.c).
+// A square picture at another size: Lanczos with three lobes, as in Pillow (libImaging/Resample.c).
 export function resize(picture, size) {
   if (picture.width === size && picture.height === size) return picture;
   const across = weighed(picture, size, false, lanczosWeights(picture.width, size));
   return weighed(across, size, true, lanczosWeights(picture.height, size));
 }
 
-// A picture `factor` as large, whose pixels are the means of the areas they cover, as OpenCV's INTER_AREA. Sizes that
-// are no whole numbers are rounded; the picture is then stretched to fit, or else its last pixels reach beyond it.
+// A picture scaled down by `factor`; each pixel is the mean of the area it covers, as in OpenCV's INTER_AREA. Sizes are
+// rounded to whole pixels; the picture is stretched to them, or else its last pixels reach beyond the border.
 export function shrink(picture, factor, stretched) {
   const [width, height] = [Math.round(picture.width * factor), Math.round(picture.height * factor)];
   const [x, y] = stretched ? [picture.width / width, picture.height / height] : [1 / factor, 1 / factor];
@@ -75,7 +75,7 @@ export function shrink(picture, factor, stretched) {
   return weighed(across, height, true, areaWeights(picture.height, height, y));
 }
 
-// For each new pixel the first old one it takes, and the weights from there on.
+// For each new pixel: the index of the first old pixel it depends on, and the weights from there on.
 function lanczosWeights(from, to) {
   const scale = from / to;
   const stretch = Math.max(scale, 1);
@@ -130,7 +130,7 @@ function weighed({ width, height, data }, size, down, places) {
   return down ? { width, height: size, data: out } : { width: size, height, data: out };
 }
 
-// The similarity transform [[a, -b, x], [b, a, y]] that takes points nearest to other points (Umeyama 1991).
+// The similarity transform [[a, -b, x], [b, a, y]] that best maps points to other points (Umeyama 1991).
 function similarity(from, to) {
   const mean = (points) => [0, 1].map((axis) => points.reduce((sum, p) => sum + p[axis], 0) / points.length);
   const [[fx, fy], [tx, ty]] = [mean(from), mean(to)];
@@ -145,22 +145,22 @@ function similarity(from, to) {
   return { a, b, x: tx - a * fx + b * fy, y: ty - b * fx - a * fy };
 }
 
-// From places in the photo to places in its canonical crop of `size` pixels.
+// The transform from positions in the photo to positions in its canonical crop of `size` pixels.
 function toCrop(points, size, canonical) {
   return similarity(points, canonical.map((place) => place.map((fraction) => fraction * size)));
 }
 
-// The same between numbers of pixels, whose centres lie half a pixel inside.
+// The same between pixel indices: the centre of a pixel lies half a pixel from its edge.
 function centred({ a, b, x, y }) {
   return { a, b, x: x + (a - b) / 2 - 0.5, y: y + (a + b) / 2 - 0.5 };
 }
 
-// The canonical crop of a photo with five points; what lies outside the photo repeats its border.
+// The canonical crop of a photo with five points. Outside the photo its border is repeated.
 export function align(photo, points, size, canonical) {
   const move = toCrop(points, size, canonical);
   const scale = Math.hypot(move.a, move.b);
   if (scale < 0.5) {
-    // A bilinear sample sees four pixels: a much larger face is averaged first.
+    // A bilinear sample reads four pixels only, so a much larger face is averaged first.
     photo = shrink(photo, 2 * scale, false);
     move.a /= 2 * scale;
     move.b /= 2 * scale;
@@ -179,7 +179,7 @@ export function align(photo, points, size, canonical) {
   return { width: size, height: size, data };
 }
 
-// The photo with a crop laid back over the face of these points, fading out at the crop's border and corners.
+// The photo with a crop pasted over the face at these points, faded out towards the crop's border and corners.
 export function paste(crop, photo, points, canonical, feather = 0.12) {
   const size = crop.width;
   const { a, b, x, y } = centred(toCrop(points, size, canonical));
@@ -214,11 +214,11 @@ function fading(size, feather) {
     const [u, v] = [away[i % size], away[Math.floor(i / size)]];
     const reach = 1 - Math.max(Math.hypot(u, v) / 1.12, u, v);
     const m = Math.min(1, Math.max(0, reach / (2 * feather)));
-    return m * m * (3 - 2 * m); // no edge where the fading begins and ends
+    return m * m * (3 - 2 * m); // smooth where the fade begins and ends
   });
 }
 
-// Bilinear, the border going on outside; the result is rounded when it is stored.
+// Bilinear, the border repeated outside. The caller's array rounds the result.
 function sample({ width, height, data }, x, y, rgb) {
   x = Math.min(width - 1, Math.max(0, x));
   y = Math.min(height - 1, Math.max(0, y));
@@ -234,7 +234,7 @@ function sample({ width, height, data }, x, y, rgb) {
   }
 }
 
-// Bilinear, zero outside.
+// The fade weight at a position: bilinear, zero outside.
 function soft(mask, size, x, y) {
   const [left, top] = [Math.floor(x), Math.floor(y)];
   const [u, v] = [x - left, y - top];

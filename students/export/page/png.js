@@ -1,8 +1,8 @@
-// PNG files that say they were generated: in PNG text, and in XMP by IPTC's digital source type
+// Writes PNG files that are marked as AI-generated: in PNG text, and in XMP by IPTC's digital source type
 // (https://cv.iptc.org/newscodes/digitalsourcetype/).
 
 const SOURCE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia";
-const TOLD = "AI-generated: made by a face-swap network";
+const COMMENT = "AI-generated: made by a face-swap network";
 const XMP = `<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>
 <x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">
 <rdf:Description rdf:about="" xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/"
@@ -10,19 +10,19 @@ const XMP = `<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>
 <?xpacket end="w"?>`;
 const HEADER_BYTES = 33; // the signature and the chunk IHDR, which comes first
 
-// What a canvas shows as a PNG file (Blob) that says that it is AI-generated.
+// The content of a canvas as a PNG file (Blob), marked as AI-generated.
 export async function labelled(canvas) {
   const plain = await new Promise((done) => canvas.toBlob(done, "image/png"));
   if (!plain) throw new Error("This browser cannot write the picture as PNG.");
   const labels = [
     chunk("tEXt", "Software\0SwapDistill"),
-    chunk("tEXt", `Comment\0${TOLD}`),
+    chunk("tEXt", `Comment\0${COMMENT}`),
     chunk("iTXt", `XML:com.adobe.xmp\0\0\0\0\0${XMP}`),
   ];
   return new Blob([plain.slice(0, HEADER_BYTES), ...labels, plain.slice(HEADER_BYTES)], { type: "image/png" });
 }
 
-// A chunk: length, type, content, checksum over the latter two.
+// A chunk: length, type, content, checksum of type and content.
 function chunk(type, text) {
   const body = new TextEncoder().encode(type + text);
   const bytes = new Uint8Array(body.length + 8);

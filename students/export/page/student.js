@@ -1,15 +1,15 @@
-// The student: its two networks, run by onnxruntime-web in WebGPU where there is one, else in WebAssembly.
+// The student: its two networks, run by onnxruntime-web in WebGPU or WebAssembly.
 
 const RUNTIMES = { webgpu: "./runtime/ort.webgpu.bundle.min.mjs", wasm: "./runtime/ort.wasm.bundle.min.mjs" };
 
-// Whether this browser has WebGPU: an adapter, not the interface alone.
+// Whether this browser has a WebGPU adapter; the interface alone is not enough.
 export async function hasWebGPU() {
   return Boolean(navigator.gpu && (await navigator.gpu.requestAdapter().catch(() => null)));
 }
 
 export async function runtime(backend) {
   const ort = await import(RUNTIMES[backend]);
-  // Threads share memory, which browsers allow only to pages with cross-origin isolation headers.
+  // Threads need shared memory, which browsers allow only on pages with cross-origin isolation headers.
   ort.env.wasm.numThreads = self.crossOriginIsolated ? Math.min(4, navigator.hardwareConcurrency || 1) : 1;
   ort.env.logLevel = "error";
   return ort;
@@ -26,7 +26,7 @@ export async function session(ort, { file, bytes }, backend) {
 }
 
 export class Student {
-  // Load both networks and run them once, which prepares the later runs and proves that they give PyTorch's numbers.
+  // Load both networks and run them once: this warms them up and compares their numbers with PyTorch's.
   static async open(about, backend) {
     const student = new Student();
     student.ort = await runtime(backend);
@@ -39,7 +39,7 @@ export class Student {
     return student;
   }
 
-  // Swap the pattern that the export has swapped in PyTorch. GPU drivers, too, make mistakes.
+  // Swap the same pattern as the export did in PyTorch. This also detects faulty GPU drivers.
   async check({ factors, step, values, tolerance }) {
     const pattern = (factor) => {
       return Float32Array.from({ length: 3 * this.size * this.size }, (_, i) => ((i * factor) % 256) / 127.5 - 1);
@@ -60,17 +60,17 @@ export class Student {
     return new this.ort.Tensor("float32", floats, [1, 3, this.size, this.size]);
   }
 
-  // A source (floats in [-1, 1], channel by channel) to what the generator is given beside the target.
+  // A source (floats in [-1, 1], channel by channel) to the generator's inputs beside the target.
   async embed(source) {
     const begin = performance.now();
-    const given = await this.encoder.run({ source: this.picture(source) });
-    return { given, ms: performance.now() - begin };
+    const inputs = await this.encoder.run({ source: this.picture(source) });
+    return { inputs, ms: performance.now() - begin };
   }
 
-  // A target and an embedded source to the swap, floats as they come out of the network.
+  // A target and an embedded source to the swap, the network's floats in [-1, 1].
   async swap(target, embedded) {
     const begin = performance.now();
-    const { swap } = await this.generator.run({ target: this.picture(target), ...embedded.given });
+    const { swap } = await this.generator.run({ target: this.picture(target), ...embedded.inputs });
     return { swap: swap.data, ms: performance.now() - begin };
   }
 }

@@ -1,4 +1,4 @@
-"""A module that torch.export can trace, turned into TNN's layers."""
+"""Turns a module that torch.export can trace into TNN's layers."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.export.graph_signature import InputKind, OutputKind
 
+from ..conversion import halves, int8
 from .format import write
 from .layers import QUANTIZABLE, QUANTIZED, Graph, Layer, used
 from .ops import RULES
@@ -27,11 +28,11 @@ def export(
     output_names: Sequence[str],
     precision: str = "fp32",
 ) -> Graph:
-    """Write a module in evaluation mode as TNN's two files, each whole or not at all; returns what they hold.
+    """Write a module in evaluation mode as TNN's two files; returns their content.
 
-    Sizes are those of the examples. Precision is that of the weights in the file: fp32, fp16 (of convolutions, linear
-    layers and batch normalisations) or int8 (of convolutions and linear layers, a scale for each output channel).
-    Raises ValueError naming the operation, and the submodule it is in, that TNN has no layers for.
+    All sizes are those of the examples. precision: of the weights in the file, fp32, fp16 (convolutions, linear layers
+    and batch normalisations) or int8 (convolutions and linear layers, with a scale for each output channel). Raises
+    ValueError naming the operation without layers in TNN, and its submodule.
     """
     if precision not in PRECISIONS:
         raise ValueError(f"unknown precision '{precision}', known: {', '.join(PRECISIONS)}")
@@ -43,18 +44,18 @@ def export(
 def trace(
     module: nn.Module, example_inputs: Sequence[Tensor], input_names: Sequence[str], output_names: Sequence[str]
 ) -> Graph:
-    """The graph of a module, its weights float32. Errors are those of `export`."""
+    """The graph of a module with float32 weights. Raises the errors of `export`."""
     if module.training:
         raise ValueError("a module in training mode cannot be exported; call .eval()")
     if len({id(tensor) for tensor in example_inputs}) != len(example_inputs):
-        raise ValueError("one tensor is given for two inputs, which would make them one")
+        raise ValueError("one tensor serves as two inputs, which would merge them")
     if len(set(input_names)) != len(example_inputs) or len(set(input_names)) != len(input_names):
         raise ValueError(f"{len(example_inputs)} inputs, but the names {', '.join(input_names)}")
     if any(tensor.dtype != torch.float32 for tensor in example_inputs):
         raise ValueError("inputs of other types than float32 are not exported")
     program = torch.export.export(module, tuple(example_inputs)).run_decompositions({})
     builder = _Builder({*input_names, *output_names})
-    values = _given(program, iter(input_names))
+    values = _start_values(program, iter(input_names))
     inputs = {value.name: value.shape for value in values.values() if isinstance(value, Value)}
     program.graph.eliminate_dead_code()
     with torch.no_grad():
@@ -65,8 +66,8 @@ def trace(
     return _named(builder, inputs, outputs, output_names)
 
 
-def _given(program: torch.export.ExportedProgram, names) -> dict[str, Value | Tensor]:
-    """What the graph starts from: inputs by their names, weights and constants as tensors."""
+def _start_values(program: torch.export.ExportedProgram, names) -> dict[str, Value | Tensor]:
+    """The values of the placeholders: inputs under their names, weights and constants as tensors."""
     shapes = {node.name: tuple(node.meta["val"].shape) for node in program.graph.nodes if node.op == "placeholder"}
     values: dict[str, Value | Tensor] = {}
     for spec in program.graph_signature.input_specs:
@@ -87,32 +88,32 @@ def _returned(program: torch.export.ExportedProgram) -> list[str | None]:
 
 
 def _lowered(builder: _Builder, node: fx.Node, values: dict):
-    """The value of a node: computed where all it takes is constant, else layers."""
-    args, options = fx.map_arg((node.args, node.kwargs), lambda given: values[given.name])
-    taken = [values[given.name] for given in node.all_input_nodes]
+    """The value of a node: computed if all its inputs are constant, else emitted as layers."""
+    args, options = fx.map_arg((node.args, node.kwargs), lambda argument: values[argument.name])
+    inputs = [values[argument.name] for argument in node.all_input_nodes]
     if node.target is operator.getitem:
         return args[0][args[1]]
     operation = str(node.target).removeprefix("aten.")
     random = torch.Tag.nondeterministic_seeded in node.target.tags
-    if not random and all(isinstance(value, Tensor) for value in taken):
+    if not random and all(isinstance(value, Tensor) for value in inputs):
         return node.target(*args, **options)
     rule = RULES.get(operation)
     if rule is None:
         raise ValueError(f"TNN has no layers for {operation}, {_place(node)}")
     builder.node = node
     try:
-        made = rule(builder, *args, **options)
-    except (ValueError, TypeError, AttributeError) as error:  # the latter two where weights are computed
+        result = rule(builder, *args, **options)
+    except (ValueError, TypeError, AttributeError) as error:  # the latter two if a weight is not a constant
         raise ValueError(f"TNN has no layers for {operation}, {_place(node)}: {error}") from None
-    given = node.meta["val"] if isinstance(node.meta["val"], list | tuple) else [node.meta["val"]]
-    for value, wanted in zip(made if isinstance(made, list) else [made], given, strict=False):
+    expected = node.meta["val"] if isinstance(node.meta["val"], list | tuple) else [node.meta["val"]]
+    for value, wanted in zip(result if isinstance(result, list) else [result], expected, strict=False):
         if value.shape != tuple(wanted.shape) and operation != "expand.default":
             raise ValueError(f"{operation}, {_place(node)}: gives {value.shape}, not {tuple(wanted.shape)}")
-    return made
+    return result
 
 
 def _place(node: fx.Node) -> str:
-    """The submodule a node comes from."""
+    """The submodule of a node, as `in NAME (CLASS)`."""
     stack = list(node.meta.get("nn_module_stack", {}).values())
     return (
         f"in {stack[-1][0] or 'the module itself'} ({str(stack[-1][1]).rpartition('.')[2]})" if stack else "somewhere"
@@ -120,21 +121,21 @@ def _place(node: fx.Node) -> str:
 
 
 class _Builder:
-    """Layers as they are made, each named after its node."""
+    """Collects layers in order, each named after its node."""
 
     def __init__(self, reserved: set[str]) -> None:
         self.reserved = reserved
         self.layers: list[Layer] = []
         self.constants: dict[str, np.ndarray] = {}
-        self.made: set[str] = set()
+        self.names: set[str] = set()
         self.node: fx.Node
 
     def _name(self) -> str:
         base = self.node.name + ("_" if self.node.name in self.reserved else "")
         name, count = base, 0
-        while name in self.made:
+        while name in self.names:
             name, count = f"{base}.{count + 1}", count + 1
-        self.made.add(name)
+        self.names.add(name)
         return name
 
     @property
@@ -155,12 +156,12 @@ class _Builder:
 
 
 def _named(builder: _Builder, inputs: dict, outputs: list, names: Sequence[str]) -> Graph:
-    """The graph of what the outputs need, these under their own names."""
+    """The graph of the layers that the outputs need, with the outputs under their own names."""
     if len(outputs) != len(names) or len(set(names) - set(inputs)) != len(names):
         raise ValueError(f"{len(outputs)} outputs, but the names {', '.join(names)}")
     for name, value in zip(names, outputs, strict=True):
-        made = isinstance(value, Value) and value.name not in inputs
-        if not made or [other.name for other in outputs if isinstance(other, Value)].count(value.name) > 1:
+        computed = isinstance(value, Value) and value.name not in inputs
+        if not computed or [other.name for other in outputs if isinstance(other, Value)].count(value.name) > 1:
             raise ValueError(f"the output '{name}' is an input, a constant, or another output")
     new = {value.name: name for name, value in zip(names, outputs, strict=True)}
     layers = [
@@ -171,21 +172,18 @@ def _named(builder: _Builder, inputs: dict, outputs: list, names: Sequence[str])
         )
         for layer in used(builder.layers, new)
     ]
-    taken = {name for layer in layers for name in layer.inputs}
-    constants = {name: array for name, array in builder.constants.items() if name in taken}
+    needed = {name for layer in layers for name in layer.inputs}
+    constants = {name: array for name, array in builder.constants.items() if name in needed}
     return Graph(inputs, tuple(names), tuple(layers), constants)
 
 
 def _halved(graph: Graph) -> Graph:
-    """Slopes and constants of arithmetic stay as they are: small, and exact numbers are meant."""
+    """Slopes and constants of arithmetic stay float32: they are small, and exact numbers are meant."""
     return _with_weights(graph, (*QUANTIZABLE, "BatchNormCxx"), _half)
 
 
 def _half(layer: Layer) -> Layer:
-    largest = max(float(np.abs(blob).max()) for blob in layer.blobs)
-    if not largest <= float(np.finfo(np.float16).max):
-        raise ValueError(f"layer {layer.name}: a weight of {largest:g} is no number in fp16")
-    return replace(layer, blobs=tuple(blob.astype(np.float16) for blob in layer.blobs))
+    return replace(layer, blobs=tuple(halves(blob, f"layer {layer.name}") for blob in layer.blobs))
 
 
 def _quantized(graph: Graph) -> Graph:
@@ -194,10 +192,8 @@ def _quantized(graph: Graph) -> Graph:
 
 def _int8(layer: Layer) -> Layer:
     weight, *rest = layer.blobs
-    scale = np.abs(weight).reshape(len(weight), -1).max(1) / np.float32(127)
-    scale = np.where(scale == 0, np.float32(1), scale)
-    whole = np.rint(weight / scale.reshape(-1, *[1] * (weight.ndim - 1))).astype(np.int8)
-    return replace(layer, type=QUANTIZED + layer.type, blobs=(whole, *rest, scale))
+    integers, scale = int8(weight)
+    return replace(layer, type=QUANTIZED + layer.type, blobs=(integers, *rest, scale.reshape(-1)))
 
 
 def _with_weights(graph: Graph, types: Sequence[str], change: Callable[[Layer], Layer]) -> Graph:

@@ -1,8 +1,8 @@
 """The two files of a TNN model: .tnnproto, text that gives the structure, and .tnnmodel, the weights.
 
-Written by the facts of Tencent/TNN @f0cb08129, version 2 of both (magic 0xFABC0004). The text is a list of parts, each
-ended by a comma and by habit a quoted line; weights are little endian and joined to layers by name. One field more than
-TNN reads stands in the first line, the CRC-32 of the weights, so that a text with the weights of another is seen.
+The layout follows Tencent/TNN @f0cb08129, version 2 of both (magic 0xFABC0004). The text is a list of parts, each ended
+by a comma and usually a quoted line. Weights are little endian and refer to layers by name. The first line has one
+field more than TNN reads: the CRC-32 of the weights, by which `read` detects the weights of another file.
 """
 
 from __future__ import annotations
@@ -15,33 +15,33 @@ from pathlib import Path
 
 import numpy as np
 
-from swapcore.files import whole_folder
+from swapcore.files import whole_file
 
 from .layers import Graph, Layer, check, kind, numbers, shapes
 
 MAGIC, OLD_MAGIC = 0xFABC0004, 0xFABC0002
 DTYPES = {0: np.dtype("<f4"), 1: np.dtype("<f2"), 2: np.dtype("i1")}
 _IDS = {dtype: number for number, dtype in DTYPES.items()}
-_MOST = 10_000  # resources in a file that TNN reads
+_MOST = 10_000  # TNN reads fewer layers with weights
 
 
 def write(graph: Graph, proto_path: str | Path, model_path: str | Path) -> None:
-    """Write both files, each whole or not at all. Raises ValueError, naming the layer, for a graph that is not whole or
-    that the files cannot hold."""
+    """Write both files. Raises ValueError, naming the layer, for an incomplete graph or one that the files cannot
+    hold."""
     check(graph)
     weights = _weights(graph)
     text = _text(graph, zlib.crc32(weights))
     proto_path, model_path = Path(proto_path), Path(model_path)
     if proto_path == model_path:
-        raise ValueError(f"{proto_path}: structure and weights are two files")
-    with whole_folder(proto_path) as proto, whole_folder(model_path) as model:  # the weights take their place first
+        raise ValueError(f"{proto_path}: structure and weights need two paths")
+    with whole_file(proto_path) as proto, whole_file(model_path) as model:  # the weights are renamed first
         proto.write_bytes(text.encode())
         model.write_bytes(weights)
 
 
 def read(proto_path: str | Path, model_path: str | Path) -> Graph:
-    """The graph of two files. Raises ValueError naming the file, the line or byte, and the layer of what is damaged,
-    not known or left over, and FileNotFoundError."""
+    """The graph of two files. Raises FileNotFoundError, or ValueError naming the file, the line or byte, and the layer
+    that is damaged, unknown or left over."""
     proto_path, model_path = Path(proto_path), Path(model_path)
     try:
         text = proto_path.read_bytes().decode()
@@ -76,7 +76,7 @@ def _text(graph: Graph, checksum: int) -> str:
 
 
 def _structure(text: str, path: str) -> tuple[Graph, dict[str, int], int | None]:
-    """A graph without its weights, the line of each layer, the checksum of the weights if there is one."""
+    """The graph without its weights, the line of each layer, and the checksum of the weights, if the file has one."""
     parts, line = [], 1
     *ended, rest = text.replace('"', " ").split(",")
     for part in ended:
@@ -86,55 +86,55 @@ def _structure(text: str, path: str) -> tuple[Graph, dict[str, int], int | None]
     if rest.strip() or len(parts) < 6:
         raise ValueError(f"{path}: line {line}: cut off, or no .tnnproto: {len(parts)} parts that end with a comma")
 
-    (first, head), (second, given), (third, blobs), (_, outputs), (fifth, count), *described = parts
+    (first, head), (second, described_inputs), (third, blobs), (_, outputs), (fifth, count), *described = parts
     if len(head) < 4 or head[3] != str(MAGIC):
         old = " (version 1 is not read)" if head[3:4] == [str(OLD_MAGIC)] else ""
         raise ValueError(f"{path}: line {first}: not the head of a .tnnproto of version 2: '{' '.join(head)}'{old}")
-    checksum = _whole(head[4], f"{path}: line {first}: checksum") if len(head) > 4 else None
+    checksum = _integer(head[4], f"{path}: line {first}: checksum") if len(head) > 4 else None
     inputs = {}
-    for words in " ".join(given).split(":"):
+    for words in " ".join(described_inputs).split(":"):
         name, shape = _input(words.split(), f"{path}: line {second}: ")
         if name in inputs:
-            raise ValueError(f"{path}: line {second}: the input '{name}' is there twice")
+            raise ValueError(f"{path}: line {second}: the input '{name}' occurs twice")
         inputs[name] = shape
     layers, lines = [], {}
     for number, words in described:
         layer = _layer(words, f"{path}: line {number}: ")
         if layer.name in lines:
-            raise ValueError(f"{path}: line {number}: layer {layer.name}: line {lines[layer.name]} has that name")
+            raise ValueError(f"{path}: line {number}: layer {layer.name}: line {lines[layer.name]} has the same name")
         layers.append(layer)
         lines[layer.name] = number
     graph = Graph(inputs, tuple(outputs), tuple(layers), {})
     if blobs != graph.blobs:
-        odd = sorted(set(blobs) ^ set(graph.blobs))
-        if odd or len(set(blobs)) != len(blobs):
-            raise ValueError(f"{path}: line {third}: not the blobs of the layers: {' '.join(odd) or 'one twice'}")
+        wrong = sorted(set(blobs) ^ set(graph.blobs))
+        if wrong or len(set(blobs)) != len(blobs):
+            raise ValueError(f"{path}: line {third}: not the blobs of the layers: {' '.join(wrong) or 'one twice'}")
     if count != [str(len(layers))]:
-        raise ValueError(f"{path}: line {fifth}: tells of {' '.join(count)} layers, there are {len(layers)}")
+        raise ValueError(f"{path}: line {fifth}: announces {' '.join(count)} layers, there are {len(layers)}")
     return graph, lines, checksum
 
 
-def _whole(word: str, what: str) -> int:
+def _integer(word: str, where: str) -> int:
     try:
         return int(word)
     except ValueError:
-        raise ValueError(f"{what}: expected a whole number, found '{word}'") from None
+        raise ValueError(f"{where}: expected a whole number, got '{word}'") from None
 
 
 def _input(words: list[str], where: str) -> tuple[str, tuple[int, ...]]:
-    sizes = [_whole(word, f"{where}input {words[0]}") for word in words[1:]]
+    sizes = [_integer(word, f"{where}input {words[0]}") for word in words[1:]]
     if len(sizes) < 3 or len(sizes) != sizes[0] + 2 or min(sizes[1:-1]) < 1:
-        raise ValueError(f"{where}expected an input as 'name rank sizes.. type', found '{' '.join(words)}'")
+        raise ValueError(f"{where}expected an input as 'name rank sizes.. type', got '{' '.join(words)}'")
     if sizes[-1] != 0:
-        raise ValueError(f"{where}input {words[0]}: expected type 0, float32, found {sizes[-1]}")
+        raise ValueError(f"{where}input {words[0]}: expected type 0, float32, got {sizes[-1]}")
     return words[0], tuple(sizes[1:-1])
 
 
 def _layer(words: list[str], where: str) -> Layer:
     if len(words) < 4:
-        raise ValueError(f"{where}expected a layer as 'type name inputs outputs ..', found '{' '.join(words)}'")
+        raise ValueError(f"{where}expected a layer as 'type name inputs outputs ..', got '{' '.join(words)}'")
     where = f"{where}layer {words[1]}: "
-    ins, outs = (_whole(word, f"{where}number of blobs") for word in words[2:4])
+    ins, outs = (_integer(word, f"{where}number of blobs") for word in words[2:4])
     if ins < 0 or outs < 0 or len(words) < 4 + ins + outs:
         raise ValueError(f"{where}{ins} inputs and {outs} outputs, but {len(words) - 4} words after that")
     try:
@@ -154,7 +154,7 @@ def _string(text: str) -> bytes:
 def _raw(array: np.ndarray, where: str) -> bytes:
     dtype = array.dtype.newbyteorder("<") if array.dtype.itemsize > 1 else array.dtype
     if dtype not in _IDS:
-        raise ValueError(f"{where}weights of type {array.dtype} are not written")
+        raise ValueError(f"{where}the file cannot hold weights of type {array.dtype}")
     data = np.ascontiguousarray(array, dtype).tobytes()
     head = struct.pack("<Iii", MAGIC, _IDS[dtype], len(data))
     return head + struct.pack(f"<i{array.ndim}i", array.ndim, *array.shape) + data if data else head
@@ -166,7 +166,7 @@ def _weights(graph: Graph) -> bytes:
         raise ValueError(f"TNN reads fewer than {_MOST} layers with weights, there are {len(owners)}")
     out = [struct.pack("<Ii", MAGIC, len(owners))]
     for layer in owners:
-        # The number of the type stays 0: TNN then goes by its name.
+        # With 0 as the number of the type TNN reads its name.
         out += [struct.pack("<i", 0), _string(layer.base), _string(layer.name)]
         payload = {"name": lambda layer=layer: _string(layer.name), "bias": lambda layer=layer: _bias(layer)}
         out += [payload[item]() for item in kind(layer.type).payload]
@@ -187,14 +187,14 @@ class _Reader:
     data: bytes
     path: str
     at: int = 0
-    what: str = "head"
+    part: str = "head"
 
     def fail(self, message: str) -> ValueError:
-        return ValueError(f"{self.path}: byte {self.at}: {self.what}: {message}")
+        return ValueError(f"{self.path}: byte {self.at}: {self.part}: {message}")
 
     def take(self, count: int) -> bytes:
         if count < 0 or self.at + count > len(self.data):
-            raise self.fail(f"damaged or cut off: wants {count} bytes, there are {len(self.data) - self.at}")
+            raise self.fail(f"damaged or cut off: expected {count} bytes, there are {len(self.data) - self.at}")
         self.at += count
         return self.data[self.at - count : self.at]
 
@@ -205,12 +205,12 @@ class _Reader:
         try:
             return self.take(self.number()).decode()
         except UnicodeDecodeError:
-            raise self.fail("damaged: a name that is no text") from None
+            raise self.fail("damaged: a name is not text") from None
 
     def raw(self) -> np.ndarray:
         magic, dtype, size = self.number("<I"), self.number(), self.number()
         if magic != MAGIC or dtype not in DTYPES:
-            raise self.fail(f"damaged, or weights of a kind that is not read (magic {magic:#x}, type {dtype})")
+            raise self.fail(f"damaged, or weights of an unknown kind (magic {magic:#x}, type {dtype})")
         if size == 0:
             return np.zeros(0, DTYPES[dtype])
         rank = self.number()
@@ -221,42 +221,42 @@ class _Reader:
 
 
 def _filled(graph: Graph, weights: bytes, path: str, proto: str, lines: dict[str, int]) -> Graph:
-    """The graph with its weights and constants, every byte of the file read."""
+    """The graph with its weights and constants; every byte of the file is read."""
     file = _Reader(weights, path)
     if file.number("<I") != MAGIC:
         raise ValueError(f"{path}: byte 0: not a .tnnmodel of version 2")
-    layers, found = {layer.name: layer for layer in graph.layers}, {}
+    layers, blobs = {layer.name: layer for layer in graph.layers}, {}
     count = file.number() & 0x1FFFFFFF
     if count >= _MOST:
         raise file.fail(f"damaged: {count} layers with weights")
     for _ in range(count):
-        file.what = "next layer"
+        file.part = "next layer"
         file.number()
         base, name = file.string(), file.string()
-        file.what = f"layer {name}"
+        file.part = f"layer {name}"
         layer = layers.get(name)
-        if layer is None or layer.base != base or name in found:
+        if layer is None or layer.base != base or name in blobs:
             raise file.fail(f"weights of a '{base}' that {proto} does not have")
         try:
-            wanted = shapes(layer)
+            expected = shapes(layer)
         except ValueError as error:
             raise ValueError(f"{proto}: line {lines[name]}: layer {name}: {error}") from None
         for item in kind(layer.type).payload:
             if item == "name":
                 file.string()
             elif file.number() != layer.params[9]:
-                raise file.fail(f"does not say what line {lines[name]} of {proto} says of a bias")
-        found[name] = tuple(file.raw() for _ in wanted)
+                raise file.fail(f"disagrees with line {lines[name]} of {proto} on the bias")
+        blobs[name] = tuple(file.raw() for _ in expected)
     constants = {}
     if file.at < len(weights):
-        file.what = "constants"
+        file.part = "constants"
         if file.number("<I") != MAGIC:
             raise file.fail("damaged: bytes left over after the last layer")
         for _ in range(file.number()):
             name = file.string()
-            file.what = f"constant {name}"
+            file.part = f"constant {name}"
             constants[name] = file.raw()
     if file.at < len(weights):
         raise file.fail(f"damaged: {len(weights) - file.at} bytes left over")
-    filled = tuple(replace(layer, blobs=found.get(layer.name, ())) for layer in graph.layers)
+    filled = tuple(replace(layer, blobs=blobs.get(layer.name, ())) for layer in graph.layers)
     return replace(graph, layers=filled, constants=constants)

@@ -1,4 +1,4 @@
-"""A TNN graph run in torch, layer by layer, as TNN's kernels for the CPU do it: proof of what the files say."""
+"""Runs a TNN graph in torch, layer by layer, with the semantics of TNN's CPU kernels, to check written files."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .layers import Graph, Layer
+from .values import want
 
-_INFINITE = 2**31 - 1  # the end of a slice that goes to the end
+_INFINITE = 2**31 - 1  # as the end of a slice: up to the end of the axis
 
 
 def run(graph: Graph, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Outputs by name for float32 inputs by name. Raises ValueError naming the input or the layer that does not fit."""
+    """Outputs by name for float32 inputs by name. Raises ValueError naming an input or a layer that does not fit."""
     if set(inputs) != set(graph.inputs):
         raise ValueError(f"expected the inputs {', '.join(graph.inputs)}, got {', '.join(inputs)}")
     blobs: dict[str, Tensor] = {}
@@ -26,19 +27,19 @@ def run(graph: Graph, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]
             raise ValueError(f"input {name}: expected {shape} float32, got {array.shape} {array.dtype}")
         blobs[name] = torch.from_numpy(np.ascontiguousarray(array))
     blobs |= {name: _float(array) for name, array in graph.constants.items()}
-    waiting = Counter(name for layer in graph.layers for name in layer.inputs) + Counter(graph.outputs)
+    uses_left = Counter(name for layer in graph.layers for name in layer.inputs) + Counter(graph.outputs)
     with torch.inference_mode():
         for layer in graph.layers:
-            given = [blobs[name] for name in layer.inputs]
+            operands = [blobs[name] for name in layer.inputs]
             try:
-                blobs[layer.outputs[0]] = RULES[layer.base](layer, given, _weights(layer))
+                blobs[layer.outputs[0]] = RULES[layer.base](layer, operands, _weights(layer))
             except (RuntimeError, ValueError, IndexError) as error:
-                sizes = ", ".join(str(tuple(blob.shape)) for blob in given)
+                sizes = ", ".join(str(tuple(blob.shape)) for blob in operands)
                 reason = str(error).splitlines()[0]
                 raise ValueError(f"layer {layer.name} ({layer.type}) does not run on {sizes}: {reason}") from error
             for name in layer.inputs:
-                waiting[name] -= 1
-                if waiting[name] == 0:
+                uses_left[name] -= 1
+                if uses_left[name] == 0:
                     blobs.pop(name, None)
         return {name: blobs[name].numpy().copy() for name in graph.outputs}
 
@@ -48,40 +49,34 @@ def _float(array: np.ndarray) -> Tensor:
 
 
 def _weights(layer: Layer) -> list[Tensor]:
-    """Weights as float32: halves widened, whole numbers times the scale of their output channel."""
+    """Weights as float32; integers are multiplied by the scale of their output channel."""
     if layer.type == layer.base:
         return [_float(blob) for blob in layer.blobs]
     weight, *rest, scale = (_float(blob) for blob in layer.blobs)
     return [weight * scale.view(-1, *[1] * (weight.ndim - 1)), *rest]
 
 
-def _want(holds: bool, message: str) -> None:
-    if not holds:
-        raise ValueError(message)
-
-
 def _convolution(layer: Layer, x: list[Tensor], w: list[Tensor]) -> Tensor:
     group, _, _, _, _, sh, sw, ph, pw, _, pad_type, dh, dw, activation = layer.params
-    _want(pad_type == -1 and activation in (0, 1, 2), f"padding {pad_type} or activation {activation} is not known")
+    want(pad_type == -1 and activation in (0, 1, 2), f"padding {pad_type} or activation {activation} is not known")
     y = F.conv2d(x[0], w[0], w[1] if len(w) > 1 else None, (sh, sw), (ph, pw), (dh, dw), group)
     return (y, y.relu(), y.clamp(0, 6))[activation] if activation else y
 
 
 def _inner_product(layer: Layer, x: list[Tensor], w: list[Tensor]) -> Tensor:
-    _want(layer.params[1:] == (1, 0, 1), "only an inner product along axis 1 with a bias is known")
+    want(layer.params[1:] == (1, 0, 1), "only an inner product along axis 1 with a bias is known")
     return x[0].flatten(1) @ w[0].T + w[1]
 
 
 def _binary(function: Callable[[Tensor, Tensor], Tensor]) -> Callable:
     def rule(layer: Layer, x: list[Tensor], w: list[Tensor]) -> Tensor:
-        operands = [*x, *w] if layer.params[0] != 0 else [*w, *x]
-        return function(*operands)
+        return function(*x, *w) if layer.params[0] != 0 else function(*w, *x)
 
     return rule
 
 
 def _channels(values: Tensor, x: Tensor) -> Tensor:
-    _want(values.numel() in (1, x.shape[1]), f"{values.numel()} weights for {x.shape[1]} channels")
+    want(values.numel() in (1, x.shape[1]), f"{values.numel()} weights for {x.shape[1]} channels")
     return values.view(-1, *[1] * (x.ndim - 2))
 
 
@@ -112,20 +107,20 @@ def _unsqueeze(layer: Layer, x: list[Tensor], w: list[Tensor]) -> Tensor:
 
 def _squeeze(layer: Layer, x: list[Tensor], w: list[Tensor]) -> Tensor:
     axes = layer.params[1:]
-    _want(all(x[0].shape[axis] == 1 for axis in axes), f"an axis of {axes} is longer than one")
+    want(all(x[0].shape[axis] == 1 for axis in axes), f"an axis of {axes} is longer than one")
     return x[0].squeeze(axes)
 
 
 def _reshape(layer: Layer, x: list[Tensor], w: list[Tensor]) -> Tensor:
     start, end, rank, *dims, order = layer.params
-    _want((start, end, order) == (0, rank, 0), "only a reshape of all axes, in NCHW, is known")
+    want((start, end, order) == (0, rank, 0), "only a reshape of all axes, in NCHW, is known")
     return x[0].reshape([x[0].shape[i] if size == 0 else size for i, size in enumerate(dims)])
 
 
 def _slice(layer: Layer, x: list[Tensor], w: list[Tensor]) -> Tensor:
     n = layer.params[0]
     begins, ends, axes, strides = (layer.params[i * (n + 1) + 1 : (i + 1) * (n + 1)] for i in range(4))
-    _want(min(strides) > 0, f"strides {strides}")
+    want(min(strides) > 0, f"strides {strides}")
     index = [slice(None)] * x[0].ndim
     for begin, end, axis, stride in zip(begins, ends, axes, strides, strict=True):
         index[axis] = slice(begin, None if end == _INFINITE else end, stride)
@@ -134,9 +129,7 @@ def _slice(layer: Layer, x: list[Tensor], w: list[Tensor]) -> Tensor:
 
 def _pad(layer: Layer, x: list[Tensor], w: list[Tensor]) -> Tensor:
     top, bottom, left, right, first, last, mode, value = layer.params[2:]
-    _want(
-        layer.params[:2] == (0, 0) and mode in (0, 1, 2) and not (mode and (first or last)), f"padding {layer.params}"
-    )
+    want(layer.params[:2] == (0, 0) and mode in (0, 1, 2) and not (mode and (first or last)), f"padding {layer.params}")
     if mode == 0:
         return F.pad(x[0], (left, right, top, bottom, first, last), value=value)
     return F.pad(x[0], (left, right, top, bottom), mode=("constant", "reflect", "replicate")[mode])
@@ -144,7 +137,7 @@ def _pad(layer: Layer, x: list[Tensor], w: list[Tensor]) -> Tensor:
 
 def _upsample(layer: Layer, x: list[Tensor], w: list[Tensor]) -> Tensor:
     mode, scale_h, scale_w, align, *size = layer.params
-    _want(mode in (1, 2) and align in (0, 1), f"mode {mode} with align {align}")
+    want(mode in (1, 2) and align in (0, 1), f"mode {mode} with align {align}")
     size = size or [int(x[0].shape[2] * scale_h), int(x[0].shape[3] * scale_w)]
     if mode == 1:
         return F.interpolate(x[0], size=size, mode="nearest")
@@ -153,7 +146,7 @@ def _upsample(layer: Layer, x: list[Tensor], w: list[Tensor]) -> Tensor:
 
 def _pooling(layer: Layer, x: list[Tensor], w: list[Tensor]) -> Tensor:
     mode, kh, kw, sh, sw, ph, pw, ih, iw, pad_type, ceil, adaptive, _, _ = layer.params
-    _want((ih, iw, pad_type, adaptive) == (-1, -1, -1, 0) and mode in (0, 1), f"pooling {layer.params}")
+    want((ih, iw, pad_type, adaptive) == (-1, -1, -1, 0) and mode in (0, 1), f"pooling {layer.params}")
     kernel, stride, padding = (kh or x[0].shape[2], kw or x[0].shape[3]), (sh, sw), (ph, pw)
     if mode == 0:
         return F.max_pool2d(x[0], kernel, stride, padding, ceil_mode=bool(ceil))
@@ -161,7 +154,7 @@ def _pooling(layer: Layer, x: list[Tensor], w: list[Tensor]) -> Tensor:
 
 
 def _grid_sample(layer: Layer, x: list[Tensor], w: list[Tensor]) -> Tensor:
-    _want(layer.params == (2, 0, 0), f"sampling {layer.params}: TNN knows bilinear, zeros outside, no aligned corners")
+    want(layer.params == (2, 0, 0), f"sampling {layer.params}: TNN knows bilinear, zeros outside, no aligned corners")
     return F.grid_sample(x[0], x[1], padding_mode="zeros", align_corners=False)
 
 

@@ -1,6 +1,6 @@
-"""The layers of TNN that students need: their parameters, their weights, and what is checked of both.
+"""The layers of TNN that students need, with checks of their parameters and weights.
 
-Facts from Tencent/TNN @f0cb08129: the order of the parameters is that of its text, shapes are those of its weights.
+As in Tencent/TNN @f0cb08129: parameters have the order of its text, weights the shapes of its files.
 """
 
 from __future__ import annotations
@@ -11,16 +11,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-QUANTIZED = "DynamicRangeQuantized"  # before a type: weights as int8, a scale for each output channel
+QUANTIZED = "DynamicRangeQuantized"  # prefix of a type: int8 weights with a scale for each output channel
 QUANTIZABLE = ("Convolution", "InnerProduct")
-FOLLOWS = None  # of a shape: any size
+ANY = None  # in place of a shape or a size
 
 Shape = tuple[int | None, ...]
 
 
 @dataclass(frozen=True)
 class Layer:
-    """One step of a graph. `blobs` are its weights, in the order of the file."""
+    """One step of a graph. `blobs`: its weights, in the order of the file."""
 
     type: str
     name: str
@@ -31,13 +31,13 @@ class Layer:
 
     @property
     def base(self) -> str:
-        """The type without the mark of quantised weights."""
+        """The type without the prefix of int8 weights."""
         return self.type.removeprefix(QUANTIZED)
 
 
 @dataclass(frozen=True)
 class Graph:
-    """Layers in the order they run. Inputs are float32 of these shapes; constants are blobs that no layer makes."""
+    """Layers in running order. inputs: shapes of the float32 inputs. constants: blobs that no layer computes."""
 
     inputs: dict[str, tuple[int, ...]]
     outputs: tuple[str, ...]
@@ -46,15 +46,16 @@ class Graph:
 
     @property
     def blobs(self) -> list[str]:
-        """All names of inputs and of what layers take and give, sorted."""
+        """The names of all inputs, and of all blobs that layers read or write, sorted."""
         names = {name for layer in self.layers for name in (*layer.inputs, *layer.outputs)}
         return sorted(names | set(self.inputs))
 
 
 @dataclass(frozen=True)
 class Kind:
-    """What a layer type is: how many inputs, how many parameters (given those), which of them are fractions, the shapes
-    of its weights. `payload`: what comes before the weights in the file, the layer's name and whether there is a bias.
+    """A layer type: the allowed numbers of inputs, the number of parameters (as a function of them), the indices of
+    fractional parameters, the shapes of the weights. payload: fields before the weights in the file, of "name" (the
+    layer's) and "bias" (whether there is one).
     """
 
     inputs: Callable[[int], bool] = lambda n: n == 1
@@ -70,22 +71,22 @@ def _convolution(layer: Layer) -> list[Shape]:
 
 
 def _operand(layer: Layer) -> list[Shape | None]:
-    """A constant operand (of any shape) is what a second input would be, and says on which side it stands."""
+    """A constant operand, of any shape, replaces the second input; the parameter gives its side."""
     constant = layer.params[0] in (0, 1)
     if constant == (len(layer.inputs) == 2) or not -1 <= layer.params[0] <= 1:
-        raise ValueError(f"position {layer.params[0]} of a constant does not go with {len(layer.inputs)} inputs")
-    return [FOLLOWS] if constant else []
+        raise ValueError(f"position {layer.params[0]} of a constant does not fit {len(layer.inputs)} inputs")
+    return [ANY] if constant else []
 
 
 def _sizes(params: Sequence) -> int:
-    """Four lists, each after its own length, all as long as the first."""
+    """Four lists, each preceded by its length, all of the same length."""
     length = 1 + params[0]
     if any(params[i * length : i * length + 1] not in ((), params[:1]) for i in range(4)):
         raise ValueError("begins, ends, axes and strides differ in number")
     return 4 * length
 
 
-_PER_CHANNEL = Kind(shapes=lambda layer: [(FOLLOWS,), (FOLLOWS,)])
+_PER_CHANNEL = Kind(shapes=lambda layer: [(ANY,), (ANY,)])
 _BINARY = Kind(inputs=lambda n: n in (1, 2), count=lambda p: 1, shapes=_operand)
 _REDUCE = Kind(count=lambda p: max(2, len(p)))
 _AXES = Kind(count=lambda p: 1 + p[0])
@@ -93,12 +94,12 @@ _AXES = Kind(count=lambda p: 1 + p[0])
 KINDS: dict[str, Kind] = {
     "Convolution": Kind(count=lambda p: 14, shapes=_convolution, payload=("name", "bias")),
     "InnerProduct": Kind(
-        count=lambda p: 4, shapes=lambda layer: [(layer.params[0], FOLLOWS), (layer.params[0],)], payload=("name",)
+        count=lambda p: 4, shapes=lambda layer: [(layer.params[0], ANY), (layer.params[0],)], payload=("name",)
     ),
     "MatMul": _BINARY,
     "BatchNormCxx": _PER_CHANNEL,
     "InstBatchNormCxx": _PER_CHANNEL,
-    "PReLU": Kind(count=lambda p: 2, shapes=lambda layer: [(1,) if layer.params[0] else (FOLLOWS,)], payload=("name",)),
+    "PReLU": Kind(count=lambda p: 2, shapes=lambda layer: [(1,) if layer.params[0] else (ANY,)], payload=("name",)),
     "Add": _BINARY,
     "Sub": _BINARY,
     "Mul": _BINARY,
@@ -126,7 +127,7 @@ KINDS: dict[str, Kind] = {
 
 
 def kind(type_name: str) -> Kind:
-    """The kind of a type, quantised or not. Raises ValueError on one that is not known here."""
+    """The kind of a type, with or without int8 weights. Raises ValueError on an unknown type."""
     base = type_name.removeprefix(QUANTIZED)
     if base not in KINDS or (base != type_name and base not in QUANTIZABLE):
         raise ValueError(f"unknown layer type '{type_name}', known: {', '.join(KINDS)}")
@@ -134,7 +135,7 @@ def kind(type_name: str) -> Kind:
 
 
 def numbers(type_name: str, words: Sequence[str]) -> tuple[int | float, ...]:
-    """The parameters of a layer from its text. Raises ValueError on what is no number, or no whole one."""
+    """The parameters of a layer from its words. Raises ValueError on a word that is not a (whole) number."""
     fractions = kind(type_name).fractions
     values: list[int | float] = []
     for index, word in enumerate(words):
@@ -142,7 +143,7 @@ def numbers(type_name: str, words: Sequence[str]) -> tuple[int | float, ...]:
             value = float(word) if index in fractions else int(word)
         except ValueError:
             sort = "number" if index in fractions else "whole number"
-            raise ValueError(f"parameter {index + 1} is no {sort}: '{word}'") from None
+            raise ValueError(f"parameter {index + 1} is not a {sort}: '{word}'") from None
         if not math.isfinite(value):
             raise ValueError(f"parameter {index + 1} is not finite: '{word}'")
         values.append(value)
@@ -150,65 +151,65 @@ def numbers(type_name: str, words: Sequence[str]) -> tuple[int | float, ...]:
 
 
 def shapes(layer: Layer) -> list[Shape | None]:
-    """Shapes that the weights of a layer must have, None where any will do. Raises ValueError naming what is wrong with
-    its inputs, outputs or parameters."""
+    """The required shapes of a layer's weights, None for any shape. Raises ValueError where the number of its inputs,
+    outputs or parameters is wrong."""
     known = kind(layer.type)
     if not known.inputs(len(layer.inputs)) or len(layer.outputs) != 1:
         raise ValueError(f"{len(layer.inputs)} inputs and {len(layer.outputs)} outputs do not fit a {layer.base}")
     try:
         expected = known.count(layer.params)
-    except IndexError:  # the one that says how many there are is missing
+    except IndexError:  # the parameter that holds their number is missing
         expected = 1
     if len(layer.params) != expected:
-        raise ValueError(f"expected {expected} parameters of a {layer.base}, found {len(layer.params)}")
+        raise ValueError(f"expected {expected} parameters of a {layer.base}, got {len(layer.params)}")
     wanted = list(known.shapes(layer))
     return [*wanted, (wanted[0][0],)] if layer.type != layer.base else wanted
 
 
 def check(graph: Graph, place: Callable[[Layer | None], str] = lambda layer: f"layer {layer.name}: " if layer else ""):
-    """Raise ValueError, beginning with `place` of the layer, unless a graph is whole: names that the text can hold,
-    blobs made once and before they are taken, known types, the right parameters and weights."""
+    """Raise ValueError, beginning with `place` of the layer, unless a graph is valid: names that the text can hold,
+    blobs written once and before they are read, known types, correct parameters and weights."""
     for name in (*graph.inputs, *graph.constants):
         _name(name, place(None))
     for name in (name for name in graph.inputs if ":" in name):
-        raise ValueError(f"{place(None)}an input's name holds no colon: '{name}'")
+        raise ValueError(f"{place(None)}the name of an input must not contain a colon: '{name}'")
     if not graph.inputs or not graph.outputs or not graph.layers:
         raise ValueError(f"{place(None)}no inputs, no outputs or no layers")
-    made, seen = {*graph.inputs, *graph.constants}, set()
+    known, seen = {*graph.inputs, *graph.constants}, set()
     for layer in graph.layers:
         where = place(layer)
         for name in (layer.name, *layer.outputs):
             _name(name, where)
-        if layer.name in seen or made & set(layer.outputs):
-            raise ValueError(f"{where}its name or an output of it was there before")
-        missing = [name for name in layer.inputs if name not in made]
+        if layer.name in seen or known & set(layer.outputs):
+            raise ValueError(f"{where}its name or one of its outputs occurred before")
+        missing = [name for name in layer.inputs if name not in known]
         if missing:
-            raise ValueError(f"{where}no layer before it makes '{missing[0]}'")
-        made |= set(layer.outputs)
+            raise ValueError(f"{where}no layer before it computes '{missing[0]}'")
+        known |= set(layer.outputs)
         seen.add(layer.name)
         try:
             wanted = shapes(layer)
         except ValueError as error:
             raise ValueError(f"{where}{error}") from None
         if len(layer.blobs) != len(wanted) or not all(map(_fits, layer.blobs, wanted)):
-            found = [tuple(blob.shape) for blob in layer.blobs]
-            raise ValueError(f"{where}expected weights of shapes {wanted}, found {found}")
+            actual = [tuple(blob.shape) for blob in layer.blobs]
+            raise ValueError(f"{where}expected weights of shapes {wanted}, got {actual}")
         if layer.blobs and (layer.blobs[0].dtype == np.int8) != (layer.type != layer.base):
             raise ValueError(f"{where}weights of type {layer.blobs[0].dtype} in a {layer.type}")
-    missing = [name for name in graph.outputs if name not in made]
+    missing = [name for name in graph.outputs if name not in known]
     if missing:
-        raise ValueError(f"{place(None)}no layer makes the output '{missing[0]}'")
+        raise ValueError(f"{place(None)}no layer computes the output '{missing[0]}'")
 
 
 def _fits(blob: np.ndarray, wanted: Shape | None) -> bool:
-    if wanted is FOLLOWS:
+    if wanted is ANY:
         return True
     return len(blob.shape) == len(wanted) and all(w in (None, s) for s, w in zip(blob.shape, wanted, strict=True))
 
 
 def _name(name: str, where: str) -> None:
     if not name or any(c in ',"' or c.isspace() or not c.isprintable() for c in name):
-        raise ValueError(f"{where}a name holds no blanks, commas or quotes: '{name}'")
+        raise ValueError(f"{where}a name must not contain blanks, commas or quotes: '{name}'")
 
 
 def used(layers: Iterable[Layer], outputs: Iterable[str]) -> list[Layer]:

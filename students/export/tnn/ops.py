@@ -1,7 +1,7 @@
-"""Operations of torch as layers of TNN: one rule for each, its parameters those of the operation.
+"""Operations of torch as layers of TNN, one rule each.
 
-A rule is given the builder, then the operation's arguments: `Value` for a blob, a tensor for what is constant. It emits
-layers and returns the blobs it made, or raises ValueError where TNN cannot say it.
+A rule takes the builder and the operation's arguments: a `Value` for a blob, a tensor for a constant. It emits layers
+and returns their output blobs, or raises ValueError where TNN cannot express the operation.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import Tensor
 from . import shapes, weights
 from .values import Builder, Value, combine, layer_rule, pointwise, unsqueeze, want
 
-_LARGEST = 3.4e38  # no limit, for TNN
+_LARGEST = 3.4e38  # TNN's "no limit"
 
 
 def _arithmetic(kind: str, swapped: bool = False) -> Callable:
@@ -57,7 +57,7 @@ def _prelu(b: Builder, x: Value, slope: Tensor) -> Value:
 
 
 def _expand(b: Builder, x: Value, shape: Sequence[int], implicit: bool = False) -> Value:
-    """Arithmetic repeats along axes of length one by itself."""
+    """Needs no layer: TNN's arithmetic broadcasts along axes of length one."""
     same = len(shape) == len(x.shape) and all(new in (-1, old) for new, old in zip(shape, x.shape, strict=True))
     want(same or set(b.users) <= set(ARITHMETIC), f"an expansion of {x.shape} that is not part of a sum or product")
     return x

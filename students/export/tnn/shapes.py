@@ -1,4 +1,4 @@
-"""Rules of `ops.py` that move numbers about: reshapes, cuts, borders, resampling, sums along axes."""
+"""Rules of `ops.py` for shapes and pixels: reshapes, slices, borders, resampling, sums along axes."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ def reshape(b: Builder, x: Value, shape: Sequence[int]) -> Value:
     source = x.origin or x
     if shape in (x.shape, source.shape):
         return x if shape == x.shape else source
-    made = b.emit("Reshape", [source], shape, [0, len(shape), len(shape), *shape, 0])
-    return Value(made.name, shape, source)
+    blob = b.emit("Reshape", [source], shape, [0, len(shape), len(shape), *shape, 0])
+    return Value(blob.name, shape, source)
 
 
 def squeeze(b: Builder, x: Value, axes: int | Sequence[int]) -> Value:
     axes = {axis % len(x.shape) for axis in ([axes] if isinstance(axes, int) else axes)}
     axes = [axis for axis in sorted(axes) if x.shape[axis] == 1]
     shape = [size for axis, size in enumerate(x.shape) if axis not in axes]
-    made = b.emit("Squeeze", [x], shape, [len(axes), *axes]) if axes else x
-    return Value(made.name, tuple(shape), x.origin or x)
+    blob = b.emit("Squeeze", [x], shape, [len(axes), *axes]) if axes else x
+    return Value(blob.name, tuple(shape), x.origin or x)
 
 
 def select(b: Builder, x: Value, axis: int, index: int) -> Value:
@@ -36,7 +36,7 @@ def select(b: Builder, x: Value, axis: int, index: int) -> Value:
 
 
 def cut(b: Builder, x: Value, cuts: dict[int, tuple[int, int, int]]) -> Value:
-    """Begin, end and stride by axis."""
+    """A slice; `cuts` maps axes to (begin, end, stride)."""
     cuts = {axis: cut for axis, cut in cuts.items() if cut != (0, x.shape[axis], 1)}
     if not cuts:
         return x
@@ -101,7 +101,10 @@ def upsample(mode: int) -> Callable:
         align, scales = (bool(rest[0]), rest[1]) if mode == 2 else (False, rest[0])
         size = tuple(size or (int(old * scale) for old, scale in zip(x.shape[2:], scales, strict=True)))
         ratios = [new / old for new, old in zip(size, x.shape[2:], strict=True)]
-        want(scales is None or align or list(scales) == ratios, f"a scale of {scales} that does not give whole pixels")
+        want(
+            scales is None or align or list(scales) == ratios,
+            f"a scale of {scales} without whole pixels",
+        )
         want(mode == 2 or all(ratio == int(ratio) for ratio in ratios), f"the nearest pixels of {x.shape} as {size}")
         whole = all(ratio == int(ratio) for ratio in ratios)
         params = [mode, *ratios, int(align)] if whole else [mode, 0.0, 0.0, int(align), *size]
@@ -129,7 +132,7 @@ def avg_pool(b: Builder, x, kernel, stride=(), padding=0, ceil=False, include=Tr
 
 
 def max_pool(b: Builder, x, kernel, stride=(), padding=0, dilation=1, ceil=False) -> list[Value]:
-    want(not ceil and pair(dilation) == (1, 1), "a maximum over pixels that are not neighbours, or over a part")
+    want(not ceil and pair(dilation) == (1, 1), "a dilated maximum, or one with rounded-up size")
     return [pool(b, x, 0, kernel, stride, padding)]
 
 
@@ -139,8 +142,10 @@ def adaptive_avg_pool(b: Builder, x: Value, size: Sequence[int]) -> Value:
 
 
 def grid_sample(b: Builder, x: Value, grid: Tensor, mode: int, padding: int, align: bool) -> Value:
-    """TNN takes zeros outside; where the last pixel is repeated, points outside move onto it."""
-    want(isinstance(grid, Tensor) and mode == 0 and padding in (0, 1) and not align, "sampling TNN has no mode for")
+    """TNN samples zeros outside. Where torch repeats the border, points outside are moved onto it."""
+    want(
+        isinstance(grid, Tensor) and mode == 0 and padding in (0, 1) and not align, "a mode of sampling that TNN lacks"
+    )
     if padding == 1:
         edge = 1 - 1 / torch.tensor([x.shape[3], x.shape[2]], dtype=grid.dtype)
         grid = grid.maximum(-edge).minimum(edge)

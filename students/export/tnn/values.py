@@ -1,4 +1,4 @@
-"""What rules work with: blobs, the builder that they emit layers to, and arithmetic, which all of them need."""
+"""Shared by the rules: blobs, the builder that they emit layers to, and arithmetic."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Value:
-    """A blob; `origin` is the one that it only reshapes, `axes` the axes of length one that this put into it."""
+    """A blob. `origin`: the blob that it reshapes; `axes`: the axes of length one that were inserted into `origin`."""
 
     name: str
     shape: tuple[int, ...]
@@ -21,7 +21,7 @@ class Value:
 
 
 class Builder(Protocol):
-    """What rules see of the export: the blob a layer gives, a constant as a blob, who takes the present result."""
+    """The exporter's interface for rules: emit a layer, store a constant, list the users of the present result."""
 
     def emit(
         self, kind: str, inputs: Sequence[Value], shape: Sequence[int], params: Sequence = (), blobs: Sequence = ()
@@ -37,8 +37,8 @@ def pair(value: int | Sequence[int]) -> tuple[int, int]:
     return (value, value) if isinstance(value, int) else (value[0], value[-1])
 
 
-def want(holds: bool, message: str) -> None:
-    if not holds:
+def want(condition: bool, message: str) -> None:
+    if not condition:
         raise ValueError(message)
 
 
@@ -57,24 +57,24 @@ def combine(b: Builder, kind: str, x: Value | Tensor | float, y: Value | Tensor 
 
 
 def pointwise(b: Builder, kind: str, x: Value, params: Sequence = (), blobs: Sequence[Tensor] = ()) -> Value:
-    """A layer that treats every number alike. It goes before axes that were put in: devices know two and four best."""
+    """An elementwise layer. It goes before inserted axes: devices handle two and four axes best."""
     if x.axes:
         return unsqueeze(b, pointwise(b, kind, x.origin, params, blobs), x.axes)
     return b.emit(kind, [x], x.shape, params, blobs)
 
 
 def unsqueeze(b: Builder, x: Value, axes: int | Sequence[int]) -> Value:
-    """Axes of length one, in rising order; those of a blob that has some already become one layer."""
+    """Insert axes of length one, in rising order; where an Unsqueeze precedes, both become one layer."""
     axes = [axes % (len(x.shape) + 1)] if isinstance(axes, int) else list(axes)
     shape = list(x.shape)
     for axis in axes:
         shape.insert(axis, 1)
     joined = bool(x.axes) and x.axes[-1] < axes[0]
     source, axes = (x.origin, [*x.axes, *axes]) if joined else (x, axes)
-    made = b.emit("Unsqueeze", [source], shape, [len(axes), *axes])
-    return Value(made.name, tuple(shape), source, tuple(axes))
+    blob = b.emit("Unsqueeze", [source], shape, [len(axes), *axes])
+    return Value(blob.name, tuple(shape), source, tuple(axes))
 
 
 def layer_rule(kind: str) -> Callable:
-    """The rule of an operation on every number that has a layer of its own."""
+    """The rule of an elementwise operation that has its own layer type."""
     return lambda b, x: pointwise(b, kind, x)

@@ -1,4 +1,4 @@
-"""Rules of `ops.py` with weights: convolutions, linear layers and normalisations, products of computed matrices."""
+"""Rules of `ops.py` for weights: convolutions, linear layers, normalisations, products with computed matrices."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 from . import shapes
 from .values import Builder, Value, combine, pair, unsqueeze, want
 
-_EPS = 1e-5  # of TNN's instance normalisation
+_EPS = 1e-5  # fixed in TNN's instance normalisation
 
 
 def conv2d(b: Builder, x: Value, weight, bias=None, stride=1, padding=0, dilation=1, groups: int = 1) -> Value:
@@ -30,10 +30,13 @@ def conv2d(b: Builder, x: Value, weight, bias=None, stride=1, padding=0, dilatio
 
 
 def _computed_depthwise(b: Builder, x: Value, weight: Value, stride, padding, groups: int) -> Value:
-    """TNN's convolutions have constant weights: each tap of the kernel times the pixels that it meets, and the sum."""
+    """TNN's convolutions have constant weights, so: the sum over the kernel's taps, each times the pixels it meets."""
     channels, (kh, kw) = x.shape[1], weight.shape[2:]
     depthwise = x.shape[0] == 1 and weight.shape[:2] == (channels, 1) and groups == channels
-    want(depthwise, f"computed weights {weight.shape} in {groups} groups; only depthwise ones of batch 1 can be said")
+    want(
+        depthwise,
+        f"computed weights {weight.shape} in {groups} groups; TNN has depthwise ones of batch 1",
+    )
     weight = shapes.reshape(b, weight, (1, channels, kh, kw))
     x = shapes.pad(b, x, (padding[1], padding[1], padding[0], padding[0])) if any(padding) else x
     (sh, sw), height, width = stride, (x.shape[2] - kh) // stride[0] + 1, (x.shape[3] - kw) // stride[1] + 1
@@ -60,7 +63,7 @@ def flip(b: Builder, x: Value, axes: Sequence[int]) -> Value:
 
 
 def pixel_unshuffle(b: Builder, x: Value, factor: int) -> Value:
-    """A convolution that picks every pixel of a square into a channel of its own, exact as it only adds zeros."""
+    """A convolution that moves each pixel of a square into its own channel; exact, as it only adds zeros."""
     picks = torch.eye(factor**2).view(factor**2, 1, factor, factor).repeat(x.shape[1], 1, 1, 1)
     return conv2d(b, x, picks, stride=factor, groups=x.shape[1])
 
@@ -79,7 +82,7 @@ def batch_norm(b: Builder, x: Value, weight, bias, mean: Tensor, variance: Tenso
 
 
 def group_norm(b: Builder, x: Value, groups: int, weight=None, bias=None, eps: float = _EPS, cudnn=True) -> Value:
-    """TNN's instance normalisation of the groups as if each were a channel."""
+    """TNN's instance normalisation, with each group as one channel."""
     want(eps == _EPS, f"a normalisation whose eps is {eps}; TNN's is {_EPS}")
     n, channels, *size = x.shape
     rows = shapes.reshape(b, x, (n, groups, channels // groups * size[0], *size[1:]))
@@ -96,10 +99,10 @@ def instance_norm(b: Builder, x: Value, weight, bias, mean, var, use_input: bool
 
 @dataclass(frozen=True)
 class Modulated(Value):
-    """A constant matrix (R, C), each column times a number of `columns` (1, C), each row times one of `rows` (1, R).
+    """A constant matrix (R, C) whose columns are scaled by `columns` (1, C) and whose rows by `rows` (1, R).
 
-    The blob (1, R, C) itself is there too, for rules that know no better; where none takes it, its layers are dropped.
-    A product with it is a convolution by the matrix between two products of channels: layers that every device has.
+    The blob (1, R, C) exists as well, for rules that need it; if none does, its layers are dropped. A product with the
+    matrix becomes a convolution by it between two scalings of channels: layers that every device has.
     """
 
     matrix: Tensor | None = None
@@ -108,23 +111,23 @@ class Modulated(Value):
 
 
 def multiply(b: Builder, x, y) -> Value:
-    made = combine(b, "Mul", x, y)
+    product = combine(b, "Mul", x, y)
     for matrix, scale in ((x, y), (y, x)):
         numbers = scale.origin.shape if isinstance(scale, Value) and scale.axes else None
         if isinstance(matrix, Modulated) and matrix.rows is None:
             if numbers == (1, matrix.shape[1]) and scale.shape == (1, matrix.shape[1], 1):
-                return Modulated(made.name, made.shape, None, (), matrix.matrix, matrix.columns, scale.origin)
+                return Modulated(product.name, product.shape, None, (), matrix.matrix, matrix.columns, scale.origin)
         elif isinstance(matrix, Tensor) and matrix.ndim == 2:
             if numbers == (1, matrix.shape[1]) and scale.shape == (1, 1, matrix.shape[1]):
-                return Modulated(made.name, made.shape, None, (), matrix, scale.origin)
-    return made
+                return Modulated(product.name, product.shape, None, (), matrix, scale.origin)
+    return product
 
 
 def square(b: Builder, x: Value) -> Value:
-    made = combine(b, "Mul", x, x)
+    product = combine(b, "Mul", x, x)
     if isinstance(x, Modulated) and x.rows is None:
-        return Modulated(made.name, made.shape, None, (), x.matrix**2, combine(b, "Mul", x.columns, x.columns))
-    return made
+        return Modulated(product.name, product.shape, None, (), x.matrix**2, combine(b, "Mul", x.columns, x.columns))
+    return product
 
 
 def total(b: Builder, x: Value, axes: Sequence[int] | None, keep: bool = False, dtype=None) -> Value:

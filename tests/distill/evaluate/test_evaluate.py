@@ -11,7 +11,8 @@ from PIL import Image
 
 from distill.data import synthetic
 from distill.data.photos import read_manifest
-from distill.evaluate import measure as evaluate
+from distill.evaluate import __main__ as evaluate
+from distill.evaluate import measure
 from distill.evaluate.pairs import by_people, read, save
 from eval.evaluation import Evaluation
 
@@ -61,7 +62,7 @@ def test_every_kind_of_swapper_in_one_table(listing, tmp_path, capsys):
         assert "AI-generated" in sheet.text["Comment"]
 
 
-def test_a_second_start_makes_and_measures_only_what_is_missing(listing, tmp_path, monkeypatch):
+def test_a_second_start_swaps_and_measures_only_missing_rows(listing, tmp_path, monkeypatch):
     student, out = student_file(tmp_path), tmp_path / "out"
     assert run(listing, out, student) == 0
     first, swaps = metrics_of(out), sorted((out / "swaps" / "compact").glob("*.png"))
@@ -108,7 +109,7 @@ def test_swaps_of_another_student_are_not_taken_for_its_own(listing, tmp_path):
     assert metrics_of(out)["rows"]["compact"]["l1"]["value"] != first
 
 
-def test_missing_swaps_are_told_and_can_be_left_out_for_all(listing, tmp_path, capsys):
+def test_missing_swaps_are_reported_and_can_be_left_out_for_all(listing, tmp_path, capsys):
     pairs, _ = read(listing)
     finished = tmp_path / "peer"
     finished.mkdir()
@@ -124,7 +125,7 @@ def test_missing_swaps_are_told_and_can_be_left_out_for_all(listing, tmp_path, c
 
 
 @pytest.mark.parametrize(
-    ("swapper", "options", "told"),
+    ("swapper", "options", "message"),
     [
         ("nobody", [], "unknown swapper 'nobody'; known: copy-target"),
         ("copy-target", ["--metrics", "beauty"], "unknown metric 'beauty'; known: id_retrieval"),
@@ -134,10 +135,10 @@ def test_missing_swaps_are_told_and_can_be_left_out_for_all(listing, tmp_path, c
         ("simswap", [], "simswap"),
     ],
 )
-def test_mistakes_are_one_line(swapper, options, told, listing, tmp_path, capsys):
+def test_mistakes_are_one_line(swapper, options, message, listing, tmp_path, capsys):
     assert evaluate.main([swapper, "--pairs", str(listing), "--out", str(tmp_path), *options]) == 2
     error = capsys.readouterr().err
-    assert error.startswith("error: ") and told in error and error.count("\n") <= 2
+    assert error.startswith("error: ") and message in error and error.count("\n") <= 2
 
 
 def test_pairs_must_come_from_somewhere(capsys, tmp_path, listing):
@@ -164,8 +165,8 @@ def test_swaps_of_no_numbers_are_counted_and_named(listing, tmp_path, monkeypatc
     for _ in range(2):  # the second start finds the pictures, and still knows
         (out / "metrics.json").unlink(missing_ok=True)
         assert run(listing, out, student, metrics="exact_match") == 0
-        told = "compact gives NaN or infinite values for 1 of 12 pairs (00005), which count as grey pictures"
-        assert told in metrics_of(out)["verdicts"] and told in capsys.readouterr().out
+        warning = "compact gives NaN or infinite values for 1 of 12 pairs (00005), which count as grey pictures"
+        assert warning in metrics_of(out)["verdicts"] and warning in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("synthetic", [True, False])
@@ -173,6 +174,6 @@ def test_photographs_are_not_marked_as_generated_and_swaps_are(tmp_path, synthet
     (tmp_path / "pictures").mkdir()
     (tmp_path / "pictures" / "00.gone.png").touch()
     columns = {name: torch.zeros(2, 3, 8, 8).byte() for name in ("source", "target", "student")}
-    evaluate.write_pictures(tmp_path / "pictures", columns, synthetic)
+    measure.write_pictures(tmp_path / "pictures", columns, synthetic)
     marked = {path.name: is_marked(path) for path in (tmp_path / "pictures").iterdir()}
     assert marked == {f"{i:02d}.{name}.png": synthetic or name == "student" for name in columns for i in range(2)}

@@ -15,8 +15,8 @@ from helpers.marks import is_marked
 from helpers.videos import write_video
 
 from distill.data import faces
+from distill.evaluate import __main__ as evaluate
 from distill.evaluate import faceforensics
-from distill.evaluate import measure as evaluate
 from distill.evaluate.pairs import read
 from swapcore.frame import CANONICAL
 from swapcore.images import DataError

@@ -11,21 +11,21 @@ from eval.sanity import copy_source, copy_target
 def test_the_hash_of_a_list_is_what_it_was_when_results_were_kept():
     pairs = toy_pairs()
     assert pairs.hash == "3194111fa9964f7d"
-    told = {"names": tuple("abcdefgh"), "protocol": {"dataset": "toy"}}
-    assert changed(pairs, name="other", **told).hash == pairs.hash
+    facts = {"names": tuple("abcdefgh"), "protocol": {"dataset": "toy"}}
+    assert changed(pairs, name="other", **facts).hash == pairs.hash
     assert changed(pairs, target_pose_deg=None).hash != pairs.hash
 
 
 @pytest.mark.parametrize(
-    ("fields", "told"),
+    ("fields", "message"),
     [
         ({"names": ("a",) * PEOPLE}, "names: expected 8, all different, got 1 of 8"),
         ({"names": ("a", "b")}, "names: expected 8, all different, got 2 of 2"),
         ({"occluder": torch.zeros(PEOPLE, SIDE, SIDE, dtype=torch.bool)}, "occluder: expected"),
     ],
 )
-def test_new_fields_are_checked(fields, told):
-    with pytest.raises(ValueError, match=told):
+def test_new_fields_are_checked(fields, message):
+    with pytest.raises(ValueError, match=message):
         changed(toy_pairs(), **fields)
 
 
@@ -63,13 +63,13 @@ def test_people_under_several_names_are_one():
 
 
 @pytest.mark.parametrize(
-    ("groups", "told"),
+    ("groups", "message"),
     [
         ([[0, 99]], "person 99 is nobody"),
         ([[0, 1], [1, 2]], "person 1 is in two groups"),
         ([list(range(PEOPLE))], "every pair would be of one person"),
     ],
 )
-def test_merging_that_makes_no_sense_is_refused(groups, told):
-    with pytest.raises(ValueError, match=told):
+def test_merging_that_makes_no_sense_is_refused(groups, message):
+    with pytest.raises(ValueError, match=message):
         merged(toy_pairs(), groups)

@@ -66,27 +66,27 @@ def test_a_network_that_trained_must_not_evaluate(tmp_path, pairs):
         swappers.by_name(str(student_file(tmp_path)), judged, pairs, "cpu")
 
 
-def test_a_student_of_another_size_is_told_how_to_read_the_list(tmp_path, pairs):
+def test_a_student_of_another_size_is_refused_with_the_size_to_read_the_list_at(tmp_path, pairs):
     path = student_file(tmp_path, resolution=96)
     with pytest.raises(ConfigError, match="student.safetensors: swaps at 96 x 96.*64 x 64.*--resolution 96"):
         swappers.by_name(str(path), EXP, pairs, "cpu")
 
 
-def test_a_swapper_that_is_judged_by_its_own_network_is_told(tmp_path, pairs):
+def test_a_swapper_measured_by_its_own_network_gets_a_warning(tmp_path, pairs):
     estimators = build.estimators(EXP)
     student = swappers.load_student(student_file(tmp_path), EXP)
     assert swappers.own_estimators("compact", student, estimators) == []
     encoder = weights.find(ENCODERS["synthetic_identity"])
     itself = Estimator(student.identity_encoder, "synthetic_identity", weights.sha256(encoder)[:16])
-    told = swappers.own_estimators("compact", student, replace(estimators, recogniser=itself))
-    assert told == ["compact is measured by a network of its own, the recogniser synthetic_identity: take another"]
+    warnings = swappers.own_estimators("compact", student, replace(estimators, recogniser=itself))
+    assert warnings == ["compact is measured by a network of its own, the recogniser synthetic_identity: take another"]
 
     class Warp(teachers.Teacher):
         name, FILES = "warp", {"landmarks": "the file of a pose estimator"}
 
-    teacher = swappers.Steady(Warp({"landmarks": weights.find(CARDS["synthetic_pose"])}))
-    told = swappers.own_estimators("warp", teacher, estimators)
-    assert [line.split(", the ")[1].split(" ")[0] for line in told] == ["pose", "expression"]
+    teacher = swappers.TeacherSwapper(Warp({"landmarks": weights.find(CARDS["synthetic_pose"])}))
+    warnings = swappers.own_estimators("warp", teacher, estimators)
+    assert [line.split(", the ")[1].split(" ")[0] for line in warnings] == ["pose", "expression"]
     teacher.teacher.facts["identity_encoder"] = estimators.recogniser.weight_hash
     assert "recogniser" in swappers.own_estimators("warp", teacher, estimators)[0]
 
@@ -137,7 +137,7 @@ def test_exported_students_swap_as_the_student_does(exported, pairs, images):
         assert (swapper(*images) - expected).abs().mean() < (1e-6 if "identity_encoder" in parts else 1e-3)
 
 
-def test_onnx_files_of_another_kind_are_told(tmp_path, pairs, exported):
+def test_onnx_files_of_another_kind_are_refused(tmp_path, pairs, exported):
     from helpers.onnx_graphs import constants, helper, write
 
     write(
@@ -199,6 +199,6 @@ def test_a_teacher_that_finds_no_face_leaves_the_target_as_it_is():
 
     levels = torch.tensor([0.5, -0.5, 0.7, 0.9]).view(4, 1, 1, 1)
     source, target = levels.expand(4, 3, 8, 8), levels.flip(0).expand(4, 3, 8, 8)
-    swap = swappers.Steady(Shy())(source, target)
+    swap = swappers.TeacherSwapper(Shy())(source, target)
     assert swap.mean((1, 2, 3)).tolist() == pytest.approx([0.5, 0.7, -0.5, 0.9])
-    assert swappers.Steady(Shy())(source[1:2], target[1:2]).mean().item() == pytest.approx(0.7)
+    assert swappers.TeacherSwapper(Shy())(source[1:2], target[1:2]).mean().item() == pytest.approx(0.7)

@@ -1,4 +1,4 @@
-"""`python -m distill.export` and stage `export`: files, card, table, errors; what is finished is not made again."""
+"""`python -m distill.export` and stage `export`: files, card, table, errors; finished exports are kept."""
 
 import json
 import os
@@ -7,17 +7,21 @@ import subprocess
 import sys
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from conftest import ROOT
 from helpers.line import experiment, in_process
+from helpers.make_pairs import make
 from helpers.small_students import swapper
+from PIL import Image
 
 import students
 from distill import build, config
 from distill.config import ConfigError
-from distill.export import convert as export
-from students.export import proof
-from students.export.quiet import quiet
+from distill.export import __main__ as export
+from distill.export import convert
+from students.export import equality
+from students.export.conversion import quiet
 from students.export.targets import TARGETS
 
 
@@ -29,7 +33,7 @@ def file(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def made(file):
+def exported(file):
     """The command as people call it; the folder it wrote and what it printed."""
     done = subprocess.run(
         [sys.executable, "-m", "distill.export", str(file), "--to", "tnn", "--precision", "fp32,fp16"],
@@ -39,8 +43,8 @@ def made(file):
     return file.parent / "export", done.stdout
 
 
-def test_the_command_writes_files_a_card_and_a_table(made, file):
-    folder, printed = made
+def test_the_command_writes_files_a_card_and_a_table(exported, file):
+    folder, printed = exported
     assert {p.name for p in folder.iterdir()} == {"tnn-fp32", "tnn-fp16", "card.json", "equality.md"}
     content = json.loads((folder / "card.json").read_text())
     assert content["student"]["name"] == "mobilefsgan" and content["environment"]["commit"]
@@ -56,43 +60,43 @@ def test_the_command_writes_files_a_card_and_a_table(made, file):
     assert table in printed and "| tnn | fp32 |" in table and "(original 14.8)" in table and "ms before" in table
 
 
-def test_what_is_finished_is_not_made_again(made, file, monkeypatch, capsys):
-    folder, _ = made
+def test_finished_exports_are_kept(exported, file, monkeypatch, capsys):
+    folder, _ = exported
     before = (folder / "tnn-fp32" / "generator.tnnmodel").stat().st_mtime_ns
-    monkeypatch.setattr(proof, "prove", None)
+    monkeypatch.setattr(equality, "compare", None)
     assert export.main([str(file), "--to", "tnn"]) == 0
     assert (folder / "tnn-fp32" / "generator.tnnmodel").stat().st_mtime_ns == before
     card = json.loads((folder / "card.json").read_text())  # of all that lies there, not of what was asked for last
     assert [row["precision"] for row in card["targets"]] == ["fp32", "fp16"] and "whole(source" in card["use"]
 
 
-def test_files_that_are_not_as_they_were_are_made_again(made, file, tmp_path, capsys):
+def test_changed_files_are_exported_again(exported, file, tmp_path, capsys):
     folder = tmp_path / "export"
-    shutil.copytree(made[0], folder)
+    shutil.copytree(exported[0], folder)
     (folder / ".tnn-fp32.killed").mkdir()
     weights = [folder / f"tnn-{precision}" / "generator.tnnmodel" for precision in ("fp32", "fp16")]
     sizes = [path.stat().st_size for path in weights]
     weights[0].write_bytes(b"short")
     weights[1].unlink()
     assert export.main([str(file), "--to", "tnn", "--out", str(folder)]) == 0
-    assert "tnn-fp16: not as it was when it was compared, and left out" in capsys.readouterr().out
+    assert "tnn-fp16: changed since it was compared, and left out" in capsys.readouterr().out
     assert weights[0].stat().st_size == sizes[0] and not (folder / ".tnn-fp32.killed").exists()
     card = json.loads((folder / "card.json").read_text())
     assert [row["precision"] for row in card["targets"]] == ["fp32"]
 
 
-def test_a_folder_holds_the_exports_of_one_student(made, tmp_path, capsys):
+def test_a_folder_holds_the_exports_of_one_student(exported, tmp_path, capsys):
     other = swapper("mobilefsgan").generator
     next(other.parameters()).data.mul_(1.01)
     students.save(other, tmp_path / "student.safetensors", identity_encoder="synthetic_identity")
-    before = (made[0] / "card.json").read_bytes()
-    assert export.main([str(tmp_path / "student.safetensors"), "--to", "tnn", "--out", str(made[0])]) == 2
+    before = (exported[0] / "card.json").read_bytes()
+    assert export.main([str(tmp_path / "student.safetensors"), "--to", "tnn", "--out", str(exported[0])]) == 2
     assert "holds exports of another student, or compared on other pairs (tnn-fp" in capsys.readouterr().err
-    assert (made[0] / "card.json").read_bytes() == before
+    assert (exported[0] / "card.json").read_bytes() == before
 
 
 def test_ctrl_c_says_that_the_command_goes_on(file, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(proof, "prove", lambda *given: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(equality, "compare", lambda *given: (_ for _ in ()).throw(KeyboardInterrupt))
     assert export.main([str(file), "--to", "tnn", "--out", str(tmp_path / "out")]) == 130
     assert "stopped; the same command goes on" in capsys.readouterr().err
     (tmp_path / "file").write_text("")
@@ -101,7 +105,7 @@ def test_ctrl_c_says_that_the_command_goes_on(file, tmp_path, monkeypatch, capsy
 
 
 def test_a_file_that_differs_is_an_error_and_not_kept_but_others_are(file, tmp_path, monkeypatch, capsys):
-    monkeypatch.setitem(proof.TOLERANCE, "fp32", 0.0)
+    monkeypatch.setitem(equality.TOLERANCE, "fp32", 0.0)
     assert export.main([str(file), "--to", "tnn", "--precision", "fp32,fp16", "--out", str(tmp_path / "out")]) == 2
     why = "tnn-fp32: generator differs from PyTorch by up to"
     assert f"error: {why}" in capsys.readouterr().err
@@ -111,12 +115,12 @@ def test_a_file_that_differs_is_an_error_and_not_kept_but_others_are(file, tmp_p
     assert f"Refused: {why}" in (tmp_path / "out" / "equality.md").read_text()
 
 
-def test_whole_numbers_are_judged_by_identity(tmp_path):
+def test_int8_is_refused_where_it_loses_identity(tmp_path):
     row = {"id_top1_percent": 90.0, "same_as_pytorch": 0.95}
-    export._refuse_loss(row, {"id_top1_percent": 93.0}, tmp_path / "onnx-int8")
+    convert._check_identity(row, {"id_top1_percent": 93.0}, tmp_path / "onnx-int8")
     for worse in ({"id_top1_percent": 87.0}, {"same_as_pytorch": 0.8}, {"same_as_pytorch": float("nan")}):
-        with pytest.raises(proof.Unequal, match="onnx-int8: ID retrieval is .* take fp16 for this student"):
-            export._refuse_loss(row | worse, {"id_top1_percent": 93.0}, tmp_path / "onnx-int8")
+        with pytest.raises(equality.Unequal, match="onnx-int8: ID retrieval is .* take fp16 for this student"):
+            convert._check_identity(row | worse, {"id_top1_percent": 93.0}, tmp_path / "onnx-int8")
 
 
 @pytest.mark.parametrize(
@@ -130,8 +134,8 @@ def test_whole_numbers_are_judged_by_identity(tmp_path):
 )
 def test_mistakes_are_one_line(file, arguments, message, capsys):
     assert export.main([str(file), *arguments]) == 2
-    told = capsys.readouterr().err.strip().splitlines()
-    assert told[-1].startswith("error: ") and message in told[-1]
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert lines[-1].startswith("error: ") and message in lines[-1]
 
 
 def test_other_files_are_refused(tmp_path, capsys):
@@ -153,19 +157,18 @@ def test_the_stage_exports_what_was_trained(tmp_path):
 
 
 def test_all_targets_include_the_page_with_its_face_detector(tmp_path, monkeypatch):
-    monkeypatch.setattr(export.targets, "TARGETS", {"web": replace(TARGETS["web"], packages=())})
-    monkeypatch.setattr(export, "_detector", lambda exp: tmp_path / "detector.onnx")
+    monkeypatch.setattr(convert.targets, "TARGETS", {"web": replace(TARGETS["web"], packages=())})
+    monkeypatch.setattr(convert, "find_detector", lambda exp: tmp_path / "detector.onnx")
     passed = []
 
-    def instead(student, pairs, wanted, folder, judge, detector, metrics, anew):
-        passed.append((wanted, detector))
-        for name in ("card.json", "equality.md"):
-            (folder / name).touch()
-        return {"targets": []}
+    def instead(name, precision, job, folder):
+        passed.append((name, precision, job.detector))
+        raise ValueError("enough")
 
-    monkeypatch.setattr(export, "export", instead)
-    in_process(experiment(tmp_path, stages=["data", "pseudo_gt", "train", "export"], export={"to": ["all"]}))
-    assert passed == [([("web", "fp32")], tmp_path / "detector.onnx")]
+    monkeypatch.setattr(convert, "_export_one", instead)
+    with pytest.raises(ValueError, match="enough"):
+        in_process(experiment(tmp_path, stages=["data", "pseudo_gt", "train", "export"], export={"to": ["all"]}))
+    assert passed == [("web", "fp32", tmp_path / "detector.onnx")]
 
 
 def test_targets_and_stage_belong_together(tmp_path):
@@ -195,3 +198,23 @@ def test_converters_are_quiet_unless_they_crash(capfd):
     assert out == "" and "from C++\nfrom a child\nand its errors\n" in err
     print("heard again")
     assert capfd.readouterr().out == "heard again\n"
+
+
+def test_photographs_are_compared_by_a_recogniser_of_photographs(tmp_path, monkeypatch):
+    folder, size = tmp_path / "photographs", 64
+    folder.mkdir()
+    for i in range(3):
+        Image.fromarray(np.random.default_rng(i).integers(0, 256, (size, size, 3), np.uint8)).save(folder / f"{i}.png")
+    assert make("singles", folder, "--out", tmp_path / "list", "--count", 3, "--resolution", size).returncode == 0
+    students.save(swapper("compact").generator, tmp_path / "s.safetensors", identity_encoder="synthetic_identity")
+    recognisers = []
+    monkeypatch.setattr(convert, "export", lambda *given: recogniser(given[4]))
+
+    def recogniser(exp):
+        recognisers.append(exp.eval.recogniser)
+        raise ValueError("enough")
+
+    command = [str(tmp_path / "s.safetensors"), "--to", "tnn"]
+    for options in ([], ["--pairs", str(tmp_path / "list")], ["--pairs", str(tmp_path / "list"), "--recogniser", "me"]):
+        assert export.main([*command, *options]) == 2
+    assert recognisers == ["synthetic_recogniser", "xiaoccer_128", "me"]

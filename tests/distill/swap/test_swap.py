@@ -109,23 +109,26 @@ def test_a_video_keeps_its_sound_and_says_what_it_is(scene, tmp_path):
 
 @needs_shared
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
-        (["source.png", "two.png", "-o", "out.mp4"], "is a photograph, and so must this be"),
+        (
+            ["source.png", "two.png", "-o", "out.mp4"],
+            "so OUT must have the ending of a photograph too",
+        ),
         (["source.png", "two.txt", "-o", "out.png"], "neither a photograph nor a video by its ending"),
         (["absent.png", "two.png", "-o", "out.png"], "absent.png: no such file"),
         (["grey.png", "two.png", "-o", "out.png"], "grey.png: no face found; the source must show one"),
         (["source.png", "grey.png", "-o", "out.png"], "grey.png: no face found"),
         (["source.png", "two.png", "-o", "out.png", "--faces", "none"], "expected largest, all, or a number"),
         (["source.png", "two.png", "-o", "out.bmp"], "BMP cannot say"),
-        (["source.png", "two.png", "-o", "two.png"], "two.png: would replace a picture that is read"),
+        (["source.png", "two.png", "-o", "two.png"], "two.png: would replace an input"),
         (["source.png", "two.png", "-o", "out.png", "--student", "two.png"], "expected a student's .safetensors, or"),
         (["source.png", "two.png", "-o", "out.png", "--student", "none.safetensors"], "no such student; train one"),
         (["source.png", "grey.mp4", "-o", "out.mp4"], "no face found in any frame"),
         (["source.png", "text.mp4", "-o", "out.mp4"], "text.mp4: not a readable video"),
     ],
 )
-def test_what_cannot_be_done_is_one_line_and_leaves_no_file(scene, arguments, told, capsys, monkeypatch):
+def test_what_cannot_be_done_is_one_line_and_leaves_no_file(scene, arguments, message, capsys, monkeypatch):
     folder, _, _ = scene
     grey = np.full((200, 200, 3), 128, np.uint8)
     Image.fromarray(grey).save(folder / "grey.png")
@@ -135,5 +138,5 @@ def test_what_cannot_be_done_is_one_line_and_leaves_no_file(scene, arguments, to
     before = sorted(folder.iterdir())
     assert run(folder, *arguments) == 2
     error = capsys.readouterr().err
-    assert error.splitlines()[-1].startswith("error: ") and told in error
+    assert error.splitlines()[-1].startswith("error: ") and message in error
     assert sorted(folder.iterdir()) == before

@@ -1,0 +1,87 @@
+"""A student at work on whole pictures: it finds faces, aligns them, swaps them and pastes them back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from distill import build
+from distill.config import ConfigError, Experiment
+from distill.data import faces
+from distill.evaluate import swappers
+from swapcore.images import DataError, decode, to_float, to_uint8
+
+
+class Swapper:
+    """Pictures (H, W, 3) uint8 RGB of any size to the same pictures with faces swapped. `swapped` counts the faces.
+
+    student: .safetensors or .onnx file. source: photograph whose largest face gives the identity. count: how many of
+    the largest faces are swapped, None for all. reference: photograph of a face; with it, only the face with the
+    highest cosine to it is swapped, by the student's identity encoder. Raises ConfigError, DataError, ValueError.
+    """
+
+    def __init__(
+        self, student: Path, exp: Experiment, detector: faces.Detector, source: Path, count: int | None,
+        reference: Path | None = None,
+    ) -> None:  # fmt: skip
+        if not student.is_file():
+            raise ConfigError(f"{student}: no such student; train one (make quickstart), or name one with --student")
+        if student.suffix == ".onnx":
+            self.network = swappers.OnnxStudent(student, exp, None)
+            self.size, self.encoder = self.network.resolution, self.network.encoder
+        elif student.suffix == ".safetensors":
+            self.network = swappers.load_student(student, exp)
+            self.size, self.encoder = self.network.generator.options["resolution"], self.network.identity_encoder
+        else:
+            raise ConfigError(f"{student}: expected a student's .safetensors, or its whole.onnx or generator.onnx")
+        self.detector, self.count, self.swapped = detector, count, 0
+        image, points = self._largest_face(source, "source")
+        self.source, self.reference = _crops(image, [points], self.size), None
+        if reference is not None:
+            self.encoder = self.encoder or build.identity_encoder(exp)
+            image, points = self._largest_face(reference, "reference")
+            self.reference = self._embed(image, [points])[0]
+
+    @torch.inference_mode()
+    def __call__(self, image: np.ndarray) -> np.ndarray:
+        chosen = self._choose(image, self.detector.all(image))
+        if not chosen:
+            return image
+        targets = _crops(image, chosen, self.size)
+        swaps = self.network(self.source.expand(len(targets), -1, -1, -1), targets)
+        for swap, points in zip(to_uint8(swaps.clamp(-1, 1)), chosen, strict=True):
+            image = faces.paste(swap.permute(1, 2, 0).numpy(), image, points)
+        self.swapped += len(chosen)
+        return image
+
+    def _choose(self, image: np.ndarray, landmarks: list[np.ndarray]) -> list[np.ndarray]:
+        if self.reference is None or not landmarks:
+            return landmarks[: self.count]
+        return [landmarks[int((self._embed(image, landmarks) @ self.reference).argmax())]]
+
+    @torch.inference_mode()
+    def _embed(self, image: np.ndarray, landmarks: list[np.ndarray]) -> Tensor:
+        return self.encoder(_crops(image, landmarks, max(self.size, 128)))
+
+    def _largest_face(self, path: Path, role: str) -> tuple[np.ndarray, np.ndarray]:
+        image = read_photograph(path)
+        points = self.detector(image)
+        if points is None:
+            raise DataError(f"{path}: no face found; the {role} must show one")
+        return image, points
+
+
+def read_photograph(path: Path) -> np.ndarray:
+    """(H, W, 3) uint8 RGB. Raises DataError."""
+    if not path.is_file():
+        raise DataError(f"{path}: no such file")
+    return np.ascontiguousarray(decode(path).transpose(1, 2, 0))
+
+
+def _crops(image: np.ndarray, landmarks: list[np.ndarray], size: int) -> Tensor:
+    """The aligned crops (n, 3, size, size) in [-1, 1] of the faces with these landmarks."""
+    crops = np.stack([faces.align(image, points, size).transpose(2, 0, 1) for points in landmarks])
+    return to_float(torch.from_numpy(crops))
