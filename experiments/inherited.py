@@ -49,7 +49,7 @@ def size(error: Tensor, mask: Tensor) -> np.ndarray:
     return (error.square().flatten(1).sum(1) / inside).sqrt().numpy()
 
 
-def mean_of(values: np.ndarray) -> dict[str, float | list[float]]:
+def mean_and_interval(values: np.ndarray) -> dict[str, float | list[float]]:
     """The mean and its 95 % interval by bootstrap over pairs."""
     rng = np.random.default_rng(0)
     means = values[rng.integers(len(values), size=(2000, len(values)))].mean(1)
@@ -77,10 +77,10 @@ def measure(exp: config.Experiment, control: Path | None) -> tuple[dict, dict[st
     cosine = torch.cosine_similarity(student.flatten(1), teacher.flatten(1)).numpy()
     numbers = {
         "experiment": exp.name, "pairs": len(tests), "pairs_hash": tests.hash,
-        "error_rms": {name: mean_of(values) for name, values in sizes.items()},
-        "share_of_teachers_error": {name: mean_of(values[:, 0]) for name, values in shares.items()},
-        "share_not_swapped": {name: mean_of(values[:, 1]) for name, values in shares.items()},
-        "cosine_of_errors": mean_of(cosine),
+        "error_rms": {name: mean_and_interval(values) for name, values in sizes.items()},
+        "share_of_teachers_error": {name: mean_and_interval(values[:, 0]) for name, values in shares.items()},
+        "share_not_swapped": {name: mean_and_interval(values[:, 1]) for name, values in shares.items()},
+        "cosine_of_errors": mean_and_interval(cosine),
         "correlation_of_sizes": round(float(np.corrcoef(sizes["teacher"], sizes["student"])[0, 1]), 4),
         "student_nearer_than_teacher_pct": round(100 * float((sizes["student"] < sizes["teacher"]).mean()), 1),
         "environment": environment(),

@@ -8,6 +8,7 @@ of bytes. A second table has the inference weights alone, in one unit.
 from __future__ import annotations
 
 import argparse
+import io
 import math
 import sys
 from collections.abc import Callable
@@ -39,18 +40,14 @@ ARCMARGIN_CLASSES = 85_164  # of the margin head in the SimSwap checkpoint; give
 STYLEGAN2_DISCRIMINATOR = 29_012_513 + 256  # parameters of StyleGAN2's discriminator at 1024, which is not built here
 
 
-class Counter:
+class Counter(io.RawIOBase):
     """A file that only counts its bytes."""
 
-    def __init__(self) -> None:
-        self.bytes = 0
+    bytes = 0
 
     def write(self, content) -> int:
         self.bytes += len(content)
         return len(content)
-
-    def flush(self) -> None:
-        """torch.save calls it; there is no buffer."""
 
 
 def saved(content: Any, zipped: bool = True) -> int:
@@ -169,21 +166,16 @@ def counted(name: str) -> Counted:
 @cache
 def measure() -> list[dict[str, Any]]:
     """A row for each file: printed value, size of the rebuilt file, parameters, inference weights in MB."""
-    published = yaml.safe_load(PUBLISHED.read_text(encoding="utf-8"))["sizes"]["rows"]
-    printed = {(row["system"], row["part"]): row for row in published}
+    book = yaml.safe_load(PUBLISHED.read_text(encoding="utf-8"))
+    printed = {(row["system"], row["part"]): row for row in book["sizes"]["rows"]}
     rows = []
     for (system, name), part in PARTS.items():
         state, parameters = blank(part.build)
-        row = {
-            "system": system,
-            "part": name,
-            "parameters": sum(t.numel() for t in parameters.values()),
-            "inference_mb": saved(state) / 1e6,
-        }
+        count = sum(tensor.numel() for tensor in parameters.values())
+        row = {"system": system, "part": name, "parameters": count, "inference_mb": saved(state) / 1e6}
         if (system, name) in printed:
             size = saved(part.content(state, parameters), part.zipped)
-            cell = {key: printed[system, name][key] for key in ("printed", "unit", "file")}
-            row |= cell | {"mb": size / 1e6, "mib": size / 2**20}
+            row |= printed[system, name] | {"mb": size / 1e6, "mib": size / 2**20}
         rows.append(row)
     return rows
 

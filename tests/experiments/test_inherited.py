@@ -34,5 +34,5 @@ def test_sizes_are_those_of_the_inner_face(inherited):
 
 
 def test_an_interval_holds_its_mean(inherited):
-    found = inherited.mean_of(np.random.default_rng(0).normal(0.4, 0.1, 200))
+    found = inherited.mean_and_interval(np.random.default_rng(0).normal(0.4, 0.1, 200))
     assert found["interval"][0] < found["mean"] < found["interval"][1] and abs(found["mean"] - 0.4) < 0.03
