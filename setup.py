@@ -1,8 +1,7 @@
 """Packaging. The upper bounds keep torch and torchvision a pair that fits: each torchvision names its one torch."""
 
-from setuptools import setup
+from setuptools import find_packages, setup
 
-ROOMS = ("data", "pseudo_gt", "train", "evaluate", "export", "report", "swap")
 ONNX = ["onnxruntime>=1.20,<2", "onnx>=1.19,<2", "onnxscript>=0.5,<0.8"]
 REMOTE = ["s3fs>=2025,<2027"]
 VIDEO = ["av>=15,<19", "opencv-python-headless>=4.10,<6"]
@@ -35,18 +34,8 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.11",
-    # datasets/ is a folder of cards and scripts on purpose: a package of that name would overwrite Hugging Face's.
-    packages=[
-        "swapcore",
-        "students",
-        "students.export",
-        "students.export.tnn",
-        "teachers",
-        "teachers.exact",
-        "eval",
-        "distill",
-        *(f"distill.{room}" for room in ROOMS),
-    ],
+    # datasets/ has no __init__.py and is left out: a package of that name would overwrite Hugging Face's.
+    packages=find_packages(include=["swapcore*", "students*", "teachers*", "eval*", "distill*"]),
     package_data={
         "students": ["weights/*"],
         "students.export": ["page/*"],

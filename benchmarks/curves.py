@@ -1,4 +1,4 @@
-"""Do the loss curves of two ways to train lie on each other, within the spread of one of them over seeds?"""
+"""Loss curves of two ways to train, compared: the second should lie within the spread of the first over seeds."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ DEVIATIONS = 3.0
 
 
 def windows(values: Sequence[float], count: int = WINDOWS) -> list[float]:
-    """Means over `count` equal pieces of a curve; what is left over at the end is dropped."""
+    """Means over `count` equal pieces of a curve; the remainder at the end is dropped."""
     length = max(1, len(values) // count)
     return [statistics.fmean(values[i : i + length]) for i in range(0, len(values) - length + 1, length)]
 
 
 def compare(a: Curves, b: Curves) -> dict:
-    """How often a seed of (b) lies within DEVIATIONS standard deviations of the seeds of (a), window by window, term by
-    term, and beside it the same of (a): each of its seeds against the others. (b) lies within the spread of (a) where
-    it does so as often, give or take five windows of a hundred.
+    """The share of windows in which a seed of (b) lies within DEVIATIONS standard deviations of the seeds of (a), by
+    loss term, and the same share for every seed of (a) against its others. (b) is within the spread of (a) if its mean
+    share is at most 5 % lower.
 
-    Raises ValueError with fewer than three seeds of (a), whose spread would be no measure.
+    Raises ValueError with fewer than three seeds of (a), too few for a spread.
     """
     if len(a) < 3:
         raise ValueError(f"curves: expected at least 3 seeds of (a), got {len(a)}; give --seeds 3")
@@ -34,13 +34,13 @@ def compare(a: Curves, b: Curves) -> dict:
             [(values, [v for other, v in first.items() if other != seed]) for seed, values in first.items()]
         )
     within = statistics.fmean(terms.values()) >= statistics.fmean(own.values()) - 0.05
-    told = ", ".join(f"{term} {share:.0%} (a against itself {own[term]:.0%})" for term, share in terms.items())
-    words = f"{'within' if within else 'NOT within'} the spread over {len(a)} seeds: {told}"
+    shares = ", ".join(f"{term} {share:.0%} (a against itself {own[term]:.0%})" for term, share in terms.items())
+    words = f"{'within' if within else 'NOT within'} the spread over {len(a)} seeds: {shares}"
     return {"within": within, "share_b": terms, "share_a_left_out": own, "deviations": DEVIATIONS, "words": words}
 
 
 def _share(cases: Sequence[tuple[Sequence[float], Sequence[Sequence[float]]]]) -> float:
-    """Of all windows of all cases (a curve, the curves it is compared with), those within the deviations."""
+    """The share of windows within the deviations, over all cases (a curve, the curves it is compared with)."""
     hits = total = 0
     for values, others in cases:
         for place, value in enumerate(values):

@@ -44,9 +44,8 @@ def main() -> str | None:
     args = parser.parse_args()
     wanted = targets.chosen(args.to.split(","), args.precision.split(","))
     with tempfile.TemporaryDirectory() as folder:
-        people = ["train_people=2", "val_people=2", "test_people=32", "test_images=2", f"resolution={args.size}"]
-        drawn = [f"runs={folder}", f"eval.pairs={args.pairs}", *(f"data.{key}" for key in people)]
-        exp = config.default("export", drawn)
+        people = {"train_people": 2, "val_people": 2, "test_people": 32, "test_images": 2, "resolution": args.size}
+        exp = config.default("export", [("runs", folder), ("eval.pairs", args.pairs), ("data", people)])
         data.run(exp, Accelerator(cpu=True), Tracker(exp, enabled=False))
         listed = pairs.test_pairs(exp)[0]
     student = fresh(args.student, args.size, to_float(listed.source), to_float(listed.target))

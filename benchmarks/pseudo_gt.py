@@ -8,8 +8,8 @@ import argparse
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
-from unittest.mock import patch
 
 sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
@@ -23,13 +23,15 @@ from distill import build
 from distill.data import prepare as data
 from distill.data.photos import read_manifest
 from distill.pseudo_gt import generate as pseudo_gt
-from distill.pseudo_gt.quality import DTYPES, Memory, Swapper
+from distill.pseudo_gt.cache import LruCache
+from distill.pseudo_gt.quality import DTYPES, Swapper
 from distill.pseudo_gt.store import Store
 from distill.schema import Data, Experiment, PseudoGT, Quality, Teacher
+from distill.tracking import Tracker
 
 
-class Watch:
-    """Adds up the seconds inside a function, the device's work included."""
+class Stopwatch:
+    """A function that adds up the seconds inside another one, the device's work included."""
 
     def __init__(self, function, device):
         self.function, self.device, self.seconds = function, device, 0.0
@@ -48,16 +50,11 @@ class Watch:
             torch.cuda.synchronize(self.device)
 
 
-class Quiet:
-    def metrics(self, values, step=None):
-        pass
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("teachers", nargs="+", metavar="TEACHER", help="names of teachers.TEACHERS")
     parser.add_argument(
-        "--weights", nargs="*", default=[], metavar="PART=FILE", help="files the teacher reads, or cards"
+        "--weights", nargs="*", default=[], metavar="PART=FILE", help="files that the teacher reads, or cards"
     )
     parser.add_argument("--options", default="{}", help="options of the teacher, as YAML")
     parser.add_argument("--folders", nargs="*", default=[], help="folders searched for weights")
@@ -66,7 +63,7 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=64)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--people", type=int, default=16, help="synthetic people, two pictures each")
-    parser.add_argument("--pose", help="also judge the pose with this ruler")
+    parser.add_argument("--pose", help="also measure the pose with this estimator")
     parser.add_argument("--precision", choices=DTYPES, default="fp32")
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
@@ -83,47 +80,53 @@ def main() -> None:
             data=Data(kind="photos" if args.photos else "synthetic", photos=args.photos, resolution=args.size,
                       train_people=args.people, val_people=2, test_people=2),
         )  # fmt: skip
-        data.run(exp, accelerator, Quiet())
+        data.run(exp, accelerator, Tracker(exp, enabled=False))
         for name in args.teachers:
             spec = Teacher(name, weights=weights, options=yaml.safe_load(args.options))
             settings = PseudoGT(
                 teachers=(spec,), pairs=args.pairs, shard_size=args.pairs, batch_size=args.batch,
                 quality=Quality(pose=args.pose), precision=args.precision, destination=f"{folder}/{name}",
             )  # fmt: skip
-            timed = Experiment(**{**vars(exp), "pseudo_gt": settings})
+            timed = replace(exp, pseudo_gt=settings)
             print(say(name, timings(timed, accelerator.device, build.teacher(spec, timed))))
 
 
 def timings(exp: Experiment, device: torch.device, teacher: teachers.Teacher) -> dict[str, float]:
-    """Swaps/s end to end, as the stage makes them, and by the teacher's own work; what the memory of sources saved."""
+    """Swaps per second of the whole stage and of the teacher alone, and the share of rows that the cache saved."""
     settings = exp.pseudo_gt
     photos = read_manifest(exp.folder / "data", "train", exp.data.resolution)
-    memory = Memory(settings.identity_cache_mb * 2**20, device, settings.batch_size)
-    swapper = Swapper([teacher], build.quality_rulers(exp), settings.quality, photos.rows, memory, settings.precision)
-    warm = [pseudo_gt.draw_pair(photos, 1, n) for n in range(settings.batch_size)]
-    pictures = photos.load([i for pair in warm for i in pair]).unflatten(0, (len(warm), 2))
-    swapper(pseudo_gt.Batch(0, list(range(len(warm))), warm, pictures, [0], last=True))
-    memory.rows.clear()
-    memory.bytes = memory.hits = memory.misses = 0
-    parts = [Watch(teacher.identity, device), Watch(teacher.swap, device)]
-    with patch.multiple(teacher, identity=parts[0], swap=parts[1]):
+    teacher.identity, teacher.swap = parts = Stopwatch(teacher.identity, device), Stopwatch(teacher.swap, device)
+    estimators = build.quality_estimators(exp)
+
+    def run(count: int, destination: str) -> tuple[float, LruCache]:
+        """Seconds of the stage for the first `count` pairs, and its cache."""
+        part = replace(exp, pseudo_gt=replace(settings, pairs=count))
+        cache = LruCache(settings.identity_cache_mb * 2**20, device, settings.batch_size)
+        swapper = Swapper([teacher], estimators, photos.rows, cache, settings.precision)
         started = time.perf_counter()
-        with tqdm(total=settings.pairs, unit="swap", leave=False) as bar:
-            pseudo_gt.make(exp, Store(settings.destination), "benchmark", [0], photos, swapper, bar)
-        seconds, inside = time.perf_counter() - started, sum(part.seconds for part in parts)
+        with tqdm(total=count, unit="swap", leave=False) as bar:
+            pseudo_gt.generate(part, Store(destination), "benchmark", [0], photos, swapper, bar)
+        return time.perf_counter() - started, cache
+
+    run(min(settings.batch_size, settings.pairs), f"{settings.destination}-warm-up")
+    for part in parts:
+        part.seconds = 0.0
+    seconds, cache = run(settings.pairs, settings.destination)
+    del teacher.identity, teacher.swap  # back to the methods of the class
+    inside = sum(part.seconds for part in parts)
     return {
         "swaps_per_s": settings.pairs / seconds,
         "swaps_per_s_forward": settings.pairs / inside,
         "share_outside": 1 - inside / seconds,
-        "share_remembered": memory.hits / (memory.hits + memory.misses),
+        "share_remembered": cache.hits / (cache.hits + cache.misses),
     }
 
 
-def say(name: str, found: dict[str, float]) -> str:
+def say(name: str, measured: dict[str, float]) -> str:
     return (
-        f"{name:14} {found['swaps_per_s']:7.2f} swaps/s end to end, "
-        f"{found['swaps_per_s_forward']:7.2f} by the bare forward; {100 * found['share_outside']:4.1f} % of the time "
-        f"outside the teacher; {100 * found['share_remembered']:.0f} % of identities and embeddings not read again"
+        f"{name:14} {measured['swaps_per_s']:7.2f} swaps/s end to end, "
+        f"{measured['swaps_per_s_forward']:7.2f} by the bare forward; {100 * measured['share_outside']:4.1f} % of the "
+        f"time outside the teacher; {100 * measured['share_remembered']:.0f} % of identities and embeddings cached"
     )
 
 

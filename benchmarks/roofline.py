@@ -1,4 +1,4 @@
-"""What a device can do, what a step asks of it, and where its time goes."""
+"""The speed of a device, the operations of a step, and the profile of its time."""
 
 from __future__ import annotations
 
@@ -34,8 +34,7 @@ def wait(device: torch.device) -> None:
 
 
 def matrix_rate(device: torch.device, dtype: torch.dtype, seconds: float = 1.0) -> float:
-    """FLOP/s of the best square matrix product that this device was seen to make. fp32 as torch convolves: on a GPU
-    with TF32."""
+    """FLOP/s of the fastest square matrix product on this device. fp32 as torch convolves: on a GPU with TF32."""
     size = 8192 if device.type == "cuda" else 1024
     a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
     before, torch.backends.cuda.matmul.allow_tf32 = torch.backends.cuda.matmul.allow_tf32, True
@@ -65,10 +64,10 @@ def _fastest(work: Callable[[], object], device: torch.device, seconds: float) -
 
 
 class Operations(TorchDispatchMode):
-    """Counts what passes through it, forward and backward: FLOP (2 a multiply-add) of matrix operations, bytes read and
-    written by all, and the seconds they would take at the given rates, one after the other (the roofline).
+    """Counts operations, forward and backward: FLOP (2 a multiply-add) of matrix operations, bytes that all operations
+    read and write, and the seconds they would take at the given rates, one after the other (the roofline).
 
-    What a compiler fuses need not read and write in between, so compiled code may be faster than this."""
+    Fused operations need not read and write in between, so compiled code may be faster than this."""
 
     def __init__(self, flops_per_s: float, bytes_per_s: float) -> None:
         super().__init__()
@@ -98,7 +97,7 @@ def _is_view(inputs: list[torch.Tensor], outputs: list[torch.Tensor]) -> bool:
 
 
 def host_waits(work: Callable[[], object], device: torch.device) -> int | None:
-    """How often the host waits for a GPU during `work`, as far as torch can see it; None without one."""
+    """The number of waits of the host for a GPU during `work` that torch notices; None without a GPU."""
     if device.type != "cuda":
         return None
     with warnings.catch_warnings(record=True) as caught:
@@ -112,8 +111,8 @@ def host_waits(work: Callable[[], object], device: torch.device) -> int | None:
 
 
 def shares(work: Callable[[], object], device: torch.device, repeats: int = 2) -> dict[str, float]:
-    """Where the time of `work` goes, in shares of its wall time by group; on a GPU `idle` is when it waits for the
-    host. The profiler itself slows the host."""
+    """Shares of the wall time of `work` by group of operations; a GPU is `idle` while it waits for the host. The
+    profiler itself slows the host."""
     activities = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if device.type == "cuda" else [])
     work()
     wait(device)
@@ -126,7 +125,7 @@ def shares(work: Callable[[], object], device: torch.device, repeats: int = 2) -
     spent: Counter = Counter()
     kernels = 0.0
     for event in recorded.key_averages():
-        if event.device_type != DeviceType.CPU:  # what ran on the GPU; below it is told by the operation that asked
+        if event.device_type != DeviceType.CPU:  # a kernel; below, its time is that of the operation that launched it
             kernels += 0.0 if event.is_user_annotation else event.self_device_time_total / 1e6
         elif not event.key.startswith(("ProfilerStep", "cuda", "[memory]")):
             name = event.key.lower()
@@ -140,5 +139,5 @@ def shares(work: Callable[[], object], device: torch.device, repeats: int = 2) -
     return {group: seconds / total for group, seconds in spent.most_common() if seconds / total > 0.001}
 
 
-def told(found: dict[str, float]) -> str:
-    return ", ".join(f"{group} {share:.0%}" for group, share in found.items())
+def text(profile: dict[str, float]) -> str:
+    return ", ".join(f"{group} {share:.0%}" for group, share in profile.items())

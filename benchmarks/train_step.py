@@ -2,10 +2,10 @@
 
 python benchmarks/train_step.py                                  # mobilefsgan at 256, batch 16: for a GPU
 python benchmarks/train_step.py --quick --threads 1              # the same at CPU size
-python benchmarks/train_step.py --curves --out curves.json       # do 500 steps of both lead the same way?
+python benchmarks/train_step.py --curves --out curves.json       # 500 steps of both: are their loss curves the same?
 
-Timing needs no weights: the identity encoder (MobileFaceNet) and the perceptual network (VGG16) are of random ones, the
-batch is noise. The curves are drawn on synthetic people with the encoder shipped here. The setting is that of
+Timing needs no weights: the identity encoder (MobileFaceNet) and the perceptual network (VGG16) have random ones, and
+the batch is noise. The curves are drawn on synthetic people with the encoder shipped here. The setting is that of
 experiments/mobilefsgan.yaml.
 """
 
@@ -22,24 +22,21 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[0] = str(ROOT)
 
 import torch
-import torchvision
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
 from benchmarks import roofline
 from benchmarks.curves import compare
 from benchmarks.original_step import OriginalStep
-from distill import config
+from distill import build, config
 from distill.data import prepare as data
 from distill.data.triplet import Triplet
-from distill.estimate import saved_bytes
+from distill.estimate import noise, saved_bytes
 from distill.pseudo_gt.quality import DTYPES
-from distill.tracking import Sums
-from distill.train import discriminator
-from distill.train import loop as train
-from distill.train.learners import Student
-from distill.train.perceptual import CARDS, Backbone, Perceptual
-from distill.train.step import Networks, Step, networks
+from distill.tracking import Sums, Tracker
+from distill.train.discriminator import build as build_discriminator
+from distill.train.loop import Networks, Step, build_networks, mixture
+from distill.train.perceptual import Perceptual, backbone
 from distill.train.stream import batches
 from students.identity_encoder import CARDS as ENCODERS
 from students.identity_encoder import IdentityEncoder
@@ -49,164 +46,148 @@ NAMES = {"a": "as the original runs it", "b": "ours"}
 PEOPLE = ("data.train_people=64", "data.val_people=2", "data.test_people=2", "data.test_images=2")
 
 
-class Quiet:
-    """A tracker that records nothing."""
-
-    def metrics(self, values, step=None):
-        pass
-
-
 def experiment(args: argparse.Namespace, folder: str, *more: str) -> config.Experiment:
     """experiments/mobilefsgan.yaml on synthetic people, with the sizes of the command."""
-    options = "{}" if args.student == "mobilefaceswap" else f"{{width: {args.width}}}"
+    options = {} if args.student == "mobilefaceswap" else {"width": args.width}
     overrides = [
-        f"runs={folder}", "stages=[data, train]", "tracking.uri=none", "data.kind=synthetic", *PEOPLE,
+        ("runs", folder), "stages=[data, train]", "tracking.uri=none", "data.kind=synthetic", *PEOPLE,
         f"data.resolution={args.size}", f"data.workers={args.workers}", "data.fstriplets=none",
         "train.mix={pair: 0.6, same_photo: 0.4, pseudo_gt: 0}", "train.ema=0.999", "train.grad_clip=1e9",
-        "student.identity_encoder=synthetic_identity", f"student.name={args.student}", f"student.options={options}",
+        "student.identity_encoder=synthetic_identity", f"student.name={args.student}", ("student.options", options),
         "loss.perceptual_network=identity_encoder", f"train.batch_size={args.batch}",
     ]  # fmt: skip
     if args.quick:
         overrides += ["loss.discriminator={ndf: 4, layers: 2}"]
+    if args.perceptual == "none":
+        overrides += ["loss.perceptual=0"]
     return config.load(ROOT / "experiments" / "mobilefsgan.yaml", [*overrides, *more])
 
 
 def random_networks(exp: config.Experiment, device: torch.device, args: argparse.Namespace) -> Networks:
-    """The networks of the original's step with random weights: for timing, and for nothing else."""
+    """The networks of the original's step with random weights, to be timed."""
     torch.manual_seed(0)
     card = ENCODERS[args.encoder]
     encoder = IdentityEncoder(card).eval().requires_grad_(False).to(device)
-    learner = Student(exp, encoder)
-    critic = discriminator.build(exp.loss.discriminator)
-    features = {"none": None, "identity_encoder": encoder.features}
-    if args.perceptual == "vgg16":
-        backbone = Backbone(torchvision.models.vgg16(weights=None).features, CARDS["vgg16"].taps)
-        features["vgg16"] = backbone.eval().requires_grad_(False).to(device)
-    distance = Perceptual(features[args.perceptual]) if features[args.perceptual] else None
-    return Networks(encoder, learner, critic, distance)
+    learner, discriminator = build.learner(exp, encoder), build_discriminator(exp.loss.discriminator)
+    perceptual = None
+    if args.perceptual != "none":
+        own = args.perceptual == "identity_encoder"
+        perceptual = Perceptual(encoder.features if own else backbone(args.perceptual).to(device))
+    return Networks(encoder, learner, discriminator, perceptual)
 
 
-def variant(name: str, exp: config.Experiment, parts: Networks) -> Callable[[Triplet], dict[str, torch.Tensor]]:
-    """What learns from a batch: (a), or the project's own step with what its loop does after every one (b)."""
+def variant(name: str, exp: config.Experiment, networks: Networks) -> Callable[[Triplet], dict[str, torch.Tensor]]:
+    """A function that trains on one batch: (a), or this project's step with the work of its loop after it (b)."""
     AcceleratorState._reset_state()
     precision = {"fp32": "no"}.get(exp.train.precision, exp.train.precision)
     accelerator = Accelerator(cpu=not torch.cuda.is_available(), mixed_precision=precision)
     if name == "a":
-        return OriginalStep(exp, parts, accelerator.device).learn
-    step, sums = Step(exp, parts, accelerator), Sums()
+        return OriginalStep(exp, networks, accelerator.device).learn
+    step, sums = Step(exp, networks, accelerator), Sums()
 
     def learn(batch: Triplet) -> dict[str, torch.Tensor]:
         terms = step.learn(batch)
         sums.add(terms)
         step.state.step += 1
-        step.state.update_average()
+        step.state.update_ema()
         return terms
 
     return learn
 
 
-def noise(exp: config.Experiment, device: torch.device) -> Triplet:
-    """A batch as the loader hands it over, its images on the device already; 40 % of it with ground truth."""
-    n, size = exp.train.batch_size, exp.data.resolution
-    images = torch.randint(0, 256, (3, n, 3, size, size), dtype=torch.uint8).to(device)
+def resident_noise(exp: config.Experiment, device: torch.device) -> Triplet:
+    """A batch of the loader with its images on the device already; 40 % of it with ground truth."""
+    n = exp.train.batch_size
+    images = [image.to(device) for image in noise(n, exp.data.resolution)[:3]]
     with_gt = (torch.arange(n) < 0.4 * n).float()
     images[2] *= with_gt.byte().view(-1, 1, 1, 1).to(device)
     flags = with_gt, torch.arange(n) % 16 != 0, torch.ones(n)
     return Triplet(*images, *(f.pin_memory() if device.type == "cuda" else f for f in flags))
 
 
-def rates(learn: Callable, feed: Iterator[Triplet], args: argparse.Namespace, device: torch.device) -> list[float]:
-    """Samples/s of each of five blocks of steps, after the warm-up; the device is waited for between blocks only."""
+def rates(learn: Callable, feed: Iterator[Triplet], args: argparse.Namespace, device: torch.device) -> dict[str, float]:
+    """Median, least and most samples/s over five blocks of steps after the warm-up. The host waits between blocks."""
     for _ in range(args.warmup):
         learn(next(feed))
-    block, found = max(1, args.steps // 5), []
+    block_steps, samples_per_s = max(1, args.steps // 5), []
     for _ in range(5):
         roofline.wait(device)
         started = time.perf_counter()
-        for _ in range(block):
+        for _ in range(block_steps):
             learn(next(feed))
         roofline.wait(device)
-        found.append(args.batch * block / (time.perf_counter() - started))
-    return found
+        samples_per_s.append(args.batch * block_steps / (time.perf_counter() - started))
+    return {"median": statistics.median(samples_per_s), "least": min(samples_per_s), "most": max(samples_per_s)}
 
 
 def measure(name: str, args: argparse.Namespace, folder: str, device: torch.device) -> dict:
-    """Everything about one variant; (a) is always fp32, eager."""
+    """All measurements of one variant; (a) is always fp32, eager."""
     precision = "fp32" if name == "a" else args.precision
     compiled = name == "b" and args.compile
     how = [f"train.precision={precision}", f"train.autotune={args.autotune}"]
     exp = experiment(args, folder, *how, f"train.compile={compiled}")
-    eager = variant(name, experiment(args, folder, *how), random_networks(exp, device, args))
-    batch = noise(exp, device)
-    eager(batch)
+    learn = variant(name, experiment(args, folder, *how), random_networks(exp, device, args))
+    batch = resident_noise(exp, device)
+    learn(batch)
     top, speed = roofline.matrix_rate(device, DTYPES[precision]), roofline.bandwidth(device)
-    with roofline.Operations(top, speed) as asked:
-        eager(batch)
-    saved = saved_bytes(lambda: eager(batch))
-    if compiled:
-        del eager
+    with roofline.Operations(top, speed) as counted:
+        learn(batch)
+    saved = saved_bytes(lambda: learn(batch))
+    if compiled:  # compiled code hides its operations: they were counted in eager mode
         learn = variant(name, exp, random_networks(exp, device, args))
-    else:
-        learn = eager
     if device.type == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
     resident = rates(learn, iter(lambda: batch, None), args, device)
     peak = torch.cuda.max_memory_allocated() if device.type == "cuda" else None
     last = args.warmup + 5 * max(1, args.steps // 5)
-    loaded = batches(train.mixture(exp), args.batch, 0, last, 0, 1, args.workers, device.type == "cuda")
+    loaded = batches(mixture(exp), args.batch, 0, last, 0, 1, args.workers, device.type == "cuda")
     with_data = rates(learn, loaded, args, device)
-    seconds = args.batch / statistics.median(resident)
+    step_s = args.batch / resident["median"]
     return {
         "what": NAMES[name], "precision": precision, "compile": compiled,
-        "samples_per_s": _spread(resident), "samples_per_s_with_data": _spread(with_data),
-        "step_ms": 1000 * seconds, "peak_memory_mb": peak and peak / 1e6, "saved_for_backward_mb": saved / 1e6,
-        "operations": asked.calls, "step_tflop": asked.flops / 1e12, "tflop_per_s": asked.flops / seconds / 1e12,
+        "samples_per_s": resident, "samples_per_s_with_data": with_data,
+        "step_ms": 1000 * step_s, "peak_memory_mb": peak and peak / 1e6, "saved_for_backward_mb": saved / 1e6,
+        "operations": counted.calls, "step_tflop": counted.flops / 1e12, "tflop_per_s": counted.flops / step_s / 1e12,
         "matrix_tflop_per_s": top / 1e12, "copy_gb_per_s": speed / 1e9,
-        "share_of_matrix_rate": asked.flops / seconds / top, "share_of_roofline": asked.seconds / seconds,
+        "share_of_matrix_rate": counted.flops / step_s / top, "share_of_roofline": counted.seconds / step_s,
         "host_waits": roofline.host_waits(lambda: learn(batch), device),
         "profile": roofline.shares(lambda: learn(batch), device),
     }  # fmt: skip
 
 
-def _spread(values: list[float]) -> dict[str, float]:
-    return {"median": statistics.median(values), "least": min(values), "most": max(values)}
-
-
-def say(found: dict) -> str:
-    now, data_too = found["samples_per_s"], found["samples_per_s_with_data"]
-    gpu = found["peak_memory_mb"] is not None
-    peak = f"peak {found['peak_memory_mb']:,.0f} MB, the host waits {found['host_waits']} times, " if gpu else ""
-    return f"""{found["what"]}, {found["precision"]}{", compiled" if found["compile"] else ""}
-  {now["median"]:.2f} samples/s ({now["least"]:.2f} to {now["most"]:.2f}), a step {found["step_ms"]:.1f} ms
-  {data_too["median"]:.2f} samples/s ({data_too["least"]:.2f} to {data_too["most"]:.2f}) with loading and transfer
-  {peak}{found["saved_for_backward_mb"]:,.0f} MB saved for the backward pass
-  {found["step_tflop"]:.4f} TFLOP in {found["operations"]:,} operations: {found["tflop_per_s"]:.3f} TFLOP/s, \
-{found["share_of_matrix_rate"]:.0%} of the {found["matrix_tflop_per_s"]:.3f} of a matrix product
-  {found["share_of_roofline"]:.0%} of the roofline of its operations, one by one ({found["copy_gb_per_s"]:.1f} GB/s)
-  {roofline.told(found["profile"])}"""
+def text(result: dict) -> str:
+    now, loaded = result["samples_per_s"], result["samples_per_s_with_data"]
+    gpu = result["peak_memory_mb"] is not None
+    peak = f"peak {result['peak_memory_mb']:,.0f} MB, the host waits {result['host_waits']} times, " if gpu else ""
+    return f"""{result["what"]}, {result["precision"]}{", compiled" if result["compile"] else ""}
+  {now["median"]:.2f} samples/s ({now["least"]:.2f} to {now["most"]:.2f}), a step {result["step_ms"]:.1f} ms
+  {loaded["median"]:.2f} samples/s ({loaded["least"]:.2f} to {loaded["most"]:.2f}) with loading and transfer
+  {peak}{result["saved_for_backward_mb"]:,.0f} MB saved for the backward pass
+  {result["step_tflop"]:.4f} TFLOP in {result["operations"]:,} operations: {result["tflop_per_s"]:.3f} TFLOP/s, \
+{result["share_of_matrix_rate"]:.0%} of the {result["matrix_tflop_per_s"]:.3f} of a matrix product
+  {result["share_of_roofline"]:.0%} of the roofline of its operations, one by one ({result["copy_gb_per_s"]:.1f} GB/s)
+  {roofline.text(result["profile"])}"""
 
 
 def curves(args: argparse.Namespace, folder: str, device: torch.device) -> dict:
     """Loss terms of every step of both variants, by seed: {variant: {seed: {term: [..]}}}."""
-    found: dict = {}
+    values: dict = {name: {} for name in NAMES}
     for name in NAMES:
         for seed in range(args.seeds):
             precision, compiled = ("fp32", False) if name == "a" else (args.precision, args.compile)
             how = f"train.precision={precision}", f"train.compile={compiled}", f"train.seed={seed}"
             exp = experiment(args, folder, *how)
-            learn = variant(name, exp, networks(exp, device))
+            learn = variant(name, exp, build_networks(exp, device))
             rows = []
-            for batch in batches(train.mixture(exp), args.batch, 0, args.steps, 0, 1, args.workers, False):
+            for batch in batches(mixture(exp), args.batch, 0, args.steps, 0, 1, args.workers, False):
                 terms = learn(batch)
-                rows.append(torch.stack([terms[key].detach().float() for key in sorted(terms) if key != "grad_norm"]))
-            keys = [key for key in sorted(terms) if key != "grad_norm"]
-            values = torch.stack(rows).T.tolist()
-            found.setdefault(name, {})[seed] = dict(zip(keys, values, strict=True))
-            print(
-                f"  {NAMES[name]}, seed {seed}: " + ", ".join(f"{k} {v[-1]:.3f}" for k, v in found[name][seed].items())
-            )
-    return found
+                keys = sorted(terms.keys() - {"grad_norm"})
+                rows.append(torch.stack([terms[key].detach().float() for key in keys]))
+            values[name][seed] = dict(zip(keys, torch.stack(rows).T.tolist(), strict=True))
+            last = ", ".join(f"{key} {curve[-1]:.3f}" for key, curve in values[name][seed].items())
+            print(f"  {NAMES[name]}, seed {seed}: {last}")
+    return values
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -228,7 +209,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--workers", type=int, default=0, help="loader processes")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--out", type=Path, help="JSON with everything that was found")
+    parser.add_argument("--out", type=Path, help="JSON file of all measurements")
     args = parser.parse_args(arguments)
     if args.quick:
         args.width, args.size, args.batch, args.warmup = 8, 64, 4, 2
@@ -241,7 +222,8 @@ def main(arguments: list[str] | None = None) -> None:
     print(f"torch {torch.__version__}, {where}, commit {facts['commit'][:10]}")
     print(f"{args.student} of width {args.width}, {args.size} px, batch {args.batch}")
     with tempfile.TemporaryDirectory() as folder:
-        data.run(experiment(args, folder), accelerator, Quiet())
+        exp = experiment(args, folder)
+        data.run(exp, accelerator, Tracker(exp))
         if args.curves:
             result |= {"curves": curves(args, folder, accelerator.device)}
             result["verdict"] = compare(result["curves"]["a"], result["curves"]["b"])
@@ -249,11 +231,10 @@ def main(arguments: list[str] | None = None) -> None:
         else:
             for name in [args.only] if args.only else NAMES:
                 result[name] = measure(name, args, folder, accelerator.device)
-                print(say(result[name]), flush=True)
+                print(text(result[name]), flush=True)
             if not args.only:
-                ratio = result["b"]["samples_per_s"]["median"] / result["a"]["samples_per_s"]["median"]
-                result["ratio"] = ratio
-                print(f"ours is {ratio:.2f} times as fast")
+                result["ratio"] = result["b"]["samples_per_s"]["median"] / result["a"]["samples_per_s"]["median"]
+                print(f"ours is {result['ratio']:.2f} times as fast")
     if args.out:
         args.out.write_text(json.dumps({**result, "environment": facts}, indent=1) + "\n")
 

@@ -1,11 +1,11 @@
-"""Make a list of pairs for `python -m distill.evaluate SWAPPER --pairs LIST`:
+"""Write a pair list for `python -m distill.evaluate SWAPPER --pairs LIST`:
 
     python datasets/make_pairs.py people FOLDER --out LIST      people with several photographs each, as LFW has them
     python datasets/make_pairs.py singles FOLDER --out LIST     one photograph a person, as CelebA-HQ and FFHQ
     python datasets/make_pairs.py synthetic FOLDER --out LIST   test people that datasets/synthetic.py or a run drew
     python datasets/make_pairs.py faceforensics ROOT --splits test.json --out LIST
 
-LIST is a folder; its pairs.json names the pictures, people and gallery, and what was skipped and why.
+LIST is a folder; its pairs.json names pictures, people, gallery and skipped pictures with the reason.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from distill.evaluate.pairs import AS_GIVEN, RENDERED, SMALLEST, SYNTHETIC, by_p
 from swapcore import weights
 from swapcore.files import check_folder
 from swapcore.images import DataError
+from swapcore.terminal import run_command
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -35,8 +36,8 @@ def main(arguments: list[str] | None = None) -> int:
     drawn = argparse.ArgumentParser(add_help=False)
     drawn.add_argument("--count", type=int, default=1000, help="pairs (default: 1000)")
     drawn.add_argument("--seed", type=int, default=0)
-    for kind, told in (("people", "people with several photographs"), ("singles", "one photograph a person")):
-        command = kinds.add_parser(kind, parents=[common, drawn], help=told)
+    for kind, text in (("people", "people with several photographs"), ("singles", "one photograph a person")):
+        command = kinds.add_parser(kind, parents=[common, drawn], help=text)
         command.add_argument("--align", action="store_true", help="find and align the faces first (extra: video)")
     command = kinds.add_parser("synthetic", parents=[common, drawn], help="synthetic people, whose exact swap is known")
     command.add_argument("--split", default="test", help="of the folder's manifest (default: test)")
@@ -50,24 +51,23 @@ def main(arguments: list[str] | None = None) -> int:
         "--swaps-of", metavar="METHOD", help="write that method's finished swaps to LIST/METHOD as well"
     )
     args = parser.parse_args(arguments)
-    try:
-        if args.resolution < SMALLEST:
-            raise ConfigError(f"--resolution: expected at least {SMALLEST} pixels, got {args.resolution}")
-        check_folder(args.out)
-        path = faceforensics_list(args) if args.kind == "faceforensics" else folder_list(args)
-        pairs, skipped = read(path)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    return run_command(lambda: write_list(args))
+
+
+def write_list(args: argparse.Namespace) -> None:
+    if args.resolution < SMALLEST:
+        raise ConfigError(f"--resolution: expected at least {SMALLEST} pixels, got {args.resolution}")
+    check_folder(args.out)
+    path = faceforensics_list(args) if args.kind == "faceforensics" else folder_list(args)
+    pairs, skipped = read(path)
     print(f"{len(pairs)} pairs, gallery of {len(pairs.gallery)}, {len(skipped)} skipped, hash {pairs.hash}")
     for line in skipped[:5]:
         print(f"  skipped {line['what']}: {line['reason']}")
     print(path)
-    return 0
 
 
 def folder_list(args: argparse.Namespace) -> Path:
-    """pairs.json of a folder of pictures, by the options of the command."""
+    """Write pairs.json of a folder of pictures; its path."""
     if args.count < 1:
         raise ConfigError(f"--count: expected at least 1, got {args.count}")
     if args.kind == "synthetic":
@@ -80,7 +80,7 @@ def folder_list(args: argparse.Namespace) -> Path:
         if (folder / "manifest.jsonl").is_file():
             raise DataError(f"{folder}: holds synthetic people; give `synthetic` in place of `{args.kind}`")
         if args.align:
-            from distill.data import faces  # they want the extra `video`
+            from distill.data import faces  # needs the extra `video`
 
             folder, skipped = faces.align_folder(folder, args.out / "faces", args.resolution, _detector(args))
         rows, flawed = scan(folder, min_size=args.resolution // 2)
@@ -88,12 +88,14 @@ def folder_list(args: argparse.Namespace) -> Path:
         if args.kind == "singles":
             rows = [{**row, "person": str(i)} for i, row in enumerate(rows)]
         photos, dataset = Photos(folder, rows, args.resolution), args.folder.name
-    make = by_singles if args.kind == "singles" else by_people
+    draw = by_singles if args.kind == "singles" else by_people
     try:
-        listing = make(args.out.name, photos, args.count, args.seed, dataset)
+        listing = draw(args.out.name, photos, args.count, args.seed, dataset)
     except ConfigError as error:
-        told = "{what}: {reason}".format(**skipped[0]) if skipped else ""
-        raise ConfigError(f"{error}; left out: {len(skipped)}, the first: {told}" if told else str(error)) from None
+        if not skipped:
+            raise
+        first = "{what}: {reason}".format(**skipped[0])
+        raise ConfigError(f"{error}; left out: {len(skipped)}, the first: {first}") from None
     if args.kind == "synthetic":
         listing["protocol"]["alignment"] = RENDERED
     else:
@@ -103,7 +105,7 @@ def folder_list(args: argparse.Namespace) -> Path:
 
 
 def faceforensics_list(args: argparse.Namespace) -> Path:
-    """pairs.json of a copy of FaceForensics++, by the options of the command."""
+    """Write pairs.json of a copy of FaceForensics++; its path."""
     from distill.evaluate import faceforensics
 
     if args.frames < 2:
@@ -111,7 +113,7 @@ def faceforensics_list(args: argparse.Namespace) -> Path:
             f"--frames: expected at least 2, as the frame of the gallery lies between two, got {args.frames}"
         )
     path = faceforensics.prepare(
-        args.folder, args.splits, args.out, find=_detector(args), compression=args.compression, frames=args.frames,
+        args.folder, args.splits, args.out, find_face=_detector(args), compression=args.compression, frames=args.frames,
         resolution=args.resolution,
     )  # fmt: skip
     if args.swaps_of:

@@ -1,8 +1,8 @@
 """Write a folder of synthetic people: `python datasets/synthetic.py FOLDER [--people 100] [--images 4] [--size 256]`.
 
 The folder has the layout of photographs (one subfolder per person) and a manifest.jsonl with identity, attributes,
-pose, expression, landmarks and masks; distill/data/synthetic.py says what each row holds. The same command again
-goes on where it was stopped.
+pose, expression, landmarks and masks; distill/data/synthetic.py documents the rows. The same command again continues
+where it was stopped.
 """
 
 import argparse

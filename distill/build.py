@@ -1,156 +1,188 @@
-"""Experiment -> networks by name, with verified weights: what rooms do not know of each other meets here.
+"""Experiment -> networks by name, with verified weights: students, teachers and estimators meet here.
 
 Errors name the key of the experiment and list what is known.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Iterable
+from importlib.util import find_spec
 from pathlib import Path
+from typing import NamedTuple
 
-from safetensors import SafetensorError, safe_open
+import torch
 
-import eval as measuring
-import students
 import teachers
 from distill.config import ConfigError, Experiment
 from distill.schema import Teacher
-from eval import rulers as judges
+from distill.train.learners import LEARNERS, Learner, learner_of
+from eval import METRICS
+from eval.cards import CARDS
+from eval.estimators import Estimator, Estimators, load_estimator, mirrored
 from students.export import targets
 from students.identity_encoder import CARDS as ENCODERS
 from students.identity_encoder import IdentityEncoder, load_identity_encoder
 from swapcore import weights
-from teachers import faceshifter
 
-OUTPUTS = {"recogniser": "embedding"}  # what a ruler of a role gives, where it is called otherwise
+OUTPUTS = {"recogniser": "embedding"}  # output of the estimator of a role, where the names differ
 # Files that a teacher reads where the experiment names none, by card.
 DEFAULT_WEIGHTS = {"landmark_warp": {"landmarks": "3ddfa_v2_mb05"}}
 
 
 def check_names(exp: Experiment) -> None:
-    """Find every network, option and weight file that the stages will ask for, before hours go into the first."""
-    stages = set(exp.stages)
+    """Check every name, option and file that the stages need, before hours go into the first. No weights are loaded.
+
+    Raises ConfigError, WeightsError.
+    """
+    stages, chosen = set(exp.stages), []
+    refined = [name for name, kinds in LEARNERS.items() if "refine" in kinds]
+    if "refine" in stages and exp.student.name not in refined:
+        raise ConfigError(f"student.name: expected {' or '.join(refined)}, which have a stage `refine`")
     if stages & {"pseudo_gt", "train", "eval"}:
-        encoder = identity_encoder(exp)
-        (aei_net if exp.student.name == "faceshifter" else student)(exp, encoder)
+        _encoder_file(exp.student.identity_encoder, exp, "student.identity_encoder")
+        card = ENCODERS[exp.student.identity_encoder]
+        with torch.device("meta"):  # shapes without values
+            learner(exp, IdentityEncoder(card))
     if "eval" in stages:
-        check_judge(exp, exp.student.identity_encoder, "student.identity_encoder")
+        check_recogniser(exp, exp.student.identity_encoder, "student.identity_encoder")
         trains = exp.loss.perceptual > 0 and exp.loss.perceptual_network == "lpips"
         if trains and "lpips" in exp.eval.metrics and exp.eval.perceptual == "lpips_alex":
             raise ConfigError(
-                "eval.perceptual: 'lpips_alex' is also what loss.perceptual_network trains on; a network must not "
-                "judge what it trained: take lpips_squeeze or lpips_vgg"
+                "eval.perceptual: 'lpips_alex' is also the network of loss.perceptual_network; a network must not "
+                "evaluate what it trained: take lpips_squeeze or lpips_vgg"
             )
-        rulers(exp)
+        chosen += _choices(exp, exp.eval.metrics).values()
     if "export" in stages:
         try:
             targets.chosen(exp.export.to, exp.export.precisions)
         except ValueError as error:
             raise ConfigError(f"export: {error}") from None
-        rulers(replace(exp, eval=replace(exp.eval, metrics=("id_retrieval",))))
+        chosen += _choices(exp, ("id_retrieval",)).values()
     if "pseudo_gt" in stages:
-        quality_rulers(exp)
+        chosen += _quality_choices(exp).values()
         for spec in exp.pseudo_gt.teachers:
             teacher_files(spec, exp)
+    for choice in chosen:
+        _files(choice, exp)
 
 
-def identity_encoder(exp: Experiment, name: str | None = None) -> IdentityEncoder:
-    """The frozen encoder whose embeddings the student is given: the experiment's, or the one of that name."""
-    return _encoder(name or exp.student.identity_encoder, exp, "student.identity_encoder")
-
-
-def _encoder(name: str, exp: Experiment, key: str) -> IdentityEncoder:
-    if name not in ENCODERS:
-        raise ConfigError(f"{key}: unknown identity encoder '{name}'; known: {', '.join(ENCODERS)}")
-    path = weights.find(ENCODERS[name], exp.weights)
-    encoder = load_identity_encoder(name, path)
+def identity_encoder(
+    exp: Experiment, name: str | None = None, key: str = "student.identity_encoder"
+) -> IdentityEncoder:
+    """The frozen identity encoder of a name, by default the experiment's. Raises ConfigError, WeightsError."""
+    path = _encoder_file(name or exp.student.identity_encoder, exp, key)
+    encoder = load_identity_encoder(name or exp.student.identity_encoder, path)
     encoder.weight_hash = weights.sha256(path)[:16]
     return encoder
 
 
-def student(exp: Experiment, encoder: IdentityEncoder):
-    """A new student for this experiment's resolution and encoder."""
-    own = {"resolution": exp.data.resolution, "embedding_dim": encoder.card.embedding_dim}
+def _encoder_file(name: str, exp: Experiment, key: str) -> Path:
+    if name not in ENCODERS:
+        raise ConfigError(f"{key}: unknown identity encoder '{name}'; known: {', '.join(ENCODERS)}")
+    return weights.find(ENCODERS[name], exp.weights)
+
+
+def learner(exp: Experiment, encoder: IdentityEncoder, stage: str = "train") -> Learner:
+    """A new learner of a stage, for this experiment's resolution and encoder. Raises ConfigError.
+
+    That of stage `refine` builds on the file of stage `train`.
+    """
+    kind, name = learner_of(exp.student.name, stage), exp.student.name
+    if stage == "refine":
+        file = exp.folder / "train" / learner_of(name).file
+        first = teacher(Teacher(name, weights={"generator": str(file)}), exp, "refine")
+        inputs, key = (first.to(next(encoder.parameters()).device), encoder, exp.refine.options), "refine.options"
+    else:
+        inputs, key = (name, encoder, exp.data.resolution, exp.student.options), "student.name, student.options"
     try:
-        if getattr(students.STUDENTS.get(exp.student.name), "needs_map", False):
-            own["map_shape"] = list(encoder.map_shape)
-        return students.build(exp.student.name, **{**own, **exp.student.options})
+        return kind(*inputs)
     except (ValueError, TypeError) as error:
-        raise ConfigError(f"student.name, student.options: {error}") from None
+        raise ConfigError(f"{key}: {error}") from None
 
 
-def aei_net(exp: Experiment, encoder: IdentityEncoder):
-    """A new first stage of FaceShifter for this experiment's resolution and encoder: student.name faceshifter."""
-    own = {"resolution": exp.data.resolution, "embedding_dim": encoder.card.embedding_dim}
-    try:
-        return faceshifter.AEINet(**{**own, **exp.student.options})
-    except (ValueError, TypeError) as error:
-        raise ConfigError(f"student.options: {error}") from None
-
-
-def check_judge(exp: Experiment, trainer: str, where: str) -> None:
+def check_recogniser(exp: Experiment, trainer: str, where: str) -> None:
     """Raise ConfigError where the recogniser is the identity encoder `trainer`, which `where` was trained with."""
     if exp.eval.recogniser == trainer:
         raise ConfigError(
             f"eval.recogniser: '{exp.eval.recogniser}' is also the identity encoder of {where}; a network must not "
-            f"judge what it trained. Known recognisers: {', '.join(_known('embedding'))}"
+            f"evaluate what it trained. Known recognisers: {', '.join(_known('embedding'))}"
         )
 
 
-def rulers(exp: Experiment) -> measuring.Rulers:
-    """The networks that judge, those that the metrics of `exp` need. Raises ConfigError, WeightsError."""
-    for metric in exp.eval.metrics:
-        if metric not in measuring.METRICS:
-            raise ConfigError(f"eval.metrics: unknown metric '{metric}'; known: {', '.join(measuring.METRICS)}")
-    found = {}
-    for role in {measuring.NEEDS[metric] for metric in exp.eval.metrics if metric in measuring.NEEDS}:
-        name, key = getattr(exp.eval, role), f"eval.{role}"
-        if name is None:
-            wanting = ", ".join(m for m in exp.eval.metrics if measuring.NEEDS.get(m) == role)
-            known = ", ".join(_known(OUTPUTS.get(role, role)))
-            raise ConfigError(f"{key}: null, but {wanting} of eval.metrics needs one; known: {known}")
-        found[role] = _recogniser(name, exp, key) if role == "recogniser" else _judge(name, role, exp, key)
-    if exp.eval.flip and "recogniser" in found:
-        found["recogniser"] = judges.mirrored(found["recogniser"])
-    return measuring.Rulers(**found)
+class Choice(NamedTuple):
+    """An estimator that the experiment names under `key`, for one of its outputs."""
+
+    name: str
+    output: str
+    key: str
 
 
-def quality_rulers(exp: Experiment):
-    """(recogniser, pose or None) that say what a teacher's swap is worth. Raises ConfigError where one of them
-    is the one that evaluates: what was chosen by a judge is not judged by it."""
+def estimators(exp: Experiment) -> Estimators:
+    """The estimators that the metrics of `exp` need. Raises ConfigError, WeightsError."""
+    loaded = {role: _estimator(choice, exp) for role, choice in _choices(exp, exp.eval.metrics).items()}
+    if exp.eval.flip and "recogniser" in loaded:
+        loaded["recogniser"] = mirrored(loaded["recogniser"])
+    return Estimators(**loaded)
+
+
+def _choices(exp: Experiment, metrics: Iterable[str]) -> dict[str, Choice]:
+    """The estimators that metrics need, by role. Raises ConfigError."""
+    choices = {}
+    for metric in metrics:
+        if metric not in METRICS:
+            raise ConfigError(f"eval.metrics: unknown metric '{metric}'; known: {', '.join(METRICS)}")
+        role = METRICS[metric].needs
+        if role is not None:
+            choice = Choice(getattr(exp.eval, role), OUTPUTS.get(role, role), f"eval.{role}")
+            if choice.name is None:
+                known = ", ".join(_known(choice.output))
+                raise ConfigError(f"{choice.key}: null, but {metric} of eval.metrics needs one; known: {known}")
+            choices[role] = choice
+    return choices
+
+
+def quality_estimators(exp: Experiment) -> tuple[Estimator, Estimator | None]:
+    """(recogniser, pose or None) that choose among the teachers' swaps. Raises ConfigError, WeightsError."""
+    loaded = {role: _estimator(choice, exp) for role, choice in _quality_choices(exp).items()}
+    return loaded["recogniser"], loaded.get("pose")
+
+
+def _quality_choices(exp: Experiment) -> dict[str, Choice]:
+    """Raises ConfigError where one of them also evaluates, since no network may measure its own choice."""
     quality = exp.pseudo_gt.quality
-    name = quality.recogniser or exp.student.identity_encoder
-    for key, chosen, judging in (
-        ("recogniser", name, exp.eval.recogniser),
-        ("pose", quality.pose, exp.eval.pose),
-    ):
-        if chosen is not None and chosen == judging:
+    names = {"recogniser": quality.recogniser or exp.student.identity_encoder, "pose": quality.pose}
+    for role, name in names.items():
+        if name is not None and name == getattr(exp.eval, role):
             raise ConfigError(
-                f"pseudo_gt.quality.{key}: '{chosen}' is also eval.{key}, and would judge what it has chosen; "
+                f"pseudo_gt.quality.{role}: '{name}' is also eval.{role}, which must not evaluate what it has chosen; "
                 f"take another, or set it to null"
             )
-    recogniser = _recogniser(name, exp, "pseudo_gt.quality.recogniser")
-    return recogniser, _judge(quality.pose, "pose", exp, "pseudo_gt.quality.pose") if quality.pose else None
+    return {r: Choice(n, OUTPUTS.get(r, r), f"pseudo_gt.quality.{r}") for r, n in names.items() if n}
 
 
-def _recogniser(name: str, exp: Experiment, key: str):
-    if name in ENCODERS:
-        encoder = _encoder(name, exp, key)
-        return judges.Ruler(encoder, name=encoder.card.name, weight_hash=encoder.weight_hash)
-    return _judge(name, "embedding", exp, key)
+def _estimator(choice: Choice, exp: Experiment) -> Estimator:
+    paths = _files(choice, exp)
+    if choice.name not in ENCODERS:
+        return load_estimator(choice.name, paths, choice.output)
+    encoder = identity_encoder(exp, choice.name, choice.key)
+    card = encoder.card
+    return Estimator(encoder, card.name, encoder.weight_hash, crop=card.crop, colour_order=card.colour_order)
 
 
-def _judge(name: str, output: str, exp: Experiment, key: str):
-    if name not in judges.CARDS:
-        raise ConfigError(f"{key}: unknown ruler '{name}'; known: {', '.join(_known(output))}")
-    paths = [weights.find(card, exp.weights) for card in judges.CARDS[name].files]
-    return judges.load_ruler(name, paths, output)
+def _files(choice: Choice, exp: Experiment) -> list[Path]:
+    """The weight files of an estimator, their sha256 checked. Raises ConfigError, WeightsError."""
+    known = _known(choice.output)
+    if choice.name not in known:
+        raise ConfigError(f"{choice.key}: unknown estimator '{choice.name}'; known: {', '.join(known)}")
+    if choice.name.startswith("lpips_") and find_spec("lpips") is None:
+        raise ConfigError(f"{choice.key}: '{choice.name}' needs the package lpips: pip install lpips")
+    return [weights.find(card, exp.weights) for card in known[choice.name]]
 
 
-def _known(output: str) -> list[str]:
-    """Names of the cards that give an output; recognisers may be identity encoders too."""
-    cards = [name for name, card in judges.CARDS.items() if output in card.outputs]
-    return [*cards, *ENCODERS] if output == "embedding" else cards
+def _known(output: str) -> dict[str, tuple[weights.Card, ...]]:
+    """The cards of the estimators with an output, by name; identity encoders may be recognisers too."""
+    cards = {name: card.files for name, card in CARDS.items() if output in card.outputs}
+    return cards | ({name: (card,) for name, card in ENCODERS.items()} if output == "embedding" else {})
 
 
 def teacher(spec: Teacher, exp: Experiment, key: str = "pseudo_gt.teachers") -> teachers.Teacher:
@@ -159,7 +191,7 @@ def teacher(spec: Teacher, exp: Experiment, key: str = "pseudo_gt.teachers") -> 
     options = dict(spec.options)
     encoder = options.get("identity_encoder") or next(filter(None, map(_encoder_of, paths.values())), None)
     if encoder is not None:
-        options["identity_encoder"] = _encoder(encoder, exp, f"{key}: identity_encoder of '{spec.name}'")
+        options["identity_encoder"] = identity_encoder(exp, encoder, f"{key}: identity_encoder of '{spec.name}'")
     try:
         built = teachers.build(spec.name, paths, **options)
     except ValueError as error:
@@ -170,7 +202,7 @@ def teacher(spec: Teacher, exp: Experiment, key: str = "pseudo_gt.teachers") -> 
 
 
 def teacher_files(spec: Teacher, exp: Experiment, key: str = "pseudo_gt.teachers") -> dict[str, Path]:
-    """The files of a teacher's entry, found and checked, without loading them. Raises ConfigError, WeightsError."""
+    """The paths of a teacher's files by their key, checked but not loaded. Raises ConfigError, WeightsError."""
     if spec.name not in teachers.TEACHERS:
         raise ConfigError(f"{key}: unknown teacher '{spec.name}'; known: {', '.join(teachers.TEACHERS)}")
     named = {**DEFAULT_WEIGHTS.get(spec.name, {}), **spec.weights}
@@ -181,13 +213,13 @@ def teacher_files(spec: Teacher, exp: Experiment, key: str = "pseudo_gt.teachers
 
 
 def label(spec: Teacher) -> str:
-    """What tables call a teacher."""
+    """The name of a teacher in tables."""
     return spec.label or spec.name
 
 
 def _file(name: str, sha256: str | None, exp: Experiment, key: str) -> Path:
-    """The file of a card, or a path: as it is or in one of the weight folders."""
-    cards = {**judges.CARDS, **ENCODERS}
+    """The file of a card or of a path, which may be relative to a folder of weights."""
+    cards = {**CARDS, **ENCODERS}
     if name in cards:
         return weights.find(cards[name], exp.weights)
     folders = weights.search_folders(exp.weights)
@@ -205,11 +237,10 @@ def _file(name: str, sha256: str | None, exp: Experiment, key: str) -> Path:
 
 
 def _encoder_of(path: Path) -> str | None:
-    """The identity encoder that a teacher trained here names in its file."""
+    """The name of the identity encoder in the file of a teacher that was trained here."""
     if path.suffix != ".safetensors":
         return None
     try:
-        with safe_open(path, framework="pt") as file:
-            return (file.metadata() or {}).get("identity_encoder")
-    except SafetensorError:
-        return None  # the teacher's own loader tells what is wrong with it
+        return weights.read_header(path).get("identity_encoder")
+    except ValueError:
+        return None  # the teacher's own loader names the damage

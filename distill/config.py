@@ -5,19 +5,22 @@ Every error names the file, the key, what was expected and the nearest known key
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import difflib
+import functools
 import math
 import types
 import typing
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import yaml
 
-from distill.schema import STAGES, Experiment, Teacher
+from distill.schema import STAGES, Changes, Experiment, Teacher, in_words
+from swapcore.terminal import nearest
 
-__all__ = ["STAGES", "Child", "ConfigError", "Experiment", "Teacher", "children", "dump", "load", "to_dict"]
+Override = str | tuple[str, Any]
 
 
 class ConfigError(ValueError):
@@ -32,40 +35,45 @@ class Child(NamedTuple):
     exp: Experiment
 
 
-def load(path: str | Path, overrides: list[str] | tuple[str, ...] = (), full_size: bool = False) -> Experiment:
-    """Read an experiment file; each override is `section.key=value`, its value in YAML. Raises ConfigError.
+def load(path: str | Path, overrides: Iterable[Override] = (), full_size: bool = False) -> Experiment:
+    """Read an experiment file and apply overrides in order. Raises ConfigError.
 
-    With full_size, the file's own overrides of that name come first.
+    An override is text, `section.key=value`, or a pair of `section.key` and a value, which is not parsed. With
+    full_size, the overrides under that key of the file come first.
     """
     path = Path(path)
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        known = sorted(str(p) for p in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
-        raise ConfigError(f"{path}: no such experiment file{_nearest(str(path), known)}") from None
+        known = sorted(map(str, path.parent.glob("*.yaml")))
+        raise ConfigError(f"{path}: no such experiment file{nearest(str(path), known)}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read as text: {error}") from None
-    tree = _parse_yaml(text, str(path))
+    tree = _read(text, Experiment, str(path))
     if not isinstance(tree, dict):
         raise ConfigError(f"{path}: expected `key: value` lines, got {_describe(tree)}")
     tree.setdefault("name", path.stem)
     if full_size:
-        _set_all(tree, tree.get("full_size"), f"{path}: full_size", ("name", "runs", "full_size"))
+        changes = _convert(Changes, tree.get("full_size"), "full_size", str(path))
+        _change(tree, changes.items(), f"{path}: full_size", ("name", "runs", "full_size"))
     return _experiment(tree, overrides, str(path))
 
 
-def default(name: str, overrides: list[str] | tuple[str, ...] = ()) -> Experiment:
-    """An experiment without a file: every key at its default but for the overrides. Raises ConfigError."""
+def default(name: str, overrides: Iterable[Override] = ()) -> Experiment:
+    """An experiment without a file: the defaults, and overrides as `load` has them. Raises ConfigError."""
     return _experiment({"name": name}, overrides, "the command")
 
 
-def _experiment(tree: dict[str, Any], overrides: list[str] | tuple[str, ...], where: str) -> Experiment:
+def _experiment(tree: dict[str, Any], overrides: Iterable[Override], where: str) -> Experiment:
     for override in overrides:
-        _override(tree, override)
-    experiment = _build(Experiment, tree, "", where)
-    _check(experiment, where)
-    children(experiment, where)  # a mistake in the last variant must not wait until the others are trained
-    return experiment
+        if isinstance(override, str):
+            _change(tree, [_parse(override)], f"override '{override}'")
+        else:
+            _change(tree, [override], where)
+    exp = _build(Experiment, tree, "", where)
+    _check(exp, where)
+    children(exp, where)  # a mistake in the last variant must not wait until the others are trained
+    return exp
 
 
 def children(exp: Experiment, where: str = "variants") -> list[Child]:
@@ -73,24 +81,19 @@ def children(exp: Experiment, where: str = "variants") -> list[Child]:
     the experiment's. Raises ConfigError."""
     if not exp.variants and not exp.seeds:
         return []
-    found = []
-    for variant, overrides in (exp.variants or {exp.student.name: {}}).items():
+    runs = []
+    for variant, changes in (exp.variants or {exp.student.name: {}}).items():
         place = f"{where}: variants.{variant}"
-        own, seeds = overrides, exp.seeds
-        if isinstance(overrides, dict) and "seeds" in overrides:
-            own = {key: value for key, value in overrides.items() if key != "seeds"}
-            seeds = _convert(tuple[int, ...], overrides["seeds"], "seeds", place)
+        seeds = _convert(tuple[int, ...], changes.get("seeds", exp.seeds), "seeds", place)
         for seed in seeds or (None,):
             tree = to_dict(exp)
-            name = str(variant) if seed is None else f"{variant}-seed{seed}"
-            _set_all(tree, own, place, ("name", "runs", "variants", "seeds", "full_size", "tracking"))
+            name = variant if seed is None else f"{variant}-seed{seed}"
+            _change(tree, changes.items(), place, ("name", "runs", "variants", "full_size", "tracking"))
             tree |= {"name": name, "runs": str(exp.folder), "variants": {}, "seeds": [], "full_size": {}}
             if seed is not None:
-                tree["train"] = {**tree["train"], "seed": seed}
-            child = _build(Experiment, tree, "", place)
-            _check(child, place)
-            found.append(Child(str(variant), seed, child))
-    return found
+                _change(tree, [("train.seed", seed)], place)
+            runs.append(Child(variant, seed, _experiment(tree, (), place)))
+    return runs
 
 
 def to_dict(config: Any) -> Any:
@@ -108,189 +111,166 @@ def dump(experiment: Experiment) -> str:
     return yaml.safe_dump(to_dict(experiment), sort_keys=False, default_flow_style=None, width=120)
 
 
-def _parse_yaml(text: str, where: str) -> Any:
+def _read(text: str, hint: Any, where: str) -> Any:
+    """YAML for a key of this type, as `_typed` builds it. Raises ConfigError."""
     try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
+        loader = yaml.SafeLoader(text)
+        return _typed(hint, loader.get_single_node(), loader)
+    except (yaml.YAMLError, ValueError) as error:
         raise ConfigError(f"{where}: not valid YAML: {' '.join(str(error).split())}") from None
 
 
-def _override(tree: dict[str, Any], override: str) -> None:
-    key, separator, value = override.partition("=")
+def _parse(override: str) -> tuple[str, Any]:
+    """Key and value of `section.key=value`. A text key takes the value literally; a list of text takes `[a, b]`, or a
+    single entry literally; every other key takes YAML."""
+    key, separator, text = override.partition("=")
     if not separator or not key:
         raise ConfigError(f"override '{override}': expected section.key=value, for example train.steps=100")
-    _set(tree, key, _parse_yaml(value, f"override '{override}'"), f"override '{override}'")
+    hint = _below(Changes, key)
+    if hint in (str, str | None):
+        return key, _typed(hint, yaml.ScalarNode("", text), None)
+    if hint == tuple[str, ...] and text and not text.startswith("["):
+        return key, [text]
+    return key, _read(text, hint, f"override '{override}'")
 
 
-def _set_all(tree: dict[str, Any], overrides: Any, where: str, fixed: tuple[str, ...]) -> None:
-    """Set {section.key: value} in a tree, none of it in `fixed`; a section as a whole replaces what was there."""
-    if not isinstance(overrides, dict | None):
-        raise ConfigError(f"{where}: expected `section.key: value` lines, got {_describe(overrides)}")
-    for key, value in (overrides or {}).items():
-        if str(key).split(".")[0] in fixed:
+def _typed(hint: Any, node: yaml.Node | None, loader: Any) -> Any:
+    """The value of a node. A scalar without quotes is text where this type is text; else all is as PyYAML has it."""
+    unquoted = isinstance(node, yaml.ScalarNode) and node.style is None
+    if typing.get_origin(hint) is types.UnionType:
+        empty = unquoted and node.value.lower() in ("", "~", "null", "none")
+        return None if empty else _typed(typing.get_args(hint)[0], node, loader)
+    if isinstance(node, yaml.MappingNode) and hint is not Any:
+        loader.flatten_mapping(node)
+        return {str(k.value): _typed(_below(hint, str(k.value)), value, loader) for k, value in node.value}
+    if isinstance(node, yaml.SequenceNode) and hint is not Any:
+        return [_typed(_below(hint, "0"), entry, loader) for entry in node.value]
+    if hint in (str, Teacher) and unquoted:
+        return node.value or None
+    return node and loader.construct_object(node, deep=True)
+
+
+def _below(hint: Any, key: str) -> Any:
+    """The type of one key of a section or map, or of the entries of a list; Any where the schema has none."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if hint is Changes:
+        return functools.reduce(_below, key.split("."), Experiment)
+    if dataclasses.is_dataclass(hint):
+        return typing.get_type_hints(hint).get(key, Any)
+    if origin is types.UnionType:
+        return _below(arguments[0], key)
+    return {dict: arguments[-1:], tuple: arguments[:1]}.get(origin, (Any,))[0]
+
+
+def _change(tree: dict[str, Any], changes: Iterable[tuple[str, Any]], where: str, fixed: tuple[str, ...] = ()) -> None:
+    """Set section.key in a tree, none of it in `fixed`. A section as a whole replaces the one in the tree."""
+    for key, value in changes:
+        *parents, leaf = key.split(".")
+        if (parents or [leaf])[0] in fixed:
             raise ConfigError(f"{where}: {key}: cannot be set here, it is the whole experiment's")
-        _set(tree, str(key), value, where)
-
-
-def _set(tree: dict[str, Any], key: str, value: Any, where: str) -> None:
-    *parents, leaf = key.split(".")
-    for parent in parents:
-        node = tree.setdefault(parent, {})
-        if not isinstance(node, dict):
-            raise ConfigError(f"{where}: '{parent}' is {_describe(node)}, not a section")
-        tree = node
-    tree[leaf] = value
+        section = tree
+        for parent in parents:
+            section = section.setdefault(parent, {})
+            if not isinstance(section, dict):
+                raise ConfigError(f"{where}: '{parent}' is {_describe(section)}, not a section")
+        section[leaf] = to_dict(value)  # a copy: a later key may change it
 
 
 def _build(cls: type, tree: Any, prefix: str, where: str) -> Any:
+    """A section from its keys; `prefix` is its own key with a dot."""
     if not isinstance(tree, dict):
-        raise ConfigError(f"{where}: {prefix or 'the file'}: expected a section of keys, got {_describe(tree)}")
-    hints = typing.get_type_hints(cls)
-    fields = {f.name: f for f in dataclasses.fields(cls)}
-    values = {}
+        raise ConfigError(f"{where}: {prefix[:-1]}: expected a section of keys, got {_describe(tree)}")
+    hints, values = typing.get_type_hints(cls), {}
     for key, value in tree.items():
-        name = f"{prefix}.{key}" if prefix else str(key)
-        if key not in fields:
-            raise ConfigError(f"{where}: {name}: unknown key{_nearest(str(key), list(fields))}")
+        if key not in hints:
+            raise ConfigError(f"{where}: {prefix}{key}: unknown key{nearest(str(key), hints)}")
         try:
-            values[key] = _convert(hints[key], value, name, where)
+            values[key] = _convert(hints[key], value, f"{prefix}{key}", where)
         except ConfigError as error:
-            meant = [other for other, hint in hints.items() if isinstance(value, str) and value in _choices(hint)]
-            if not meant:
-                raise
-            raise ConfigError(f"{error}; did you mean {name.removesuffix(str(key))}{meant[0]}?") from None
+            meant = [
+                other for other, hint in hints.items() if isinstance(value, str) and value in typing.get_args(hint)
+            ]
+            raise ConfigError(f"{error}; did you mean {prefix}{meant[0]}?" if meant else str(error)) from None
+    if cls is Teacher and "name" not in values:
+        raise ConfigError(f"{where}: {prefix}name: expected text, got nothing")
     return cls(**values)
-
-
-def _choices(hint: Any) -> tuple[Any, ...]:
-    """The words a key may have; none where it has anything else."""
-    return typing.get_args(hint) if typing.get_origin(hint) is Literal else ()
 
 
 def _convert(hint: Any, value: Any, name: str, where: str) -> Any:
     """Check one value against its type; the only conversions are int -> float, `1e-4` -> float and list -> tuple."""
-    wrong = ConfigError(f"{where}: {name}: expected {_expected(hint)}, got {_describe(value)}")
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if hint is Any or origin is Literal and value in arguments:
+        return value
     if hint is Teacher and isinstance(value, str):
         return Teacher(value)
     if dataclasses.is_dataclass(hint):
-        return _build(hint, value if value is not None else {}, name, where)
-    if origin in (types.UnionType, typing.Union):
-        if value is None:
-            return None
-        return _convert(next(a for a in arguments if a is not type(None)), value, name, where)
-    if origin is Literal:
-        if value not in arguments:
-            raise ConfigError(f"{where}: {name}: expected {_expected(hint)}, got {_describe(value)}")
-        return value
-    if origin is tuple:
-        if not isinstance(value, list | tuple):
-            raise wrong
-        if arguments[-1] is Ellipsis:
-            return tuple(_convert(arguments[0], v, f"{name}[{i}]", where) for i, v in enumerate(value))
-        if len(value) != len(arguments):
-            raise wrong
-        return tuple(
-            _convert(a, v, f"{name}[{i}]", where) for i, (a, v) in enumerate(zip(arguments, value, strict=True))
-        )
-    if origin is dict:
-        if not isinstance(value, dict):
-            raise wrong
-        return value
+        return _build(hint, {} if value is None else value, f"{name}.", where)
+    if origin is types.UnionType:
+        return None if value is None else _convert(arguments[0], value, name, where)
+    if origin is tuple and isinstance(value, list | tuple) and (... in arguments or len(value) == len(arguments)):
+        return tuple(_convert(arguments[0], v, f"{name}[{i}]", where) for i, v in enumerate(value))
+    if hint is Changes and (value is None or isinstance(value, dict)):
+        return value or {}
+    if origin is dict and isinstance(value, dict):
+        return {key: _convert(arguments[1], v, f"{name}.{key}", where) for key, v in value.items()}
     if hint is float and not isinstance(value, bool):
-        try:  # PyYAML reads 1e-4 as text
-            number = float(value)
-        except (TypeError, ValueError):
-            raise wrong from None
-        if not math.isfinite(number):
-            raise wrong
-        return number
-    if hint is int and isinstance(value, int) and not isinstance(value, bool):
+        with contextlib.suppress(TypeError, ValueError):  # PyYAML reads 1e-4 as text
+            if math.isfinite(float(value)):
+                return float(value)
+    if hint in (int, bool, str) and type(value) is hint:
         return value
-    if hint in (bool, str) and isinstance(value, hint):
-        return value
-    raise wrong
+    raise ConfigError(f"{where}: {name}: expected {in_words(hint)}, got {_describe(value)}")
 
 
 def _check(exp: Experiment, where: str) -> None:
-    """What types cannot say. Names of students, teachers and metrics are checked by their registries."""
+    """Rules beyond types. Names of students, teachers and metrics are checked by their registries."""
 
     def require(condition: bool, key: str, expected: str) -> None:
         if not condition:
-            value: Any = exp
-            for part in key.split("."):
-                value = getattr(value, part)
-            raise ConfigError(f"{where}: {key}: expected {expected}, got {value!r}")
+            raise ConfigError(f"{where}: {key}: expected {expected}, got {value_of(key)!r}")
 
-    require(exp.name not in ("", ".", "..") and "/" not in exp.name and "\\" not in exp.name, "name", "a folder name")
-    require("shared" not in exp.variants, "variants", "another name than 'shared', where their common data lies,")
-    require(len(set(exp.seeds)) == len(exp.seeds), "seeds", "each seed once")
+    def value_of(key: str) -> Any:
+        return functools.reduce(getattr, key.split("."), exp)
+
+    for key in (
+        "data.train_people", "data.train_images", "pseudo_gt.pairs", "pseudo_gt.shard_size", "pseudo_gt.batch_size",
+        "train.batch_size", "train.accumulation", "train.log_steps", "eval.pairs", "eval.batch_size",
+    ):  # fmt: skip
+        require(value_of(key) >= 1, key, "at least 1")
+    for key in ("threads", "minutes", "data.workers", "train.steps"):
+        require(value_of(key) >= 0, key, "0 or more")
+    for key in ("train.mix", "train.fstriplets"):
+        shares = to_dict(value_of(key)).values()
+        require(min(shares) >= 0, key, "shares of 0 or more")
+        require(sum(shares) > 0, key, "at least one share above 0")
     for stage in exp.stages:
         if stage not in STAGES:
-            raise ConfigError(f"{where}: stages: unknown stage '{stage}'{_nearest(stage, STAGES)}")
-    require(
-        bool(exp.export.to) == ("export" in exp.stages), "export.to", "targets, and `export` among `stages`, or neither"
-    )
-    require(exp.data.resolution >= 32 and exp.data.resolution % 32 == 0, "data.resolution", "a multiple of 32")
-    require(exp.data.kind != "photos" or exp.data.photos is not None, "data.photos", "a folder (data.photos=FOLDER)")
-    for key in ("data.train_people", "data.train_images", "pseudo_gt.pairs", "pseudo_gt.shard_size", "eval.pairs"):
-        section, name = key.split(".")
-        require(getattr(getattr(exp, section), name) >= 1, key, "at least 1")
-    for key in ("pseudo_gt.batch_size", "train.batch_size", "train.accumulation", "eval.batch_size", "train.log_steps"):
-        section, name = key.split(".")
-        require(getattr(getattr(exp, section), name) >= 1, key, "at least 1")
-    require(exp.data.test_people >= 2, "data.test_people", "at least 2: retrieval needs a gallery")
-    require(exp.data.test_images >= 2, "data.test_images", "at least 2: one for the gallery, the others as sources")
-    require(exp.train.steps >= 0, "train.steps", "0 or more")
+            raise ConfigError(f"{where}: stages: unknown stage '{stage}'{nearest(stage, STAGES)}")
+    data, distil, teachers = exp.data, exp.distil, exp.pseudo_gt.teachers
+    labels = [teacher.label or teacher.name for teacher in teachers]
+    exports = "export" in exp.stages
+    require(exp.name not in ("", ".", "..") and "/" not in exp.name and "\\" not in exp.name, "name", "a folder name")
+    require("shared" not in exp.variants, "variants", "another name than 'shared', the folder of common data,")
+    require(len(set(exp.seeds)) == len(exp.seeds), "seeds", "each seed once")
+    require(bool(exp.export.to) == exports, "export.to", "targets, and `export` among `stages`, or neither")
+    require(data.resolution >= 32 and data.resolution % 32 == 0, "data.resolution", "a multiple of 32")
+    require(data.kind != "photos" or data.photos is not None, "data.photos", "a folder (data.photos=FOLDER)")
+    require(data.test_people >= 2, "data.test_people", "at least 2: retrieval needs a gallery")
+    require(data.test_images >= 2, "data.test_images", "at least 2: one for the gallery, the others as sources")
+    require(0 <= data.occlusion_share <= 1, "data.occlusion_share", "a share in [0, 1]")
+    require(not data.occlusion_share or data.occlusions is not None, "data.occlusions", "a folder of pictures")
+    require(len(teachers) >= 1, "pseudo_gt.teachers", "at least one teacher")
+    require(min(teacher.share for teacher in teachers) > 0, "pseudo_gt.teachers", "shares above 0")
+    require(len(set(labels)) == len(labels), "pseudo_gt.teachers", "a `label` each for teachers of the same name")
     require(0 <= exp.train.ema < 1, "train.ema", "a decay in [0, 1)")
     require(exp.train.lr > 0, "train.lr", "more than 0")
-    require(min(to_dict(exp.train.mix).values()) >= 0, "train.mix", "shares of 0 or more")
-    require(sum(to_dict(exp.train.mix).values()) > 0, "train.mix", "at least one share above 0")
-    require(exp.data.workers >= 0, "data.workers", "0 or more")
-    require(0 <= exp.data.occlusion_share <= 1, "data.occlusion_share", "a share in [0, 1]")
-    require(not exp.data.occlusion_share or exp.data.occlusions is not None, "data.occlusions", "a folder of pictures")
-    require(len(exp.pseudo_gt.teachers) >= 1, "pseudo_gt.teachers", "at least one teacher")
-    require(min(t.share for t in exp.pseudo_gt.teachers) > 0, "pseudo_gt.teachers", "shares above 0")
-    labels = [t.label or t.name for t in exp.pseudo_gt.teachers]
-    require(len(set(labels)) == len(labels), "pseudo_gt.teachers", "a `label` each for teachers of the same name")
-    require(exp.train.fstriplets.different_poses == 0, "train.fstriplets.different_poses", "0: nobody ever made it")
-    require(min(to_dict(exp.train.fstriplets).values()) >= 0, "train.fstriplets", "shares of 0 or more")
-    require(sum(to_dict(exp.train.fstriplets).values()) > 0, "train.fstriplets", "at least one share above 0")
-    wants_fstriplets = exp.train.mix.fstriplets > 0
-    require(not wants_fstriplets or exp.data.fstriplets is not None, "data.fstriplets", "a folder (data.fstriplets=F)")
-    require(not exp.distil.features or exp.distil.online is not None, "distil.online", "a teacher, for distil.features")
-    require(
-        not exp.distil.features or bool(exp.distil.layers), "distil.layers", "names of submodules, student: teacher"
-    )
-    refined = "refine" not in exp.stages or exp.student.name == "faceshifter"
-    require(refined, "student.name", "faceshifter, which alone has a stage `refine`,")
-    require(exp.threads >= 0, "threads", "0 or more")
-    require(exp.minutes >= 0, "minutes", "0 or more")
-
-
-def _expected(hint: Any) -> str:
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin is Literal:
-        return " | ".join(map(str, arguments))
-    if origin in (types.UnionType, typing.Union):
-        return " or ".join("null" if a is type(None) else _expected(a) for a in arguments)
-    if origin is tuple and arguments[-1] is Ellipsis:
-        return f"a list of {_expected(arguments[0])}"
-    if origin is tuple:
-        return f"a list of {len(arguments)} x {_expected(arguments[0])}"
-    if origin is dict or dataclasses.is_dataclass(hint):
-        return "a section of keys"
-    return {int: "a whole number", float: "a number", bool: "true or false", str: "text"}[hint]
+    require(exp.train.fstriplets.different_poses == 0, "train.fstriplets.different_poses", "0: no such pictures exist")
+    if exp.train.mix.fstriplets > 0:
+        require(data.fstriplets is not None, "data.fstriplets", "a folder (data.fstriplets=F)")
+    if distil.features:
+        require(distil.online is not None, "distil.online", "a teacher, for distil.features")
+        require(bool(distil.layers), "distil.layers", "names of submodules, student: teacher")
 
 
 def _describe(value: Any) -> str:
     return "nothing" if value is None else f"{value!r} ({type(value).__name__})"
-
-
-def _nearest(name: str, known: typing.Iterable[str]) -> str:
-    """`; did you mean 'x'?`, or the list of what is known."""
-    known = list(known)
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-    if close:
-        return f"; did you mean '{close[0]}'?"
-    return f"; known: {', '.join(known)}" if known else ""

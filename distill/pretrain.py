@@ -2,10 +2,11 @@
 
     python -m distill.pretrain identity_encoder | recogniser | pose | pose_quality [--people N] [--steps N]
 
-What is known exactly of a synthetic face is regressed: its identity numbers, or its Euler angles and expression. A
+The networks regress the exact numbers of a synthetic face: its identity, or its Euler angles and expression. A
 recogniser trained to classify people learns far less from as many pictures. The encoder that trains students and the
-recogniser that measures them differ in architecture, seed and people. Writes NAME.safetensors and NAME.json (recipe,
-data, accuracy on people never seen, sha256) beside the card of the network; the card's sha256 must then be set to it.
+recogniser that measures them differ in architecture, seed and people. The command writes NAME.safetensors and NAME.json
+(recipe, data, accuracy on unseen people, sha256) into the folder of the shipped weights; the sha256 of the network's
+card must then be set to the new one.
 """
 
 from __future__ import annotations
@@ -23,24 +24,27 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from distill.data import synthetic
-from eval import rulers as judges
+from eval.cards import CARDS
+from eval.estimators import build_network
+from eval.networks import POSE_UNIT_DEG, inner_square
 from students import identity_encoder as encoders
 from swapcore import weights
 from swapcore.files import whole_file, write_json
 from swapcore.hardware import git_commit
+from swapcore.images import to_float, to_uint8
 from teachers.exact import expression, pose_deg, render
 
-SIZE = 80  # pixels drawn; the networks look at the inner 64
-PATCH = 20
+SIZE = 80  # pixels drawn; the networks take the inner 64
+PATCH = 20  # pixels covered at random
 CALIBRATION_PEOPLE, TEST_PEOPLE = 1000, 512  # two pictures each
 GALLERY = 64
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """What one network is, and what it regresses."""
+    """A network by its card, the folder of its weights, and the numbers that it regresses."""
 
-    card: object
+    card: weights.Card
     folder: Path
     seed: int
     targets: str  # identity | pose
@@ -48,33 +52,31 @@ class Recipe:
 
 RECIPES = {
     "identity_encoder": Recipe(encoders.CARDS["synthetic_identity"], weights.PACKAGED[0], 101, "identity"),
-    "recogniser": Recipe(judges.CARDS["synthetic_recogniser"], weights.PACKAGED[1], 202, "identity"),
-    "pose": Recipe(judges.CARDS["synthetic_pose"], weights.PACKAGED[1], 303, "pose"),
-    "pose_quality": Recipe(judges.CARDS["synthetic_pose_quality"], weights.PACKAGED[1], 404, "pose"),
+    "recogniser": Recipe(CARDS["synthetic_recogniser"], weights.PACKAGED[1], 202, "identity"),
+    "pose": Recipe(CARDS["synthetic_pose"], weights.PACKAGED[1], 303, "pose"),
+    "pose_quality": Recipe(CARDS["synthetic_pose_quality"], weights.PACKAGED[1], 404, "pose"),
 }
 
 
-def faces(split: str, seed: int, count: int, images: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Pictures (n, 3, SIZE, SIZE) uint8, identity numbers (n, K) and pose with expression (n, 3 + E) of new people."""
+def faces(split: str, seed: int, count: int, images: int) -> tuple[Tensor, dict[str, Tensor]]:
+    """Pictures (n, 3, SIZE, SIZE) uint8 of new people, their `identity` (n, K), and their `pose` in units of 15 degrees
+    with their expression (n, 3 + E)."""
     identity, attributes = synthetic.people(split, seed, count, images)
     identity = identity.repeat_interleave(images, 0)
     batches = list(zip(identity.split(64), attributes.split(64), strict=True))
     with torch.multiprocessing.get_context("spawn").Pool(os.cpu_count(), torch.set_num_threads, (1,)) as pool:
         drawn = tqdm(pool.imap(_draw, batches), desc=f"draw {split}", total=len(batches), unit="batch")
-        return torch.cat([torch.from_numpy(d) for d in drawn]), identity, pose_targets(attributes)
+        pictures = torch.cat([torch.from_numpy(d) for d in drawn])
+    pose = torch.cat([pose_deg(attributes) / POSE_UNIT_DEG, expression(attributes)], 1)
+    return pictures, {"identity": identity, "pose": pose}
 
 
 def _draw(numbers: tuple[Tensor, Tensor]):
-    return render(*numbers, SIZE).image.add(1).mul(127.5).round().clamp(0, 255).byte().numpy()
-
-
-def pose_targets(attributes: Tensor) -> Tensor:
-    """(n, 3 + E): angles over 15 degrees, then expression numbers, so that all have a spread near one."""
-    return torch.cat([pose_deg(attributes) / judges.POSE_UNIT_DEG, expression(attributes)], 1)
+    return to_uint8(render(*numbers, SIZE).image).numpy()
 
 
 def disturb(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Shift a batch, blur half of them, cover a patch: what swaps and crops elsewhere will do to the networks."""
+    """Shift a batch, blur it or not, cover a patch or not: such pictures come from swaps and other crops."""
 
     def draw(low: int, high: int) -> int:
         return int(torch.randint(low, high, (), generator=generator))
@@ -91,7 +93,7 @@ def disturb(images: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def train(network: nn.Module, prepare, pictures: Tensor, wanted: Tensor, steps: int, batch: int, lr: float, seed: int):
-    """Regress `wanted` from pictures with AdamW and a one-cycle rate."""
+    """Regress `wanted` (n, K) from pictures (n, 3, SIZE, SIZE) uint8 with AdamW and a one-cycle rate."""
     generator = torch.Generator().manual_seed(seed)
     optimiser = torch.optim.AdamW(network.parameters(), lr, weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, lr, total_steps=steps, pct_start=0.15)
@@ -99,7 +101,7 @@ def train(network: nn.Module, prepare, pictures: Tensor, wanted: Tensor, steps: 
     bar = tqdm(range(steps), desc="train", unit="step")
     for step in bar:
         index = torch.randint(len(pictures), (batch,), generator=generator)
-        images = disturb(pictures[index].float() / 127.5 - 1, generator)
+        images = disturb(to_float(pictures[index]), generator)
         loss = F.mse_loss(network(prepare(images)), wanted[index])
         optimiser.zero_grad()
         loss.backward()
@@ -111,9 +113,9 @@ def train(network: nn.Module, prepare, pictures: Tensor, wanted: Tensor, steps: 
 
 
 def trust_outputs(last: nn.Module, embeddings: Tensor) -> None:
-    """Scale each output of the last layer by 1 / its spread over pictures of one person, (people * 2, K) measured.
+    """Scale each output of the last layer by 1 / its spread over pictures of one person, from (people * 2, K).
 
-    What is seen poorly then counts for little in a cosine (linear discriminant analysis with a diagonal within-class
+    Uncertain outputs then count little in a cosine (linear discriminant analysis with a diagonal within-class
     covariance; Fisher 1936).
     """
     scale = 1 / ((embeddings[0::2] - embeddings[1::2]).square().mean(0) / 2).sqrt()
@@ -124,11 +126,11 @@ def trust_outputs(last: nn.Module, embeddings: Tensor) -> None:
 
 def predict(network: nn.Module, prepare, pictures: Tensor) -> Tensor:
     with torch.inference_mode():
-        return torch.cat([network(prepare(p.float() / 127.5 - 1)) for p in pictures.split(64)])
+        return torch.cat([network(prepare(to_float(p))) for p in pictures.split(64)])
 
 
 def retrieval_pct(embeddings: Tensor) -> float:
-    """Top-1 among galleries of 64 people: second pictures looked up among first ones; (people * 2, K) in, % out."""
+    """Top-1 retrieval in %: second pictures looked up among first ones of 64 people, from (people * 2, K)."""
     gallery, query = (F.normalize(e) for e in (embeddings[0::2], embeddings[1::2]))
     hits = [
         (query[i : i + GALLERY] @ gallery[i : i + GALLERY].T).argmax(1).eq(torch.arange(GALLERY)).float().mean()
@@ -138,11 +140,11 @@ def retrieval_pct(embeddings: Tensor) -> float:
 
 
 def accuracy(targets: str, predicted: Tensor, wanted: Tensor) -> dict[str, float]:
-    """How well people never seen are measured."""
+    """Agreement with the true numbers (n, K) of unseen people."""
     r2 = 1 - (predicted - wanted).square().mean(0) / wanted.var(0)
     if targets == "identity":
         return {"mean_r2": round(float(r2.mean()), 3)}
-    error = (predicted - wanted)[:, :3] * judges.POSE_UNIT_DEG
+    error = (predicted - wanted)[:, :3] * POSE_UNIT_DEG
     return {
         "pose_error_l2_deg": round(float(error.norm(dim=1).mean()), 2),
         "yaw_pitch_roll_mae_deg": [round(v, 2) for v in error.abs().mean(0).tolist()],
@@ -158,33 +160,35 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=96)
     parser.add_argument("--lr", type=float, default=3e-3)
     parser.add_argument("--seed", type=int, help="default: one of its own for each network")
-    parser.add_argument("--out", type=Path, help="folder; default: beside the card of the network")
+    parser.add_argument("--out", type=Path, help="folder; default: that of the shipped weights")
     args = parser.parse_args()
     recipe = RECIPES[args.network]
     seed = recipe.seed if args.seed is None else args.seed
     started = time.time()
 
-    pictures, identity, pose = faces("pretrain", seed, args.people, 1)
-    wanted = identity if recipe.targets == "identity" else pose
+    # Train on drawn people.
+    pictures, numbers = faces("pretrain", seed, args.people, 1)
     torch.manual_seed(seed)
     if args.network == "identity_encoder":
         encoder = encoders.IdentityEncoder(recipe.card)
         network, prepare = encoder.network, encoder.prepare
     else:
-        network, prepare = judges.build_network(recipe.card), judges.preparation(recipe.card)
-    train(network, prepare, pictures, wanted, args.steps, args.batch, args.lr, seed)
+        network, prepare = build_network(recipe.card), inner_square
+    train(network, prepare, pictures, numbers[recipe.targets], args.steps, args.batch, args.lr, seed)
 
-    pictures, identity, pose = faces("pretrain test", seed, TEST_PEOPLE, 2)
-    wanted = identity if recipe.targets == "identity" else pose
-    found = accuracy(recipe.targets, predict(network, prepare, pictures), wanted)
+    # Measure on other people. The outputs of a recogniser are weighted by a third group.
+    pictures, numbers = faces("pretrain test", seed, TEST_PEOPLE, 2)
+    measured = accuracy(recipe.targets, predict(network, prepare, pictures), numbers[recipe.targets])
     if recipe.targets == "identity":
         last = network.bn if args.network == "identity_encoder" else network.head
         trust_outputs(last, predict(network, prepare, faces("pretrain calibration", seed, CALIBRATION_PEOPLE, 2)[0]))
-        found["retrieval_top1_of_64_pct"] = round(retrieval_pct(predict(network, prepare, pictures)), 2)
+        measured["retrieval_top1_of_64_pct"] = round(retrieval_pct(predict(network, prepare, pictures)), 2)
+
+    # Write the weights and their record.
     path = (args.out or recipe.folder) / recipe.card.file
     with whole_file(path) as temporary:
         save_file(network.state_dict(), temporary)
-    card = {
+    record = {
         "name": recipe.card.name,
         "sha256": weights.sha256(path),
         "bytes": path.stat().st_size,
@@ -192,13 +196,13 @@ def main() -> None:
         "recipe": {"people": args.people, "steps": args.steps, "batch": args.batch, "lr": args.lr, "seed": seed},
         "data": f"teachers/exact at {SIZE} px, one picture each of people of seed {seed}",
         "renderer": synthetic.RENDERER_HASH,
-        "on_people_never_seen": found,
+        "on_people_never_seen": measured,
         "minutes": round((time.time() - started) / 60, 1),
         "commit": git_commit(),
         "licence": "Apache-2.0",
     }
-    write_json(path.with_suffix(".json"), card)
-    print(f"{path}\n{card['on_people_never_seen']}\nsha256 {card['sha256']}")
+    write_json(path.with_suffix(".json"), record)
+    print(f"{path}\n{measured}\nsha256 {record['sha256']}")
 
 
 if __name__ == "__main__":

@@ -1,83 +1,94 @@
-"""What an experiment can say: every key, its type, its default and its meaning."""
+"""All keys of an experiment file, with type, default and meaning. On the command line a key is `section.key=value`.
+
+A value is read by the type of its key. A text key takes the text as it is written: `name: 001` and `name=001` name the
+folder `001`, and `data.photos="F #2"` the folder `F #2`. Where a key may be null, `null` and `none` are null; in other
+keys, or in quotes in a file, they are text. A list of texts is `[a, b]`, with quotes round an entry with a comma or a
+bracket; on the command line, `weights=FOLDER` is a list of one. Other values are YAML, except that `1e-4` is a number.
+
+`python -m distill.schema > docs/yaml_keys.md` writes this page from the comments of distill/schema.py.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import inspect
+import json
+import re
+import types
+import typing
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NewType
 
 STAGES = ("data", "pseudo_gt", "train", "refine", "eval", "export", "report")
+Changes = NewType("Changes", dict[str, Any])  # {section.key: value}
 
 
 @dataclass(frozen=True)
 class Data:
-    """Aligned crops on disk: drawn (`synthetic`) or photographed (`photos`)."""
+    """Stage `data`: aligned crops of drawn people (`synthetic`) or of photographs (`photos`)."""
 
-    kind: Literal["synthetic", "photos"] = "synthetic"
+    kind: Literal["synthetic", "photos"] = "synthetic"  # drawn people, or photographs of `photos`
     resolution: int = 256  # pixels, height = width of every crop
-    photos: str | None = None  # folder with one subfolder per person, or flat
-    heldout: str | None = None  # folder of other people for evaluation; none: `test_people` of `photos` are held out
+    photos: str | None = None  # folder with one subfolder per person, or without subfolders
+    heldout: str | None = None  # folder of other people for evaluation; null: `test_people` of `photos` are held out
     min_size: int = 64  # pixels; smaller photographs are skipped and reported
-    train_people: int = 2000  # synthetic only
-    val_people: int = 8  # shown in previews while training
-    test_people: int = 64  # the gallery: synthetic, or photographs where `heldout` is not given
-    train_images: int = 2  # per synthetic person
-    test_images: int = 4
-    fstriplets: str | None = None  # folder in the layout of the original's FSTriplets, for train.mix.fstriplets
+    train_people: int = 2000  # synthetic only: people in training
+    val_people: int = 8  # people in the previews of training
+    test_people: int = 64  # people in evaluation: synthetic, or photographs where `heldout` is null
+    train_images: int = 2  # per synthetic person in training
+    test_images: int = 4  # per synthetic person in evaluation: one in the gallery, the others as sources
+    fstriplets: str | None = None  # folder in the layout of the original FSTriplets, for train.mix.fstriplets
     occlusions: str | None = None  # folder of RGBA pictures pasted on FSTriplets targets
-    occlusion_share: float = 0.0  # of the FSTriplets samples whose target gets one
-    cache_gb: float = 4.0  # decoded images kept in memory per process, while they fit
+    occlusion_share: float = 0.0  # share of the FSTriplets samples whose target gets an occlusion
+    cache_gb: float = 4.0  # memory per process for decoded images
     workers: int = 1  # loader processes per training process
 
 
 @dataclass(frozen=True)
 class Teacher:
-    """A frozen swapper of teachers.TEACHERS. Its name alone may be written where it needs nothing else."""
+    """A frozen swapper. A teacher without other keys may be given by its name alone."""
 
-    name: str
-    share: float = 1.0  # of the pairs, where several teachers share them
-    weights: dict[str, str] = field(default_factory=dict)  # path of each file it reads, or the name of a weights card
-    sha256: dict[str, str] = field(default_factory=dict)  # what those files must hash to, where given
-    options: dict[str, Any] = field(default_factory=dict)
-    label: str | None = None  # what tables call it; none: its name
+    name: str  # of teachers.TEACHERS
+    share: float = 1.0  # of the pairs, where several teachers share them; any scale
+    weights: dict[str, str] = field(default_factory=dict)  # file of each network: its path, or the name of its card
+    sha256: dict[str, str] = field(default_factory=dict)  # expected hashes of those files
+    options: dict[str, Any] = field(default_factory=dict)  # arguments of the teacher's class
+    label: str | None = None  # name in tables; null: `name`
 
 
 @dataclass(frozen=True)
 class Quality:
-    """What a teacher's swap is worth, by networks that evaluation does not use; thresholds drop bad swaps."""
+    """Rating of the teachers' swaps by networks that evaluation does not use; thresholds drop bad swaps."""
 
-    recogniser: str | None = None  # a recogniser or identity encoder; none: student.identity_encoder
-    pose: str | None = None  # a pose estimator; none: the pose is not looked at
-    min_id_similarity: float | None = None  # cosine to the source
-    max_pose_error_deg: float | None = None  # to the target
+    recogniser: str | None = None  # a recogniser or identity encoder; null: student.identity_encoder
+    pose: str | None = None  # a pose estimator; null: the pose is not measured
+    min_id_similarity: float | None = None  # least cosine to the source
+    max_pose_error_deg: float | None = None  # largest angle to the target
     cosine_per_degree: float = 0.01  # best_of ranks by cosine - this * pose error
 
 
 @dataclass(frozen=True)
 class PseudoGT:
-    """Frozen teachers swap pairs; what they make is written as tar shards."""
+    """Stage `pseudo_gt`: frozen teachers swap pairs; source, target and swap are written as tar shards."""
 
-    teachers: tuple[Teacher, ...] = (Teacher("exact"),)
-    choose: Literal["share", "best_of"] = "share"  # one teacher per pair by shares, or all and the best swap is kept
-    pairs: int = 4000
+    teachers: tuple[Teacher, ...] = (Teacher("exact"),)  # their swaps are the pseudo-GT
+    choose: Literal["share", "best_of"] = "share"  # one teacher per pair by shares, or the best swap of all teachers
+    pairs: int = 4000  # swaps in all
     shard_size: int = 500  # pairs per tar file
-    batch_size: int = 16
+    batch_size: int = 16  # pairs that a teacher swaps at once
     quality: Quality = Quality()
-    destination: str | None = None  # folder or fsspec URL (s3://bucket/path) of the shards; none: the run's folder
-    precision: Literal["fp32", "fp16", "bf16"] = "fp32"  # of teachers to whom it is harmless
-    identity_cache_mb: int = 512  # memory for what teachers keep of each source
+    destination: str | None = None  # folder or fsspec URL (s3://bucket/path) of the shards; null: the run's folder
+    precision: Literal["fp32", "fp16", "bf16"] = "fp32"  # of the teachers that support it
+    identity_cache_mb: int = 512  # memory for the teachers' embeddings of sources
 
 
 @dataclass(frozen=True)
 class Student:
-    """The network that learns, and the frozen encoder it is given embeddings by.
+    """The network in training, and the frozen encoder of its identity embeddings."""
 
-    A student of students.STUDENTS, or `faceshifter`: a teacher in training, whose result is a teacher like any other.
-    """
-
-    name: str = "mobilefsgan"
-    options: dict[str, Any] = field(default_factory=dict)
-    identity_encoder: str = "synthetic_identity"
+    name: str = "mobilefsgan"  # of students.STUDENTS; or faceshifter, to train that teacher
+    options: dict[str, Any] = field(default_factory=dict)  # arguments of the network's class
+    identity_encoder: str = "synthetic_identity"  # embeds the source
 
 
 @dataclass(frozen=True)
@@ -88,147 +99,144 @@ class Mix:
     same_photo: float = 0.0  # one photograph twice, the source disturbed; GT = target
     same_person: float = 0.0  # two photographs of one person; GT = target
     pair: float = 0.0  # two people, no GT
-    fstriplets: float = 0.0  # the original's branches, by their own shares: FSTriplets
+    fstriplets: float = 0.0  # the branches of the original dataset, by the shares of train.fstriplets
 
 
 @dataclass(frozen=True)
 class FSTriplets:
-    """Shares of the branches of the original's dataset (HoiM/MobileFSGAN @478175b, dataset.py); normalised."""
+    """Shares of the branches of the original dataset (HoiM/MobileFSGAN @478175b, dataset.py); normalised.
+
+    "Shown as real": the discriminator sees the target as a real picture, elsewhere the source.
+    """
 
     vanilla: float = 0.6  # two people, no GT
     vanilla_same: float = 0.112  # one photograph twice, each augmented; GT = target
     edited_target: float = 0.06  # photograph 1, photograph 2 edited; GT = photograph 2
-    different_poses: float = 0.0  # the original names it and never made it: must stay 0
+    different_poses: float = 0.0  # must stay 0: a name without pictures in the original
     beard: float = 0.024  # GT = source
-    fat: float = 0.054
-    bald: float = 0.012  # GT = target, and the target is shown as real
-    grin: float = 0.012
-    forehead_hair_1: float = 0.03
-    forehead_hair_2: float = 0.03
-    glasses: float = 0.042
-    sun_glasses: float = 0.024
+    fat: float = 0.054  # GT = source
+    bald: float = 0.012  # GT = target, shown as real
+    grin: float = 0.012  # GT = target, shown as real
+    forehead_hair_1: float = 0.03  # GT = target, shown as real
+    forehead_hair_2: float = 0.03  # GT = target, shown as real
+    glasses: float = 0.042  # GT = target, shown as real
+    sun_glasses: float = 0.024  # GT = target, shown as real
 
 
 @dataclass(frozen=True)
 class Train:
-    """The loop. One step = `batch_size` samples on each process, times `accumulation`."""
+    """Stage `train`. One step takes `batch_size` x `accumulation` samples on each process."""
 
-    steps: int = 10000
-    seed: int | None = None  # of initialisation and order; none: the experiment's, which draws people and pairs as well
-    batch_size: int = 16
-    accumulation: int = 1
-    lr: float = 1e-4
-    lr_discriminator: float = 1e-4
-    betas: tuple[float, float] = (0.0, 0.999)
-    warmup_steps: int = 0
-    lr_final: float = 1.0  # cosine decay of lr to this share of it at the last step; 1 = constant
-    grad_clip: float = 10.0  # L2 norm
-    ema: float = 0.999  # decay per step, shorter at the start; 0 = off
-    precision: Literal["fp32", "fp16", "bf16"] = "fp32"
-    compile: bool = False  # networks by torch.compile: minutes at the start, then faster steps, other roundings
-    autotune: bool = False  # cuDNN tries its algorithms first: faster, but no longer the same bit for bit every time
-    sync_batch_norm: bool = True
+    steps: int = 10000  # optimiser steps
+    seed: int | None = None  # of initialisation and of the order of samples; null: the experiment's
+    batch_size: int = 16  # samples per process and forward pass
+    accumulation: int = 1  # forward passes per step
+    lr: float = 1e-4  # Adam learning rate of the student
+    lr_discriminator: float = 1e-4  # Adam learning rate of the discriminator
+    betas: tuple[float, float] = (0.0, 0.999)  # of Adam
+    warmup_steps: int = 0  # linear increase of lr from 0
+    lr_final: float = 1.0  # cosine decay of lr to this share at the last step; 1 = constant
+    grad_clip: float = 10.0  # largest L2 norm of the gradient
+    ema: float = 0.999  # decay per step of the averaged weights, smaller in the first steps; 0 = off
+    precision: Literal["fp32", "fp16", "bf16"] = "fp32"  # of forward and backward passes; weights stay fp32
+    compile: bool = False  # torch.compile: minutes at the start, then faster steps with other rounding
+    autotune: bool = False  # cuDNN chooses algorithms by speed: faster, but not the same bits every time
+    sync_batch_norm: bool = True  # batch statistics over all processes
     flip: bool = False  # mirror whole triplets at random
     mix: Mix = Mix()
     fstriplets: FSTriplets = FSTriplets()
-    checkpoint_steps: int = 500
-    log_steps: int = 20
-    preview_steps: int = 500
+    checkpoint_steps: int = 500  # steps between checkpoints
+    log_steps: int = 20  # steps between lines of log.jsonl
+    preview_steps: int = 500  # steps between preview pictures
 
 
 @dataclass(frozen=True)
 class Loss:
-    """Weights, largest scale first (full, half, quarter); 0 switches a term off and saves its time."""
+    """Weights of the loss terms. A list is one weight per scale: full, half, quarter. 0 skips the term."""
 
-    adversarial: tuple[float, float, float] = (1.0, 0.02, 0.02)
-    identity: tuple[float, float, float] = (20.0, 20.0, 20.0)
-    identity_margin: float = 0.02
-    reconstruction: tuple[float, float, float] = (10.0, 0.0, 0.0)
-    reconstruction_norm: Literal["l1", "l2"] = "l1"  # l2: half the mean square, as FaceShifter has it
-    reconstruction_kind: Literal["masked", "original"] = "masked"  # original: as written, borders drawn to black
+    adversarial: tuple[float, float, float] = (1.0, 0.02, 0.02)  # hinge loss of the discriminator
+    identity: tuple[float, float, float] = (20.0, 20.0, 20.0)  # 1 - cosine of the embeddings of swap and source
+    identity_margin: float = 0.02  # part of 1 - cosine without a loss
+    reconstruction: tuple[float, float, float] = (10.0, 0.0, 0.0)  # difference of swap and GT, where there is a GT
+    reconstruction_norm: Literal["l1", "l2"] = "l1"  # l1: mean difference; l2: half the mean square, as in FaceShifter
+    reconstruction_kind: Literal["masked", "original"] = "masked"  # masked: with GT only; original: borders to black
     attribute: float = 0.0  # FaceShifter's: half the squared distance of attribute maps of swap and target
-    adversarial_batch: Literal["mean", "sum"] = "mean"  # the original sums over the batch
-    perceptual: float = 4.0
-    perceptual_network: str = "identity_encoder"  # or squeezenet, vgg16, lpips: distill/perceptual.py
-    discriminator: dict[str, Any] = field(default_factory=dict)  # options of the network
+    adversarial_batch: Literal["mean", "sum"] = "mean"  # over the batch; sum: as in the original
+    perceptual: float = 4.0  # distance of feature maps of swap and GT, or target without GT
+    perceptual_network: str = "identity_encoder"  # or squeezenet, vgg16, lpips: distill/train/perceptual.py
+    discriminator: dict[str, Any] = field(default_factory=dict)  # arguments of its class
 
 
 @dataclass(frozen=True)
 class Distil:
-    """Terms beyond the pixels of the teacher; off by default. Those of the teacher's insides need it `online`."""
+    """Distillation beyond the pixels of the teacher; off by default. `features` needs a teacher `online`."""
 
-    online: Teacher | None = None  # the teacher in the loop: it swaps the pairs that have no GT while training
+    online: Teacher | None = None  # a teacher in the training loop: it swaps the pairs without GT
     features: float = 0.0  # squared distance of intermediate maps, the student's through 1x1 adapters; needs `online`
-    layers: dict[str, str] = field(default_factory=dict)  # of the student -> of the teacher: names of submodules
+    layers: dict[str, str] = field(default_factory=dict)  # names of submodules, student: teacher
     gram: float = 0.0  # L1 of Gram matrices of the perceptual network's maps, swap against GT
-    quality_power: float = 0.0  # a sample with GT weighs the teacher's cosine to the source to this power
+    quality_power: float = 0.0  # weight of a sample with GT: cosine of the teacher's swap to the source, to this power
 
 
 @dataclass(frozen=True)
 class Refine:
-    """Stage `refine`: HEAR-Net, FaceShifter's second stage, on the frozen first, by the same loop.
+    """Stage `refine`: HEAR-Net, the second stage of FaceShifter, on the frozen first stage, by the same loop.
 
-    The swap of the first stage is the GT of pairs of people, so that `reconstruction` is there the paper's term of
-    change; on pictures of one person GT is the target.
+    For pairs of people the swap of the first stage is the GT, so `reconstruction` is the paper's change loss; for
+    pictures of one person the target is the GT.
     """
 
-    options: dict[str, Any] = field(default_factory=dict)  # of the network
+    options: dict[str, Any] = field(default_factory=dict)  # arguments of the network's class
     train: Train = Train(steps=2000, lr=4e-4, mix=Mix(pseudo_gt=0.0, same_person=0.5, pair=0.5))
     loss: Loss = Loss(adversarial=(0, 0, 0), identity=(1, 0, 0), reconstruction=(1, 0, 0), perceptual=0.0)
 
 
 @dataclass(frozen=True)
 class Eval:
-    """Fixed pairs of held-out people, and the rulers that judge; none of them takes part in training."""
+    """Stage `eval`: fixed pairs of held-out people, and the estimators, none of which takes part in training."""
 
-    pairs: int = 256
-    metrics: tuple[str, ...] = (
-        "id_retrieval",
-        "id_similarity",
-        "pose_error",
-        "expression_error",
-        "exact_match",
-        "background_error",
-        "size_mb",
-        "latency_ms",
-    )
-    recogniser: str = "synthetic_recogniser"
-    pose: str | None = "synthetic_pose"
-    expression: str | None = "synthetic_pose"
-    perceptual: str | None = "lpips_squeeze"  # metric lpips
-    features: str | None = "inception_fid"  # metric fid
+    pairs: int = 256  # pairs of a source and a target
+    metrics: tuple[str, ...] = (  # of eval.METRICS
+        "id_retrieval", "id_similarity", "pose_error", "expression_error", "exact_match", "background_error",
+        "size_mb", "latency_ms",
+    )  # fmt: skip
+    recogniser: str = "synthetic_recogniser"  # embeds faces for the id metrics
+    pose: str | None = "synthetic_pose"  # estimator of metric pose_error
+    expression: str | None = "synthetic_pose"  # estimator of metric expression_error
+    perceptual: str | None = "lpips_squeeze"  # network of metric lpips
+    features: str | None = "inception_fid"  # network of metric fid
     flip: bool = False  # embeddings of image and mirror image, concatenated
-    batch_size: int = 32
+    batch_size: int = 32  # images per forward pass
     pictures: int = 8  # rows of the grid in the report
 
 
 @dataclass(frozen=True)
 class Export:
-    """Stage `export`: files for the runtimes of students/export/targets.py, each proved equal to the student."""
+    """Stage `export`: files for the runtimes of phones, each compared with the student in PyTorch."""
 
-    to: tuple[str, ...] = ()  # onnx, onnx-batch, coreml, tnn, ncnn, mnn, litert, executorch; [all]
-    precisions: tuple[str, ...] = ("fp32",)  # fp32, fp16, int8, each target having its own; [all]
+    to: tuple[str, ...] = ()  # onnx, onnx-batch, coreml, tnn, ncnn, mnn, litert, executorch, web; or all
+    precisions: tuple[str, ...] = ("fp32",)  # fp32, fp16, int8, as far as the target supports it; or all
 
 
 @dataclass(frozen=True)
 class Tracking:
-    """Where MLflow keeps the run; `none` keeps only the files."""
+    """Records of the runs in MLflow."""
 
-    uri: str = "sqlite:///mlflow.db"
-    experiment: str = "swapdistill"
+    uri: str = "sqlite:///mlflow.db"  # where MLflow keeps the runs; `none`: without MLflow, files only
+    experiment: str = "swapdistill"  # name in MLflow
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """One YAML, resolved. `name` is the folder under `runs`."""
+    """Keys without a section, and the sections."""
 
-    name: str
-    seed: int = 0
-    runs: str = "runs"
-    threads: int = 0  # CPU threads per process; 0 = the cores of this machine, shared by its processes
-    minutes: float = 0.0  # the command stops after so long, with a checkpoint, to be given again; 0 = it does not
-    stages: tuple[str, ...] = ("data", "pseudo_gt", "train", "eval", "report")
-    weights: tuple[str, ...] = ()  # folders searched for downloaded weights, before $SWAPDISTILL_WEIGHTS and the cache
+    name: str  # folder under `runs`; in a file the default is the name of the file
+    seed: int = 0  # of people, pairs, initialisation and order
+    runs: str = "runs"  # folder of all results
+    threads: int = 0  # CPU threads per process; 0: the cores of the machine, shared by its processes
+    minutes: float = 0.0  # the command stops after this time, and the same command goes on; 0: no limit
+    stages: tuple[str, ...] = ("data", "pseudo_gt", "train", "eval", "report")  # in this order; also refine, export
+    weights: tuple[str, ...] = ()  # folders with weight files, searched before $SWAPDISTILL_WEIGHTS and the cache
     data: Data = Data()
     pseudo_gt: PseudoGT = PseudoGT()
     student: Student = Student()
@@ -239,9 +247,9 @@ class Experiment:
     eval: Eval = Eval()
     export: Export = Export()
     tracking: Tracking = Tracking()
-    variants: dict[str, dict[str, Any]] = field(default_factory=dict)  # name -> {section.key: value}; all are run
-    seeds: tuple[int, ...] = ()  # every variant is trained with each of them, or of its own `seeds`, as train.seed
-    full_size: dict[str, Any] = field(default_factory=dict)  # {section.key: value}, set by --full-size: for a GPU
+    variants: dict[str, Changes] = field(default_factory=dict)  # name: {section.key: value}; each becomes a run
+    seeds: tuple[int, ...] = ()  # each variant is trained with each, as train.seed; it may have `seeds` of its own
+    full_size: Changes = field(default_factory=dict)  # {section.key: value} for a GPU, set by --full-size
 
     @property
     def train_seed(self) -> int:
@@ -251,3 +259,54 @@ class Experiment:
     @property
     def folder(self) -> Path:
         return Path(self.runs) / self.name
+
+
+def in_words(hint: Any) -> str:
+    """A type of the schema in words."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Literal:
+        return " | ".join(arguments)
+    if origin is types.UnionType:
+        return f"{in_words(arguments[0])} or null"
+    if origin is tuple:
+        count = "" if ... in arguments else f"{len(arguments)} "
+        return f"a list of {count}{in_words(arguments[0]).removeprefix('a ')}s"
+    words = {int: "a whole number", float: "a number", bool: "true or false", str: "text", Teacher: "a teacher"}
+    return {**words, Changes: "`section.key: value` lines"}.get(hint, "a section of keys")
+
+
+def page() -> str:
+    """docs/yaml_keys.md: a table of keys for each section, with the comments of this file as meanings."""
+    return f"# Keys of an experiment file\n\n{__doc__}{_tables(Experiment, 'Top level', {})}"
+
+
+def _tables(section: type, title: str, titles: dict[type, str]) -> str:
+    """The tables of a section and of the sections in it, each class once; `titles` collects their headings."""
+    titles[section] = title
+    hints, inner = typing.get_type_hints(section), {}
+    comments = dict(re.findall(r"^    (\w+): [^#\n]*(?:# (.*))?$", inspect.getsource(section), re.MULTILINE))
+    text = f"\n## {title}\n\n{inspect.getdoc(section)}\n\n| key | type | default | meaning |\n|---|---|---|---|\n"
+    for key in fields(section):
+        name = key.name if section in (Experiment, Teacher) else f"{title}.{key.name}"
+        kind, meaning = in_words(hints[key.name]).replace("|", "\\|"), comments[key.name]
+        for part in (hints[key.name], *typing.get_args(hints[key.name])):
+            if is_dataclass(part):
+                heading = titles.get(part) or inner.setdefault(part, "A teacher" if part is Teacher else name)
+                kind = f"[{kind}](#{heading.lower().replace('.', '').replace(' ', '-')})"
+                meaning = meaning or inspect.getdoc(part).splitlines()[0]
+        value = key.default if key.default_factory is MISSING else key.default_factory()
+        default = "" if value is MISSING else f"`{json.dumps(value, default=_changed)}`"
+        text += f"| `{name}` | {kind} | {default} | {meaning} |\n"
+    return text + "".join(_tables(part, heading, titles) for part, heading in inner.items() if part not in titles)
+
+
+def _changed(section: Any) -> Any:
+    """The keys of a section with other values than its class has as defaults; the name of a teacher."""
+    if isinstance(section, Teacher):
+        return section.name
+    plain = vars(type(section)())
+    return {key: value for key, value in vars(section).items() if value != plain[key]}
+
+
+if __name__ == "__main__":
+    print(page(), end="")

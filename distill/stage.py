@@ -1,4 +1,4 @@
-"""A stage's folder: whole files, the inputs it was made from, and `done.json` last of all."""
+"""The folder of a stage: `inputs.json` when it starts, then its files, and `done.json` last of all."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ STARTED = time.monotonic()  # about when the command was given
 
 
 class StageError(ValueError):
-    """A stage cannot go on with what is on disk; the message says what to do."""
+    """A stage cannot go on with the files on disk; the message says what to do."""
 
 
 class OutOfTime(Exception):
-    """The minutes of this command are over; what was made is on disk, and the same command goes on."""
+    """The `minutes` of the experiment are over. All finished work is on disk; the same command continues it."""
 
 
 def stop_if_out_of_time(exp: Experiment, accelerator, where: str, before: Callable[[], None] | None = None) -> None:
-    """Raise OutOfTime on all processes once the main one has spent `minutes`; `before` is called first."""
+    """Raise OutOfTime on all processes once the main process has run for `minutes`; call `before` first."""
     if not exp.minutes:
         return
     spent = (time.monotonic() - STARTED) / 60
@@ -39,7 +39,7 @@ def stop_if_out_of_time(exp: Experiment, accelerator, where: str, before: Callab
 
 @dataclass(frozen=True)
 class Stage:
-    """`runs/<experiment>/<stage>/`, its inputs, and whether it is finished."""
+    """The folder `runs/<experiment>/<stage>/` and everything that its files depend on."""
 
     folder: Path
     inputs: dict[str, Any]
@@ -55,8 +55,8 @@ class Stage:
         return path.is_file() and read_json(path)["hash"] == self.hash
 
     def finish(self, **facts: Any) -> Path:
-        """Write `done.json`; call it on the main process when every other file is in place. `minutes` among the
-        facts stand for those since the stage was opened."""
+        """Write `done.json` with the hash of the inputs, the minutes since the stage was opened (unless `facts` has
+        other ones) and the facts. The main process calls it when every other file is in place."""
         minutes = round((time.time() - self.started) / 60, 2)
         write_json(self.folder / "done.json", {"hash": self.hash, "minutes": minutes, **facts})
         return self.folder
@@ -70,10 +70,11 @@ def open_stage(
     extendable: tuple[str, ...] = (),
     redo: bool = False,
 ) -> Stage:
-    """The folder of a stage, made if need be. Work on disk that came from other inputs is never touched: StageError.
+    """Open or create the folder of a stage. Raises StageError where its files depend on other inputs: they stay as
+    they are.
 
-    `extendable` inputs may differ from those on disk (more training steps); with `redo` all may, because the stage
-    is quick and only derives files (evaluation, report).
+    `extendable` inputs may differ (more training steps). With `redo` all may differ: evaluation and report are quick
+    and are written again.
     """
     stage = Stage(exp.folder / name, json.loads(json.dumps(inputs)))
     record = stage.folder / "inputs.json"
@@ -86,7 +87,7 @@ def open_stage(
 
 
 def upstream(exp: Experiment, name: str) -> str:
-    """Hash of a finished earlier stage, an input of later ones."""
+    """The hash of an earlier stage, an input of later ones. Raises StageError where that stage is not finished."""
     path = exp.folder / name / "done.json"
     if not path.is_file():
         raise StageError(f"{path.parent}: stage '{name}' is not finished; add it to `stages` and run again")

@@ -1,4 +1,4 @@
-"""Background error: how much of what is no face the swapper has changed; and of what is held before the face.
+"""Background error: how much the swapper changes outside the face, and on objects held in front of the face.
 
 No paper measures the second. The original handles neither: its loss knows no occluders.
 """
@@ -9,19 +9,19 @@ import numpy as np
 from torch import Tensor
 
 from .measured import Measured, mean_of
+from .metric import Metric, Value, View
 from .pairs import inner_face
-from .subject import Subject
 
 
-def background_error(subject: Subject) -> dict[str, Measured]:
+def background_error(view: View) -> dict[str, Measured]:
     """background_error: mean |swap - target|, of values in [-1, 1], outside the targets' inner faces.
 
-    occluder_error: the same on what is held before the targets' faces, over the pairs that have such a thing.
+    occluder_error: the same on objects held in front of the targets' faces, over the pairs that have one.
     """
-    pairs = subject.pairs
+    pairs = view.pairs
     inner, whose = inner_face(pairs), "the targets' own" if pairs.mask is not None else "rows and columns of a square"
-    change = (subject.swaps.short() - pairs.target.short()).abs().float().mean(1, keepdim=True) / 127.5
-    protocol = {**subject.protocol(), "against": "the target", "where": f"outside the inner face, {whose}"}
+    change = (view.swaps.short() - pairs.target.short()).abs().float().mean(1, keepdim=True) / 127.5
+    protocol = {**view.protocol(), "against": "the target", "where": f"outside the inner face, {whose}"}
     values = {"background_error": _mean(change, ~inner.expand_as(change), protocol)}
     if pairs.occluder is not None and pairs.occluder.any():
         values["occluder_error"] = _mean(change, pairs.occluder, {**protocol, "where": "what is held before the face"})
@@ -29,9 +29,17 @@ def background_error(subject: Subject) -> dict[str, Measured]:
 
 
 def _mean(change: Tensor, where: Tensor, protocol: dict) -> Measured:
-    """Mean over the pairs that have a pixel there."""
+    """Mean over the pairs that have such a pixel."""
     pixels = where.flatten(1).sum(1)
     has = pixels > 0
     each = (change * where).flatten(1).sum(1)[has] / pixels[has]
-    details = {"pairs_without": int((~has).sum())}
-    return mean_of(np.asarray(each), "of values in [-1, 1]", "lower", protocol, details)
+    return mean_of(np.asarray(each), protocol, {"pairs_without": int((~has).sum())})
+
+
+BACKGROUND_ERROR = Metric(
+    background_error,
+    (
+        Value("background_error", "background error", "of values in [-1, 1]", "{:.4f}", "lower"),
+        Value("occluder_error", "occluder error", "of values in [-1, 1]", "{:.4f}", "lower"),
+    ),
+)

@@ -1,113 +1,115 @@
-"""The weights of the networks that judge: where they come from and how they want their images."""
+"""Cards of the estimators' weights: origin, licence, and how the network takes its images."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import Any
 
+from swapcore.weights import Card
 
-@dataclass(frozen=True)
-class Card:
-    """Where a weight file comes from, what it may be used for and how it wants its images.
 
-    outputs: what it can be a ruler of: embedding, pose, expression, perceptual, features. also: further files it cannot
-    do without. options: of the network, where it is ours to build. coefficients: those of expression, and how they are
-    scaled. sha256: or its first digits, where those are all.
+@dataclass(frozen=True, kw_only=True)
+class EstimatorCard(Card):
+    """architecture: a key of ARCHITECTURES. outputs: embedding, pose, expression, perceptual, features. also: further
+    files that the network needs. options: of a network of our own. coefficients: meaning and scale of an expression's.
     """
 
-    name: str
-    file: str
-    sha256: str | None
-    url: str | None
-    source: str
-    licence: str
-    outputs: tuple[str, ...] = ()
-    crop: str = ""
+    architecture: str
+    outputs: tuple[str, ...]
+    crop: str
     colour_order: str = "rgb"
     options: dict[str, Any] = field(default_factory=dict)
     also: tuple[Card, ...] = ()
-    note: str = ""
     coefficients: str = ""
 
     @property
     def files(self) -> tuple[Card, ...]:
-        """A card for each file the ruler is made of, this one first; load_ruler wants their paths in this order."""
+        """A card for each file of the estimator, this one first; load_estimator takes their paths in this order."""
         return (self, *self.also)
 
 
 _3DDFA = "https://github.com/cleardusk/3DDFA_V2"
 _FSANET = "https://github.com/omasaht/headpose-fsanet-pytorch"
 _FSANET_FILES = "https://raw.githubusercontent.com/omasaht/headpose-fsanet-pytorch/002549c981b607f722e0810d999afcde7e5aaa66/pretrained/"
-_INNER_SQUARE = "rows and columns 26 to 229 of 256 to 64 x 64, antialiased bilinear, [-1, 1]"
-_RENDERED_EXPRESSION = (
-    "jaw, smile, raised brows, blink, gaze in x and y, each in [-1, 1] as the renderer has it; not whitened"
-)
 _TORCHVISION_FILES = "https://download.pytorch.org/models/"
-_IMAGENET_FRAME = "whole frame to 224 x 224, antialiased bilinear; mean and deviation of ImageNet"
 
 
-def _lpips(net: str, model: str, file: str, note: str = "") -> Card:
+def _synthetic(name: str, sha256: str, network_outputs: int, note: str, **card: Any) -> EstimatorCard:
+    return EstimatorCard(
+        name=f"synthetic_{name}",
+        file=f"synthetic_{name}.safetensors",
+        sha256=sha256,
+        url=None,
+        source="this repository, eval/weights",
+        licence="Apache-2.0",
+        architecture="face_regressor",
+        crop="rows and columns 26 to 229 of 256 to 64 x 64, antialiased bilinear, [-1, 1]",
+        options={"outputs": network_outputs},
+        note=f"{note} Trained with `python -m distill.pretrain {name}`.",
+        **card,
+    )
+
+
+_POSE_AND_EXPRESSION = {
+    "outputs": ("pose", "expression"),
+    "coefficients": "jaw, smile, raised brows, blink, gaze in x and y, each in [-1, 1] as the renderer has it; not "
+    "whitened",
+}
+
+
+def _lpips(net: str, model: str, file: str, note: str = "") -> EstimatorCard:
     # torchvision publishes the first eight digits of the sha256, in the file's name.
-    return Card(
+    return EstimatorCard(
         name=f"lpips_{net}",
         file=file,
         sha256=file.removesuffix(".pth").rpartition("-")[2],
         url=_TORCHVISION_FILES + file,
         source=f"torchvision {model} IMAGENET1K_V1; its linear heads come with the package lpips",
         licence="BSD-3-Clause, heads BSD-2-Clause",
+        architecture="lpips",
         outputs=("perceptual",),
         crop="whole frame",
         note=note,
     )
 
 
+_SQUEEZENET = {
+    "architecture": "squeezenet",
+    "outputs": ("features",),
+    "crop": "whole frame to 224 x 224, antialiased bilinear; mean and deviation of ImageNet",
+    "note": "512 features, for want of Inception v3: their distances are not FID.",
+}
+
 CARDS = {
-    "synthetic_recogniser": Card(
-        name="synthetic_recogniser",
-        file="synthetic_recogniser.safetensors",
-        sha256="235ee56dfb71ecf11ede86d01b6371efc22925ed5e541e38037f201c5bf742b5",
-        url=None,
-        source="this repository, eval/weights",
-        licence="Apache-2.0",
+    "synthetic_recogniser": _synthetic(
+        "recogniser",
+        "235ee56dfb71ecf11ede86d01b6371efc22925ed5e541e38037f201c5bf742b5",
+        56,
+        "For synthetic faces.",
         outputs=("embedding", "features"),
-        crop=_INNER_SQUARE,
-        options={"outputs": 56},
-        note="For synthetic faces. Trained with `python -m distill.pretrain recogniser`.",
     ),
-    "synthetic_pose": Card(
-        name="synthetic_pose",
-        file="synthetic_pose.safetensors",
-        sha256="4f5e50696ed3e955f036de46ad7bf70c53a42312de3c05c7aec9621deee712cb",
-        url=None,
-        source="this repository, eval/weights",
-        licence="Apache-2.0",
-        outputs=("pose", "expression"),
-        crop=_INNER_SQUARE,
-        options={"outputs": 9},
-        coefficients=_RENDERED_EXPRESSION,
-        note="For synthetic faces. Trained with `python -m distill.pretrain pose`.",
+    "synthetic_pose": _synthetic(
+        "pose",
+        "4f5e50696ed3e955f036de46ad7bf70c53a42312de3c05c7aec9621deee712cb",
+        9,
+        "For synthetic faces.",
+        **_POSE_AND_EXPRESSION,
     ),
-    "synthetic_pose_quality": Card(
-        name="synthetic_pose_quality",
-        file="synthetic_pose_quality.safetensors",
-        sha256="e02588d2e1eb29f201e9a62264d7c35483b1aa6c680764bbb0ccf1a9c075a694",
-        url=None,
-        source="this repository, eval/weights",
-        licence="Apache-2.0",
-        outputs=("pose", "expression"),
-        crop=_INNER_SQUARE,
-        options={"outputs": 9},
-        coefficients=_RENDERED_EXPRESSION,
-        note="For synthetic faces, to choose among swaps by what will not judge them. Trained with "
-        "`python -m distill.pretrain pose_quality`.",
+    "synthetic_pose_quality": _synthetic(
+        "pose_quality",
+        "e02588d2e1eb29f201e9a62264d7c35483b1aa6c680764bbb0ccf1a9c075a694",
+        9,
+        "For synthetic faces, to choose among swaps by a network that will not evaluate them.",
+        **_POSE_AND_EXPRESSION,
     ),
-    "3ddfa_v2_mb05": Card(
+    "3ddfa_v2_mb05": EstimatorCard(
         name="3ddfa_v2_mb05",
         file="3ddfa_v2_mb05_120x120.pth",
         sha256="f93ed7f1c4c0382b16d7c18480a5f67473c1917a47475a9823924f38aeb27280",
         url="https://raw.githubusercontent.com/cleardusk/3DDFA_V2/dc9d1ba5051e391a173d9e5969e2cb5f549f649f/weights/mb05_120x120.pth",
         source=f"{_3DDFA} @1b6c676 weights/mb05_120x120.pth",
         licence="MIT",
+        architecture="three_ddfa",
         outputs=("pose", "expression"),
         crop="square from (0.2, 33.6) with side 258 of 256, black outside, to 120 x 120; (x - 127.5) / 128",
         colour_order="bgr",
@@ -125,13 +127,14 @@ CARDS = {
         coefficients="the 10 of expression among 3DDFA_V2's 62, output * std + mean: not whitened",
         note="Yaw MAE 4.2 degrees on 16 photos of AFLW2000.",
     ),
-    "fsanet": Card(
+    "fsanet": EstimatorCard(
         name="fsanet",
         file="fsanet-1x1-iter-688590.onnx",
         sha256="d85e90cb4b9d3a87e81bbfdcfcd130cbe0e175407042e439a570aa396c44eda6",
         url=_FSANET_FILES + "fsanet-1x1-iter-688590.onnx",
         source=f"{_FSANET} @002549c pretrained/fsanet-1x1-iter-688590.onnx",
         licence="MIT",
+        architecture="fsanet",
         outputs=("pose",),
         crop="rows 45 to 234, columns 60 to 197 of 256 to 64 x 64, bilinear; (x - 127.5) / 128",
         colour_order="bgr",
@@ -150,37 +153,34 @@ CARDS = {
     "lpips_alex": _lpips("alex", "alexnet", "alexnet-owt-7be5be79.pth", "The backbone of most published values."),
     "lpips_vgg": _lpips("vgg", "vgg16", "vgg16-397923af.pth"),
     "lpips_squeeze": _lpips("squeeze", "squeezenet1_1", "squeezenet1_1-b8a52dc0.pth"),
-    "inception_fid": Card(
+    "inception_fid": EstimatorCard(
         name="inception_fid",
         file="weights-inception-2015-12-05-6726825d.pth",
         sha256="6726825d",
         url="https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth",
         source="https://github.com/toshas/torch-fidelity, release v0.2.0: TensorFlow's of 2015-12-05, converted",
         licence="Apache-2.0",
+        architecture="inception",
         outputs=("features",),
         crop="whole frame, 8-bit, to 299 x 299, bilinear as of TensorFlow 1; (x - 128) / 128",
         note="The features of FID and KID, 2048 of them. Needs the package torch-fidelity.",
     ),
-    "squeezenet1_0": Card(
+    "squeezenet1_0": EstimatorCard(
         name="squeezenet1_0",
         file="squeezenet1_0-b66bff10.pth",
         sha256="b66bff10",
         url=_TORCHVISION_FILES + "squeezenet1_0-b66bff10.pth",
         source="torchvision squeezenet1_0 IMAGENET1K_V1",
         licence="BSD-3-Clause",
-        outputs=("features",),
-        crop=_IMAGENET_FRAME,
-        note="512 features, for want of Inception v3: their distances are not FID.",
+        **_SQUEEZENET,
     ),
-    "squeezenet1_0_compressed": Card(
+    "squeezenet1_0_compressed": EstimatorCard(
         name="squeezenet1_0_compressed",
         file="squeezenet1_0_torchvision.pth",
         sha256="575a40743ed85964da71be2c0b04dc085f8ec4aba8f6b440a70e63ea9fa5da69",
         url=None,
         source="https://github.com/songhan/SqueezeNet-Deep-Compression @fb13faa, decoded into torchvision's layout",
         licence="BSD-2-Clause-like",
-        outputs=("features",),
-        crop=_IMAGENET_FRAME,
-        note="512 features, for want of Inception v3: their distances are not FID.",
+        **_SQUEEZENET,
     ),
 }

@@ -1,8 +1,7 @@
 """SSIM, PSNR and L1 to the exact swap, on pairs where it is known.
 
 SSIM: Wang et al., IEEE TIP 2004, by skimage.metrics.structural_similarity with the paper's settings: Gaussian window,
-sigma 1.5, no sample covariance, 8-bit data, the three colours apart. PSNR of 8-bit data, the
-decibels averaged over pairs.
+sigma 1.5, no sample covariance, 8-bit data, each colour apart. PSNR of 8-bit data, the decibels averaged over pairs.
 """
 
 from __future__ import annotations
@@ -10,10 +9,10 @@ from __future__ import annotations
 import numpy as np
 
 from .measured import Measured, mean_of
-from .subject import Subject
+from .metric import Metric, Value, View
 
 # Identical images have no finite PSNR, and one such pair would swallow the mean. 99 dB is about
-# what one value of one pixel off by one costs at 256 x 256 (101 dB), so nothing that can be seen is cut off.
+# what one value of one pixel off by one costs at 256 x 256 (101 dB), so no visible difference is cut off.
 PSNR_CAP_DB = 99.0
 SSIM_WINDOW = 11  # pixels, from sigma 1.5 cut off at 3.5 sigma
 
@@ -32,15 +31,15 @@ def psnr_db(a: np.ndarray, b: np.ndarray) -> float:
     return PSNR_CAP_DB if error == 0 else min(PSNR_CAP_DB, float(10 * np.log10(255**2 / error)))
 
 
-def exact_match(subject: Subject) -> dict[str, Measured]:
+def exact_match(view: View) -> dict[str, Measured]:
     """ssim, psnr_db, l1 (mean absolute difference of values in [-1, 1]); nothing where no exact swap is known."""
-    exact = subject.pairs.exact
+    exact = view.pairs.exact
     if exact is None:
         return {}
-    if subject.pairs.resolution < SSIM_WINDOW:
-        raise ValueError(f"exact_match needs images of {SSIM_WINDOW} pixels or more, got {subject.pairs.resolution}")
-    protocol = {**subject.protocol(), "against": "the exact swap, whole frame"}
-    couples = list(zip(subject.swaps.numpy(), exact.numpy(), strict=True))
+    if view.pairs.resolution < SSIM_WINDOW:
+        raise ValueError(f"exact_match needs images of {SSIM_WINDOW} pixels or more, got {view.pairs.resolution}")
+    protocol = {**view.protocol(), "against": "the exact swap, whole frame"}
+    couples = list(zip(view.swaps.numpy(), exact.numpy(), strict=True))
     l1 = [float(np.abs(a.astype(np.int16) - b).mean()) / 127.5 for a, b in couples]
     window = {
         "window": "Gaussian, sigma 1.5, 11 x 11",
@@ -49,9 +48,17 @@ def exact_match(subject: Subject) -> dict[str, Measured]:
     }
     identical = {"identical_pairs": sum(value == 0 for value in l1)}
     return {
-        "ssim": mean_of([ssim(a, b) for a, b in couples], "", "higher", {**protocol, **window}),
-        "psnr_db": mean_of(
-            [psnr_db(a, b) for a, b in couples], "dB", "higher", {**protocol, "cap_db": PSNR_CAP_DB}, identical
-        ),
-        "l1": mean_of(l1, "of values in [-1, 1]", "lower", protocol),
+        "ssim": mean_of([ssim(a, b) for a, b in couples], {**protocol, **window}),
+        "psnr_db": mean_of([psnr_db(a, b) for a, b in couples], {**protocol, "cap_db": PSNR_CAP_DB}, identical),
+        "l1": mean_of(l1, protocol),
     }
+
+
+EXACT_MATCH = Metric(
+    exact_match,
+    (
+        Value("ssim", "SSIM", "", "{:.3f}", "higher"),
+        Value("psnr_db", "PSNR dB", "dB", "{:.2f}", "higher"),
+        Value("l1", "L1", "of values in [-1, 1]", "{:.4f}", "lower", brief=False),
+    ),
+)

@@ -7,12 +7,19 @@ FECNet. The protocol names the network, its coefficients, their number and scali
 from __future__ import annotations
 
 from .measured import Measured, mean_of
-from .subject import Subject
+from .metric import Metric, Value, View
 
 
-def expression_error(subject: Subject) -> dict[str, Measured]:
-    """expression_error: in the units of the ruler's coefficients."""
-    protocol = subject.protocol("expression")
-    swap, target = subject.read("expression", "swap"), subject.read("expression", "target")
+def expression_error(view: View) -> dict[str, Measured]:
+    """expression_error: in the units of the estimator's coefficients."""
+    protocol = view.protocol("expression")
+    swap, target = view.read("expression", "swap"), view.read("expression", "target")
     protocol["coefficients"] = swap.shape[1]
-    return {"expression_error": mean_of((swap - target).double().norm(dim=1), "coefficients (L2)", "lower", protocol)}
+    return {"expression_error": mean_of((swap - target).double().norm(dim=1), protocol)}
+
+
+EXPRESSION_ERROR = Metric(
+    expression_error,
+    (Value("expression_error", "expression error", "coefficients (L2)", "{:.3f}", "lower"),),
+    needs="expression",
+)

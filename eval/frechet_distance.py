@@ -1,45 +1,46 @@
-"""How far the swaps as a whole are from the targets as a whole: Frechet and kernel distance of their features.
+"""Distance of the distribution of swaps from that of targets: Frechet and kernel distance of their features.
 
 FID: Heusel et al., NeurIPS 2017, arXiv:1706.08500. KID: Binkowski et al., ICLR 2018, arXiv:1801.01401, the unbiased MMD
 with the kernel (x . y / D + 1)^3, over 100 subsets of 1000 (of half the swaps where there are fewer than 1000). Both by
-torchmetrics. Only with the Inception v3 of FID are they called fid and kid; with other features by the ruler's name.
+torchmetrics. Only with the Inception v3 of FID are they called fid and kid; other features give them their own name.
 """
 
 from __future__ import annotations
 
 import warnings
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from .measured import Measured
-from .subject import Subject
+from .metric import Metric, Value, View
 
 INCEPTION = "inception_fid"
 SUBSETS, SUBSET_SIZE, SEED = 100, 1000, 0
 
 
-class _Given(nn.Module):
-    """In the place of the network: what comes in is features already."""
+def _features(count: int) -> nn.Module:
+    """In the place of torchmetrics' network, since its inputs are features already."""
+    network = nn.Identity()
+    network.num_features = count
+    return network
 
-    def __init__(self, num_features: int) -> None:
-        super().__init__()
-        self.num_features = num_features
 
-    def forward(self, features: Tensor) -> Tensor:
-        return features
+def _compute(metric: Any, a: Tensor, b: Tensor) -> Any:
+    if min(len(a), len(b)) < 2:
+        raise ValueError(f"a distance of sets needs two samples or more of each set, got {len(a)} and {len(b)}")
+    metric.update(b.double(), real=True)
+    metric.update(a.double(), real=False)
+    return metric.compute()
 
 
 def frechet(a: Tensor, b: Tensor) -> float:
     """Frechet distance of Gaussians fitted to (N, D) and (M, D) features. Raises ValueError for fewer than two each."""
     from torchmetrics.image.fid import FrechetInceptionDistance
 
-    if min(len(a), len(b)) < 2:
-        raise ValueError(f"a Frechet distance needs two samples or more of each set, got {len(a)} and {len(b)}")
-    metric = FrechetInceptionDistance(feature=_Given(a.shape[1]))
-    metric.update(b.double(), real=True)
-    metric.update(a.double(), real=False)
-    return max(0.0, float(metric.compute()))  # equal sets come out a rounding error below
+    metric = FrechetInceptionDistance(feature=_features(a.shape[1]))
+    return max(0.0, float(_compute(metric, a, b)))  # of equal sets it is a rounding error below 0
 
 
 def kernel(
@@ -52,24 +53,20 @@ def kernel(
     from torchmetrics.image.kid import KernelInceptionDistance
 
     fewest = min(len(a), len(b))
-    if fewest < 2:
-        raise ValueError(f"a kernel distance needs two samples or more of each set, got {len(a)} and {len(b)}")
     size = subset_size or (SUBSET_SIZE if fewest >= SUBSET_SIZE else max(2, fewest // 2))
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # that all features are kept, which they are anyway
-        metric = KernelInceptionDistance(feature=_Given(a.shape[1]), subsets=subsets, subset_size=size)
-    metric.update(b.double(), real=True)
-    metric.update(a.double(), real=False)
+        warnings.simplefilter("ignore", UserWarning)  # a warning that all features are kept, as they must be
+        metric = KernelInceptionDistance(feature=_features(a.shape[1]), subsets=subsets, subset_size=size)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        mean, deviation = metric.compute()
+        mean, deviation = _compute(metric, a, b)
     return float(mean), float(deviation), size
 
 
-def frechet_distance(subject: Subject) -> dict[str, Measured]:
-    """fid, kid (times 1000), or frechet_RULER, kernel_RULER where the features are not the Inception v3 of FID.
+def frechet_distance(view: View) -> dict[str, Measured]:
+    """fid, kid (times 1000); frechet_NAME, kernel_NAME where the features are those of another estimator NAME.
 
-    Neither has an interval: pairs drawn again hold doubles, which draw in the covariance and put equal images on both
+    Neither has an interval: resampled pairs hold duplicates, which shrink the covariance and put equal images on both
     sides of the kernel, so that the whole interval may lie beside the value. KID's deviation over subsets is in the
     details. With as many samples as features or fewer the covariance is singular, and the Frechet distance depends on
     the number of samples more than on the swaps; the details say so. Raises ValueError without torchmetrics and for
@@ -79,20 +76,30 @@ def frechet_distance(subject: Subject) -> dict[str, Measured]:
         import torchmetrics
     except ImportError as error:
         raise ValueError("metric fid is torchmetrics' computation: pip install torchmetrics") from error
-    ruler = subject.rulers.need("features")
-    swaps, targets = subject.read("features", "swap"), subject.read("features", "target")
+    name = view.estimators.need("features").name
+    swaps, targets = view.read("features", "swap"), view.read("features", "target")
     count, dimension = swaps.shape
     protocol = {
-        **subject.protocol("features"), "dimension": dimension, "samples": count, "against": "the targets of the pairs",
+        **view.protocol("features"), "dimension": dimension, "samples": count, "against": "the targets of the pairs",
         "computed_by": f"torchmetrics {torchmetrics.__version__}",
     }  # fmt: skip
     details = {"covariance": f"singular: {count} samples of {dimension} features"} if count <= dimension else {}
     distance, (mean, deviation, size) = frechet(swaps, targets), kernel(swaps, targets)
-    names = ("fid", "kid") if ruler.name == INCEPTION else (f"frechet_{ruler.name}", f"kernel_{ruler.name}")
+    fid, kid = ("fid", "kid") if name == INCEPTION else (f"frechet_{name}", f"kernel_{name}")
     subsets = {"subsets": SUBSETS, "subset_size": size, "seed": SEED, "kernel": "(x . y / D + 1)^3, unbiased"}
     return {
-        names[0]: Measured(distance, "", "lower", count, None, protocol, details),
-        names[1]: Measured(
-            1000 * mean, "10^-3", "lower", count, None, {**protocol, **subsets}, {"deviation": 1000 * deviation}
-        ),
+        fid: Measured(distance, count, None, protocol, details),
+        kid: Measured(1000 * mean, count, None, {**protocol, **subsets}, {"deviation": 1000 * deviation}),
     }
+
+
+FRECHET_DISTANCE = Metric(
+    frechet_distance,
+    (
+        Value("fid", "FID", "", "{:.2f}", "lower", brief=False),
+        Value("kid", "KID x 1000", "10^-3", "{:.2f}", "lower", brief=False),
+        Value("frechet_", "frechet", "", "{:.2f}", "lower", brief=False, open_ended=True),
+        Value("kernel_", "kernel", "10^-3", "{:.2f}", "lower", brief=False, open_ended=True),
+    ),
+    needs="features",
+)

@@ -1,26 +1,31 @@
 """Identity similarity: mean cosine of the swap's embedding to the source image's and to the target image's.
 
 The first is the usual companion of ID retrieval (CASIA-NLPRAI/face-swapping-survey eval_faceswap); the second shows
-what is left of the target's person. Two photos of one person are the practical upper end, so a sound
-swap cannot reach 1 to the source; to the target, what two strangers have is the best value.
+how much of the target's person remains. Two photos of one person are the practical upper end, so a sound swap cannot
+reach 1 to the source; the best value to the target is that of two strangers.
 """
 
 from __future__ import annotations
 
 from .measured import Measured, mean_of
-from .subject import Subject
+from .metric import Metric, Value, View
 
 
-def id_similarity(subject: Subject) -> dict[str, Measured]:
+def id_similarity(view: View) -> dict[str, Measured]:
     """id_similarity_source, id_similarity_target: in [-1, 1]."""
-    protocol = subject.protocol("recogniser")
-    protocol["distance"] = (
-        f"cosine, {'no mirrored features' if protocol['flip'] == 'none' else 'mirrored features too'}"
-    )
-    swap = subject.read("recogniser", "swap")
-    return {
-        f"id_similarity_{column}": mean_of(
-            (swap * subject.read("recogniser", column)).sum(1), "cosine", better, protocol
-        )
-        for column, better in (("source", "higher"), ("target", "target"))
-    }
+    protocol = view.protocol("recogniser")
+    mirrored = "no mirrored features" if protocol["flip"] == "none" else "mirrored features too"
+    protocol["distance"] = f"cosine, {mirrored}"
+    swap = view.read("recogniser", "swap")
+    cosine = {column: (swap * view.read("recogniser", column)).sum(1) for column in ("source", "target")}
+    return {f"id_similarity_{column}": mean_of(values, protocol) for column, values in cosine.items()}
+
+
+ID_SIMILARITY = Metric(
+    id_similarity,
+    (
+        Value("id_similarity_source", "cosine to source", "cosine", "{:.3f}", "higher"),
+        Value("id_similarity_target", "cosine to target", "cosine", "{:.3f}", "target", brief=False),
+    ),
+    needs="recogniser",
+)

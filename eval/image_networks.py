@@ -1,6 +1,6 @@
-"""Networks that judge pictures, not faces: LPIPS, and the features that Frechet and kernel distances are taken of.
+"""Networks that compare whole pictures: LPIPS, and the features for Frechet and kernel distances.
 
-Their packages would download weights by themselves; here they are given what a verified file holds, and nothing else.
+Their packages would download weights by themselves; here they get the content of a verified file, and nothing else.
 """
 
 from __future__ import annotations
@@ -14,14 +14,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from swapcore.images import IMAGENET_MEAN, IMAGENET_STD
+
 LPIPS_VERSION = "0.1"
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class Lpips(nn.Module):
     """LPIPS (Zhang et al., CVPR 2018, arXiv:1801.03924) by the authors' package `lpips`, version 0.1 of its heads.
 
-    net: alex, vgg or squeeze (AlexNet, VGG16, SqueezeNet 1.1 of torchvision). Meaningless until both states of `pieces`
+    net: alex, vgg or squeeze (AlexNet, VGG16, SqueezeNet 1.1 of torchvision). Meaningless until both states of `states`
     are loaded. Raises ValueError without the package.
     """
 
@@ -30,18 +31,18 @@ class Lpips(nn.Module):
         try:
             import lpips
         except ImportError as error:
-            raise ValueError(f"ruler 'lpips_{net}' needs the package lpips: pip install lpips") from error
+            raise ValueError(f"estimator 'lpips_{net}' needs the package lpips: pip install lpips") from error
         with warnings.catch_warnings():
-            warnings.filterwarnings(
-                "ignore", category=UserWarning, module="torchvision"
-            )  # how lpips asks for no weights
+            # The option by which lpips asks torchvision for no weights is an old one.
+            warnings.filterwarnings("ignore", category=UserWarning, module="torchvision")
             self.network = lpips.LPIPS(pretrained=False, net=net, pnet_rand=True, verbose=False)
         self.heads_file = Path(lpips.__file__).parent / "weights" / f"v{LPIPS_VERSION}" / f"{net}.pth"
 
-    def pieces(
+    def states(
         self, backbone: Mapping[str, Tensor], heads: Mapping[str, Tensor]
     ) -> list[tuple[nn.Module, dict[str, Tensor]]]:
-        """What is to be loaded into what: torchvision's state dict of the backbone and the package's of the heads."""
+        """Each part of the network with its state, of torchvision's state dict of the backbone and the package's of the
+        heads."""
         ours = {"features." + name.split(".", 1)[1]: name for name in self.network.net.state_dict()}
         features = {ours.get(k, k): v for k, v in backbone.items() if not k.startswith("classifier.")}
         return [(self.network.net, features), (self.network.lins, {k.removeprefix("lin"): v for k, v in heads.items()})]
@@ -58,12 +59,7 @@ def imagenet_frame(images: Tensor) -> Tensor:
     return ((images + 1) / 2 - mean) / std
 
 
-def eight_bit(images: Tensor) -> Tensor:
-    """Images in [-1, 1] as the bytes they were."""
-    return ((images + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
-
-
-def over_positions(maps: Tensor) -> Tensor:
+def mean_over_positions(maps: Tensor) -> Tensor:
     """Mean over positions: (N, C, h, w) to (N, C)."""
     return maps.mean((2, 3))
 
@@ -71,7 +67,8 @@ def over_positions(maps: Tensor) -> Tensor:
 class Inception(nn.Module):
     """The Inception v3 of FID (Heusel et al., NeurIPS 2017, arXiv:1706.08500) as ported to PyTorch by torch-fidelity.
 
-    Resizes by itself to 299 x 299 as TensorFlow 1 did. Raises ValueError without the package and on another state.
+    Resizes by itself to 299 x 299 as TensorFlow 1 did. Raises ValueError without the package,
+    RuntimeError on another state.
     """
 
     def __init__(self, state: Mapping[str, Tensor]) -> None:
@@ -79,18 +76,12 @@ class Inception(nn.Module):
         try:
             from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
         except ImportError as error:
-            raise ValueError("ruler 'inception_fid' needs torch-fidelity: pip install torch-fidelity") from error
-        for key, tensor in state.items():
-            if not torch.isfinite(tensor).all():
-                raise ValueError(f"damaged weights of 'inception_fid': {key}: NaN or infinite values")
-        # The package unpickles without restraint what it is given, so it is given what was read safely before.
+            raise ValueError("estimator 'inception_fid' needs torch-fidelity: pip install torch-fidelity") from error
+        # The package unpickles any file without restraint, so it gets a copy of tensors that were read safely.
         file = io.BytesIO()
-        torch.save(dict(state), file)  # a plain dict: counters of batches may be missing, as older files have it
+        torch.save(dict(state), file)  # a plain dict: older files lack the counters of batches
         file.seek(0)
-        try:
-            self.network = FeatureExtractorInceptionV3("inception", ["2048"], feature_extractor_weights_path=file)
-        except RuntimeError as error:
-            raise ValueError(f"not the weights of 'inception_fid': {' '.join(str(error).split())}") from error
+        self.network = FeatureExtractorInceptionV3("inception", ["2048"], feature_extractor_weights_path=file)
 
     def forward(self, images: Tensor) -> Tensor:
         """Bytes (N, 3, H, W) to features (N, 2048)."""

@@ -1,7 +1,7 @@
 """Latency of one swap: median over runs at batch 1 after a warm-up, on one CPU thread, on all, and on the GPU.
 
-The whole swapper is timed, and its parts: an application that keeps the source computes its embedding once, after which
-every frame costs the generator's share alone.
+The whole swapper is timed, and its parts: an application with one source computes its embedding once, and then pays
+only the generator's share for every frame.
 """
 
 from __future__ import annotations
@@ -20,35 +20,35 @@ from swapcore.hardware import available_cores, processor
 from swapcore.images import to_float
 
 from .measured import Measured
-from .parts import files_of, parts_of, shared_out
-from .subject import Subject
+from .metric import Metric, Value, View
+from .parts import attributed, files_of, parts_of
 
-GPU_RUNS, GPU_WARM_UP = 50, 10  # a GPU takes its time to come up to speed
+GPU_RUNS, GPU_WARM_UP = 50, 10  # a GPU needs some runs to reach its clock rate
 
 
-def latency_ms(subject: Subject, runs: int = 10, warm_up: int = 2) -> dict[str, Measured]:
-    """latency_ms on one CPU thread, latency_all_threads_ms; latency_gpu_ms where the bench and the swapper are on one.
+def latency_ms(view: View, runs: int = 10, warm_up: int = 2) -> dict[str, Measured]:
+    """latency_ms on one CPU thread, latency_all_threads_ms; latency_gpu_ms where evaluation and swapper are on one.
 
-    Medians; p10, p90 and the parts' medians in the details. A swapper without networks or files has none; nor has, on
-    the CPU, one that is off it and is no module, so that a copy of it could be timed there. Torch's number of threads
-    is the same afterwards. Raises ValueError for fewer than one run.
+    Medians; p10, p90 and the parts' medians in the details. Absent for a swapper without networks or files; those of
+    the CPU also for one on another device that is no module, which cannot be copied to the CPU. Torch's number of
+    threads is restored. Raises ValueError for fewer than one run.
     """
     if runs < 1 or warm_up < 0:
         raise ValueError(f"latency_ms: expected at least one run after no or more warm-ups, got {runs} after {warm_up}")
-    swapper = subject.swapper
+    swapper = view.swapper
     if not parts_of(swapper) and not files_of(swapper):
         return {}
-    images = to_float(subject.pairs.source[:1]), to_float(subject.pairs.target[:1])
+    images = to_float(view.pairs.source[:1]), to_float(view.pairs.target[:1])
     values = {}
-    if on_gpu(swapper, subject.device):
+    if on_gpu(swapper, view.device):
         where = {
-            "device": "cuda", "processor": torch.cuda.get_device_name(subject.device), "cuda": torch.version.cuda,
+            "device": "cuda", "processor": torch.cuda.get_device_name(view.device), "cuda": torch.version.cuda,
             "tf32_convolutions": torch.backends.cudnn.allow_tf32,
         }  # fmt: skip
-        there = tuple(image.to(subject.device) for image in images)
-        synchronize = partial(torch.cuda.synchronize, subject.device)
+        there = tuple(image.to(view.device) for image in images)
+        synchronize = partial(torch.cuda.synchronize, view.device)
         values["latency_gpu_ms"] = timed(swapper, there, where, GPU_RUNS, GPU_WARM_UP, synchronize)
-    local = on_cpu(swapper, subject.device)
+    local = on_cpu(swapper, view.device)
     if local is None:
         return values
     where = {"device": "cpu", "processor": processor()}
@@ -63,13 +63,13 @@ def latency_ms(subject: Subject, runs: int = 10, warm_up: int = 2) -> dict[str, 
 
 
 def on_gpu(swapper: Any, device: torch.device) -> bool:
-    """Whether the bench is on a GPU, and a network of the swapper with it."""
+    """Whether the evaluation and a network of the swapper are on a GPU."""
     weights = (p.device.type for part in parts_of(swapper).values() for p in part.parameters())
     return device.type == "cuda" and "cuda" in weights
 
 
 def on_cpu(swapper: Any, device: torch.device) -> Any | None:
-    """The swapper on the CPU: itself or a copy; None where it is elsewhere and is no module."""
+    """The swapper on the CPU: itself or a copy; None where it is on another device and no module."""
     if device.type == "cpu":
         return swapper
     return copy.deepcopy(swapper).cpu() if isinstance(swapper, nn.Module) else None
@@ -83,10 +83,10 @@ def timed(
     warm_up: int,
     synchronize: Callable[[], Any] | None = None,
 ) -> Measured:
-    """Time runs of a swapper on its (1, 3, H, H) images; `where` is what the protocol says of the device.
+    """Time runs of a swapper on its (1, 3, H, H) images; `where` describes the device in the protocol.
 
-    synchronize: waits until a device that works on its own has finished, and is called before every reading of the
-    clock. Since that holds up the device between parts, they are then timed in runs of their own.
+    synchronize: waits until an asynchronous device has finished; it is called before every reading of the clock. Since
+    that holds up the device between parts, they are then timed in runs of their own.
     """
 
     def clock() -> float:
@@ -104,7 +104,7 @@ def timed(
         "torch": torch.__version__,
     }  # fmt: skip
     details = {"p10": p10, "p90": p90, "parts": {name: float(np.median(times)) for name, times in by_part.items()}}
-    return Measured(p50, "ms", "lower", runs, None, protocol, details)
+    return Measured(p50, runs, None, protocol, details)
 
 
 @torch.inference_mode()
@@ -116,11 +116,11 @@ def _run(
     warm_up: int,
     clock: Callable[[], float],
 ) -> tuple[list[float], dict[str, list[float]]]:
-    """Milliseconds of every run after the warm-up: the whole swapper's, and those of its parts."""
+    """Milliseconds of every run after the warm-up: of the whole swapper, and of each part."""
     whole: list[float] = []
     by_part: dict[str, list[float]] = {}
     for run in range(-warm_up, runs):
-        with shared_out(parts, clock) as shares:
+        with attributed(parts, clock) as shares:
             started = clock()
             swapper(*images)
             seconds = clock() - started
@@ -129,3 +129,13 @@ def _run(
             for name, share in shares.items():
                 by_part.setdefault(name, []).append(1000 * share)
     return whole, by_part
+
+
+LATENCY = Metric(
+    latency_ms,
+    (
+        Value("latency_ms", "CPU ms", "ms", "{:.1f}", "lower", parts=True),
+        Value("latency_all_threads_ms", "all threads ms", "ms", "{:.1f}", "lower", brief=False),
+        Value("latency_gpu_ms", "GPU ms", "ms", "{:.2f}", "lower", parts=True, brief=False),
+    ),
+)

@@ -1,7 +1,8 @@
 """LPIPS (Zhang et al., CVPR 2018, arXiv:1801.03924): the perceptual distance of whole frames, mean over pairs.
 
-By the authors' package `lpips`, version 0.1 of its linear heads; which backbone (AlexNet, VGG16, SqueezeNet 1.1) is the
-ruler's name, and their values are not comparable. Images go in as they are, in [-1, 1], at the resolution of the pairs.
+By the authors' package `lpips`, version 0.1 of its linear heads. The estimator's name tells the backbone (AlexNet,
+VGG16, SqueezeNet 1.1), and values of two backbones are not comparable. Images are compared in [-1, 1], at the
+resolution of the pairs.
 """
 
 from __future__ import annotations
@@ -13,47 +14,51 @@ from swapcore.images import to_float
 
 from .image_networks import LPIPS_VERSION
 from .measured import Measured, mean_of
-from .subject import Subject
+from .metric import Metric, Value, View
 
 SMALLEST = 32  # pixels; AlexNet's last map would be empty below
 BATCH = 8  # VGG16 keeps 100 MB for each pair of 256 x 256
 
 
-def lpips_distance(subject: Subject) -> dict[str, Measured]:
+def lpips_distance(view: View) -> dict[str, Measured]:
     """lpips_exact: of the swap to the exact one, where that is known. lpips_target: to the target.
 
-    Only copies have 0 to the target, so the best value there is what the exact swap has, which is in the details where
-    it is known. Raises ValueError for images below 32 pixels and for a ruler that gives no distances.
+    Only copies have 0 to the target, so the best value there is that of the exact swap, which is in the details where
+    it is known. Raises ValueError for images below 32 pixels and for an estimator that gives no distances.
     """
-    pairs = subject.pairs
+    pairs = view.pairs
     if pairs.resolution < SMALLEST:
         raise ValueError(f"lpips needs images of {SMALLEST} pixels or more, got {pairs.resolution}")
-    protocol = {**subject.protocol("perceptual"), "lpips": f"version {LPIPS_VERSION}"}
-    values = {}
-    details = {}
+    protocol = {**view.protocol("perceptual"), "lpips": f"version {LPIPS_VERSION}"}
+    values, best = {}, {}
     if pairs.exact is not None:
         against = {**protocol, "against": "the exact swap, whole frame"}
-        values["lpips_exact"] = mean_of(_distances(subject, subject.swaps, pairs.exact), "LPIPS", "lower", against)
-        details["exact_swap_to_target"] = float(_distances(subject, pairs.exact, pairs.target).mean())
-    values["lpips_target"] = mean_of(
-        _distances(subject, subject.swaps, pairs.target),
-        "LPIPS",
-        "target" if details else None,
-        {**protocol, "against": "the target, whole frame"},
-        details,
-    )
+        values["lpips_exact"] = mean_of(_distances(view, view.swaps, pairs.exact), against)
+        best["exact_swap_to_target"] = float(_distances(view, pairs.exact, pairs.target).mean())
+    against = {**protocol, "against": "the target, whole frame"}
+    values["lpips_target"] = mean_of(_distances(view, view.swaps, pairs.target), against, best)
     return values
 
 
 @torch.inference_mode()
-def _distances(subject: Subject, a: Tensor, b: Tensor) -> Tensor:
+def _distances(view: View, a: Tensor, b: Tensor) -> Tensor:
     """(N,) float64 of uint8 images."""
-    ruler = subject.rulers.need("perceptual")
-    distances = [
-        ruler(*(to_float(images.to(subject.device)) for images in couple)).double().cpu()
+    estimator = view.estimators.need("perceptual")
+    batches = [
+        estimator(*(to_float(images.to(view.device)) for images in couple)).double().cpu()
         for couple in zip(a.split(BATCH), b.split(BATCH), strict=True)
     ]
-    found = torch.cat(distances) if all(one.ndim == 1 for one in distances) else torch.empty(0)
-    if len(found) != len(a):
-        raise ValueError(f"perceptual '{ruler.name}': expected {len(a)} distances, one a pair, got other shapes")
-    return found
+    distances = torch.cat(batches) if all(one.ndim == 1 for one in batches) else torch.empty(0)
+    if len(distances) != len(a):
+        raise ValueError(f"perceptual '{estimator.name}': expected {len(a)} distances, one per pair, got other shapes")
+    return distances
+
+
+LPIPS_DISTANCE = Metric(
+    lpips_distance,
+    (
+        Value("lpips_exact", "LPIPS to exact", "LPIPS", "{:.3f}", "lower", brief=False),
+        Value("lpips_target", "LPIPS to target", "LPIPS", "{:.3f}", "target", brief=False),
+    ),
+    needs="perceptual",
+)

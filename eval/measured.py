@@ -1,71 +1,61 @@
-"""A measured value together with all that it depends on, and its interval."""
+"""A measured value with its protocol (everything it depends on) and its interval."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 RESAMPLES = 1000
 BOOTSTRAP_SEED = 0
-# What a protocol tells beside what the value depends on: how the swapper is saved; the list's name, which has a hash.
-TOLD_BESIDE = ("bytes_of", "pairs")
+# Keys of a protocol that do not decide whether two values are comparable: how the swapper is saved, and the name of the
+# pair list, whose hash does.
+INFORMATIVE = ("bytes_of", "pairs")
 
 
 @dataclass(frozen=True)
 class Measured:
     """One value. Two values whose protocols differ do not belong in one column.
 
-    better: whether higher or lower values are better, "target" where the best value is a known one between, or None.
-    interval: 95 % bootstrap over pairs, None where that means nothing. protocol: what the value depends on. details:
-    further outcomes, as shares of parts. seconds: the time the metric took, its share of the rulers' work included.
+    n: pairs (or runs) behind it. interval: 95 % bootstrap over pairs, None where that means nothing. protocol:
+    everything the value depends on. details: further outcomes, as the shares of parts. unit and better are those of the
+    metric's Value; seconds is the time the metric took, with its share of the estimators' work.
     """
 
     value: float
-    unit: str
-    better: Literal["higher", "lower", "target"] | None
     n: int
     interval: tuple[float, float] | None = None
     protocol: dict[str, Any] = field(default_factory=dict)
     details: dict[str, Any] = field(default_factory=dict)
+    unit: str = ""
+    better: str | None = None
     seconds: float = 0.0
 
     def __post_init__(self) -> None:
         if not math.isfinite(self.value):
-            raise ValueError(f"a measured value must be finite, got {self.value} {self.unit}")
+            raise ValueError(f"a measured value must be finite, got {self.value}")
 
     def as_dict(self) -> dict[str, Any]:
         """Plain types, fit for JSON."""
-        plain = asdict(self)
-        plain["interval"] = None if self.interval is None else list(self.interval)
-        return plain
-
-    def protocol_key(self) -> str:
-        """16 hexadecimal digits: equal for values that belong in one column."""
-        return hashlib.sha256(_depends_on(self.as_dict()).encode()).hexdigest()[:16]
+        return {**asdict(self), "interval": None if self.interval is None else list(self.interval)}
 
 
-def _depends_on(value: Mapping[str, Any]) -> str:
-    protocol = {key: entry for key, entry in value["protocol"].items() if key not in TOLD_BESIDE}
-    return json.dumps({"unit": value["unit"], **protocol}, sort_keys=True)
+def _depends_on(value: Mapping[str, Any]) -> dict[str, Any]:
+    return {"unit": value["unit"]} | {k: v for k, v in value["protocol"].items() if k not in INFORMATIVE}
 
 
-def check_column(metric: str, values: Mapping[str, Mapping[str, Any] | Measured]) -> None:
-    """Raise ValueError unless all values, by row, were measured by one protocol; it names two rows and what differs.
-
-    Values are Measured or what `as_dict` gave.
-    """
-    told = {row: json.loads(_depends_on(v.as_dict() if isinstance(v, Measured) else v)) for row, v in values.items()}
-    rows = iter(told)
-    first = next(rows, None)
-    for row in rows:
-        for key in sorted(told[first].keys() | told[row].keys()):
-            a, b = told[first].get(key), told[row].get(key)
+def check_column(metric: str, values: Mapping[str, Mapping[str, Any]]) -> None:
+    """Raise ValueError unless all values, by row and as plain types, have one protocol; the message names two rows and
+    the difference."""
+    facts = {row: json.loads(json.dumps(_depends_on(value))) for row, value in values.items()}  # tuples become lists
+    for row in facts:
+        first = next(iter(facts))
+        for key in sorted(facts[first].keys() | facts[row].keys()):
+            a, b = facts[first].get(key), facts[row].get(key)
             if a != b:
                 raise ValueError(
                     f"{metric}: {first} and {row} were measured by different protocols and belong in no common column: "
@@ -74,10 +64,10 @@ def check_column(metric: str, values: Mapping[str, Mapping[str, Any] | Measured]
 
 
 def bootstrap_interval(values: np.ndarray, seed: int = BOOTSTRAP_SEED) -> tuple[float, float] | None:
-    """95 % percentile interval of the mean of (N,) values, pairs drawn again 1000 times; None for fewer than two.
+    """95 % percentile interval of the mean of (N,) values, over 1000 resamples of pairs; None for fewer than two.
 
-    Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13. It reflects which pairs were drawn, not
-    which seed trained the swapper; pairs that share a person are treated as independent.
+    Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13. It reflects the draw of pairs, not the
+    seed that trained the swapper; pairs that share a person are treated as independent.
     """
     n = len(values)
     if n < 2:
@@ -88,11 +78,9 @@ def bootstrap_interval(values: np.ndarray, seed: int = BOOTSTRAP_SEED) -> tuple[
     return float(low), float(high)
 
 
-def mean_of(values: Any, unit: str, better: str | None, protocol: dict, details: dict | None = None) -> Measured:
-    """Measured mean of (N,) values, one a pair, with its bootstrap interval. Raises ValueError on NaN or infinity."""
+def mean_of(values: Any, protocol: dict, details: dict | None = None) -> Measured:
+    """Mean of (N,) values, one per pair, with its bootstrap interval. Raises ValueError on NaN or infinity."""
     values = np.asarray(values, dtype=np.float64)
     if not np.isfinite(values).all():
-        raise ValueError(f"a measured value must be finite, got {values[~np.isfinite(values)][0]} {unit} for some pair")
-    return Measured(
-        float(values.mean()), unit, better, len(values), bootstrap_interval(values), protocol, details or {}
-    )
+        raise ValueError(f"a measured value must be finite, got {values[~np.isfinite(values)][0]} for some pair")
+    return Measured(float(values.mean()), len(values), bootstrap_interval(values), protocol, details or {})

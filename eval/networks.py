@@ -1,7 +1,7 @@
-"""The networks that judge, and what each is given: canonical crops (N, 3, S, S) in [-1, 1] to its own frame.
+"""Networks that read faces, and the preparation of each: canonical crops (N, 3, S, S) in [-1, 1] to its own frame.
 
-FaceRegressor is ours. FaceParameters is the MobileNet-v1 x 0.5 of cleardusk/3DDFA_V2 @1b6c676 (Guo et al., ECCV 2020,
-arXiv:2009.09960), with the names of its published weights. FSA-Net (Yang et al., CVPR 2019) is run from ONNX files.
+FaceRegressor is ours. FaceParameters is the network of 3DDFA_V2 (Guo et al., ECCV 2020, arXiv:2009.09960). FSA-Net
+(Yang et al., CVPR 2019) is run from ONNX files.
 """
 
 from __future__ import annotations
@@ -13,17 +13,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from swapcore import frame
+from swapcore.onnx import Session
+from swapcore.three_ddfa import ThreeDDFA
+
 POSE_UNIT_DEG = 15.0  # FaceRegressor gives angles in this unit, so that all its outputs have a spread near one
 FRAME = 256  # side of the frame in which all crops below are stated
 
 
 class FaceRegressor(nn.Module):
-    """Plain convolutions that regress what is known exactly of a synthetic face: identity, or pose and expression.
+    """Plain convolutions that regress the exactly known facts of a synthetic face: identity, or pose and expression.
 
     Each stage is a stride-2 convolution with batch norm and ReLU, then `depth` - 1 more of stride 1. The last map is
-    flattened, not averaged, since where things are in the face is what is asked for. No residual or depthwise
-    convolutions and no bottleneck: it shares no design with the encoders that train students. Raises ValueError where
-    input_size is no multiple of 2 to the number of stages.
+    flattened, not averaged, since positions in the face matter. No residual or depthwise convolutions and no
+    bottleneck: it shares no design with the encoders that train students. Raises ValueError where input_size is no
+    multiple of 2 to the number of stages.
     """
 
     def __init__(
@@ -49,58 +53,31 @@ class FaceRegressor(nn.Module):
         return self.head(self.features(faces).flatten(1))
 
 
+def regressed_angles_deg(outputs: Tensor) -> Tensor:
+    """Yaw, pitch, roll in degrees, (N, 3), of a FaceRegressor's outputs."""
+    return outputs[:, :3] * POSE_UNIT_DEG
+
+
 def inner_square(images: Tensor, size: int = 64) -> Tensor:
     """Rows and columns 26 to 229 of 256, antialiased bilinear: (N, 3, size, size) in [-1, 1]."""
-    side = images.shape[-1]
-    first, end = -(-26 * side // FRAME), 230 * side // FRAME
-    faces = images[:, :, first:end, first:end]
+    faces = frame.inner_square(images)
     return F.interpolate(faces, (size, size), mode="bilinear", align_corners=False, antialias=True)
 
 
-class _Separable(nn.Module):
-    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
-        super().__init__()
-        self.conv_dw = nn.Conv2d(inputs, inputs, 3, stride, 1, groups=inputs, bias=False)
-        self.bn_dw = nn.BatchNorm2d(inputs)
-        self.conv_sep = nn.Conv2d(inputs, outputs, 1, bias=False)
-        self.bn_sep = nn.BatchNorm2d(outputs)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.relu(self.bn_sep(self.conv_sep(F.relu(self.bn_dw(self.conv_dw(x))))))
-
-
-class FaceParameters(nn.Module):
+class FaceParameters(ThreeDDFA):
     """3DDFA_V2's network: 62 numbers of the face model, 12 of a 3x4 matrix (row by row), 40 of shape, 10 of expression.
 
-    mean, std: (62,), by which the network's outputs are brought to scale. fc_lm is a training aid of the published
-    weights, loaded and not used.
+    mean, std: (62,), the published scale of the outputs; 0 and 1 until they are set.
     """
 
-    BLOCKS = {
-        "dw2_1": (32, 1), "dw2_2": (64, 2), "dw3_1": (64, 1), "dw3_2": (128, 2), "dw4_1": (128, 1), "dw4_2": (256, 2),
-        "dw5_1": (256, 1), "dw5_2": (256, 1), "dw5_3": (256, 1), "dw5_4": (256, 1), "dw5_5": (256, 1),
-        "dw5_6": (512, 2), "dw6": (512, 1),
-    }  # fmt: skip
-
-    def __init__(self, mean: Tensor, std: Tensor) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(3, 16, 3, 2, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(16)
-        before = 16
-        for name, (width, stride) in self.BLOCKS.items():
-            self.add_module(name, _Separable(before, width, stride))
-            before = width
-        self.fc_param = nn.Linear(before, 62)
-        self.fc_lm = nn.Linear(before, 136)
-        self.register_buffer("mean", mean, persistent=False)
-        self.register_buffer("std", std, persistent=False)
+        self.register_buffer("mean", torch.zeros(62), persistent=False)
+        self.register_buffer("std", torch.ones(62), persistent=False)
 
     def forward(self, faces: Tensor) -> Tensor:
         """Prepared faces (N, 3, 120, 120) to (N, 62)."""
-        x = F.relu(self.bn1(self.conv1(faces)))
-        for name in self.BLOCKS:
-            x = self.get_submodule(name)(x)
-        return self.fc_param(x.mean((2, 3))) * self.std + self.mean
+        return self.fc_param(self.pooled(faces)) * self.std + self.mean
 
 
 def face_parameters_crop(images: Tensor) -> Tensor:
@@ -133,43 +110,18 @@ def euler_angles_deg(parameters: Tensor) -> Tensor:
     return torch.rad2deg(torch.stack([yaw, pitch, roll], dim=1))
 
 
-class FSANet:
+class FSANet(nn.Module):
     """Two FSA-Nets in ONNX files, their angles averaged. Raises ValueError without onnxruntime or on other files."""
 
     def __init__(self, paths: Sequence[Path]) -> None:
-        try:
-            import onnxruntime
-            from onnxruntime.capi import onnxruntime_pybind11_state as state
-        except ImportError as error:
-            raise ValueError("ruler 'fsanet' runs in onnxruntime: pip install onnxruntime") from error
-        unreadable = (
-            state.Fail,
-            state.InvalidArgument,
-            state.InvalidGraph,
-            state.InvalidProtobuf,
-            state.NotImplemented,
-        )
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = torch.get_num_threads()
-        self.sessions = []
-        for path in paths:
-            try:
-                session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-            except unreadable as error:
-                raise ValueError(f"{path}: not a readable ONNX file ({error})") from error
-            shapes = [tuple(value.shape) for value in (*session.get_inputs(), *session.get_outputs())]
-            if shapes != [(1, 3, 64, 64), (1, 3)]:
-                raise ValueError(f"{path}: not FSA-Net: expected (1, 3, 64, 64) to (1, 3), found {shapes}")
-            self.sessions.append(session)
+        super().__init__()
+        self.sessions = [Session(path, providers=["CPU"], threads=torch.get_num_threads()) for path in paths]
+        for session in self.sessions:
+            session.fit({"": (3, 64, 64)}, (3,))
 
-    def __call__(self, faces: Tensor) -> Tensor:
+    def forward(self, faces: Tensor) -> Tensor:
         """Prepared faces (N, 3, 64, 64) to yaw, pitch, roll in degrees, (N, 3) on the faces' device."""
-        angles = torch.empty(len(self.sessions), len(faces), 3)
-        for i, session in enumerate(self.sessions):
-            feed = session.get_inputs()[0].name
-            for j, face in enumerate(faces.cpu().split(1)):  # the files are fixed to batches of one
-                angles[i, j] = torch.from_numpy(session.run(None, {feed: face.numpy()})[0][0])
-        return angles.mean(0).to(faces.device)
+        return torch.stack([session(faces) for session in self.sessions]).mean(0)
 
 
 def fsanet_crop(images: Tensor) -> Tensor:

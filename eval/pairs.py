@@ -1,4 +1,4 @@
-"""What a swapper is measured on: a fixed list of pairs, the gallery to be found in, and all that is known of them."""
+"""The data of an evaluation: a fixed list of pairs, the gallery of people, and all known facts of them."""
 
 from __future__ import annotations
 
@@ -12,13 +12,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-PER_PAIR = ("source", "target", "exact", "source_person", "target_person", "target_pose_deg", "mask", "occluder")
+# Shapes (n pairs, p people, s pixels) and types. The order is that of the hash, which results keep.
+FIELDS = {
+    "source": ("n3ss", torch.uint8),
+    "target": ("n3ss", torch.uint8),
+    "exact": ("n3ss", torch.uint8),
+    "source_person": ("n", torch.int64),
+    "target_person": ("n", torch.int64),
+    "gallery": ("p3ss", torch.uint8),
+    "gallery_person": ("p", torch.int64),
+    "target_pose_deg": ("n3", torch.float32),
+    "mask": ("n1ss", torch.bool),
+    "occluder": ("n1ss", torch.bool),
+}
 OPTIONAL = ("exact", "target_pose_deg", "mask", "occluder")
-# In this order: hashes of lists are kept in results.
-HASHED = (
-    "source", "target", "exact", "source_person", "target_person", "gallery", "gallery_person", "target_pose_deg",
-    "mask",
-)  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,11 +35,11 @@ class Pairs:
     source, target: (N, 3, H, H) uint8 RGB, the canonical aligned crop. exact: the true swaps, the same shape, or None.
     source_person, target_person: (N,) int64. gallery: (P, 3, H, H) uint8, one image of each person of gallery_person
     (P,) int64; every source's person is there, never by the source image itself unless `gallery_holds_sources`, which
-    is for data with one image of a person. target_pose_deg: (N, 3) float32, true yaw, pitch, roll of the targets. mask:
-    (N, 1, H, H) bool, the targets' inner faces. occluder: (N, 1, H, H) bool, what is held before the targets' faces.
-    names: one of each pair, for files. protocol: further facts that values on these pairs depend on.
+    is for data with one image per person. target_pose_deg: (N, 3) float32, true yaw, pitch, roll of the targets. mask:
+    (N, 1, H, H) bool, the targets' inner faces. occluder: (N, 1, H, H) bool, objects in front of the targets' faces.
+    names: one for each pair, for files. protocol: further facts that values on these pairs depend on.
 
-    Raises ValueError naming the field and what to do where any of this does not hold.
+    Raises ValueError naming the field and the remedy where any of this does not hold.
     """
 
     name: str
@@ -57,33 +64,23 @@ class Pairs:
             raise self._error("source", "no pairs at all; choose at least one")
         if len(self.gallery) == 0:
             raise self._error("gallery", "empty; give one image of every person, the sources' people included")
-        n, p, side = len(self.source), len(self.gallery), self.resolution
-        expected = {
-            "source": ((n, 3, side, side), torch.uint8),
-            "target": ((n, 3, side, side), torch.uint8),
-            "exact": ((n, 3, side, side), torch.uint8),
-            "source_person": ((n,), torch.int64),
-            "target_person": ((n,), torch.int64),
-            "gallery": ((p, 3, side, side), torch.uint8),
-            "gallery_person": ((p,), torch.int64),
-            "target_pose_deg": ((n, 3), torch.float32),
-            "mask": ((n, 1, side, side), torch.bool),
-            "occluder": ((n, 1, side, side), torch.bool),
-        }
-        for key, (shape, dtype) in expected.items():
-            array = getattr(self, key)
+        sizes = {"n": len(self.source), "p": len(self.gallery), "s": self.resolution, "1": 1, "3": 3}
+        for key, (axes, dtype) in FIELDS.items():
+            array, shape = getattr(self, key), tuple(sizes[axis] for axis in axes)
             if array is None and key in OPTIONAL:
                 continue
             if tuple(array.shape) != shape or array.dtype != dtype or array.device.type != "cpu":
-                found = f"{tuple(array.shape)} {array.dtype} on {array.device}"
-                raise self._error(key, f"expected {shape} {dtype} on cpu, as source has it, got {found}; convert it")
+                got = f"{tuple(array.shape)} {array.dtype} on {array.device}"
+                raise self._error(key, f"expected {shape} {dtype} on cpu, as source has it, got {got}; convert it")
         if self.target_pose_deg is not None and not torch.isfinite(self.target_pose_deg).all():
             row = int((~torch.isfinite(self.target_pose_deg)).any(1).nonzero()[0])
             raise self._error("target_pose_deg", f"NaN or infinite in row {row}; leave such pairs out")
         if self.mask is not None and not self.mask.any():
             raise self._error("mask", "no pixel of any target is inner face; give None where masks are unknown")
-        if self.names is not None and (len(self.names) != n or len(set(self.names)) != n):
-            raise self._error("names", f"expected {n}, all different, got {len(set(self.names))} of {len(self.names)}")
+        names = self.names
+        if names is not None and not len(names) == len(set(names)) == len(self):
+            got = f"{len(set(names))} of {len(names)}"
+            raise self._error("names", f"expected {len(self)}, all different, got {got}")
         self._check_people()
 
     def _check_people(self) -> None:
@@ -91,15 +88,15 @@ class Pairs:
         if len(column) < len(self.gallery):
             raise self._error("gallery_person", "some person has several images; keep one of each")
         if len(column) < 2:
-            raise self._error("gallery", "one person only, so anybody would be found; add images of other people")
+            raise self._error("gallery", "one person only, who would always be the nearest; add images of other people")
         for i, person in enumerate(self.source_person.tolist()):
             if person not in column:
                 raise self._error("gallery", f"no image of person {person}, the source of pair {i}; add one")
             if not self.gallery_holds_sources and torch.equal(self.gallery[column[person]], self.source[i]):
                 raise self._error("gallery", f"person {person} is there by the source image of pair {i}; use another")
 
-    def _error(self, key: str, what: str) -> ValueError:
-        return ValueError(f"pairs '{self.name}': {key}: {what}")
+    def _error(self, key: str, problem: str) -> ValueError:
+        return ValueError(f"pairs '{self.name}': {key}: {problem}")
 
     def __len__(self) -> int:
         return len(self.source)
@@ -116,7 +113,7 @@ class Pairs:
         Occluders are left out: they follow from the targets.
         """
         digest = hashlib.sha256()
-        for key in HASHED:
+        for key in [key for key in FIELDS if key != "occluder"]:
             array = getattr(self, key)
             digest.update(f"{key} {None if array is None else (tuple(array.shape), array.dtype)}\n".encode())
             if array is not None:
@@ -125,23 +122,23 @@ class Pairs:
 
     @cached_property
     def gallery_column(self) -> Tensor:
-        """(N,) int64: where in the gallery each pair's source person is."""
+        """(N,) int64: index in the gallery of each pair's source person."""
         column = {person: i for i, person in enumerate(self.gallery_person.tolist())}
         return torch.tensor([column[person] for person in self.source_person.tolist()])
 
     def subset(self, index: Sequence[int]) -> Pairs:
         """The pairs of these numbers, in this order, with the whole gallery. Raises ValueError where there are none."""
         index = torch.as_tensor(list(index), dtype=torch.int64)
-        chosen = {key: array[index] for key in PER_PAIR if (array := getattr(self, key)) is not None}
+        of_pairs = [key for key, (axes, _) in FIELDS.items() if axes[0] == "n" and getattr(self, key) is not None]
         names = None if self.names is None else tuple(self.names[i] for i in index.tolist())
-        return replace(self, **chosen, names=names)
+        return replace(self, **{key: getattr(self, key)[index] for key in of_pairs}, names=names)
 
 
 def merged(pairs: Pairs, groups: Sequence[Sequence[int]]) -> Pairs:
-    """The same list with the people of each group as one: data sets hold some people under several names.
+    """The same list with the people of each group as one: data sets have some people under several names.
 
     The gallery keeps the first image of each person; pairs of a person with themself are left out, and counted in
-    `protocol`. Whoever merges and who does not publishes values that cannot be compared. Raises ValueError on a person
+    `protocol`. Values with and without merging cannot be compared. Raises ValueError on a person
     who is unknown or in two groups, and where no pair is left.
     """
     known = set(pairs.gallery_person.tolist()) | set(pairs.source_person.tolist()) | set(pairs.target_person.tolist())
@@ -161,14 +158,14 @@ def merged(pairs: Pairs, groups: Sequence[Sequence[int]]) -> Pairs:
     left = (source != target).nonzero().flatten().tolist()
     if not left:
         raise ValueError(f"pairs '{pairs.name}': groups: every pair would be of one person; merge fewer")
-    told = {"people": len(known), "into": len(set(into.values())), "pairs_left_out": len(pairs) - len(left)}
+    counts = {"people": len(known), "into": len(set(into.values())), "pairs_left_out": len(pairs) - len(left)}
     return replace(
         pairs.subset(left),
         source_person=source[left],
         target_person=target[left],
         gallery=pairs.gallery[first],
         gallery_person=gallery[first],
-        protocol={**pairs.protocol, "merged": told},
+        protocol={**pairs.protocol, "merged": counts},
     )
 
 

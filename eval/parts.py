@@ -1,4 +1,4 @@
-"""A swapper's networks, and how anything that grows (time, operations) is shared out among them."""
+"""A swapper's networks, and how a growing quantity (time, operations) is attributed to them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import nn
 
 
 def parts_of(swapper: Any) -> dict[str, nn.Module]:
-    """The networks a swapper consists of: its `parts`; a module without them is one part; anything else has none."""
+    """The networks of a swapper: its `parts`; a module without them is one part; anything else has none."""
     parts = getattr(swapper, "parts", None)
     if parts is not None:
         return dict(parts)
@@ -30,27 +30,22 @@ def files_of(swapper: Any) -> dict[str, Path]:
 
 
 @contextmanager
-def shared_out(parts: dict[str, nn.Module], clock: Callable[[], float]) -> Iterator[dict[str, float]]:
-    """How far `clock` went on during the calls of each part; a part that is never called has no entry."""
+def attributed(parts: dict[str, nn.Module], clock: Callable[[], float]) -> Iterator[dict[str, float]]:
+    """How far `clock` advanced during the calls of each part; a part that is never called has no entry."""
     spent: dict[str, float] = {}
     started: dict[str, float] = {}
+
+    def start(name: str) -> None:
+        started[name] = clock()
+
+    def stop(name: str) -> None:
+        spent[name] = spent.get(name, 0.0) + clock() - started[name]
+
     handles = []
-
-    def start(name: str) -> Callable[..., None]:
-        def hook(*_: Any) -> None:
-            started[name] = clock()
-
-        return hook
-
-    def stop(name: str) -> Callable[..., None]:
-        def hook(*_: Any) -> None:
-            spent[name] = spent.get(name, 0.0) + clock() - started[name]
-
-        return hook
-
     try:
         for name, part in parts.items():
-            handles += [part.register_forward_pre_hook(start(name)), part.register_forward_hook(stop(name))]
+            handles.append(part.register_forward_pre_hook(lambda *_, name=name: start(name)))
+            handles.append(part.register_forward_hook(lambda *_, name=name: stop(name)))
         yield spent
     finally:
         for handle in handles:

@@ -1,8 +1,8 @@
-"""Peak memory of one swap at batch 1: the weights, and the most that is allocated beside them at any moment.
+"""Peak memory of one swap at batch 1: the weights, and the largest allocation beside them at any moment.
 
-On the CPU the allocations are those that torch's profiler records, operators' scratch of torch's own included, that of
-libraries with an allocator of their own not; on a GPU those of torch's allocator. Neither counts the two images, nor
-what torch and its libraries take up by being loaded. What the phone's runtime takes is another matter.
+On the CPU the allocations are those that torch's profiler records: with the scratch memory of torch's own operators,
+without that of libraries with their own allocator; on a GPU those of torch's allocator. Neither counts the two images,
+nor the memory of torch and its libraries themselves. The runtime of a phone needs another amount.
 """
 
 from __future__ import annotations
@@ -15,43 +15,43 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
 from swapcore.images import to_float
 
 from .latency_ms import on_cpu, on_gpu
 from .measured import Measured
+from .metric import Metric, Value, View
 from .parts import files_of, parts_of
-from .subject import Subject
 
 MB = 10**6
 
 
-def peak_memory_mb(subject: Subject) -> dict[str, Measured]:
-    """peak_memory_mb on the CPU, peak_memory_gpu_mb on the bench's GPU: 10^6 bytes, shares in the details.
+def peak_memory_mb(view: View) -> dict[str, Measured]:
+    """peak_memory_mb on the CPU, peak_memory_gpu_mb on the evaluation's GPU: 10^6 bytes, shares in the details.
 
-    Absent for a swapper without networks, and for one with a part that does not run in torch. On the CPU absent where
-    it is no module, so that it cannot be copied there.
+    Absent for a swapper without networks, and for one with a part that does not run in torch; on the CPU also for one
+    on another device that is no module, which cannot be copied to the CPU.
     """
-    swapper = subject.swapper
+    swapper = view.swapper
     if not parts_of(swapper) or set(files_of(swapper)) - set(parts_of(swapper)):
         return {}
-    images = to_float(subject.pairs.source[:1]), to_float(subject.pairs.target[:1])
+    images = to_float(view.pairs.source[:1]), to_float(view.pairs.target[:1])
+    common = {"batch": 1, "resolution": view.pairs.resolution, "torch": torch.__version__}
     values = {}
-    if on_gpu(swapper, subject.device):
-        there = tuple(image.to(subject.device) for image in images)
-        working = gpu_bytes(lambda: swapper(*there), subject.device)
-        values["peak_memory_gpu_mb"] = _measured(
-            swapper, working, images, {"device": "cuda", "processor": torch.cuda.get_device_name(subject.device)},
-            "weights + torch.cuda.max_memory_allocated above what was allocated before",
-        )  # fmt: skip
-    local = on_cpu(swapper, subject.device)
+    if on_gpu(swapper, view.device):
+        there = tuple(image.to(view.device) for image in images)
+        where = {"device": "cuda", "processor": torch.cuda.get_device_name(view.device)}
+        method = "weights + torch.cuda.max_memory_allocated above what was allocated before"
+        working = gpu_bytes(lambda: swapper(*there), view.device)
+        values["peak_memory_gpu_mb"] = _measured(swapper, working, {**where, "method": method, **common})
+    local = on_cpu(swapper, view.device)
     if local is not None:
-        values["peak_memory_mb"] = _measured(
-            local, cpu_bytes(lambda: local(*images)), images, {"device": "cpu", "threads": 1},
-            "weights + peak of the allocations in torch.profiler's trace",
-        )  # fmt: skip
+        where = {"device": "cpu", "threads": 1}
+        method = "weights + peak of the allocations in torch.profiler's trace"
+        working = cpu_bytes(lambda: local(*images))
+        values["peak_memory_mb"] = _measured(local, working, {**where, "method": method, **common})
     return values
 
 
@@ -67,8 +67,8 @@ def weight_bytes(networks: Iterable[nn.Module]) -> int:
 
 @torch.inference_mode()
 def cpu_bytes(call: Callable[[], Any]) -> int:
-    """The most that is allocated at once on one thread during a call, the second one, above what was there before."""
-    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # it reports its every start, and each GPU that is not there
+    """The peak of allocations on one thread during a second call, above those before it."""
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else it logs every start and every missing GPU
     threads_before = torch.get_num_threads()
     try:
         torch.set_num_threads(1)
@@ -84,14 +84,14 @@ def cpu_bytes(call: Callable[[], Any]) -> int:
     memory = sorted((event for event in events if event["name"] == "[memory]"), key=lambda event: event["ts"])
     allocated = peak = 0
     for event in memory:
-        allocated += event["args"]["Bytes"]  # below 0 where it is given back
+        allocated += event["args"]["Bytes"]  # below 0 where memory is freed
         peak = max(peak, allocated)
     return peak
 
 
 @torch.inference_mode()
 def gpu_bytes(call: Callable[[], Any], device: torch.device) -> int:
-    """The same of torch's CUDA allocator."""
+    """The same by torch's CUDA allocator."""
     call()
     torch.cuda.synchronize(device)
     torch.cuda.reset_peak_memory_stats(device)
@@ -101,9 +101,17 @@ def gpu_bytes(call: Callable[[], Any], device: torch.device) -> int:
     return torch.cuda.max_memory_allocated(device) - before
 
 
-def _measured(swapper: Any, working: int, images: tuple[Tensor, Tensor], where: dict, method: str) -> Measured:
+def _measured(swapper: Any, working: int, protocol: dict[str, Any]) -> Measured:
     own = [swapper] if isinstance(swapper, nn.Module) else []
     weights = weight_bytes([*own, *parts_of(swapper).values()])
-    protocol = {**where, "method": method, "batch": 1, "resolution": images[0].shape[-1], "torch": torch.__version__}
     details = {"weights": weights / MB, "working": working / MB}
-    return Measured((weights + working) / MB, "MB (10^6 bytes)", "lower", 1, None, protocol, details)
+    return Measured((weights + working) / MB, 1, None, protocol, details)
+
+
+PEAK_MEMORY = Metric(
+    peak_memory_mb,
+    (
+        Value("peak_memory_mb", "peak MB", "MB (10^6 bytes)", "{:.1f}", "lower", brief=False),
+        Value("peak_memory_gpu_mb", "GPU peak MB", "MB (10^6 bytes)", "{:.1f}", "lower", brief=False),
+    ),
+)

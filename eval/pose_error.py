@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .measured import Measured, mean_of
-from .subject import Subject
+from .metric import Metric, Value, View
 
 
 def angle_distance_deg(a: Tensor, b: Tensor) -> Tensor:
@@ -19,21 +19,29 @@ def angle_distance_deg(a: Tensor, b: Tensor) -> Tensor:
     return (torch.remainder(difference + 180, 360) - 180).norm(dim=1)
 
 
-def pose_error(subject: Subject) -> dict[str, Measured]:
+def pose_error(view: View) -> dict[str, Measured]:
     """pose_error_deg: the estimator's reading of the swap against its reading of the target.
 
     pose_error_true_deg, where the targets' pose is known: its reading of the swap against the truth. The estimator's
     own error on the unchanged targets is in the details: no sound swap can be expected below it.
     """
-    protocol = subject.protocol("pose")
-    swap, target = subject.read("pose", "swap"), subject.read("pose", "target")
+    protocol = view.protocol("pose")
+    swap, target = view.read("pose", "swap"), view.read("pose", "target")
     relative = {**protocol, "against": "the estimator's reading of the target"}
-    values = {"pose_error_deg": mean_of(angle_distance_deg(swap, target), "degrees", "lower", relative)}
-    truth = subject.pairs.target_pose_deg
+    values = {"pose_error_deg": mean_of(angle_distance_deg(swap, target), relative)}
+    truth = view.pairs.target_pose_deg
     if truth is not None:
-        own = float(angle_distance_deg(target, truth).mean())
+        own = {"estimator_error_on_targets_deg": float(angle_distance_deg(target, truth).mean())}
         absolute = {**protocol, "against": "the target's true pose"}
-        values["pose_error_true_deg"] = mean_of(
-            angle_distance_deg(swap, truth), "degrees", "lower", absolute, {"estimator_error_on_targets_deg": own}
-        )
+        values["pose_error_true_deg"] = mean_of(angle_distance_deg(swap, truth), absolute, own)
     return values
+
+
+POSE_ERROR = Metric(
+    pose_error,
+    (
+        Value("pose_error_deg", "pose error °", "degrees", "{:.2f}", "lower"),
+        Value("pose_error_true_deg", "to true pose °", "degrees", "{:.2f}", "lower", brief=False),
+    ),
+    needs="pose",
+)

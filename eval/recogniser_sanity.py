@@ -1,4 +1,4 @@
-"""What a recogniser is worth on a set of photographs, before it judges anything: does it tell these people apart?
+"""Quality of a recogniser on a set of photographs, before it measures anything: does it separate these people?
 
 Same/different as on LFW (Huang et al., 2007), but over all pairs of photographs; closed-set identification by the
 nearest neighbour and by one gallery photograph a person.
@@ -12,58 +12,65 @@ import numpy as np
 from scipy.stats import rankdata
 
 from .measured import BOOTSTRAP_SEED, Measured, mean_of
+from .metric import Value, described
 
 GALLERIES = 200
+VALUES = (
+    Value("same_different_auc", "same/different AUC", "area under the ROC curve", "{:.4f}", "higher"),
+    Value("nearest_neighbour_top1_pct", "nearest top-1 %", "%", "{:.1f}", "higher"),
+    Value("one_shot_top1_pct", "one-shot top-1 %", "%", "{:.1f}", "higher"),
+)
 
 
 def recogniser_sanity(embeddings: Any, persons: Any, protocol: dict[str, Any] | None = None) -> dict[str, Measured]:
     """(N, D) unit embeddings of the photographs of (N,) persons, any labels, to three values.
 
-    same_different_auc: the chance, from 0 to 1, that a pair of one person is nearer than a pair of two, over all pairs;
-    ties count half. It has no interval, since its pairs share photographs. nearest_neighbour_top1_pct: photographs
-    whose nearest other one is of the same person, people with one photograph being wrong answers only.
-    one_shot_top1_pct: photographs whose person is found in a gallery of everybody's first photograph, in the order
-    given, all other photographs being looked for. Which gallery it is may matter more than the recogniser does, so the
-    details have the mean over all choices, each person's photograph chosen independently, and the deviation of 200
-    galleries by seed from their mean. Another person just as near counts as nearer, in both top-1.
+    same_different_auc: the probability that a pair of one person is nearer than a pair of two, over all pairs; ties
+    count half. It has no interval, since its pairs share photographs. nearest_neighbour_top1_pct: share of photographs
+    whose nearest other one is of the same person; people with one photograph are only wrong answers.
+    one_shot_top1_pct: share of photographs whose person is the nearest in a gallery of everybody's first photograph, in
+    the order given; the gallery's own photographs are no queries. The choice of the gallery may matter more than the
+    recogniser does, so the details have the mean over all choices, each person's photograph chosen independently, and
+    the deviation of 200 seeded galleries from their mean. In both top-1, another person just as near counts as nearer.
 
-    `protocol` is added to what the values depend on. Takes some 60 bytes for every pair of photographs. Raises
-    ValueError on other shapes, NaN, embeddings not of unit length, fewer than two people, and where nobody has two
-    photographs.
+    `protocol` is added to that of the values. Takes some 60 bytes for every pair of photographs. Raises ValueError on
+    other shapes, NaN, embeddings not of unit length, fewer than two people, and where nobody has two photographs.
     """
     embeddings, person = _checked(embeddings, persons)
     cosine = embeddings @ embeddings.T
     count = np.bincount(person)
-    depends = {
-        "people": len(count), "photographs": len(person), "distance": "cosine", **(protocol or {})
-    }  # fmt: skip
+    depends = {"people": len(count), "photographs": len(person), "distance": "cosine", **(protocol or {})}
     cosine_of_others = np.where(np.eye(len(person), dtype=bool), -np.inf, cosine)
     same = person[:, None] == person
     nearest_own = np.where(same, cosine_of_others, -np.inf).max(1)
     nearest_stranger = np.where(same, -np.inf, cosine).max(1)
     several = count[person] > 1
     first = np.unique(person, return_index=True)[1]
-    found = _found(cosine, person, first)
+    recognised = _recognised(cosine, person, first)
     upper = np.triu_indices(len(person), 1)
     auc, pairs_same = _auc(cosine[upper], same[upper])
     pairs = len(upper[0])
-    gallery = {"gallery": "one photograph a person, the first", "size": len(first), "chance_pct": 100 / len(first)}
+    gallery_facts = {
+        "gallery": "one photograph a person, the first",
+        "size": len(first),
+        "chance_pct": 100 / len(first),
+    }
     rng = np.random.default_rng(BOOTSTRAP_SEED)
     groups = [np.flatnonzero(person == k) for k in range(len(count))]
-    drawn = [_found(cosine, person, np.array([rng.choice(group) for group in groups])).mean() for _ in range(GALLERIES)]
-    every = {
+    galleries = (np.array([rng.choice(group) for group in groups]) for _ in range(GALLERIES))
+    drawn = [_recognised(cosine, person, gallery).mean() for gallery in galleries]
+    details = {
         "mean_over_all_galleries": 100 * float(_over_galleries(cosine, person, groups)[several].mean()),
         "deviation_over_galleries": 100 * float(np.std(drawn)),
     }
-    return {
-        "same_different_auc": Measured(
-            auc, "area under the ROC curve", "higher", pairs, None, depends, {"pairs_of_one_person": pairs_same}
-        ),
+    measured = {
+        "same_different_auc": Measured(auc, pairs, None, depends, {"pairs_of_one_person": pairs_same}),
         "nearest_neighbour_top1_pct": mean_of(
-            100.0 * (nearest_own > nearest_stranger)[several], "%", "higher", {**depends, "gallery": "all others"}
+            100.0 * (nearest_own > nearest_stranger)[several], {**depends, "gallery": "all others"}
         ),
-        "one_shot_top1_pct": mean_of(100.0 * found, "%", "higher", {**depends, **gallery}, every),
+        "one_shot_top1_pct": mean_of(100.0 * recognised, {**depends, **gallery_facts}, details),
     }
+    return described(measured, VALUES)
 
 
 def _checked(embeddings: Any, persons: Any) -> tuple[np.ndarray, np.ndarray]:
@@ -80,23 +87,22 @@ def _checked(embeddings: Any, persons: Any) -> tuple[np.ndarray, np.ndarray]:
     count = np.bincount(person)
     if len(count) < 2 or count.max() < 2:
         raise ValueError(
-            f"to tell people apart takes two people or more, one of them with two photographs: got {len(count)} people "
+            f"to separate people takes two people or more, one of them with two photographs: got {len(count)} people "
             f"and {len(person)} photographs"
         )
     return embeddings, person
 
 
 def _auc(cosine: np.ndarray, same: np.ndarray) -> tuple[float, int]:
-    """Mann and Whitney's U of pairs, as a share, and how many of them are of one person."""
+    """Mann and Whitney's U of pairs, as a share, and the number of pairs of one person."""
     ones = int(same.sum())
     others = len(same) - ones
     excess = rankdata(cosine)[same].sum() - ones * (ones + 1) / 2
     return float(excess / (ones * others)), ones
 
 
-def _found(cosine: np.ndarray, person: np.ndarray, gallery: np.ndarray) -> np.ndarray:
-    """Whether each photograph that is not of the gallery, (P,) indices by person, is nearest to its own person there;
-    people of whom there is no other photograph are not looked for."""
+def _recognised(cosine: np.ndarray, person: np.ndarray, gallery: np.ndarray) -> np.ndarray:
+    """Whether each photograph outside the gallery, (P,) indices by person, is nearest to its own person there."""
     rest = np.setdiff1d(np.arange(len(person)), gallery)
     to_gallery = cosine[np.ix_(rest, gallery)]
     own = to_gallery[np.arange(len(rest)), person[rest]]
@@ -104,11 +110,11 @@ def _found(cosine: np.ndarray, person: np.ndarray, gallery: np.ndarray) -> np.nd
 
 
 def _over_galleries(cosine: np.ndarray, person: np.ndarray, groups: list[np.ndarray]) -> np.ndarray:
-    """(N,) share of all galleries of one photograph a person in which a photograph's own person is the nearest; NaN
+    """(N,) share of all galleries of one photograph per person in which a photograph's own person is the nearest; NaN
     for people with one photograph.
 
-    Given the own gallery photograph, every other person is independently further away in that share of their
-    photographs which are.
+    Given the gallery photograph of the own person, every other person is further away independently of the rest, with a
+    probability that is the share of their photographs which are.
     """
     shares = np.full(len(person), np.nan)
     for i, row in enumerate(cosine):

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from distill import config
 from distill.evaluate import pairs, swappers
-from eval.subject import swap_batch
+from eval.evaluation import Evaluation
 from swapcore.files import whole_file, write_json
 from swapcore.hardware import environment
 
@@ -32,12 +32,8 @@ from swapcore.hardware import environment
 @torch.inference_mode()
 def errors(swapper, tests, batch: int = 32) -> Tensor:
     """swap - exact swap (N, 3, H, H) in [-1, 1] units, 0 outside the inner face."""
-    parts = []
-    for start in range(0, len(tests), batch):
-        part = slice(start, start + batch)
-        swap = swap_batch(swapper, tests.source[part], tests.target[part], "cpu")
-        parts.append((swap.float() - tests.exact[part].float()) / 127.5 * tests.mask[part])
-    return torch.cat(parts)
+    swaps = Evaluation(tests, batch_size=batch).swap(swapper)
+    return (swaps.float() - tests.exact.float()) / 127.5 * tests.mask
 
 
 def fit(error: Tensor, teacher: Tensor, unswapped: Tensor) -> np.ndarray:

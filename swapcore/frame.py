@@ -1,8 +1,8 @@
-"""From the canonical crop to the crop a teacher was trained on, and back.
+"""The canonical crop of a face, and the crops that other networks expect, taken from it and pasted back.
 
-Both are alignments of the same five points, so one constant similarity transform serves every picture and stays
-differentiable. The templates are those that public face swappers use (facefusion/facefusion, face_helper's warp
-templates, read 2026-08).
+Every crop is an alignment of the same five points. One constant similarity transform therefore converts between two of
+them for all pictures, differentiably. The templates are those of public face swappers (facefusion/facefusion,
+face_helper's warp templates, read 2026-08).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-# Left eye, right eye, nose tip, left and right mouth corner as (x, y) fractions of the crop's side.
+# Left eye, right eye, nose tip, left mouth corner, right mouth corner, as (x, y) fractions of the crop's side.
 CANONICAL = ((0.37469, 0.47168), (0.62137, 0.47203), (0.49590, 0.62828), (0.38824, 0.73359), (0.60844, 0.73391))
 TEMPLATES = {
     "canonical": CANONICAL,
@@ -42,7 +42,7 @@ def inner_square(images: Tensor) -> Tensor:
 
 
 def similarity(source: Tensor, target: Tensor) -> Tensor:
-    """The (2, 3) similarity transform that takes points (K, 2) nearest to points (K, 2) (Umeyama 1991)."""
+    """The similarity transform (2, 3), float64, from points (K, 2) to points (K, 2) by least squares (Umeyama 1991)."""
     source, target = source.double(), target.double()
     a, b = source - source.mean(0), target - target.mean(0)
     cos, sin = (a * b).sum() / a.square().sum(), (a[:, 0] * b[:, 1] - a[:, 1] * b[:, 0]).sum() / a.square().sum()
@@ -51,10 +51,13 @@ def similarity(source: Tensor, target: Tensor) -> Tensor:
 
 
 class Crop(nn.Module):
-    """The crop of a template at `size` pixels: `take` it from canonical crops, `paste` it back into them."""
+    """The crop of a template at `size` pixels: `take` cuts it out of canonical crops, `paste` puts it back."""
 
     def __init__(self, template: str, size: int, feather: float = 0.1) -> None:
-        """`feather` is the width of the soft border of a pasted crop, as a fraction of its side. Raises ValueError."""
+        """feather: width of the soft border of a pasted crop, as a fraction of its side.
+
+        Raises ValueError for an unknown template.
+        """
         super().__init__()
         if template not in TEMPLATES:
             raise ValueError(f"unknown template '{template}', known: {', '.join(TEMPLATES)}")
@@ -68,13 +71,13 @@ class Crop(nn.Module):
         self.register_buffer("mask", (soft[:, None] * soft[None])[None, None], persistent=False)
 
     def take(self, images: Tensor) -> Tensor:
-        """Canonical crops (N, C, H, H) to crops (N, C, size, size), bilinear, the border going on outside."""
+        """Canonical crops (N, C, H, H) to crops (N, C, size, size), bilinear; outside, the border is repeated."""
         if self.template == "canonical":
             return _resize(images, self.size)
         return _sample(images, self.to_canonical, self.size)
 
     def paste(self, crops: Tensor, images: Tensor) -> Tensor:
-        """Crops (N, 3, size, size) laid into canonical crops (N, 3, H, H) with a soft border."""
+        """Crops (N, 3, size, size) pasted into canonical crops (N, 3, H, H) with a soft border."""
         size = images.shape[-1]
         if self.template == "canonical":
             return _resize(crops, size)
@@ -83,7 +86,7 @@ class Crop(nn.Module):
 
 
 def _sample(images: Tensor, transform: Tensor, size: int, padding: str = "border") -> Tensor:
-    """(N, C, size, size) whose pixel at fraction p shows the images at fraction transform(p)."""
+    """Images as (N, C, size, size) whose pixel at p shows the image at transform(p), in fractions of the side."""
     linear, shift = transform[:, :2], transform[:, 2]
     theta = torch.cat([linear, (2 * shift + linear.sum(1) - 1)[:, None]], 1)  # fractions of [0, 1] to [-1, 1]
     grid = F.affine_grid(theta[None].float(), [1, 1, size, size], align_corners=False).to(images.dtype)

@@ -1,4 +1,4 @@
-"""Pictures: decoded, brought to [-1, 1] and back, drawn in grids, and written as PNG files marked as AI-generated."""
+"""Images: decoding, uint8 <-> float in [-1, 1], grids of faces, and PNG files, marked where AI generated them."""
 
 from __future__ import annotations
 
@@ -47,17 +47,17 @@ def to_float(images: Tensor) -> Tensor:
     """uint8 images in [0, 255] to float32 in [-1, 1]. Raises ValueError on another type."""
     if images.dtype != torch.uint8:
         raise ValueError(f"images: expected uint8, got {images.dtype}")
-    return images.float() / 127.5 - 1
+    return images.float().div_(127.5).sub_(1)  # in place: batches are large
 
 
-def to_uint8(images: Tensor) -> Tensor:
+def to_uint8(images: Tensor, check: bool = True) -> Tensor:
     """Float images in [-1, 1] to uint8 as a file would hold them: rounded, clipped outside the range.
 
-    Raises ValueError on integers and on NaN or infinite values.
+    Raises ValueError on integers and, with `check`, on NaN or infinite values; the check makes the host wait for a GPU.
     """
     if not images.is_floating_point():
         raise ValueError(f"images: expected floats in [-1, 1], got {images.dtype}")
-    if not torch.isfinite(images).all():
+    if check and not torch.isfinite(images).all():
         raise ValueError("images: NaN or infinite values; no picture can hold them")
     return ((images.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
 
@@ -82,16 +82,26 @@ def grid(columns: dict[str, Tensor], cell: int = 128) -> Image.Image:
     return sheet
 
 
-def save_png(picture: Image.Image | Tensor, path: str | Path) -> None:
-    """Write a picture, or one (3, H, W) uint8 face, marked as AI-generated in XMP and in PNG text."""
+def save_png(
+    picture: Image.Image | Tensor | np.ndarray, path: str | Path, generated: bool = True, compress_level: int = 6
+) -> None:
+    """Write a picture, a uint8 tensor (3, H, W) or a uint8 array (H, W, 3) or (H, W) as PNG, whole or not at all.
+
+    `generated` pictures are marked as AI-generated in XMP and in PNG text. Pass False for a photograph that is only
+    decoded, resized or cropped, and for a mask.
+    """
     if isinstance(picture, Tensor):
-        picture = Image.fromarray(np.ascontiguousarray(picture.permute(1, 2, 0).cpu().numpy()))
+        picture = np.ascontiguousarray(picture.permute(1, 2, 0).cpu().numpy())
+    if isinstance(picture, np.ndarray):
+        picture = Image.fromarray(picture)
+    if generated:
+        picture = marked(picture)
     with whole_file(path) as temporary:
-        marked(picture).save(temporary, "PNG")
+        picture.save(temporary, "PNG", compress_level=compress_level)
 
 
 def marked(picture: Image.Image) -> Image.Image:
-    """A copy that, whoever saves it as PNG, says that it is AI-generated."""
+    """A copy whose own `save` as PNG adds the AI-generated mark, for a library that saves it by itself (MLflow)."""
     info = PngInfo()
     info.add_text("Software", "SwapDistill")
     info.add_text("Comment", COMMENT)

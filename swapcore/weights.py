@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -122,6 +122,15 @@ def read_state(path: str | Path, wrappers: tuple[str, ...] = WRAPPERS) -> dict[s
     return content if path.suffix == ".safetensors" else unwrap(content, path, wrappers)
 
 
+def read_header(path: str | Path) -> dict[str, str]:
+    """The texts that a .safetensors file holds beside its tensors. Raises ValueError where it is not such a file."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return file.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path}: not a safetensors file ({error})") from None
+
+
 def read_parts(path: str | Path, names: tuple[str, ...]) -> dict[str, dict[str, Tensor]]:
     """The state dicts that a torch file holds side by side, by their names: {"generator": ..., "encoder": ...}.
 
@@ -151,6 +160,13 @@ def unwrap(content: object, where: str | Path, wrappers: tuple[str, ...] = WRAPP
     return {key.removeprefix("module."): tensor for key, tensor in content.items()}
 
 
+def tensor_of(state: Mapping[str, Tensor], key: str, dimensions: int, where: str) -> Tensor:
+    """A tensor from whose shape a loader reads an option. Raises ValueError if it is absent or has another rank."""
+    if key not in state or state[key].ndim != dimensions:
+        raise ValueError(f"{where}: {key}: expected {dimensions} dimensions, found {_shape(state.get(key))}")
+    return state[key]
+
+
 def load_strictly(
     network: nn.Module,
     state: Mapping[str, Tensor],
@@ -178,11 +194,24 @@ def load_strictly(
         original_key, tensor = given.get(key, (key, None))
         if key not in expected or tensor is None or tensor.shape != expected[key].shape:
             wanted = f"shape {tuple(expected[key].shape)}" if key in expected else "no such tensor"
-            found = "none" if tensor is None else f"shape {tuple(tensor.shape)}"
-            raise ValueError(f"{where}: not the weights of {weights}: {original_key}: expected {wanted}, found {found}")
+            fault = f"expected {wanted}, found {_shape(tensor)}"
+            raise ValueError(f"{where}: not the weights of {weights}: {original_key}: {fault}")
         if finite and not torch.isfinite(tensor).all():
             raise ValueError(f"{where}: damaged weights of {weights}: {original_key}: NaN or infinite values")
     network.load_state_dict({key: given[key][1].to(expected[key].dtype) for key in expected}, assign=assign)
+
+
+def build_with(
+    build: Callable[[], nn.Module], state: Mapping[str, Tensor], where: str | Path, rename: Callable[[str], str] = str
+) -> nn.Module:
+    """The network of `build`, loaded strictly. It takes the tensors as its own: nothing is initialised or copied.
+
+    `build` runs on the meta device, so a network with buffers that no file holds cannot be built this way.
+    """
+    with torch.device("meta"):
+        network = build()
+    load_strictly(network, state, where, rename, assign=True)
+    return network
 
 
 class _Opaque:
@@ -221,3 +250,7 @@ def _describe(content: object) -> str:
     if isinstance(content, Mapping):
         return f"a mapping with the keys {', '.join(map(str, list(content)[:6]))}" if content else "nothing"
     return type(content).__name__
+
+
+def _shape(tensor: Tensor | None) -> str:
+    return "none" if tensor is None else f"shape {tuple(tensor.shape)}"

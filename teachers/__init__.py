@@ -1,4 +1,4 @@
-"""Teachers: what is frozen. Build one by name, with the paths of its weights; `teachers/teacher.py` is the contract."""
+"""Teachers: frozen face swappers, built by name with the paths of their weights. Their contract is in `teacher.py`."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ TEACHERS = {
 
 
 def build(name: str, weights: Mapping[str, str | Path] | None = None, **options) -> Teacher:
-    """A teacher, ready to swap, frozen and in evaluation mode.
+    """A frozen teacher in evaluation mode.
 
-    `weights` are paths by the keys of the class's FILES. Raises ValueError: an unknown name (the known are listed),
-    a missing or foreign file, an option that does not exist.
+    `weights` are paths by the keys of the class's FILES. Raises ValueError for an unknown name, a missing file, a file
+    of another network, and an unknown option.
     """
     if name not in TEACHERS:
         raise ValueError(f"unknown teacher '{name}', known: {', '.join(TEACHERS)}")

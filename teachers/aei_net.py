@@ -1,9 +1,8 @@
 """AEI-Net, the first stage of FaceShifter (Li et al. 2019, arXiv:1912.13457).
 
 Own implementation of the two public layouts: taotaonice/FaceShifter @376b09e (184,343,381 parameters) and
-mindslab-ai/faceshifter @d232459 (439,313,606). A U-Net keeps of the target a map per resolution, its attributes; the
-generator grows a picture out of the source's embedding and mixes the attributes in, level by level, where a learnt mask
-says so.
+mindslab-ai/faceshifter @d232459 (439,313,606). A U-Net encodes the target as one attribute map per resolution. The
+generator starts from the source's embedding and mixes the attribute maps in, level by level, weighted by learnt masks.
 """
 
 from __future__ import annotations
@@ -21,13 +20,13 @@ _MOST_DOWNS = 7
 
 @dataclass(frozen=True)
 class Layout:
-    """What the two public implementations differ in."""
+    """The differences between the two public implementations."""
 
-    affine_batch_norm: bool  # normalise before the attributes by batch statistics, learnt gain; else per picture
-    mask_per_channel: bool  # else one mask for all channels
-    kernel: int  # side of the convolutions that make gains, shifts and mask
+    affine_batch_norm: bool  # AAD normalises by batch statistics with learnt gain; otherwise per picture
+    mask_per_channel: bool  # otherwise one mask for all channels
+    kernel: int  # side of the convolutions that compute gains, shifts and mask
     bias: bool  # of all other convolutions
-    zero_to_one: bool  # the network works on [0, 1] and ends in a sigmoid; else on [-1, 1] and in tanh
+    zero_to_one: bool  # the network works on [0, 1] and ends in a sigmoid; otherwise on [-1, 1] and in tanh
 
 
 LAYOUTS = {
@@ -37,7 +36,7 @@ LAYOUTS = {
 
 
 def initialise(module: nn.Module) -> None:
-    """Xavier normal convolutions, nearly zero linear layers, as the reference begins (`network.apply(initialise)`)."""
+    """The reference's initial weights: Xavier normal convolutions, linear layers near zero (`network.apply`)."""
     if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
         nn.init.xavier_normal_(module.weight)
     elif isinstance(module, nn.Linear):
@@ -46,7 +45,7 @@ def initialise(module: nn.Module) -> None:
 
 
 class Unit(nn.Module):
-    """Half (`up`: twice) the resolution by a 4x4 convolution, batch normalisation, leaky ReLU."""
+    """A 4x4 convolution to half (`up`: twice) the resolution, batch normalisation, leaky ReLU."""
 
     def __init__(self, inputs: int, outputs: int, bias: bool, up: bool = False) -> None:
         super().__init__()
@@ -67,7 +66,7 @@ class AttributeEncoder(nn.Module):
     """A target to its attribute maps, from the innermost to the full resolution."""
 
     def __init__(self, channels: list[int], bias: bool) -> None:
-        """`channels` of the maps on the way down."""
+        """channels: of the maps from the full resolution down."""
         super().__init__()
         self.downs = nn.ModuleList(Unit(a, b, bias) for a, b in zip([3, *channels], channels, strict=False))
         inner = [channels[-1], *(2 * c for c in channels[-2:0:-1])]
@@ -85,8 +84,8 @@ class AttributeEncoder(nn.Module):
 
 
 class AAD(nn.Module):
-    """Adaptive attentional denormalisation: normalised features, scaled and shifted twice, by the attribute map and by
-    the embedding; a mask of the features chooses between the two."""
+    """Adaptive attentional denormalisation: the normalised features are scaled and shifted by the attribute map and,
+    separately, by the embedding; a mask computed from the features blends the two results."""
 
     def __init__(self, channels: int, attributes: int, embedding_dim: int, layout: Layout) -> None:
         super().__init__()
@@ -107,7 +106,7 @@ class AAD(nn.Module):
 
 
 class AADBlock(nn.Module):
-    """Two denormalised 3x3 convolutions and a shortcut, which has one of its own where the width changes."""
+    """Two denormalised 3x3 convolutions and a shortcut, which has a third one where the width changes."""
 
     def __init__(self, inputs: int, outputs: int, attributes: int, embedding_dim: int, layout: Layout) -> None:
         super().__init__()
@@ -124,12 +123,12 @@ class AADBlock(nn.Module):
 
 class AEINet(nn.Module):
     """Options: layout, a key of LAYOUTS; width, the channels of the last attribute map, to which all others are in
-    proportion (64 is the paper's; even); embedding_dim; resolution, a multiple of 32 from 64 on.
+    proportion (even; the paper has 64); embedding_dim; resolution, a multiple of 32, at least 64.
 
-    It goes down by halves as far as the resolution can be halved with 2 pixels or more left, seven times at most: to
-    2x2 from 64, 128 and 256, to 3x3 from 96 and 192, where the 2x2 map that the embedding makes is enlarged. A level
-    less is an attribute map and the widest of the generator's blocks less. Wrong options raise ValueError.
-    `self.options` rebuild the network.
+    The encoder halves the resolution at most seven times, while at least 2 pixels remain: to 2x2 from 64, 128 and 256,
+    to 3x3 from 96 and 192, where the 2x2 map computed from the embedding is enlarged. Each level less drops one
+    attribute map and the widest remaining block of the generator. Wrong options raise ValueError. `self.options`
+    rebuild the network.
     """
 
     def __init__(
@@ -162,8 +161,11 @@ class AEINet(nn.Module):
         self.apply(initialise)
 
     def attribute_maps(self, target: Tensor) -> list[Tensor]:
-        """Targets (N, 3, R, R) in [-1, 1] to their attribute maps, smallest first: at 256 and width 64 eight of 1024,
-        2048, 1024, 512, 256, 128, 64, 64 channels and 2, 4, ..., 256 pixels. Raises ValueError on another shape."""
+        """Targets (N, 3, R, R) in [-1, 1] to their attribute maps, smallest first. At resolution 256 and width 64 these
+        are eight maps of 1024, 2048, 1024, 512, 256, 128, 64, 64 channels and 2, 4, ..., 256 pixels.
+
+        Raises ValueError on another shape.
+        """
         size = self.options["resolution"]
         if target.ndim != 4 or tuple(target.shape[1:]) != (3, size, size):
             raise ValueError(f"target: expected (N, 3, {size}, {size}), got {tuple(target.shape)}")
@@ -184,9 +186,7 @@ class AEINet(nn.Module):
 
     def forward(self, target: Tensor, embedding: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Target (N, 3, R, R) in [-1, 1] and unit embedding (N, D) to the swap, like the target, and the target's
-        attribute maps. Both layouts keep this range outside; the colour order is whatever it was trained on.
-
-        Raises ValueError on other shapes.
+        attribute maps. The colour order is that of the weights. Raises ValueError on other shapes.
         """
         maps = self.attribute_maps(target)
         return self.generate(maps, embedding), maps
@@ -199,7 +199,7 @@ _LEAVES = {  # of an AAD layer, taotaonice and mindslab
 
 
 def original_to_ours(key: str) -> str:
-    """Our name of a tensor of either original checkpoint, or the name itself where neither has such a tensor.
+    """Our name of a tensor of either original checkpoint; any other name unchanged.
 
     encoder.deconv2.bn.weight (taotaonice) and E.Decoder.layer_1.1.weight (mindslab) -> encoder.ups.1.bn.weight.
     """

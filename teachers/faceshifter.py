@@ -1,55 +1,55 @@
-"""FaceShifter as a teacher: AEI-Net swaps, HEAR-Net brings back what it lost (Li et al. 2019, arXiv:1912.13457).
+"""FaceShifter as a teacher: AEI-Net swaps, HEAR-Net restores occlusions (Li et al. 2019, arXiv:1912.13457).
 
 The authors never published weights. This reads checkpoints of the two public implementations, taotaonice/FaceShifter
-@376b09e and mindslab-ai/faceshifter @d232459, and files of our own training, which `save_faceshifter` writes.
+@376b09e and mindslab-ai/faceshifter @d232459, and the files that `save_faceshifter` writes after training here.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from swapcore.files import whole_file
 from swapcore.frame import Crop
-from swapcore.weights import load_strictly, read_state
+from swapcore.weights import build_with, load_strictly, read_header, read_state, tensor_of
 
 from . import aei_net, hearnet
-from .aei_net import AEINet, Layout
+from .aei_net import AEINet
 from .hearnet import HEARNet
 from .irse50 import load_irse50
 from .teacher import Teacher
 
-__all__ = ["AEINet", "FaceShifterTeacher", "HEARNet", "Layout", "read_metadata", "save_faceshifter"]
+__all__ = ["AEINet", "FaceShifterTeacher", "HEARNet", "read_metadata", "save_faceshifter"]
 
 _RESERVED = ("teacher", "options", "refiner_options")
 _ORIGINAL_SIZE = 256
 _TEMPLATES = {"taotaonice": "faceshifter_256", "mindslab": "ffhq_512"}
-_MARKS = {  # tensors that tell the layout, half the width and the length of the embedding
+# Two tensors by whose names a layout is recognised; their shapes give half the width and the embedding's length.
+_MARKS = {
     "taotaonice": ("encoder.conv1.0.weight", "generator.up1.weight"),
     "mindslab": ("E.Encoder.layer_0.0.weight", "G.convt.weight"),
 }
 
 
 class FaceShifterTeacher(Teacher):
-    """FaceShifter of a file of our own, or of an original checkpoint.
+    """FaceShifter from a file trained here or from an original checkpoint.
 
-    Ours works on the canonical crop, with the `identity_encoder` it was trained with: canonical crops to unit
-    embeddings. taotaonice's works on BGR and takes the identity from weights.identity_encoder, mindslab's from a
-    ResNet-101 in the same file; an `identity_encoder` that is given takes their place. `layout` is told by the names
-    of the tensors; where it is given, another one is an error. Wrong files and options raise ValueError.
+    A file trained here works on the canonical crop and needs the `identity_encoder` of its training: canonical crops
+    (N, 3, H, H) to unit embeddings (N, D). taotaonice's works on BGR and takes the identity from
+    weights.identity_encoder, mindslab's from a ResNet-101 in the same file; `identity_encoder` replaces either. The
+    layout is recognised by the names of the tensors; if `layout` is given, another one is an error. Wrong files and
+    options raise ValueError.
     """
 
     name = "faceshifter"
     FILES = {
-        "generator": "the AEI-Net: a teacher.safetensors made here, or a checkpoint of taotaonice or mindslab",
+        "generator": "the AEI-Net: a teacher.safetensors trained here, or a checkpoint of taotaonice or mindslab",
         "identity_encoder": "optional IR-SE-50 that goes with a generator of taotaonice",
         "refiner": "optional HEAR-Net that goes with a generator of taotaonice",
     }
@@ -64,9 +64,6 @@ class FaceShifterTeacher(Teacher):
         super().__init__(weights)
         path = self.weights["generator"]
         metadata = read_metadata(path)
-        self.refiner: HEARNet | None = None
-        self.identity_network: nn.Module | None = None
-        self.bgr = False
         if metadata:
             self._load_own(path, metadata, identity_encoder)
         else:
@@ -81,13 +78,14 @@ class FaceShifterTeacher(Teacher):
             known = metadata.get("identity_encoder", "not named in the file")
             raise ValueError(f"teacher '{self.name}': {path} needs the identity encoder it was trained with: {known}")
         state = read_state(path)
-        self.generator = _of_part(path, "generator", AEINet, metadata["options"], state)
+        generator = _own_network(path, "generator", AEINet, metadata["options"], state)
+        refiner = None
         if "refiner_options" in metadata:
-            self.refiner = _of_part(path, "refiner", HEARNet, metadata["refiner_options"], state)
+            refiner = _own_network(path, "refiner", HEARNet, metadata["refiner_options"], state)
         left = next((key for key in state if not key.startswith(("generator.", "refiner."))), None)
         if left is not None:
             raise ValueError(f"{path}: {left}: no such tensor in a file of teacher 'faceshifter'")
-        self.crop = Crop("canonical", self.generator.options["resolution"])
+        self._assemble(generator, None, refiner, "canonical")
 
     def _load_original(self, path: Path, identity_encoder: Callable | None, wanted: str | None) -> None:
         state = read_state(path)
@@ -99,34 +97,51 @@ class FaceShifterTeacher(Teacher):
         if wanted not in (None, layout):
             raise ValueError(f"{path}: layout: expected '{wanted}', found the tensors of '{layout}'")
         first, start = (state[mark] for mark in _MARKS[layout])
-        with torch.device("meta"):
-            self.generator = AEINet(layout, 2 * first.shape[0], start.shape[0], _ORIGINAL_SIZE)
+        width, embedding_dim = 2 * first.shape[0], start.shape[0]
         parts = {key: tensor for key, tensor in state.items() if layout != "mindslab" or key.startswith(("E.", "G."))}
-        load_strictly(self.generator, parts, str(path), aei_net.original_to_ours, assign=True)
-        self.crop, self.bgr = Crop(_TEMPLATES[layout], _ORIGINAL_SIZE), layout == "taotaonice"
+        generator = build_with(
+            lambda: AEINet(layout, width, embedding_dim, _ORIGINAL_SIZE), parts, path, aei_net.original_to_ours
+        )
+        identity_network = refiner = None
         if layout == "mindslab":
             for key in ("identity_encoder", "refiner"):
                 if key in self.weights:
                     raise ValueError(f"teacher '{self.name}': weights.{key} goes with a generator of taotaonice only")
             if identity_encoder is None:
-                self.identity_network = _resnet101(path, state, start.shape[0])
-            return
-        if identity_encoder is not None and "identity_encoder" in self.weights:
-            raise ValueError(f"teacher '{self.name}': give identity_encoder or weights.identity_encoder, not both")
-        if identity_encoder is None:
-            if "identity_encoder" not in self.weights:
-                what = self.FILES["identity_encoder"].removeprefix("optional ")
-                raise ValueError(f"teacher '{self.name}': weights.identity_encoder is missing: the path of the {what}")
-            self.identity_network = load_irse50(self.weights["identity_encoder"])
-        if "refiner" in self.weights:
-            self.refiner = _hearnet(self.weights["refiner"])
+                identity_network = _resnet101(path, state, embedding_dim)
+        else:
+            if identity_encoder is not None and "identity_encoder" in self.weights:
+                raise ValueError(f"teacher '{self.name}': give identity_encoder or weights.identity_encoder, not both")
+            if identity_encoder is None:
+                if "identity_encoder" not in self.weights:
+                    what = self.FILES["identity_encoder"].removeprefix("optional ")
+                    raise ValueError(
+                        f"teacher '{self.name}': weights.identity_encoder is missing: the path of the {what}"
+                    )
+                identity_network = load_irse50(self.weights["identity_encoder"])
+            if "refiner" in self.weights:
+                refiner = _hearnet(self.weights["refiner"])
+        self._assemble(generator, identity_network, refiner, _TEMPLATES[layout])
+
+    def _assemble(
+        self,
+        generator: AEINet,
+        identity_network: nn.Module | None,
+        refiner: HEARNet | None = None,
+        template: str = "faceshifter_256",
+    ) -> None:
+        """identity_network: IR-SE-50 of taotaonice or ResNet-101 of mindslab; None where an identity encoder is given.
+        template: that of the generator's crop."""
+        self.generator, self.identity_network, self.refiner = generator, identity_network, refiner
+        self.crop = Crop(template, generator.options["resolution"])
+        self.bgr = template == _TEMPLATES["taotaonice"]
 
     def identity(self, source: Tensor, rows: list[dict] | None = None) -> tuple[Tensor, ...]:
         """The unit embeddings (N, D) of sources (N, 3, H, H)."""
         return (self._embed(source, None),)
 
     def swap(self, identity: tuple[Tensor, ...], target: Tensor, rows: list[dict] | None = None) -> Tensor:
-        """Swaps (N, 3, H, H), by both stages where there is a HEAR-Net."""
+        """Swaps (N, 3, H, H), of both stages if the teacher has a HEAR-Net."""
         if self.refiner is None:
             return self.first_stage(identity[0], target)
         native = self._take(target)
@@ -148,7 +163,7 @@ class FaceShifterTeacher(Teacher):
         return self.crop.paste(native.flip(1) if self.bgr else native, target)
 
     def _embed(self, images: Tensor, native: Tensor | None) -> Tensor:
-        """Unit embeddings (N, D) of canonical crops, whose native crops may be at hand."""
+        """Unit embeddings (N, D) of canonical crops; `native` are the generator's crops of them, if already taken."""
         if self.identity_network is None:
             embedding = self.identity_encoder(images)
         else:
@@ -167,24 +182,23 @@ class FaceShifterTeacher(Teacher):
 
 
 def arcface_112(native: Tensor) -> Tensor:
-    """The ArcFace crop inside taotaonice's crop (N, 3, 256, 256), as 112 pixels."""
+    """The ArcFace crop (N, 3, 112, 112) inside taotaonice's crop (N, 3, 256, 256)."""
     return F.interpolate(native[:, :, 19:237, 19:237], (112, 112), mode="bilinear", align_corners=True)
 
 
 def whole_112(native: Tensor) -> Tensor:
-    """mindslab's whole crop in [-1, 1] as its ResNet-101 wants it: 112 pixels in [0, 1]."""
+    """mindslab's crop (N, 3, 256, 256) in [-1, 1] as the input of its ResNet-101: (N, 3, 112, 112) in [0, 1]."""
     return F.interpolate((native + 1) / 2, (112, 112), mode="bilinear", align_corners=False)
 
 
 def save_faceshifter(path: str | Path, generator: AEINet, refiner: HEARNet | None = None, **metadata: str) -> None:
-    """Write a teacher as .safetensors, whole or not at all, with the options of its networks and the metadata given.
+    """Write a teacher as .safetensors, whole or not at all, with the options of its networks and the given metadata.
 
-    `identity_encoder` should be among them. Raises ValueError where the metadata is not text or hides the options.
+    The metadata should name the `identity_encoder`. Raises ValueError where a value is no text or a key is reserved.
     """
     for key, value in metadata.items():
         if key in _RESERVED or not isinstance(value, str):
             raise ValueError(f"metadata '{key}': expected text under another name than {', '.join(_RESERVED)}")
-    path = Path(path)
     header = {"teacher": "faceshifter", "options": json.dumps(generator.options), **metadata}
     parts = {"generator": generator}
     if refiner is not None:
@@ -194,56 +208,52 @@ def save_faceshifter(path: str | Path, generator: AEINet, refiner: HEARNet | Non
         for part, network in parts.items()
         for key, tensor in network.state_dict().items()
     }
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
-        temporary = Path(folder) / path.name
+    with whole_file(path) as temporary:
         save_file(state, temporary, metadata=header)
-        os.replace(temporary, path)
 
 
 def read_metadata(path: str | Path) -> dict[str, str]:
-    """What `save_faceshifter` wrote beside the tensors: teacher, options, refiner_options where there is a HEAR-Net,
-    identity_encoder and what else was given. Empty for any other file; ValueError for one that cannot be read."""
+    """The metadata that `save_faceshifter` wrote: teacher, options, refiner_options with a HEAR-Net, and its arguments.
+
+    Empty for any other file. Raises ValueError for a .safetensors file that cannot be read.
+    """
     path = Path(path)
     if path.suffix != ".safetensors":
         return {}
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path}: not a readable safetensors file ({error})") from None
+    metadata = read_header(path)
     return metadata if metadata.get("teacher") == "faceshifter" and "options" in metadata else {}
 
 
-def _of_part(path: Path, part: str, network: type[nn.Module], options: str, state: Mapping[str, Tensor]) -> nn.Module:
-    """A network of our own file, from its options and the tensors under its name."""
+def _own_network(
+    path: Path, part: str, network: type[nn.Module], options: str, state: Mapping[str, Tensor]
+) -> nn.Module:
+    """One network of a file trained here: built with its options, loaded with the tensors under its name."""
     try:
         with torch.device("meta"):
             built = network(**json.loads(options))
     except (TypeError, ValueError) as error:
         raise ValueError(f"{path}: options of the {part}: {error}") from None
-    own = {key: tensor for key, tensor in state.items() if key.startswith(f"{part}.")}
-    load_strictly(built, own, str(path), lambda key: key.removeprefix(f"{part}."), assign=True)
-    return built
+    return _load_part(built, f"{part}.", state, path)
+
+
+def _resnet101(path: Path, state: Mapping[str, Tensor], embedding_dim: int) -> nn.Module:
+    """mindslab's identity network, stored in its checkpoint under Z."""
+    from torchvision.models import resnet101  # only for this layout: it is slow to import
+
+    with torch.device("meta"):
+        network = resnet101(num_classes=embedding_dim)
+    return _load_part(network, "Z.", state, path)
+
+
+def _load_part(network: nn.Module, prefix: str, state: Mapping[str, Tensor], path: Path) -> nn.Module:
+    """Load the tensors whose names begin with the prefix."""
+    part = {key: tensor for key, tensor in state.items() if key.startswith(prefix)}
+    load_strictly(network, part, path, lambda key: key.removeprefix(prefix), assign=True)
+    return network
 
 
 def _hearnet(path: Path) -> HEARNet:
     """taotaonice's HEAR-Net, of any width."""
     state = read_state(path)
-    first = state.get("down1.0.weight")
-    if first is None:
-        raise ValueError(f"{path}: not a HEAR-Net: down1.0.weight: expected a tensor, found none")
-    with torch.device("meta"):
-        network = HEARNet(first.shape[0])
-    load_strictly(network, state, str(path), hearnet.original_to_ours, assign=True)
-    return network
-
-
-def _resnet101(path: Path, state: Mapping[str, Tensor], embedding_dim: int) -> nn.Module:
-    """mindslab's identity network, which its checkpoint holds under Z."""
-    from torchvision.models import resnet101  # only for this layout: it is slow to import
-
-    with torch.device("meta"):
-        network = resnet101(num_classes=embedding_dim)
-    own = {key: tensor for key, tensor in state.items() if key.startswith("Z.")}
-    load_strictly(network, own, str(path), lambda key: key.removeprefix("Z."), assign=True)
-    return network
+    width = len(tensor_of(state, "down1.0.weight", 4, f"{path}: not a HEAR-Net"))
+    return build_with(lambda: HEARNet(width), state, path, hearnet.original_to_ours)

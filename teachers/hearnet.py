@@ -1,7 +1,7 @@
 """HEAR-Net, the second stage of FaceShifter (Li et al. 2019, arXiv:1912.13457).
 
-Own implementation of the network of taotaonice/FaceShifter @376b09e (16,663,043 parameters). What the first stage loses
-of a target even when it swaps it with itself, its heuristic error, shows where occlusions are to be brought back.
+Own implementation of the network of taotaonice/FaceShifter @376b09e (16,663,043 parameters). The difference between a
+target and its first-stage swap with itself, the heuristic error, shows the occlusions that this stage restores.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ class HEARNet(nn.Module):
         self.apply(initialise)
 
     def forward(self, x: Tensor) -> Tensor:
-        """First-stage swap and heuristic error (target minus its swap with itself), side by side (N, 6, R, R), both of
-        pictures in [-1, 1], to the refined swap (N, 3, R, R) in [-1, 1]. R is a multiple of 32. Raises ValueError."""
+        """First-stage swap and heuristic error (target minus its swap with itself), concatenated (N, 6, R, R), to the
+        refined swap (N, 3, R, R). Pictures are in [-1, 1]; R is a multiple of 32, otherwise ValueError."""
         if x.ndim != 4 or x.shape[1] != 6 or x.shape[2] % 32 or x.shape[3] % 32:
             raise ValueError(f"swap and error: expected (N, 6, R, R) with R a multiple of 32, got {tuple(x.shape)}")
         skips = []
@@ -46,7 +46,7 @@ class HEARNet(nn.Module):
 
 
 def original_to_ours(key: str) -> str:
-    """Our name of a tensor of taotaonice's checkpoint: up2.1.weight -> ups.1.bn.weight; else the name itself."""
+    """Our name of a tensor of taotaonice's checkpoint (up2.1.weight -> ups.1.bn.weight); any other name unchanged."""
     if match := re.fullmatch(r"(down|up)(\d)\.([01])\.(\w+)", key):
         return f"{match[1]}s.{int(match[2]) - 1}.{('conv', 'bn')[int(match[3])]}.{match[4]}"
     return re.sub(r"^up5\.", "image.", key)

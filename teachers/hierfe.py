@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-SIZE = 256  # pixels that it reads
+SIZE = 256  # pixels of its input, height = width
 
 
 class Bottleneck(nn.Module):
-    """ResNet's residual block, version 1.5: the 3x3 convolution has the stride."""
+    """ResNet's residual block in version 1.5, whose 3x3 convolution has the stride."""
 
     def __init__(self, channels: int, width: int, stride: int) -> None:
         super().__init__()
@@ -33,7 +33,7 @@ class Bottleneck(nn.Module):
 
 
 class Backbone(nn.Module):
-    """ResNet-50 with a fifth stage; the maps of stages 2 to 5, at 1/8 to 1/64 of the resolution."""
+    """ResNet-50 with a fifth stage. Returns the maps of stages 2 to 5, at 1/8 to 1/64 of the resolution."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -56,10 +56,10 @@ class Backbone(nn.Module):
 
 
 class HieRFE(nn.Module):
-    """The hierarchical region feature encoder: faces to StyleGAN2 latents and the structure that they start from.
+    """The hierarchical region feature encoder: faces to StyleGAN2 latents and the 4x4 map that synthesis starts from.
 
-    Options: heads (how many latents come from the coarse, middle and fine map), dim (of a latent), width (of the
-    backbone's first stage). 242,013,248 parameters at its defaults.
+    Options: heads (numbers of latents from the coarse, middle and fine map), dim (of a latent), width (of the
+    backbone's first stage). 242,013,248 parameters with the defaults.
     """
 
     def __init__(self, heads: tuple[int, int, int] = (4, 6, 8), dim: int = 512, width: int = 64) -> None:
@@ -96,7 +96,7 @@ class HieRFE(nn.Module):
 
 
 def _head(dim: int, halvings: int) -> nn.Sequential:
-    """A map of 2 ** halvings pixels to one latent."""
+    """Convolutions that reduce a map of 2 ** halvings pixels to one latent."""
     layers: list[nn.Module] = []
     for _ in range(halvings):
         layers += [nn.Conv2d(dim, dim, 3, 2, padding=1), nn.BatchNorm2d(dim), nn.LeakyReLU(0.01)]

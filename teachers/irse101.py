@@ -11,16 +11,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from swapcore.weights import load_strictly, read_state
+from swapcore.images import IMAGENET_MEAN, IMAGENET_STD
+from swapcore.weights import build_with, read_state
 
 from . import pickled
 
-STAGES = ((64, 3, 1), (128, 4, 2), (256, 23, 2), (512, 3, 2))  # channels, units, stride of the first
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+STAGES = ((64, 3, 1), (128, 4, 2), (256, 23, 2), (512, 3, 2))  # channels, units, stride of the first unit
 
 
 class SqueezeExcitation(nn.Module):
-    """Channels weighed by what the whole map says (Hu et al. 2018, arXiv:1709.01507)."""
+    """Scales every channel by a number in (0, 1) computed from all channel means (Hu et al. 2018, arXiv:1709.01507)."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -33,7 +33,7 @@ class SqueezeExcitation(nn.Module):
 
 
 class Unit(nn.Module):
-    """Residual unit that normalises first; one activation, with one parameter, serves inside and after the sum."""
+    """Pre-normalised residual unit. One PReLU with one parameter acts both inside the unit and after the sum."""
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
@@ -54,7 +54,7 @@ class Unit(nn.Module):
 
 
 class IRSE101(nn.Module):
-    """Option: stages, (channels, units, stride) each; smaller ones are for tests."""
+    """Option: stages, each (channels, units, stride); tests use smaller ones."""
 
     def __init__(self, stages: tuple[tuple[int, int, int], ...] = STAGES) -> None:
         super().__init__()
@@ -72,8 +72,8 @@ class IRSE101(nn.Module):
         self.bn3 = nn.BatchNorm1d(512)
 
     def forward(self, faces: Tensor) -> tuple[Tensor, Tensor]:
-        """Faces (N, 3, 112, 112), ImageNet mean and deviation, to embeddings (N, 512), not yet of unit length, and the
-        map (N, 512, 7, 7) that MobileFaceSwap takes. Raises ValueError on another shape."""
+        """Faces (N, 3, 112, 112), normalised by ImageNet's mean and deviation, to embeddings (N, 512), not of unit
+        length, and the map (N, 512, 7, 7) that MobileFaceSwap uses. Raises ValueError on another shape."""
         if faces.ndim != 4 or faces.shape[1:] != (3, 112, 112):
             raise ValueError(f"faces: expected (N, 3, 112, 112), got {tuple(faces.shape)}")
         x = F.max_pool2d(self.prelu(self.bn1(self.conv1(faces))), 2, 2)
@@ -84,17 +84,13 @@ class IRSE101(nn.Module):
 
 
 def prepare(images: Tensor, mode: str = "nearest") -> Tensor:
-    """Crops (N, 3, H, H) in [0, 1] as the encoder wants them: ImageNet mean and deviation, 112 pixels. SimSwap shrinks
-    by the nearest neighbour where it swaps, "bicubic" where its training code since 2022 learns."""
+    """Crops (N, 3, H, H) in [0, 1] to the encoder's input (N, 3, 112, 112), normalised by ImageNet's mean and
+    deviation. SimSwap resizes by the nearest neighbour; its training code since 2022 uses "bicubic"."""
     mean, std = (torch.tensor(v, dtype=images.dtype, device=images.device) for v in (IMAGENET_MEAN, IMAGENET_STD))
     return F.interpolate((images - mean.view(3, 1, 1)) / std.view(3, 1, 1), (112, 112), mode=mode)
 
 
 def load_irse101(path: str | Path) -> IRSE101:
     """The encoder of `arcface_checkpoint.tar`, a pickled network, or of a state dict. Raises ValueError."""
-    safe = Path(path).suffix == ".safetensors"
-    state = read_state(path) if safe else pickled.read_module(path)
-    with torch.device("meta"):
-        network = IRSE101()
-    load_strictly(network, state, str(path), assign=True)
-    return network.eval()
+    state = read_state(path) if Path(path).suffix == ".safetensors" else pickled.read_module(path)
+    return build_with(IRSE101, state, path).eval()

@@ -9,17 +9,16 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from swapcore.weights import load_strictly, read_state
+from swapcore.weights import build_with, read_state
 
-_STAGES = ((64, 3), (128, 4), (256, 14), (512, 3))  # channels and units; the first unit of a stage has stride 2
+_STAGES = ((64, 3), (128, 4), (256, 14), (512, 3))  # channels, units; the first unit of a stage has stride 2
 
 
 class SqueezeExcitation(nn.Module):
-    """Every channel times a number in (0, 1) that the means of all channels decide."""
+    """Scales every channel by a number in (0, 1) computed from all channel means."""
 
     def __init__(self, channels: int, reduction: int = 16) -> None:
         super().__init__()
@@ -31,7 +30,7 @@ class SqueezeExcitation(nn.Module):
 
 
 class Unit(nn.Module):
-    """Improved residual unit. The shortcut only skips pixels where the width stays."""
+    """Improved residual unit. Where the width stays, the shortcut has no parameters: it subsamples by the stride."""
 
     def __init__(self, inputs: int, outputs: int, stride: int, se: bool) -> None:
         super().__init__()
@@ -56,7 +55,7 @@ class Unit(nn.Module):
 
 
 class IRSE50(nn.Module):
-    """Options: se, squeeze and excitation; without it IR-50, 43,574,976 parameters."""
+    """Option: se, squeeze and excitation; without it this is IR-50, 43,574,976 parameters."""
 
     def __init__(self, se: bool = True) -> None:
         super().__init__()
@@ -84,7 +83,7 @@ class IRSE50(nn.Module):
     def forward(self, faces: Tensor) -> tuple[Tensor, list[Tensor]]:
         """ArcFace crops (N, 3, 112, 112) in [-1, 1] to unit embeddings (N, 512) and the outputs of the 24 units.
 
-        The colour order is that of the weights: BGR for taotaonice/FaceShifter's. Raises ValueError on another shape.
+        The colour order is that of the weights, BGR for taotaonice/FaceShifter's. Raises ValueError on another shape.
         """
         maps = self.maps(faces)
         return F.normalize(self.head(maps[-1]).float()), maps
@@ -104,9 +103,7 @@ def original_to_ours(key: str) -> str:
 
 
 def load_irse50(path: str | Path) -> IRSE50:
-    """The network of an original state dict, IR-SE-50 or IR-50, frozen. Raises ValueError naming file and tensor."""
+    """The frozen network of an original state dict, IR-SE-50 or IR-50. Raises ValueError naming file and tensor."""
     state = read_state(path)
-    with torch.device("meta"):
-        network = IRSE50(se=any(".res_layer.5.fc1." in key for key in state))
-    load_strictly(network, state, str(path), original_to_ours, assign=True)
-    return network.eval().requires_grad_(False)
+    se = any(".res_layer.5.fc1." in key for key in state)
+    return build_with(lambda: IRSE50(se), state, path, original_to_ours).eval().requires_grad_(False)

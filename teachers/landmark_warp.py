@@ -1,9 +1,9 @@
-"""The classical swap, which learns nothing: the source's inner face is warped onto the target's landmarks, given the
-target's colours and laid over it with a soft edge.
+"""The classical swap without learning: the source's inner face is warped onto the target's landmarks, takes the
+target's colours and is blended in with a soft edge.
 
-It is of the kind that FaceForensics++ (Roessler et al., ICCV 2019, arXiv:1901.08971) calls FaceSwap after
-MarekKowalski/FaceSwap, but not that program: there a 3D model carries the texture, here a piecewise-affine map between
-68 landmarks does. Colours follow Reinhard et al., "Color Transfer between Images" (IEEE CG&A 2001), in CIELAB.
+FaceForensics++ (Roessler et al., ICCV 2019, arXiv:1901.08971) calls this kind FaceSwap, after MarekKowalski/FaceSwap.
+That program fits a textured 3D model; here a piecewise-affine map between 68 landmarks warps the picture. Colours
+follow Reinhard et al., "Color Transfer between Images" (IEEE CG&A 2001), in CIELAB.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from .landmarks import MIRRORED, Landmarks
 from .teacher import Teacher
 
 JAW, BROWS, MOUTH_INSIDE = list(range(17)), list(range(17, 27)), list(range(60, 68))
-# The mean of the landmarks of 3,679 photographs, made symmetric, with the mouth rounded open, so
-# that no triangle spans a lip and the gap: its triangles are everybody's. In thousandths of the side.
+# The symmetric mean of the landmarks of 3,679 photographs, in thousandths of the side. Its mouth is rounded open, so
+# that no triangle spans a lip and the gap. All faces share its triangles.
 MEAN_SHAPE = torch.tensor([
     223, 471, 230, 547, 245, 617, 260, 682, 280, 754, 315, 816, 358, 861, 416, 902, 500, 925, 585, 902, 642,
     861, 685, 816, 721, 754, 741, 682, 755, 617, 770, 547, 777, 471, 282, 413, 314, 392, 354, 388, 393, 393,
@@ -33,21 +33,21 @@ MEAN_SHAPE = torch.tensor([
     690, 575, 700, 615, 750, 580, 805, 540, 825, 500, 830, 460, 825, 420, 805, 405, 750, 440, 728, 500, 720,
     560, 728, 595, 750, 560, 776, 500, 784, 440, 776,
 ]).view(68, 2) / 1000  # fmt: skip
-FOREHEAD_SHAPE = (0.4, 0.75, 0.95, 1.0, 1.0, 1.0, 1.0, 0.95, 0.75, 0.4)  # its height above each point of the brows
-INSET = 0.1  # how far the jaw line is drawn in towards the nose
+FOREHEAD_SHAPE = (0.4, 0.75, 0.95, 1.0, 1.0, 1.0, 1.0, 0.95, 0.75, 0.4)  # relative height above each brow point
+INSET = 0.1  # share of the way to the nose by which the jaw line is moved inwards
 MIDDLE = 0.06  # half the width of the strip between the halves of a face, in sides
-TURN = (0.2, 0.5)  # where filling begins and where it is complete: 0.2 is a yaw of 10 degrees, 0.5 one of 27
-OPEN = 0.12  # opening of a mouth from which on its inside is seen, in widths of the mouth
+TURN = (0.2, 0.5)  # turns at which filling begins and is complete: yaws of 10 and 27 degrees
+OPEN = 0.12  # opening of a mouth that shows its inside, in widths of the mouth
 COLOURS = ("lab", "rgb", "none")
-CHUNK = 1 << 20  # numbers that one step of the search for triangles may hold: what stays in a cache
+CHUNK = 1 << 20  # numbers in one step of the search for triangles, few enough to stay in a CPU's cache
 
 
 class LandmarkWarpTeacher(Teacher):
-    """Piecewise-affine warp, colour transfer and blending; needs nothing but landmarks.
+    """Piecewise-affine warp, colour transfer and blending, from landmarks alone.
 
-    feather: width of the soft edge, in sides; it lies within the face. colour: how colours are transferred, in "lab",
-    "rgb" or not at all ("none"). forehead: how much of the forehead comes along, in heights from nose to brows.
-    Raises ValueError on other options, and NoFace where the landmarks do not find one.
+    feather: width of the soft edge, in sides; it lies within the face. colour: space of the colour transfer, "lab" or
+    "rgb", or "none" for no transfer. forehead: height of the forehead that is swapped, in distances from nose to brows.
+    Raises ValueError on wrong options, and NoFace for pictures without a face.
     """
 
     name = "landmark_warp"
@@ -75,7 +75,7 @@ class LandmarkWarpTeacher(Teacher):
         self.register_buffer("triangles", triangles, persistent=False)
         inside = torch.isin(triangles, torch.tensor(MOUTH_INSIDE)).all(1)
         self.register_buffer("mouth_inside", inside, persistent=False)
-        # From -1 on the left of the picture to 1 on its right, soft across the nose.
+        # Per point: from -1 on the left of the picture to 1 on its right, gradual across the nose.
         side = ((mean[:, 0] - mean[8, 0]) / MIDDLE).clamp(-1, 1)
         self.register_buffer("side", side, persistent=False)
 
@@ -86,12 +86,12 @@ class LandmarkWarpTeacher(Teacher):
 
     @torch.no_grad()
     def swap(self, identity: tuple[Tensor, ...], target: Tensor, rows: list[dict] | None = None) -> Tensor:
-        """Swaps (N, 3, H, H) in the target's size; outside the inner face they are the target. Raises NoFace."""
+        """Swaps (N, 3, H, H) in the target's size, equal to the target outside the inner face. Raises NoFace."""
         source, points = identity
         return self.lay(source, points, target, self.landmarks(target))
 
     def lay(self, source: Tensor, source_points: Tensor, target: Tensor, target_points: Tensor) -> Tensor:
-        """The swap where the landmarks (N, 68, 2) of both are known."""
+        """The swap, given the landmarks (N, 68, 2) of both."""
         mirrored_points = torch.stack([1 - source_points[..., 0], source_points[..., 1]], 2)[:, MIRRORED]
         mesh, mirrored_mesh, target_mesh = (
             mesh_points(points, self.forehead) for points in (source_points, mirrored_points, target_points)
@@ -99,10 +99,10 @@ class LandmarkWarpTeacher(Teacher):
         place = locate(target_mesh, self.triangles, target.shape[-1])
         radius = round(self.feather * target.shape[-1])
         warped = self._fetch(source, mesh, place)
-        # A half that turns away from the camera is filled from the other one (Hassner et al., CVPR 2015).
+        # The half that turns away from the camera is filled from the other half (Hassner et al., CVPR 2015).
         hidden = interpolate(self._hidden(mesh, target_mesh), place, self.triangles)
         warped = warped + hidden * (self._fetch(source.flip(3), mirrored_mesh, place) - warped)
-        # Lips that part in the target only: the source has nothing to fill them with.
+        # Where only the target's lips part, the target's mouth is kept: the source does not show its inside.
         parted = (mouth_opening(source_points) < OPEN) & (mouth_opening(target_points) > OPEN)
         kept = blur(per_pixel((self.mouth_inside & parted[:, None]).float(), place), max(1, radius // 4))
         mask = soft_inside(place.inside, radius) * (1 - kept)
@@ -114,12 +114,12 @@ class LandmarkWarpTeacher(Teacher):
         return F.grid_sample(images.float(), where, padding_mode="border", align_corners=False)
 
     def _turn(self, mesh: Tensor) -> Tensor:
-        """How much more is seen of the right of meshes (N, 78, 2) than of their left, from -1 to 1: (N,)."""
+        """Visible area of the right half of meshes (N, 78, 2) minus that of the left, from -1 to 1: (N,)."""
         area = double_area(mesh[:, self.triangles]).clamp_min(0)
         return (area * self.side[self.triangles].mean(1)).sum(1) / area.sum(1).clamp_min(1e-6)
 
     def _hidden(self, source: Tensor, target: Tensor) -> Tensor:
-        """How much each point of meshes (N, 78, 2) is turned away in the source and not so in the target: (N, 78)."""
+        """How far each point of meshes (N, 78, 2) is turned away in the source but not in the target, (N, 78)."""
         turn = self._turn(source)
         more = (turn.sign() * (turn - self._turn(target))).minimum(turn.abs())
         amount = ((more - TURN[0]) / (TURN[1] - TURN[0])).clamp(0, 1)
@@ -127,10 +127,10 @@ class LandmarkWarpTeacher(Teacher):
 
 
 class Place(NamedTuple):
-    """Where the pixels of a picture lie in a mesh.
+    """Positions of a picture's pixels in a mesh.
 
     triangle: (N, S, S) index of the triangle. weights: (N, S, S, 3) barycentric coordinates in it. inside: (N, S, S)
-    bool, false beyond the mesh, where the other two mean nothing.
+    bool, false outside the mesh, where the other two are arbitrary.
     """
 
     triangle: Tensor
@@ -141,8 +141,8 @@ class Place(NamedTuple):
 def mesh_points(points: Tensor, forehead: float) -> Tensor:
     """The mesh's points (N, 78, 2) of landmarks (N, 68, 2).
 
-    The jaw line is drawn in, as beside it are hair and background, and ten points stand above the brows, up by
-    `forehead` times the way from nose to brows.
+    The jaw line is moved inwards, away from hair and background. Ten points are added above the brows, at `forehead`
+    times the distance from nose to brows.
     """
     jaw, brows, nose = points[:, JAW], points[:, BROWS], points[:, 30:31]
     up = brows.mean(1) - points[:, 31:36].mean(1)
@@ -151,7 +151,7 @@ def mesh_points(points: Tensor, forehead: float) -> Tensor:
 
 
 def triangulate(points: Tensor) -> Tensor:
-    """Triangles (T, 3) of points (K, 2), all turning the same way, positive in x right, y down."""
+    """Delaunay triangles (T, 3) of points (K, 2), all of positive `double_area`."""
     triangles = torch.from_numpy(Delaunay(points.double().numpy()).simplices.astype(np.int64))
     turned = double_area(points[triangles]) < 0
     triangles[turned] = triangles[turned].flip(1)
@@ -159,10 +159,10 @@ def triangulate(points: Tensor) -> Tensor:
 
 
 def locate(points: Tensor, triangles: Tensor, size: int) -> Place:
-    """In which triangle (T, 3) of points (N, K, 2), fractions of the side, each of size x size pixels lies.
+    """The triangle (T, 3) of points (N, K, 2), fractions of the side, that contains each of size x size pixels.
 
-    Triangles that show their back, as those behind the nose in a profile, are left out; where some still overlap, the
-    one in which a pixel lies deepest is taken.
+    Triangles seen from behind, as those behind the nose in a profile, are left out. Where others overlap, a pixel
+    belongs to the one in which its smallest barycentric coordinate is largest.
     """
     n, count = len(points), len(triangles)
     corners = points[:, triangles].double()  # (N, T, 3, 2)
@@ -187,42 +187,41 @@ def locate(points: Tensor, triangles: Tensor, size: int) -> Place:
 
 
 def grid(place: Place, points: Tensor, triangles: Tensor) -> Tensor:
-    """The grid (N, S, S, 2) for grid_sample that fetches each pixel from its place in the same mesh at `points`."""
+    """The grid (N, S, S, 2) for grid_sample that maps each pixel to its position in the same mesh at `points`."""
     n, size, _ = place.triangle.shape
     corners = points[:, triangles].flatten(2)  # (N, T, 6)
     index = place.triangle.view(n, size * size, 1).expand(-1, -1, 6)
-    found = (corners.gather(1, index).view(n, size, size, 3, 2) * place.weights[..., None]).sum(3)
-    return found * 2 - 1
+    return (corners.gather(1, index).view(n, size, size, 3, 2) * place.weights[..., None]).sum(3) * 2 - 1
 
 
 def interpolate(values: Tensor, place: Place, triangles: Tensor) -> Tensor:
-    """Values of points (N, K) in the picture, linear in each triangle, zero outside the mesh: (N, 1, S, S)."""
+    """Values of points (N, K) as a picture (N, 1, S, S), linear in each triangle, zero outside the mesh."""
     n, size, _ = place.triangle.shape
     index = place.triangle.view(n, size * size, 1).expand(-1, -1, 3)
-    found = values[:, triangles].gather(1, index).view(n, size, size, 3)
-    return ((found * place.weights).sum(3) * place.inside)[:, None]
+    corners = values[:, triangles].gather(1, index).view(n, size, size, 3)
+    return ((corners * place.weights).sum(3) * place.inside)[:, None]
 
 
 def per_pixel(values: Tensor, place: Place) -> Tensor:
-    """Values of triangles (N, T) where they are in the picture, zero outside the mesh: (N, 1, S, S)."""
+    """Values of triangles (N, T) as a picture (N, 1, S, S), zero outside the mesh."""
     n, size, _ = place.triangle.shape
     return (values.gather(1, place.triangle.view(n, size * size)).view(n, size, size) * place.inside)[:, None]
 
 
 def double_area(corners: Tensor) -> Tensor:
-    """Twice the area of triangles (..., 3, 2), positive where they turn from x to y."""
+    """Twice the signed area of triangles (..., 3, 2), positive where they turn from x to y."""
     a, b = corners[..., 1, :] - corners[..., 0, :], corners[..., 2, :] - corners[..., 0, :]
     return a[..., 0] * b[..., 1] - a[..., 1] * b[..., 0]
 
 
 def mouth_opening(points: Tensor) -> Tensor:
-    """Distance of the inner lips in widths of the mouth (N,), of landmarks (N, 68, 2)."""
+    """Distance between the inner lips in widths of the mouth, (N,), of landmarks (N, 68, 2)."""
     gap = (points[:, [61, 62, 63]] - points[:, [67, 66, 65]]).norm(dim=2).mean(1)
     return gap / (points[:, 54] - points[:, 48]).norm(dim=1).clamp_min(1e-6)
 
 
 def blur(images: Tensor, radius: int) -> Tensor:
-    """Gaussian blur (N, C, H, W) that reaches `radius` pixels (two standard deviations); edges go on outside."""
+    """Gaussian blur of (N, C, H, W) with a radius of two standard deviations; edges are replicated outside."""
     if radius < 1:
         return images
     steps = torch.arange(-radius, radius + 1, device=images.device, dtype=images.dtype)
@@ -234,7 +233,7 @@ def blur(images: Tensor, radius: int) -> Tensor:
 
 
 def soft_inside(inside: Tensor, radius: int) -> Tensor:
-    """Masks (N, 1, H, W) in [0, 1] of (N, H, W) bool, soft over 2 radius pixels and zero outside."""
+    """Masks (N, 1, H, W) in [0, 1] of (N, H, W) bool: zero outside, rising over 2 * radius pixels inside."""
     outside = (~inside[:, None]).float()
     if radius < 1:
         return 1 - outside
@@ -244,14 +243,14 @@ def soft_inside(inside: Tensor, radius: int) -> Tensor:
 
 
 def transfer_colour(images: Tensor, target: Tensor, mask: Tensor, colour: str = "lab") -> Tensor:
-    """Images (N, 3, H, W) with the mean and spread that the target has under the mask (N, 1, H, W), per channel.
+    """Images (N, 3, H, W) with the target's mean and standard deviation under the mask (N, 1, H, W), per channel.
 
-    The spread changes by no more than 2. colour is one of COLOURS.
+    The deviation is scaled by 1/2 to 2. colour is one of COLOURS.
     """
     if colour == "none":
         return images
-    before, after = (rgb_to_lab, lab_to_rgb) if colour == "lab" else (_same, _same)
-    images, target = before(images), before(target)
+    if colour == "lab":
+        images, target = rgb_to_lab(images), rgb_to_lab(target)
     total = mask.sum((2, 3), keepdim=True).clamp_min(1e-6)
 
     def mean(x: Tensor) -> Tensor:
@@ -259,11 +258,8 @@ def transfer_colour(images: Tensor, target: Tensor, mask: Tensor, colour: str = 
 
     here, there = mean(images), mean(target)
     spread = (mean((target - there).square()) + 1e-6).sqrt() / (mean((images - here).square()) + 1e-6).sqrt()
-    return after((images - here) * spread.clamp(0.5, 2) + there)
-
-
-def _same(images: Tensor) -> Tensor:
-    return images
+    images = (images - here) * spread.clamp(0.5, 2) + there
+    return lab_to_rgb(images) if colour == "lab" else images
 
 
 _TO_XYZ = ((0.412453, 0.357580, 0.180423), (0.212671, 0.715160, 0.072169), (0.019334, 0.119193, 0.950227))
@@ -280,7 +276,7 @@ def rgb_to_lab(images: Tensor) -> Tensor:
 
 
 def lab_to_rgb(lab: Tensor) -> Tensor:
-    """CIELAB (N, 3, H, W) to sRGB in [-1, 1]; colours that sRGB has not are cut to it."""
+    """CIELAB (N, 3, H, W) to sRGB in [-1, 1]; colours outside sRGB are clipped."""
     y = (lab[:, 0] + 16) / 116
     f = torch.stack([lab[:, 1] / 500 + y, y, y - lab[:, 2] / 200], 1)
     xyz = torch.where(f > 0.2068966, f**3, (f - 16 / 116) / 7.787)

@@ -1,9 +1,9 @@
-"""68 facial landmarks (the iBUG / 300-W scheme) of canonical crops, and whether there is a face at all.
+"""68 facial landmarks (the iBUG / 300-W scheme) of canonical crops, and whether a picture shows a face.
 
 The network is the MobileNet-v1 x 0.5 of cleardusk/3DDFA_V2 @1b6c676 (Guo et al., ECCV 2020, arXiv:2009.09960). Its head
-`fc_lm`, which the original only trains with, gives all x and then all y in half sides from the centre of its crop:
-fitted to five detected points of 240 photographs, the best slopes are 1.02 and 1.00 half sides and the best offsets
-1.00 and 1.00, so the plain map 60 (1 + p) of 120 pixels is used.
+`fc_lm`, which the original only trains with, gives all x and then all y in half sides from the centre of its crop.
+Fitted to five detected points of 240 photographs, the best slopes are 1.02 and 1.00 half sides and the best offsets
+1.00 and 1.00; the plain map 60 (1 + p) of 120 pixels is therefore used.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from swapcore.weights import load_strictly, read_state
 
 from .teacher import NoFace
 
-FRAME = 256  # side of the frame in which the views are stated
-# First pixel in x and y, and side, of the squares the network is shown. The first is the one 3DDFA_V2 expects, the
-# second is taken of the mirrored picture, smaller and 25 pixels aside: what is seen in both is there.
+FRAME = 256  # side in pixels of the frame in which VIEWS are given
+# First pixel in x and y, and side, of the two squares that the network reads. The first is the one 3DDFA_V2 expects.
+# The second is of the mirrored picture, smaller and 25 pixels aside: a face is where both give the same landmarks.
 VIEWS = ((0.2, 33.6, 258.0), (42.6, 52.6, 220.0))
-# All of 3,679 aligned photographs keep within both, none of 239 pictures without a face does.
-MOST_DISAGREEMENT = 16 / 256  # mean distance between the two views' points, in sides
-MOST_DISPLACEMENT = 32 / 256  # mean distance of the five points from where a canonical crop has them, in sides
-# How far the five points of the frame are believed: eyes, nose (which moves with yaw), mouth corners.
+# All of 3,679 aligned photographs are within both limits, none of 239 pictures without a face is.
+MOST_DISAGREEMENT = 16 / 256  # mean distance between the points of both views, in sides
+MOST_DISPLACEMENT = 32 / 256  # mean distance of the five points from those of the canonical crop, in sides
+# Weights of the five canonical points in the correction: eyes, nose (which moves with yaw), mouth corners.
 TRUST = (1.0, 1.0, 0.1, 0.5, 0.5)
-STIFFNESS = 0.008  # pull of the correction towards none, in squared sides
+STIFFNESS = 0.008  # weight of the ridge that keeps the correction small, in squared sides
 
-# Index of the landmark that takes each one's place in a mirrored picture.
+# Index of the landmark at each one's position in a mirrored picture.
 MIRRORED = [
     *range(16, -1, -1), *range(26, 16, -1), *range(27, 31), *range(35, 30, -1), 45, 44, 43, 42, 47, 46, 39, 38, 37, 36,
     41, 40, *range(54, 47, -1), *range(59, 54, -1), *range(64, 59, -1), 67, 66, 65,
@@ -39,7 +39,7 @@ MIRRORED = [
 
 
 class LandmarkNetwork(ThreeDDFA):
-    """3DDFA_V2's network with its landmark head; fc_param (the face model) is loaded and not used."""
+    """3DDFA_V2's network with its landmark head; fc_param (the face model) is loaded but not used."""
 
     def forward(self, faces: Tensor) -> Tensor:
         """Faces (N, 3, 120, 120) BGR, (x - 127.5) / 128, to (N, 68, 2): x, y in half sides from the centre."""
@@ -47,17 +47,18 @@ class LandmarkNetwork(ThreeDDFA):
 
 
 class Landmarks(nn.Module):
-    """Finds the 68 landmarks of canonical crops, with the weights of `path`. Raises ValueError on another file.
+    """Estimates the 68 landmarks of canonical crops, with the weights of `path`. Raises ValueError on another file.
 
-    The network alone is 5 px of 256 away from a detector's five points, mostly by a shift. A canonical crop says where
-    eyes and mouth corners are, so its points are moved by the affine map that brings these five nearest to there: on
-    3,679 photographs 2.6 px are left (rms: eyes 1.5, mouth corners 3.3, nose tip 6.0, which detectors place otherwise).
+    The network's five points are off by 5 px of 256 from a detector's, mostly by a common shift. The positions of eyes
+    and mouth corners in a canonical crop are known, so all landmarks are moved by the affine map that brings the five
+    closest to them. On 3,679 photographs this leaves 2.6 px (rms: eyes 1.5, mouth corners 3.3, nose tip 6.0, which
+    detectors define differently).
     """
 
     def __init__(self, path: str | Path) -> None:
         super().__init__()
         self.network = LandmarkNetwork()
-        load_strictly(self.network, read_state(path), str(path))
+        load_strictly(self.network, read_state(path), path)
         # CANONICAL counts from the middle of the first pixel, fractions from its edge.
         self.register_buffer("five", torch.tensor(CANONICAL) + 0.5 / FRAME, persistent=False)
         self.register_buffer("trust", torch.tensor(TRUST), persistent=False)
@@ -65,31 +66,31 @@ class Landmarks(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Canonical crops (N, 3, H, H) in [-1, 1] to landmarks (N, 68, 2): x, y in fractions of the side, float32.
 
-        Raises NoFace with the indices of pictures in which there is none.
+        Raises NoFace with the indices of pictures without a face.
         """
-        points, found = self.find(images)
-        if not found.all():
-            index = (~found).nonzero()[:, 0].tolist()
+        points, is_face = self.find(images)
+        if not is_face.all():
+            index = (~is_face).nonzero()[:, 0].tolist()
             raise NoFace(f"no face in {len(index)} of {len(images)} pictures: {', '.join(map(str, index))}", index)
         return points
 
     def find(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Landmarks (N, 68, 2), and whether there is a face, (N,) bool; without one the points mean nothing."""
+        """Landmarks (N, 68, 2) and whether a picture shows a face, (N,) bool; without one the points are arbitrary."""
         images = images.float()
         if images.shape[-1] > FRAME:
             images = F.interpolate(images, (FRAME, FRAME), mode="bilinear", align_corners=False, antialias=True)
         first, second = self._see(images, VIEWS[0]), self._see(images.flip(3), VIEWS[1])[:, MIRRORED]
         second = torch.stack([1 - second[..., 0], second[..., 1]], -1)
         points = (first + second) / 2
-        # Written so that NaN is no face.
-        found = (first - second).norm(dim=2).mean(1) < MOST_DISAGREEMENT
-        found &= (five_points(points) - self.five).norm(dim=2).mean(1) < MOST_DISPLACEMENT
-        return self._aligned(points), found
+        # Comparisons with NaN are false: no face.
+        is_face = (first - second).norm(dim=2).mean(1) < MOST_DISAGREEMENT
+        is_face &= (five_points(points) - self.five).norm(dim=2).mean(1) < MOST_DISPLACEMENT
+        return self._aligned(points), is_face
 
     def _see(self, images: Tensor, view: tuple[float, float, float]) -> Tensor:
-        """Landmarks (N, 68, 2), in fractions of the picture, seen through a view; black lies around pictures."""
+        """Landmarks (N, 68, 2), in fractions of the side, read in one of VIEWS; outside a picture the view is black."""
         left, top, side = view
-        # Pixels are taken where they are, without smoothing, as the network was trained.
+        # Bilinear samples without antialiasing, as in the network's training.
         step = torch.arange(120, device=images.device) * (side / 120) + 0.5
         x, y = (2 * (start + step) / FRAME - 1 for start in (left, top))
         grid = torch.stack([x.expand(120, 120), y[:, None].expand(120, 120)], -1)
@@ -98,7 +99,7 @@ class Landmarks(nn.Module):
         return ((points + 1) * (side / 2) + points.new_tensor([left, top]) + 0.5) / FRAME
 
     def _aligned(self, points: Tensor) -> Tensor:
-        """Points moved by the affine map, in ridge regression, of their five points onto those of the frame."""
+        """Points (N, 68, 2) moved by the affine map, from ridge regression, of their five onto the canonical points."""
         five = five_points(points)
         centre = five.mean(1, keepdim=True)
         ones = torch.ones_like(five[..., :1])

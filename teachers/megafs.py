@@ -1,7 +1,8 @@
-"""MegaFS as a teacher: faces encoded, mixed and drawn again as StyleGAN2 latents (Zhu et al. 2021, arXiv:2105.04932).
+"""MegaFS as a teacher: faces encoded to, mixed as and drawn from StyleGAN2 latents (Zhu et al. 2021, arXiv:2105.04932).
 
 Own implementation of the networks of zyainfal/One-Shot-Face-Swapping-on-Megapixels @f01b195 (CC BY-NC 4.0), reading
-its checkpoints. `hierfe.py` encodes, the face transfer modules FTM, injection or LCR mix, `stylegan2.py` draws.
+its checkpoints: the encoder is in `hierfe.py`, the face transfer modules FTM, injection and LCR are here, the generator
+is in `stylegan2.py`.
 """
 
 from __future__ import annotations
@@ -16,13 +17,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from swapcore.frame import Crop
-from swapcore.weights import load_strictly, read_parts
+from swapcore.weights import build_with, read_parts, tensor_of
 
 from .hierfe import SIZE, HieRFE
-from .stylegan2 import load_stylegan2
+from .stylegan2 import StyleGAN2, load_stylegan2
 from .teacher import Teacher
 
-KEPT = 4  # the first latents are the target's, whatever the module
+KEPT = 4  # the first latents of a swap are the target's, with every transfer module
 _SUB_BLOCKS = 3
 
 
@@ -35,7 +36,7 @@ class LCR(nn.Module):
 
 
 class TransferCell(nn.Module):
-    """Source and target of one latent exchange what each keeps and gains, three times."""
+    """Source and target of one latent update each other three times, each by a learned gain and shift."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -45,16 +46,16 @@ class TransferCell(nn.Module):
 
     def forward(self, source: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         for step in range(_SUB_BLOCKS):
-            both = torch.cat([source, target], 1)  # of before the step, for the source and the target
+            both = torch.cat([source, target], 1)  # both updates use the values before the step
             source = source * self.source_gain[step](both).sigmoid() + self.source_shift[step](both).tanh()
             target = target * self.target_gain[step](both).sigmoid() + self.target_shift[step](both).tanh()
         return source, target
 
 
 class FTM(nn.Module):
-    """The face transfer module: a cell per latent, whose two results are mixed by learned weights.
+    """The face transfer module: one cell per latent, whose two results are mixed by learned weights.
 
-    66,196,480 parameters at its defaults. The reference's LeakyReLU(True) has slope 1: no activation at all.
+    66,196,480 parameters with the defaults. The reference's LeakyReLU(True) has slope 1, hence no activation here.
     """
 
     def __init__(self, latents: int = 18, dim: int = 512) -> None:
@@ -70,7 +71,7 @@ class FTM(nn.Module):
 
 
 class InjectionStep(nn.Module):
-    """The target's latent normalised, then scaled and shifted by the source's."""
+    """Normalises the target's latent, then scales and shifts it by the source's."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -84,7 +85,7 @@ class InjectionStep(nn.Module):
 
 
 class Injection(nn.Module):
-    """Two injection steps per latent, around a residual connection. 29,417,472 parameters at its defaults."""
+    """Two injection steps per latent, around a residual connection. 29,417,472 parameters with the defaults."""
 
     def __init__(self, latents: int = 18, dim: int = 512) -> None:
         super().__init__()
@@ -98,32 +99,30 @@ class Injection(nn.Module):
         return torch.stack(swapped, 1)
 
 
-TRANSFERS = ("ftm", "injection", "lcr")
+TRANSFERS = {"ftm": FTM, "injection": Injection, "lcr": LCR}
 
 
 def build_transfer(name: str, latents: int = 18, dim: int = 512) -> nn.Module:
-    """The face transfer module 'ftm', 'injection' or 'lcr': latents (N, L, D) of sources and targets to (N, L, D).
+    """The face transfer module of that name: latents (N, L, D) of sources and targets to (N, L, D).
 
-    Raises ValueError for another name.
+    Raises ValueError for an unknown name.
     """
-    if name == "lcr":
-        return LCR()
     if name not in TRANSFERS:
         raise ValueError(f"unknown face transfer module '{name}', known: {', '.join(TRANSFERS)}")
-    return {"ftm": FTM, "injection": Injection}[name](latents, dim)
+    return LCR() if name == "lcr" else TRANSFERS[name](latents, dim)
 
 
 class MegaFSTeacher(Teacher):
-    """MegaFS of the original files; width, number of latents and resolution are read from the tensors.
+    """MegaFS from the original files; width, number of latents and resolution follow from their tensors.
 
-    `transfer` is the face transfer module that the first file holds. `refine` encodes the swap once more and draws it
-    from its own latents. `rescale` brings the generator's output to [-1, 1]: 'minmax' stretches every image between
-    its darkest and its brightest value, as the reference does; 'clamp' cuts what is outside.
+    transfer: the face transfer module that the first file holds. refine: encode the swap again and draw it from its own
+    latents. rescale: how the generator's output is brought to [-1, 1]; 'minmax' stretches every image between its
+    darkest and brightest value, as the reference does, 'clamp' clips.
 
-    The reference lays the result into the target by a softly eroded mask of face and mouth, from the labels of
-    CelebAMask-HQ. That needs a face parser, which is not part of this teacher: `mask` is one, target crops
-    (N, 3, H, H) to weights (N, 1, H, H) in [0, 1]. Without it the whole crop is laid in with a soft border, so that
-    hair and background are StyleGAN2's reconstruction of them. Wrong files and options raise ValueError.
+    The reference pastes the result into the target through a softly eroded mask of face and mouth, from a face parser
+    that is not part of this teacher. mask: such a parser, target crops (N, 3, H, H) to weights (N, 1, H, H) in [0, 1].
+    Without it the whole crop is pasted with a soft border; hair and background are then StyleGAN2's reconstruction.
+    Wrong files and options raise ValueError.
     """
 
     name = "megafs"
@@ -131,8 +130,8 @@ class MegaFSTeacher(Teacher):
         "encoder_and_transfer": "the {ftm,injection,lcr}_final.pth: a dict of `e` (HieRFE) and `s` (transfer module)",
         "generator": "the stylegan2-ffhq-config-f.pth: a dict with `g_ema`",
     }
-    # Of the generator alone, which does most of the work: bf16 moves its image by 2 % of its standard deviation, fp16
-    # by 0.3 %. Roundings of the latents would be drawn as another face, so what makes them stays in float32.
+    # Only the generator, which takes most of the time, runs in half precision: bf16 changes its image by 2 % of the
+    # standard deviation, fp16 by 0.3 %. Rounded latents give another face, so encoder and transfer stay in float32.
     autocast = True
 
     def __init__(
@@ -148,18 +147,31 @@ class MegaFSTeacher(Teacher):
         for option, value, known in (("transfer", transfer, TRANSFERS), ("rescale", rescale, ("minmax", "clamp"))):
             if value not in known:
                 raise ValueError(f"teacher '{self.name}': {option}: expected {' or '.join(known)}, got '{value}'")
-        self.encoder, self.transfer = load_encoder_and_transfer(self.weights["encoder_and_transfer"], transfer)
-        self.generator = load_stylegan2(self.weights["generator"])
-        made = {"latents": sum(self.encoder.options["heads"]), "dim": self.encoder.options["dim"]}
-        made["channels at 4 pixels"] = made["dim"]
-        options = self.generator.options
-        taken = (self.generator.latents, options["latent_dim"], options["channels"][4])
-        for (what, ours), theirs in zip(made.items(), taken, strict=True):
+        encoder, module = load_encoder_and_transfer(self.weights["encoder_and_transfer"], transfer)
+        generator = load_stylegan2(self.weights["generator"])
+        dim, options = encoder.options["dim"], generator.options
+        for what, ours, theirs in (
+            ("latents", sum(encoder.options["heads"]), generator.latents),
+            ("dim", dim, options["latent_dim"]),
+            ("channels at 4 pixels", dim, options["channels"][4]),
+        ):
             if ours != theirs:
                 raise ValueError(
                     f"teacher '{self.name}': {what}: {self.weights['generator']} takes {theirs}, "
-                    f"{self.weights['encoder_and_transfer']} makes {ours}"
+                    f"{self.weights['encoder_and_transfer']} gives {ours}"
                 )
+        self._assemble(encoder, module, generator, refine, rescale, mask)
+
+    def _assemble(
+        self,
+        encoder: HieRFE,
+        transfer: nn.Module,
+        generator: StyleGAN2,
+        refine: bool = False,
+        rescale: str = "minmax",
+        mask: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
+        self.encoder, self.transfer, self.generator = encoder, transfer, generator
         self.crop, self.refine, self.rescale, self.mask = Crop("ffhq_512", SIZE), refine, rescale, mask
 
     def identity(self, source: Tensor, rows: list[dict] | None = None) -> tuple[Tensor, ...]:
@@ -180,14 +192,14 @@ class MegaFSTeacher(Teacher):
         return swap
 
     def _draw(self, latents: Tensor, structure: Tensor, target: Tensor) -> Tensor:
-        """What the generator makes of latents, laid into the targets."""
+        """The generator's image of the latents, pasted into the targets."""
         image = self.generator(latents, structure).to(target.dtype)
         if self.rescale == "minmax":
             low, high = image.amin((1, 2, 3), keepdim=True), image.amax((1, 2, 3), keepdim=True)
             image = 2 * (image - low) / (high - low).clamp_min(1e-6) - 1
         image = image.clamp(-1, 1)
         size = target.shape[-1]
-        if size < image.shape[-1]:  # pasting samples single points: without this, fine texture would alias
+        if size < image.shape[-1]:  # pasting samples single points, so that fine texture would alias
             image = F.interpolate(image, (size, size), mode="bilinear", align_corners=False, antialias=True)
         swap = self.crop.paste(image, target)
         if self.mask is None:
@@ -219,7 +231,8 @@ _INJECTION_NAMES = {
 
 
 def original_to_ours(key: str) -> str:
-    """Our name of a tensor of the original `e` or `s`: fpn.output2.0.weight -> laterals.1.0.weight. Others stay."""
+    """Our name of a tensor of the original `e` or `s` (fpn.output2.0.weight -> laterals.1.0.weight); any other name
+    unchanged."""
     if key == "weight":
         return "mix"
     if match := re.fullmatch(r"fpn\.backbone\.(.+)", key):
@@ -236,21 +249,15 @@ def original_to_ours(key: str) -> str:
 
 
 def load_encoder_and_transfer(path: str | Path, transfer: str) -> tuple[HieRFE, nn.Module]:
-    """Both networks of a file {"e": ..., "s": ...}; states of optimizers beside them stay unread.
+    """Both networks of a file {"e": ..., "s": ...}; optimiser states beside them stay unread.
 
     Raises ValueError naming the file and the first tensor that is missing, left over or of another shape.
     """
     parts = read_parts(path, ("e", "s"))
     marks = ["fpn.backbone.conv1.weight", "fpn.output1.0.weight", *(f"mapping{k}.0.convs.0.weight" for k in (1, 2, 3))]
-    for key in marks:
-        if key not in parts["e"] or parts["e"][key].ndim != 4:
-            found = f"shape {tuple(parts['e'][key].shape)}" if key in parts["e"] else "none"
-            raise ValueError(f"{path}: e: not a HieRFE: {key}: expected four dimensions, found {found}")
-    first, lateral = parts["e"][marks[0]], parts["e"][marks[1]]
+    first, lateral, *_ = (tensor_of(parts["e"], key, 4, f"{path}: e: not a HieRFE") for key in marks)
     heads = tuple(len({key.split(".")[1] for key in parts["e"] if key.startswith(f"mapping{k}.")}) for k in (1, 2, 3))
-    with torch.device("meta"):
-        encoder = HieRFE(heads, lateral.shape[0], first.shape[0])
-        module = build_transfer(transfer, sum(heads), lateral.shape[0])
-    load_strictly(encoder, parts["e"], f"{path}: e", original_to_ours, assign=True)
-    load_strictly(module, parts["s"], f"{path}: s", original_to_ours, assign=True)
+    dim, width = lateral.shape[0], first.shape[0]
+    encoder = build_with(lambda: HieRFE(heads, dim, width), parts["e"], f"{path}: e", original_to_ours)
+    module = build_with(lambda: build_transfer(transfer, sum(heads), dim), parts["s"], f"{path}: s", original_to_ours)
     return encoder, module

@@ -1,6 +1,6 @@
 """Any ONNX face swapper as a teacher, run by onnxruntime and described by a card (`teachers/onnx_cards.py`).
 
-`pip install swapdistill[onnx]` brings what it needs; with onnxruntime-gpu in place of onnxruntime it runs on CUDA.
+It needs `pip install swapdistill[onnx]`; with onnxruntime-gpu in place of onnxruntime it runs on CUDA.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from swapcore.frame import Crop
 from swapcore.onnx import Session, Shape, last_initializer
 
-from .onnx_cards import Card, find_card
+from .onnx_cards import GraphCard, find_card
 from .teacher import Teacher
 
 __all__ = ["OnnxTeacher"]
@@ -29,11 +29,10 @@ class OnnxTeacher(Teacher):
     """An ONNX face swapper.
 
     family: a card of CARDS. card: fields of a card, for a graph of another kind or in place of the family's.
-    identity_encoder: canonical crops (N, 3, H, H) to embeddings (N, D), in place of weights.embedder. providers: of
-    onnxruntime, best first, with or without "ExecutionProvider"; none: those of CUDA, CoreML and CPU that there are.
-    CUDA runs on the device that is torch's current one. threads: of a CPU, 0 for onnxruntime's choice.
+    identity_encoder: canonical crops (N, 3, H, H) to embeddings (N, D), in place of weights.embedder. providers and
+    threads: as of swapcore.onnx.Session; CUDA runs on torch's current device.
 
-    Raises ValueError before the first swap, naming the file, what it holds, what the card says and the remedy.
+    Raises ValueError before the first swap, naming the file, its inputs and outputs, the card's fields and the remedy.
     """
 
     name = "onnx"
@@ -60,13 +59,13 @@ class OnnxTeacher(Teacher):
             self.card = find_card(family, card)
             self.facts["card"] = asdict(self.card)
             self._check_files(self.card)
-            self.graphs = {key: Session(path, providers, threads) for key, path in self.weights.items()}
+            self.sessions = {key: Session(path, providers, threads) for key, path in self.weights.items()}
             self._fit(self.card)
         except ValueError as error:
             raise ValueError(f"teacher '{self.name}': {error}") from None
 
-    def _check_files(self, card: Card) -> None:
-        """Raise ValueError unless the files that the card needs are given, and no others."""
+    def _check_files(self, card: GraphCard) -> None:
+        """Raise ValueError where a file that the card needs is missing or a file is not used."""
         embeds, encoder = card.source == "embedding", self.identity_encoder
         for key, need in {"embedder": embeds and encoder is None, "converter": card.converter}.items():
             what = self.FILES[key].removeprefix("optional: ")
@@ -79,22 +78,22 @@ class OnnxTeacher(Teacher):
         if encoder is not None and not embeds:
             raise ValueError(f"the card '{card.family}' takes the source as an image; leave identity_encoder out")
 
-    def _fit(self, card: Card) -> None:
-        """Check the graphs against the card, and keep how their images are made."""
+    def _fit(self, card: GraphCard) -> None:
+        """Check the sessions against the card, and prepare crops and normalisation of source and target."""
         if card.source == "image":
             template, size, mean, std = card.source_template, card.source_size, card.source_mean, card.source_std
             source: Shape = (3, size, size)
         else:
-            # ArcFace wants (x - 127.5) / 127.5.
+            # The input of ArcFace: (x - 127.5) / 127.5.
             template, size, mean, std = "arcface_112_v2", EMBEDDER_SIZE, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
             source = (None,)
-            if "embedder" in self.graphs:
-                source = self.graphs["embedder"].fit({"": (3, size, size)}, (EMBEDDING_DIM,))
+            if "embedder" in self.sessions:
+                source = self.sessions["embedder"].fit({"": (3, size, size)}, (EMBEDDING_DIM,))
             if card.converter:
-                source = self.graphs["converter"].fit({"": source}, (None,))
+                source = self.sessions["converter"].fit({"": source}, (None,))
         matrix = last_initializer(self.weights["model"], EMBEDDING_DIM) if card.embedding == "matrix" else None
         side = (3, card.size, card.size)
-        self.graphs["model"].fit({card.target_input: side, card.source_input: source}, side)
+        self.sessions["model"].fit({card.target_input: side, card.source_input: source}, side)
         self.crop, self.source_crop = Crop(card.template, card.size), Crop(template, size)
         self.register_buffer("matrix", matrix, persistent=False)
         for key, values in {"mean": card.mean, "std": card.std, "source_mean": mean, "source_std": std}.items():
@@ -102,24 +101,24 @@ class OnnxTeacher(Teacher):
 
     @property
     def parts(self) -> dict[str, nn.Module]:
-        """None: the parameters of an identity encoder alone would be taken for those of the whole."""
+        """None: the identity encoder alone would be counted as the whole teacher."""
         return {}
 
     @torch.no_grad()
     def identity(self, source: Tensor, rows: list[dict] | None = None) -> tuple[Tensor, ...]:
-        """What the graph is shown of sources (N, 3, H, H): an embedding (N, D) or an image (N, 3, h, h), float32.
+        """The graph's source input of sources (N, 3, H, H): embeddings (N, D) or images (N, 3, h, h), float32.
 
-        Raises ValueError where an identity encoder gives other embeddings than the matrix takes.
+        Raises ValueError where the embeddings of an identity encoder do not match the card's matrix.
         """
         if self.identity_encoder is None:
             shown = ((self.source_crop.take(source.float()) + 1) / 2 - self.source_mean) / self.source_std
             if self.card.source == "image":
                 return (shown,)
-            embedding = self.graphs["embedder"](shown)
+            embedding = self.sessions["embedder"](shown)
         else:
             embedding = self.identity_encoder(source).float()
         if self.card.converter:
-            embedding = self.graphs["converter"](embedding)
+            embedding = self.sessions["converter"](embedding)
         if self.card.embedding == "l2":
             embedding = F.normalize(embedding)
         if self.matrix is not None:
@@ -133,12 +132,12 @@ class OnnxTeacher(Teacher):
 
     @torch.no_grad()
     def swap(self, identity: tuple[Tensor, ...], target: Tensor, rows: list[dict] | None = None) -> Tensor:
-        """Swaps (N, 3, H, H) of those identities onto targets (N, 3, H, H); beyond the crop they are the target.
+        """Swaps (N, 3, H, H) of those identities onto targets (N, 3, H, H), equal to the target outside the crop.
 
-        Raises ValueError where an identity encoder gave other embeddings than the graph takes.
+        Raises ValueError where the embeddings of an identity encoder do not match the graph's input.
         """
         shown = ((self.crop.take(target.float()) + 1) / 2 - self.mean) / self.std
-        swap = self.graphs["model"](shown, *identity)
+        swap = self.sessions["model"](shown, *identity)
         if self.card.output == "denormalise":
             swap = swap * self.std + self.mean
         return self.crop.paste(swap.clamp(0, 1) * 2 - 1, target.float()).to(target.dtype)

@@ -1,8 +1,8 @@
-"""What there is to know about an ONNX face swapper before it can be run: one card a family.
+"""How public ONNX face swappers are run: one card per family.
 
-The facts are those of the model table and the pre- and post-processing of facefusion/facefusion (read 2026-08); the
-files are other people's, under licences of their own. The embeddings are ArcFace w600k R50's, which every family but
-the image-fed ones takes in its own way.
+The facts are those of facefusion/facefusion (its model table, pre- and post-processing; read 2026-08). The files have
+their own authors and licences. Every family but the image-fed ones takes embeddings of ArcFace w600k R50, each
+normalised or converted in its own way.
 """
 
 from __future__ import annotations
@@ -12,30 +12,31 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from swapcore.frame import TEMPLATES
+from swapcore.images import IMAGENET_MEAN, IMAGENET_STD
 
-SOURCES = ("embedding", "image")
-EMBEDDINGS = ("raw", "l2", "matrix")
-OUTPUTS = ("zero_one", "denormalise")
 _TRIPLES = ("mean", "std", "source_mean", "source_std")
 _CHOICES = {
     "template": tuple(TEMPLATES),
     "source_template": tuple(TEMPLATES),
-    "source": SOURCES,
-    "embedding": EMBEDDINGS,
-    "output": OUTPUTS,
+    "source": ("embedding", "image"),
+    "embedding": ("raw", "l2", "matrix"),
+    "output": ("zero_one", "denormalise"),
 }
 
 
 @dataclass(frozen=True)
-class Card:
-    """How a graph wants its inputs. The defaults are those of a student exported from here.
+class GraphCard:
+    """Inputs and output of a graph. The defaults are those of a student exported here.
 
-    The target is shown as the crop of `template` at `size` pixels, RGB, x in [0, 1] as (x - mean) / std. The source is
-    an embedding or an image. An embedding goes through the converter network where `converter` says so, and then in as
-    it is ("raw"), at unit length ("l2"), or as embedding @ M / |embedding| with M, 512 x 512, the last initializer of
-    the graph ("matrix"). An image is cropped by the source_ fields; source_size None is `size`. The first output is
-    the swapped crop, in [0, 1] ("zero_one") or in units of mean and std ("denormalise": y * std + mean). target_input
-    and source_input are the names of the graph's inputs. Raises ValueError naming the field.
+    size, template, mean, std: the target is the crop of `template` at `size` pixels, RGB, as (x - mean) / std of x in
+    [0, 1].
+    source: "embedding" or "image". The source_ fields describe the crop of an image; source_size None is `size`.
+    embedding: "raw" goes in as it is, "l2" at unit length, "matrix" as embedding @ M / |embedding|, where M, 512 x 512,
+    is the last initializer of the graph. converter: whether the embedding first passes a converter network.
+    output: of the first output, the swapped crop; "zero_one" is in [0, 1], "denormalise" becomes y * std + mean.
+    target_input, source_input: names of the graph's inputs.
+
+    Raises ValueError naming the field.
     """
 
     family: str
@@ -78,7 +79,7 @@ class Card:
             self._refuse(key, "none, as source is 'image'")
 
     def _triple(self, key: str) -> tuple[float, float, float]:
-        """One number for all channels, or one for each of R, G, B."""
+        """The field as three numbers, for R, G and B; a single number holds for all three."""
         given = getattr(self, key)
         numbers = tuple(given) if isinstance(given, list | tuple) else (given,) * 3
         plain = len(numbers) == 3 and all(type(n) in (int, float) for n in numbers)
@@ -90,35 +91,36 @@ class Card:
         raise ValueError(f"card '{self.family}': {key}: expected {expected}, got {getattr(self, key)!r}")
 
 
-_HALF = {"mean": 0.5, "std": 0.5, "output": "denormalise"}
-_PLAIN = {"mean": 0.0, "std": 1.0, "output": "zero_one"}
+_ZERO_ONE = {"mean": 0.0, "std": 1.0, "output": "zero_one"}
 _IMAGE = {"source": "image", "source_mean": 0.0, "source_std": 1.0}
 
 CARDS = {
     card.family: card
     for card in (
-        Card("inswapper_128", 128, "arcface_128", embedding="matrix", **_PLAIN),
-        Card("hyperswap_256", 256, "arcface_128", embedding="l2", **_HALF),
-        Card("ghost_256", 256, "arcface_112_v1", embedding="raw", converter=True, **_HALF),
-        Card("hififace_256", 256, "mtcnn_512", embedding="l2", converter=True, **_HALF),
-        Card(
-            "simswap_256", 256, "arcface_112_v1", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), embedding="l2",
-            converter=True, output="zero_one",
+        GraphCard("inswapper_128", 128, "arcface_128", embedding="matrix", **_ZERO_ONE),
+        GraphCard("hyperswap_256", 256, "arcface_128", embedding="l2"),
+        GraphCard("ghost_256", 256, "arcface_112_v1", converter=True),
+        GraphCard("hififace_256", 256, "mtcnn_512", embedding="l2", converter=True),
+        GraphCard(
+            "simswap_256", 256, "arcface_112_v1", IMAGENET_MEAN, IMAGENET_STD, embedding="l2", converter=True,
+            output="zero_one",
         ),
-        Card("simswap_512", 512, "arcface_112_v1", embedding="l2", converter=True, **_PLAIN),
-        Card("blendswap_256", 256, "ffhq_512", source_template="arcface_112_v2", source_size=112, **_IMAGE, **_PLAIN),
-        Card("uniface_256", 256, "ffhq_512", source_template="ffhq_512", source_size=256, **_IMAGE, **_HALF),
+        GraphCard("simswap_512", 512, "arcface_112_v1", embedding="l2", converter=True, **_ZERO_ONE),
+        GraphCard(
+            "blendswap_256", 256, "ffhq_512", source_template="arcface_112_v2", source_size=112, **_IMAGE, **_ZERO_ONE
+        ),
+        GraphCard("uniface_256", 256, "ffhq_512", source_template="ffhq_512", source_size=256, **_IMAGE),
     )
 }  # fmt: skip
 
 
-def find_card(family: str | None = None, card: Mapping[str, Any] | None = None) -> Card:
-    """The card of a family, of `card` alone, or of a family with the fields of `card` in place of its own.
+def find_card(family: str | None = None, card: Mapping[str, Any] | None = None) -> GraphCard:
+    """The card of a family, with the fields of `card` in place of its own; without a family, a card of `card` alone.
 
-    Raises ValueError: neither is given, an unknown family or field, a value that does not fit.
+    Raises ValueError where neither is given, and for an unknown family or field and a wrong value.
     """
     own = dict(card or {})
-    known = [field.name for field in fields(Card)]
+    known = [field.name for field in fields(GraphCard)]
     for key in own:
         if key not in known:
             raise ValueError(f"card: unknown field '{key}'; known: {', '.join(known)}")
@@ -130,4 +132,4 @@ def find_card(family: str | None = None, card: Mapping[str, Any] | None = None) 
         return replace(CARDS[family], **own)
     if "size" not in own:
         raise ValueError(f"expected a family ({', '.join(CARDS)}) or a card with at least its size in pixels")
-    return Card(**{"family": "custom", **own})
+    return GraphCard(**{"family": "custom", **own})

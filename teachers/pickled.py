@@ -1,9 +1,9 @@
-"""Tensors of a pickled object tree: what `torch.save(model)` wrote, read without executing anything of it.
+"""Tensors of a pickled object tree, as `torch.save(model)` writes it, read without executing anything of it.
 
-Such a file names classes, to be imported and built. torch's own reader of weights refuses it, and cannot be taught its
-older format, which keeps the source of every class beside the class. Here every name that a tree of modules may hold is
-answered by an inert stand-in that keeps its attributes, any other name is refused, and tensors are all that is taken
-from the tree. Both formats are read: the zip archive, and the older one.
+Such a file names classes to import and build. torch's own reader of weights refuses it, and cannot be configured for
+the older format, which stores the source of every class beside the class. Here every name that a tree of modules may
+contain becomes an inert stand-in that keeps its attributes, and any other name is refused. Only tensors are taken from
+the tree. Both formats are read: the zip archive and the older one.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from torch import Tensor
 
 from swapcore.weights import unwrap
 
-# SimSwap's ArcFace file: a network and a margin head of a package `models`, an optimiser, perhaps in the wrapper of the
-# code that trained it (foamliu/InsightFace-v2), torch's own modules, and an accuracy.
+# The names in SimSwap's ArcFace file: a network and a margin head of a package `models`, an optimiser, perhaps wrapped
+# by the training code (foamliu/InsightFace-v2), torch's own modules, and an accuracy.
 _HARMLESS = re.compile(
     r"torch\.nn\.modules\.[\w.]+|torch\.nn\.parallel\.data_parallel\.DataParallel|torch\.optim\.[\w.]+|torch\.device"
     r"|torch\.nn\.backends\.thnn\._get_thnn_function_backend|copyreg\._reconstructor"
@@ -44,15 +44,14 @@ _DAMAGE = (
 )  # fmt: skip
 
 
-class _Unfit(Exception):
-    """What is wrong with the file, in words for its user."""
+class _Refused(Exception):
+    """The file cannot be read; the message gives the reason, `read_module` adds the path."""
 
 
 class _Node:
-    """Stands for any object of the tree."""
+    """Stand-in for any object of the tree: it keeps the attributes and builds nothing."""
 
-    def __init__(self, *_arguments: object) -> None:
-        """Nothing is built."""
+    def __init__(self, *_arguments: object) -> None: ...
 
     def __setstate__(self, state: object) -> None:
         if isinstance(state, Mapping):
@@ -63,16 +62,8 @@ def _rebuild_tensor(numbers: Tensor, offset: int, size: tuple, stride: tuple, *_
     return numbers.as_strided(tuple(size), tuple(stride), offset)
 
 
-def _rebuild_parameter(tensor: Tensor, *_: object) -> Tensor:
-    return tensor
-
-
-def _plain_dict(*_factory: object) -> dict:
-    return {}
-
-
 _BUILT = {
-    "collections.defaultdict": _plain_dict,
+    "collections.defaultdict": lambda *_: {},
     "collections.OrderedDict": OrderedDict,
     "builtins.dict": dict,
     "builtins.list": list,
@@ -80,12 +71,12 @@ _BUILT = {
     "torch.Size": tuple,
     "torch._utils._rebuild_tensor": _rebuild_tensor,
     "torch._utils._rebuild_tensor_v2": _rebuild_tensor,
-    "torch._utils._rebuild_parameter": _rebuild_parameter,
+    "torch._utils._rebuild_parameter": lambda tensor, *_: tensor,
 }
 
 
 class _Unpickler(pickle.Unpickler):
-    """Builds containers, tensors whose numbers are filled in later, and stand-ins; refuses every other name."""
+    """Builds containers, stand-ins, and tensors whose numbers are read later; refuses every other name."""
 
     def __init__(self, file: BinaryIO, bytes_at_most: int) -> None:
         super().__init__(file, encoding="utf-8")
@@ -100,17 +91,17 @@ class _Unpickler(pickle.Unpickler):
             return _DTYPES[name]
         if _HARMLESS.fullmatch(full):
             return _Node
-        raise _Unfit(f"refused, nothing of it was executed: it asks for {full}, which no network needs")
+        raise _Refused(f"refused, nothing of it was executed: it asks for {full}, which no network needs")
 
     def persistent_load(self, reference: Any) -> Any:
-        """A class of a module with its source, which is not looked at, or the numbers that tensors are views of."""
+        """A class stored with its source, which is ignored, or the numbers that tensors are views of."""
         if reference[0] == "module":
             return reference[1]
         _, dtype, key, _, count, *view = reference
         if key not in self.numbers:
             if not 0 <= count * dtype.itemsize <= self.bytes_at_most:
-                raise _Unfit(f"damaged: {count} numbers announced in {self.bytes_at_most} bytes")
-            self.numbers[key] = torch.empty(count, dtype=dtype)  # costs no memory before it is filled
+                raise _Refused(f"damaged: {count} numbers announced in {self.bytes_at_most} bytes")
+            self.numbers[key] = torch.empty(count, dtype=dtype)  # takes no memory before it is filled
         if view and view[0] is not None:
             _, offset, size = view[0]
             return self.numbers[key][offset : offset + size]
@@ -120,13 +111,13 @@ class _Unpickler(pickle.Unpickler):
 def read_module(path: str | Path) -> dict[str, Tensor]:
     """The state dict of a pickled module, alone or under "model" of a training state; of a state dict, itself.
 
-    `module.` prefixes are off. Of a training state only the network's numbers are brought into memory. Raises
-    ValueError where the file holds neither, is damaged, or asks for what no module needs.
+    `module.` prefixes are removed. Of a training state only the network's numbers are read into memory. Raises
+    ValueError where the file holds neither, is damaged, or names a class or function that no module needs.
     """
     path = Path(path)
     try:
         content = _zipped(path) if zipfile.is_zipfile(path) else _legacy(path)
-    except _Unfit as error:
+    except _Refused as error:
         raise ValueError(f"{path}: {error}") from None
     except _DAMAGE as error:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
@@ -138,7 +129,7 @@ def _zipped(path: Path) -> object:
     with zipfile.ZipFile(path) as archive:
         tree = next((name for name in archive.namelist() if name.endswith("/data.pkl")), None)
         if tree is None:
-            raise _Unfit("a zip archive without data.pkl: torch.save did not write it")
+            raise _Refused("a zip archive without data.pkl: torch.save did not write it")
         with archive.open(tree) as file:
             unpickler = _Unpickler(file, path.stat().st_size)
             content = _network(unpickler.load())
@@ -149,11 +140,11 @@ def _zipped(path: Path) -> object:
 
 
 def _legacy(path: Path) -> object:
-    """A magic number, the protocol, the system, the tree, the keys of the numbers; then length and numbers of each."""
+    """Five pickles (magic number, protocol, system, tree, keys of the numbers), then length and numbers of each key."""
     size = path.stat().st_size
     with open(path, "rb") as file:
         if _Unpickler(file, size).load() != _LEGACY_MAGIC:
-            raise _Unfit("not a file that torch.save wrote")
+            raise _Refused("not a file that torch.save wrote")
         for _ in ("protocol", "system"):
             _Unpickler(file, size).load()
         unpickler = _Unpickler(file, size)
@@ -163,29 +154,29 @@ def _legacy(path: Path) -> object:
             numbers = unpickler.numbers[key]
             (count,) = struct.unpack("<q", file.read(8))
             if count != len(numbers):
-                raise _Unfit(f"damaged: {count} numbers where {len(numbers)} were announced")
+                raise _Refused(f"damaged: {count} numbers where {len(numbers)} were announced")
             if key in needed:
                 _fill(numbers, file)
                 needed.remove(key)
             else:
                 file.seek(numbers.nbytes, io.SEEK_CUR)
         if needed or file.tell() > size:
-            raise _Unfit("damaged: cut off")
+            raise _Refused("damaged: cut off")
     return content
 
 
 def _network(content: object) -> object:
-    """The state dict of the module that the content is or has; content without stand-ins as it is."""
+    """The state dict of a module, alone or under "model"; content without a module unchanged."""
     node = content.get("model", content) if isinstance(content, Mapping) else content
     if not isinstance(node, _Node):
         return content
     if "_modules" not in vars(node):
-        raise _Unfit("expected a pickled network, alone or under 'model'")
+        raise _Refused("expected a pickled network, alone or under 'model'")
     return dict(_tensors(node, ""))
 
 
 def _tensors(node: _Node, prefix: str) -> Iterator[tuple[str, Tensor]]:
-    """As torch.nn.Module.state_dict names them."""
+    """Parameters and buffers under the names of torch.nn.Module.state_dict."""
     attributes = vars(node)
     transient = attributes.get("_non_persistent_buffers_set", ())
     for kind in ("_parameters", "_buffers"):
@@ -198,7 +189,7 @@ def _tensors(node: _Node, prefix: str) -> Iterator[tuple[str, Tensor]]:
 
 
 def _needed(content: object, numbers: Mapping[str, Tensor]) -> set[str]:
-    """Keys of the numbers that the tensors of a state dict are views of; of anything else, all."""
+    """Keys of the numbers that the tensors of a state dict are views of; all keys for other content."""
     if not isinstance(content, Mapping) or not all(isinstance(tensor, Tensor) for tensor in content.values()):
         return set(numbers)
     used = {tensor.untyped_storage().data_ptr() for tensor in content.values()}
@@ -207,4 +198,4 @@ def _needed(content: object, numbers: Mapping[str, Tensor]) -> set[str]:
 
 def _fill(numbers: Tensor, file: BinaryIO) -> None:
     if file.readinto(numbers.view(torch.uint8).numpy()) != numbers.nbytes:
-        raise _Unfit("damaged: cut off")
+        raise _Refused("damaged: cut off")

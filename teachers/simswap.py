@@ -1,7 +1,7 @@
 """SimSwap as a teacher (Chen et al. 2020, arXiv:2106.06340), with the checkpoints of its authors.
 
-Own implementation of the networks of neuralchen/SimSwap @bd7b768: the generator of 224 pixels (55,051,779 parameters),
-the one of 512 (55,079,427) and the deep variant of either (4,721,664 more).
+Own implementation of the networks of neuralchen/SimSwap @bd7b768: generators of 224 pixels (55,051,779 parameters) and
+of 512 (55,079,427), each also in a deep variant (4,721,664 more).
 """
 
 from __future__ import annotations
@@ -15,19 +15,20 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from swapcore.frame import Crop
-from swapcore.weights import load_strictly, read_state
+from swapcore.images import IMAGENET_MEAN, IMAGENET_STD
+from swapcore.weights import build_with, read_state
 
-from .irse101 import IMAGENET_MEAN, IMAGENET_STD, load_irse101, prepare
+from .irse101 import IRSE101, load_irse101, prepare
 from .teacher import Teacher
 
 BLOCKS = 9
 EMBEDDING = 512
-TEMPLATES = {224: "arcface_112_v1", 512: "ffhq_512"}  # what the original aligns the faces of each generator to
+TEMPLATES = {224: "arcface_112_v1", 512: "ffhq_512"}  # the alignment of each generator's faces
 _EPS = 1e-8  # of the original's own instance normalisation
 
 
 class Styled(nn.Module):
-    """A 3x3 convolution on reflected borders, instance normalisation, then gain and shift from the embedding."""
+    """A 3x3 convolution with reflected borders, instance normalisation, then gain and shift by the embedding."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -36,7 +37,7 @@ class Styled(nn.Module):
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         x = self.conv(F.pad(x, (1, 1, 1, 1), mode="reflect"))
-        x = x.to(torch.promote_types(x.dtype, torch.float32))  # sums over a map do not fit into half precision
+        x = x.to(torch.promote_types(x.dtype, torch.float32))  # sums over a map overflow half precision
         x = x - x.mean((2, 3), keepdim=True)
         x = x * torch.rsqrt(x.square().mean((2, 3), keepdim=True) + _EPS)
         gain, shift = self.style(embedding)[:, :, None, None].chunk(2, dim=1)
@@ -44,7 +45,7 @@ class Styled(nn.Module):
 
 
 class Block(nn.Module):
-    """Identity injection: two styled convolutions added to the input; no activation after the sum."""
+    """Identity injection: a residual block of two styled convolutions, without activation after the sum."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -67,8 +68,8 @@ class Unit(nn.Module):
 
 
 class SimSwapGenerator(nn.Module):
-    """Options: size, 224 or 512, for which the original has one more level; deep, a level more inside; normalised, for
-    weights trained with `fs_networks_fix`, which works on ImageNet-normalised pixels and has no tanh."""
+    """Options: size, 224 or 512 (one more level); deep, one more inner level; normalised, for weights trained with
+    `fs_networks_fix`, which works on ImageNet-normalised pixels and has no tanh."""
 
     def __init__(self, size: int = 224, deep: bool = False, normalised: bool = False) -> None:
         super().__init__()
@@ -84,13 +85,14 @@ class SimSwapGenerator(nn.Module):
         self.last = nn.Conv2d(channels[0], 3, 7)
 
     def forward(self, target: Tensor, embedding: Tensor) -> Tensor:
-        """Target (N, 3, S, S) in [0, 1] (normalised: by ImageNet's mean and deviation) and unit embedding (N, 512) to
-        the swap, like the target. S is `size`, or another multiple of what the levels halve, from twice that on. Raises
-        ValueError on other shapes."""
+        """Target (N, 3, S, S) in [0, 1] (`normalised`: by ImageNet's mean and deviation) and unit embedding (N, 512) to
+        the swap, like the target. S is a multiple of 2 ** levels, at least twice that. Raises ValueError on other
+        shapes."""
         step, shape = 2 ** len(self.downs), target.shape
         if len(shape) != 4 or shape[1] != 3 or shape[2] != shape[3] or shape[2] % step or shape[2] < 2 * step:
-            told = f"expected (N, 3, S, S), S a multiple of {step} from {2 * step} on"
-            raise ValueError(f"target: {told}, got {tuple(shape)}")
+            raise ValueError(
+                f"target: expected (N, 3, S, S), S a multiple of {step} from {2 * step} on, got {tuple(shape)}"
+            )
         if tuple(embedding.shape) != (len(target), EMBEDDING):
             raise ValueError(f"embedding: expected ({len(target)}, {EMBEDDING}), got {tuple(embedding.shape)}")
         x = self.first(_reflected(target))
@@ -107,9 +109,9 @@ class SimSwapGenerator(nn.Module):
 class SimSwapTeacher(Teacher):
     """SimSwap with the authors' checkpoints.
 
-    Options: size (224 or 512) and deep say which generator the file must hold; without them its tensors tell. What they
-    do not tell is `normalised`: whether the weights are of the training code since 2022. Raises ValueError naming the
-    file that does not fit.
+    Options: size (224 or 512) and deep, which the tensors of the file must match if they are given; normalised, whether
+    the weights come from the training code since 2022, which no tensor shows. Raises ValueError naming the file that
+    does not match.
     """
 
     name = "simswap"
@@ -127,13 +129,17 @@ class SimSwapTeacher(Teacher):
         normalised: bool = False,
     ) -> None:
         super().__init__(weights, normalised=normalised)
-        self.generator = load_generator(self.weights["generator"], size, deep, normalised)
-        self.identity_encoder = load_irse101(self.weights["identity_encoder"])
-        native = self.generator.options["size"]
+        self._assemble(
+            load_generator(self.weights["generator"], size, deep, normalised),
+            load_irse101(self.weights["identity_encoder"]),
+        )
+
+    def _assemble(self, generator: SimSwapGenerator, identity_encoder: IRSE101) -> None:
+        self.generator, self.identity_encoder = generator, identity_encoder
+        native = generator.options["size"]
         self.crop = Crop(TEMPLATES[native], native)
-        mean, std = torch.tensor(IMAGENET_MEAN), torch.tensor(IMAGENET_STD)
-        self.register_buffer("mean", mean.view(3, 1, 1), persistent=False)
-        self.register_buffer("std", std.view(3, 1, 1), persistent=False)
+        for key, values in (("mean", IMAGENET_MEAN), ("std", IMAGENET_STD)):
+            self.register_buffer(key, torch.tensor(values).view(3, 1, 1), persistent=False)
 
     def identity(self, source: Tensor, rows: list[dict] | None = None) -> tuple[Tensor, ...]:
         """The unit embeddings (N, 512) of sources (N, 3, H, H)."""
@@ -154,14 +160,13 @@ class SimSwapTeacher(Teacher):
 def load_generator(
     path: str | Path, size: int | None = None, deep: bool | None = None, normalised: bool = False
 ) -> SimSwapGenerator:
-    """A generator of the original's state dict. Its tensors tell size and depth; where given, they must be these.
+    """The generator of an original state dict, its size and depth those of the tensors.
 
-    Raises ValueError naming the file and the first tensor, or the option, that does not fit.
+    Raises ValueError naming the file and the first wrong tensor, or the option that the tensors contradict.
     """
     state = read_state(path)
-    with torch.device("meta"):
-        network = SimSwapGenerator(512 if "down0.0.weight" in state else 224, "down4.0.weight" in state, normalised)
-    load_strictly(network, state, str(path), _renamer(state), assign=True)
+    native, is_deep = 512 if "down0.0.weight" in state else 224, "down4.0.weight" in state
+    network = build_with(lambda: SimSwapGenerator(native, is_deep, normalised), state, path, _renamer(state))
     for option, wanted in (("size", size), ("deep", deep)):
         if wanted not in (None, network.options[option]):
             raise ValueError(f"{path}: {option}: expected {wanted}, its generator's is {network.options[option]}")
@@ -169,7 +174,7 @@ def load_generator(
 
 
 def _renamer(state: Mapping[str, Tensor]) -> Callable[[str], str]:
-    """Our name of a tensor of the original: up3.1.weight -> ups.0.conv.weight; else the name itself."""
+    """A function to our name of a tensor of the original: up3.1.weight -> ups.0.conv.weight; any other unchanged."""
     first = 0 if "down0.0.weight" in state else 1
     last = 4 if "down4.0.weight" in state else 3
 

@@ -1,8 +1,8 @@
 """StyleGAN2's synthesis and mapping networks (Karras et al. 2020, arXiv:1912.04958), config-f.
 
-Own implementation in the checkpoint layout of rosinality/stylegan2-pytorch, as MegaFS uses it
-(zyainfal/One-Shot-Face-Swapping-on-Megapixels @f01b195): the latents of all layers are given, the noise is fixed, and
-a feature map may take the place of the learned 4x4 start.
+Own implementation in the checkpoint layout of rosinality/stylegan2-pytorch, as used by MegaFS
+(zyainfal/One-Shot-Face-Swapping-on-Megapixels @f01b195): the caller gives the latents of all layers, the noise is
+fixed, and a feature map may replace the learned 4x4 start.
 """
 
 from __future__ import annotations
@@ -15,26 +15,26 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from swapcore.weights import load_strictly, read_state
+from swapcore.weights import load_strictly, read_state, tensor_of
 
 _SLOPE = 0.2
 _MAPPING_LAYERS = 8
-_MAPPING_RATE = 0.01  # the learning rate of the mapping network, which its weights are stored divided by
+_MAPPING_RATE = 0.01  # learning rate of the mapping network; its weights are stored divided by it
 
 
 def config_f(resolution: int) -> dict[int, int]:
-    """Channels by resolution, from 4 on: 512 up to 64 pixels, then halved at every step."""
+    """Channels by resolution, from 4 up: 512 up to 64 pixels, then halved at every step."""
     return {2**k: min(512, 2**15 // 2**k) for k in range(2, int(math.log2(resolution)) + 1)}
 
 
 def blur_kernel() -> Tensor:
-    """(4, 4): binomial, its sum 4, as after an up-sampling by two."""
+    """The binomial kernel (4, 4) of sum 4, which keeps the brightness when upsampling by two."""
     row = torch.tensor([1.0, 3.0, 3.0, 1.0])
     return torch.outer(row, row) / 16
 
 
 class EqualLinear(nn.Module):
-    """A linear layer whose weights are scaled at run time."""
+    """A linear layer whose weights are scaled when it is applied (equalised learning rate)."""
 
     def __init__(self, dim: int, out_dim: int, rate: float = 1.0, bias: float = 0.0) -> None:
         super().__init__()
@@ -69,7 +69,7 @@ class Blur(nn.Module):
 
 
 class Upsample(nn.Module):
-    """Twice the resolution: zeros between the pixels, smoothed."""
+    """Doubles the resolution: inserts zeros between the pixels, then smooths."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -77,14 +77,15 @@ class Upsample(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         kernel = self.kernel.to(x.dtype).expand(x.shape[1], 1, -1, -1)
-        with torch.autocast(x.device.type, enabled=False):  # the image that is handed up keeps its precision
+        with torch.autocast(x.device.type, enabled=False):  # the image keeps full precision from level to level
             return F.conv_transpose2d(x, kernel, stride=2, padding=1, groups=x.shape[1])
 
 
 class ModulatedConv(nn.Module):
-    """A convolution whose weights w are scaled by a latent, per sample and input channel, and normalised per output.
+    """A convolution whose weights are scaled per sample and input channel by a latent's style, then normalised per
+    output channel.
 
-    Convolving with w * s is convolving the input times s with w, so one convolution serves the whole batch; the
+    Scaling the weights by the style s equals scaling the input by s, so one convolution serves the whole batch. The
     normalisation depends on the output channel alone and is applied to the result.
     """
 
@@ -99,10 +100,10 @@ class ModulatedConv(nn.Module):
 
     def forward(self, x: Tensor, latent: Tensor) -> Tensor:
         weight, style = self.weight[0] * self.scale, self.modulation(latent).float()
-        if self.demodulate:  # the style's size cancels out; without it, half precision cannot overflow below
+        if self.demodulate:  # the style's magnitude cancels out: dividing by it prevents overflow in half precision
             size = style.abs().amax(1, keepdim=True).clamp_min(1e-8)
             style = style / size
-            # A product and a sum, not a matrix product, which autocast would round.
+            # Not a matrix product: autocast would round it.
             energy = (style.square()[:, None] * weight.square().sum((2, 3))).sum(2)
             gain = torch.rsqrt(energy + 1e-8 / size.square())[:, :, None, None]
         x = x * style[:, :, None, None].to(x.dtype)
@@ -145,7 +146,7 @@ class StyledConv(nn.Module):
 
 
 class ToRGB(nn.Module):
-    """Features to colours, added to the image of half the resolution."""
+    """Converts features to colours and adds them to the upsampled image of half the resolution."""
 
     def __init__(self, channels: int, latent_dim: int, up: bool = True) -> None:
         super().__init__()
@@ -165,10 +166,10 @@ class ConstantInput(nn.Module):
 
 
 class StyleGAN2(nn.Module):
-    """The generator of `resolution` pixels, 2 log2(resolution) - 2 latents of `latent_dim` numbers.
+    """The generator: 2 log2(resolution) - 2 latents of `latent_dim` numbers to an image of `resolution` pixels.
 
-    Options: resolution (a power of two from 8 on), channels (by resolution from 4 on; by default those of config-f),
-    latent_dim. Wrong options raise ValueError. The 1024 of config-f has 30,370,060 parameters.
+    Options: resolution (a power of two, at least 8), channels (by resolution, from 4 up; default: config-f),
+    latent_dim. Wrong options raise ValueError. Config-f at 1024 has 30,370,060 parameters.
     """
 
     def __init__(
@@ -198,27 +199,27 @@ class StyleGAN2(nn.Module):
             self.noises.register_buffer(f"noise_{layer}", torch.randn(1, 1, size, size))
 
     def mapping(self, z: Tensor) -> Tensor:
-        """Gaussian numbers (N, D) to latents (N, D)."""
+        """Normally distributed numbers (N, D) to latents (N, D)."""
         return self.style(z)
 
     def forward(self, latents: Tensor, start: Tensor | None = None) -> Tensor:
-        """Latents (N, L, D) to images (N, 3, R, R) float32, nearly in [-1, 1], with the fixed noise.
+        """Latents (N, L, D) to images (N, 3, R, R) float32, approximately in [-1, 1], with the fixed noise.
 
-        `start` (N, C, 4, 4) takes the place of the learned constant. Raises ValueError on other shapes.
+        `start` (N, C, 4, 4) replaces the learned constant. Raises ValueError on other shapes.
         """
         wanted = (self.latents, self.options["latent_dim"])
         if latents.ndim != 3 or latents.shape[1:] != wanted:
             raise ValueError(f"StyleGAN2: latents: expected (N, {wanted[0]}, {wanted[1]}), got {tuple(latents.shape)}")
         constant = self.input.input
         x = constant.expand(len(latents), -1, -1, -1) if start is None else start
-        if x.shape != (len(latents), *constant.shape[1:]):
-            told = f"expected {(len(latents), *constant.shape[1:])}, got {tuple(x.shape)}"
-            raise ValueError(f"StyleGAN2: start: {told}")
+        wanted = (len(latents), *constant.shape[1:])
+        if x.shape != wanted:
+            raise ValueError(f"StyleGAN2: start: expected {wanted}, got {tuple(x.shape)}")
         styles, noises = latents.unbind(1), list(self.noises.buffers())
         x = self.conv1(x, styles[0], noises[0])
         image = self.to_rgb1(x, styles[1])
         for step, to_rgb in enumerate(self.to_rgbs):
-            first = 2 * step + 1  # the image of a resolution shares its latent with the next resolution's first layer
+            first = 2 * step + 1  # to_rgb shares its latent with the first layer of the next resolution
             for layer in (first, first + 1):
                 x = self.convs[layer - 1](x, styles[layer], noises[layer])
             image = to_rgb(x, styles[first + 2], image)
@@ -226,27 +227,24 @@ class StyleGAN2(nn.Module):
 
 
 def load_stylegan2(path: str | Path) -> StyleGAN2:
-    """The generator of a rosinality file: {"g_ema": ...} or its state dict alone, of any resolution and width.
+    """The generator of a rosinality file, {"g_ema": ...} or its state dict alone, of any resolution and width.
 
-    The reference loads with gaps allowed. Here the blur kernels alone may be absent, and must be the known ones where
-    they are there; noise and all else must be complete. Raises ValueError naming the file and the first tensor.
+    Only the blur kernels may be absent; if present, they must equal ours. Raises ValueError naming the file and the
+    first wrong tensor.
     """
     state = read_state(path, ("g_ema", "state_dict"))
-    steps = sum(key.startswith("to_rgbs.") and key.endswith(".conv.weight") for key in state)
-    marks = ["input.input", "conv1.conv.modulation.weight"]
-    marks += [f"convs.{2 * step}.activate.bias" for step in range(steps)]
-    for key, rank in zip(marks, (4, 2, *[1] * steps), strict=True):
-        if steps < 1 or key not in state or state[key].ndim != rank:
-            found = f"shape {tuple(state[key].shape)}" if key in state else "none"
-            raise ValueError(f"{path}: not a StyleGAN2 generator: {key}: expected {rank} dimensions, found {found}")
-    start, modulation, *biases = (state[key] for key in marks)
+    where = f"{path}: not a StyleGAN2 generator"
+    steps = max(1, sum(key.startswith("to_rgbs.") and key.endswith(".conv.weight") for key in state))
+    start = tensor_of(state, "input.input", 4, where)
+    modulation = tensor_of(state, "conv1.conv.modulation.weight", 2, where)
+    biases = [tensor_of(state, f"convs.{2 * step}.activate.bias", 1, where) for step in range(steps)]
     channels = {4: start.shape[1]} | {2 ** (step + 3): len(bias) for step, bias in enumerate(biases)}
     with torch.device("meta"):
         network = StyleGAN2(2 ** (steps + 2), channels, modulation.shape[1])
     for key in network.state_dict():
-        if key.endswith(".kernel"):
+        if key.endswith(".kernel"):  # a buffer that every network here computes by itself
             kernel = state.setdefault(key, blur_kernel())
             if kernel.shape != (4, 4) or not torch.allclose(kernel.float(), blur_kernel(), atol=1e-6):
                 raise ValueError(f"{path}: {key}: expected the blur [1, 3, 3, 1] of sum 4, found another kernel")
-    load_strictly(network, state, str(path), assign=True)
+    load_strictly(network, state, path, assign=True)
     return network

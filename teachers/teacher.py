@@ -1,4 +1,4 @@
-"""What every teacher is: frozen, canonical crops in, canonical crops out."""
+"""The contract of all teachers: frozen networks that take canonical crops and return canonical crops."""
 
 from __future__ import annotations
 
@@ -7,30 +7,31 @@ import json
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
-import torch
 from torch import Tensor, nn
+
+from swapcore.files import sha256
 
 
 class Teacher(nn.Module):
-    """A frozen face swapper. Sources and targets are canonical crops (N, 3, H, H) float32 RGB in [-1, 1], and so is
-    the swap, in the target's size. What a teacher's network wants else (crop, size, colour order, range) it does
-    itself.
+    """A frozen face swapper. Source, target and swap are canonical crops (N, 3, H, H), float32 RGB in [-1, 1], the swap
+    in the target's size. A teacher whose network expects another crop, size, colour order or range converts itself.
 
-    A subclass says what `FILES` it reads, and splits the work in two: `identity` is computed once per source and may
-    be kept, `swap` is computed for every pair.
+    A subclass lists the `FILES` it reads and splits the swap in two: `identity` is computed once per source and may be
+    cached, `swap` is computed for every pair.
     """
 
     name: ClassVar[str]
-    FILES: ClassVar[
-        Mapping[str, str]
-    ] = {}  # key of `weights` -> what that file is; optional ones start with "optional"
-    needs_rows: ClassVar[bool] = False  # whether it must be given the manifest rows of the pictures
-    autocast: ClassVar[bool] = False  # whether bf16 and fp16 autocast are harmless to it
+    FILES: ClassVar[Mapping[str, str]] = {}  # key of `weights` -> description; optional files begin with "optional"
+    needs_rows: ClassVar[bool] = False  # whether it needs the manifest rows of the pictures
+    autocast: ClassVar[bool] = False  # whether it may run under bf16 and fp16 autocast
 
     def __init__(self, weights: Mapping[str, str | Path] | None = None, **facts: Any) -> None:
-        """Check the files. `facts` are what else the swaps depend on. Raises ValueError naming key and remedy."""
+        """weights: paths by the keys of FILES. facts: options that change the swaps.
+
+        Raises ValueError naming the key and the remedy where a file is unknown, missing or no file.
+        """
         super().__init__()
         self.weights = {key: Path(path) for key, path in (weights or {}).items()}
         known = ", ".join(f"weights.{key} ({what})" for key, what in self.FILES.items()) or "no weights"
@@ -47,32 +48,43 @@ class Teacher(nn.Module):
                 )
         self.facts = facts
 
+    @classmethod
+    def untrained(cls, *networks: nn.Module) -> Self:
+        """A teacher around networks that come from no file, for benchmarks: its swaps are noise.
+
+        networks: the arguments of the subclass's `_assemble`. The weight hash is "untrained". No experiment can name
+        such a teacher: `teachers.build` reads files.
+        """
+        teacher = cls.__new__(cls)
+        nn.Module.__init__(teacher)
+        teacher.weights, teacher.facts, teacher.weight_hash = {}, {}, "untrained"
+        teacher._assemble(*networks)
+        return teacher.eval().requires_grad_(False)
+
+    def _assemble(self, *networks: nn.Module) -> None:
+        """Take the networks of this teacher and everything that follows from them, as the crop."""
+        raise NotImplementedError
+
     @cached_property
     def weight_hash(self) -> str:
         """16 hexadecimal digits over the bytes of its files and its options: equal hash, equal swaps."""
         total = hashlib.sha256(json.dumps(self.facts, sort_keys=True, default=str).encode())
         for key in sorted(self.weights):
-            with open(self.weights[key], "rb") as file:
-                total.update(key.encode() + hashlib.file_digest(file, "sha256").digest())
+            total.update(key.encode() + bytes.fromhex(sha256(self.weights[key])))
         return total.hexdigest()[:16]
 
     @property
     def parts(self) -> dict[str, nn.Module]:
-        """Its networks by name, to be measured one by one."""
+        """Its networks by name; the evaluation counts their parameters."""
         return {name: child for name, child in self.named_children() if any(True for _ in child.parameters())}
 
     @property
     def files(self) -> dict[str, Path]:
-        """What is measured in bytes where the networks are not modules: the files themselves."""
+        """The files whose bytes the evaluation counts where `parts` is empty."""
         return {} if self.parts else self.weights
 
-    @property
-    def device(self) -> torch.device:
-        tensor = next(iter([*self.parameters(), *self.buffers()]), None)
-        return torch.device("cpu") if tensor is None else tensor.device
-
     def identity(self, source: Tensor, rows: list[dict] | None = None) -> tuple[Tensor, ...]:
-        """What the teacher takes from sources (N, 3, H, H): tensors whose first dimension is N."""
+        """The identity of sources (N, 3, H, H): tensors whose first dimension is N."""
         raise NotImplementedError
 
     def swap(self, identity: tuple[Tensor, ...], target: Tensor, rows: list[dict] | None = None) -> Tensor:
@@ -86,7 +98,10 @@ class Teacher(nn.Module):
         source_rows: list[dict] | None = None,
         target_rows: list[dict] | None = None,
     ) -> Tensor:
-        """Swap; rows are those of the manifest, for a teacher that `needs_rows`. Raises ValueError on other shapes."""
+        """Swaps (N, 3, H, H); the rows are those of the manifest, for a teacher that `needs_rows`.
+
+        Raises ValueError on other shapes.
+        """
         for name, images in (("source", source), ("target", target)):
             if images.ndim != 4 or images.shape[1] != 3 or images.shape[2] != images.shape[3]:
                 raise ValueError(f"teacher '{self.name}': {name}: expected (N, 3, H, H), got {tuple(images.shape)}")
@@ -96,7 +111,7 @@ class Teacher(nn.Module):
 
 
 class NoFace(ValueError):
-    """A teacher finds no face in some pictures; `index` lists their places in the batch."""
+    """A teacher detects no face in some pictures; `index` lists their positions in the batch."""
 
     def __init__(self, message: str, index: list[int]) -> None:
         super().__init__(message)

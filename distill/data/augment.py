@@ -1,4 +1,4 @@
-"""What FSTriplets does to pictures: the original's colours and mirror, and things pasted before a face."""
+"""Augmentation of FSTriplets: colour jitter and mirroring as in the original, and occlusions pasted over faces."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ KEPT_OCCLUSIONS = 1000  # 150 MB of them at 256 pixels
 
 
 def augment(pictures: torch.Tensor, draws: Sequence[np.random.Generator], grey_share: float) -> torch.Tensor:
-    """Mirror half, grey a few, jitter the colours of 30 % of uint8 pictures (n, 3, H, W); a new tensor.
+    """Mirror half of uint8 pictures (n, 3, H, W), turn `grey_share` of them grey, jitter 30 %; a new tensor.
 
-    As HoiM/MobileFSGAN @478175b, dataset/dataset.py, has it, in random order; ours: hue turns about the grey axis, not
-    in HSV, which makes all of it one affine map of colours, and values are cut off once, at the end.
+    Follows HoiM/MobileFSGAN @478175b, dataset/dataset.py. Differences: hue is a rotation about the grey axis, not a
+    shift in HSV, so that all steps are one affine map of colours; values are clipped once, at the end.
     """
     out = pictures.clone()
     for i, rng in enumerate(draws):
@@ -39,7 +39,7 @@ def augment(pictures: torch.Tensor, draws: Sequence[np.random.Generator], grey_s
 
 
 def _colours(rng: np.random.Generator, mean: np.ndarray, grey: bool, jitter: bool) -> tuple[np.ndarray, np.ndarray]:
-    """The affine map of colours (3, 3), (3,) of one picture of that mean."""
+    """The affine map of colours, (3, 3) and (3,), of one picture with this mean colour."""
     matrix, offset = np.tile(GREY, (3, 1)) if grey else np.eye(3), np.zeros(3)
     if jitter:
         brightness, contrast, saturation = rng.uniform(1 - JITTER, 1 + JITTER, 3)
@@ -52,16 +52,16 @@ def _colours(rng: np.random.Generator, mean: np.ndarray, grey: bool, jitter: boo
             math.cos(turn) * np.eye(3) + math.sin(turn) * about + (1 - math.cos(turn)) / 3,
         )
         for step in rng.permutation(4):
-            level = GREY @ (matrix @ mean + offset) if step == 1 else 0.0  # contrast is about the mean grey
+            level = GREY @ (matrix @ mean + offset) if step == 1 else 0.0  # contrast pivots on the mean grey
             matrix, offset = steps[step] @ matrix, steps[step] @ offset + (1 - contrast) * level
     return matrix, offset
 
 
 class Occlusions:
-    """Pictures with an alpha channel, to be pasted before faces of `resolution` pixels. Raises DataError.
+    """Pictures with an alpha channel, to be pasted over faces of `resolution` pixels. Raises DataError.
 
-    The original's code for them, which its shares leave off, gives their size: 64 to 96 of 256 pixels, within the
-    picture. Ours: alpha instead of white, and any rotation.
+    Their size, 64 to 96 of 256 pixels and inside the picture, is that of the original's code, where the share of
+    occlusions is 0. Differences: alpha in place of white as the transparent colour, and any rotation.
     """
 
     def __init__(self, folder: str | Path, resolution: int):
@@ -75,9 +75,9 @@ class Occlusions:
             _refuse_opaque(path)
 
     def paste(self, images: torch.Tensor, draws: Sequence[np.random.Generator]) -> torch.Tensor:
-        """Paste one at a random place, size and angle; on all k pictures of a sample (n, k, 3, H, W) uint8 alike."""
+        """Paste one occlusion at a random place, size and angle over all pictures of a sample (n, k, 3, H, W) uint8."""
         which = [int(rng.integers(len(self.files))) for rng in draws]
-        things = torch.stack([self._load(i) for i in which])
+        overlays = torch.stack([self._load(i) for i in which])
         size, angle, x, y = np.array([rng.uniform((OCCLUSION_SIDE[0], 0, -1, -1), (OCCLUSION_SIDE[1], 1, 1, 1))
                                       for rng in draws]).T  # fmt: skip
         cos, sin = np.cos(2 * math.pi * angle) / size, np.sin(2 * math.pi * angle) / size
@@ -85,8 +85,8 @@ class Occlusions:
         grid = np.stack([cos, sin, -cos * x - sin * y, -sin, cos, sin * x - cos * y], 1).reshape(-1, 2, 3)
         shape = [len(images), 4, *images.shape[-2:]]
         grid = F.affine_grid(torch.from_numpy(grid).float(), shape, align_corners=False)
-        laid = F.grid_sample(things, grid, align_corners=False)[:, None]  # nothing, hence transparent, around it
-        pasted = images * (1 - laid[:, :, 3:]) + 255 * laid[:, :, :3]
+        overlay = F.grid_sample(overlays, grid, align_corners=False)[:, None]  # zero, hence transparent, outside
+        pasted = images * (1 - overlay[:, :, 3:]) + 255 * overlay[:, :, :3]
         return pasted.round().clamp(0, 255).byte()
 
     def _load(self, index: int) -> torch.Tensor:
@@ -97,8 +97,8 @@ class Occlusions:
             pixels = torch.from_numpy(decode(self.files[index], mode="RGBA")).float() / 255
             pixels = torch.cat([pixels[:3] * pixels[3:], pixels[3:]])
             height, width = pixels.shape[1:]
-            wide, high = max(height - width, 0), max(width - height, 0)
-            pixels = F.pad(pixels, (wide // 2, wide - wide // 2, high // 2, high - high // 2))[None]
+            x, y = max(height - width, 0), max(width - height, 0)
+            pixels = F.pad(pixels, (x // 2, x - x // 2, y // 2, y - y // 2))[None]
             size = (self.side, self.side)
             self.loaded[index] = F.interpolate(pixels, size, mode="bilinear", antialias=True, align_corners=False)[0]
         return self.loaded[index]

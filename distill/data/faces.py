@@ -1,4 +1,4 @@
-"""Faces in pictures of any size: found, and aligned to the canonical crop. Wants OpenCV, from the extra `video`."""
+"""Face detection and alignment: pictures to canonical crops and back. Needs OpenCV, of the extra `video`."""
 
 from __future__ import annotations
 
@@ -8,13 +8,12 @@ from types import ModuleType
 
 import numpy as np
 import torch
-from PIL import Image
 from tqdm import tqdm
 
 from distill.data.photos import EXPECTED_TREE
-from swapcore.files import sha256, whole_file
+from swapcore.files import sha256
 from swapcore.frame import CANONICAL, similarity
-from swapcore.images import SUFFIXES, DataError, decode
+from swapcore.images import SUFFIXES, DataError, decode, save_png
 from swapcore.weights import Card
 
 YUNET = Card(
@@ -24,26 +23,26 @@ YUNET = Card(
     url=None,
     source="https://github.com/ShiqiYu/libfacedetection.train @0047ac2 onnx/yunet_n_dynamic.onnx",
     licence="Apache-2.0",
-    note="Boxes and five points (Wu, Peng, Yu: YuNet, Machine Intelligence Research 2023).",
+    note="BGR in; boxes and five landmarks out (Wu, Peng, Yu: YuNet, Machine Intelligence Research 2023).",
 )
-LARGEST = 640  # pixels; a larger picture is shrunk before it is searched
+SEARCH_SIDE = 640  # pixels; a larger picture is shrunk before detection
 
-# An RGB picture (H, W, 3) uint8 to the five points (5, 2) of its largest face, in pixels, or None.
-FindFace = Callable[[np.ndarray], np.ndarray | None]
+# An RGB picture (H, W, 3) uint8 -> the five landmarks (5, 2) of its largest face in pixels, or None.
+FaceFinder = Callable[[np.ndarray], np.ndarray | None]
 
 
 class Detector:
-    """YuNet on pictures of any size. `name` and `weight_hash` say which. Raises DataError without OpenCV."""
+    """YuNet on pictures of any size. Pair lists record `name` and `weight_hash`. Raises DataError without OpenCV."""
 
     name = YUNET.name
 
     def __init__(self, path: str | Path, score: float = 0.7) -> None:
-        """path: the file of the card YUNET. score: the least that counts as a face, in [0, 1]."""
+        """path: the file of the card YUNET. score: the lowest confidence of a face, in [0, 1]."""
         cv2 = opencv()
         self.weight_hash = sha256(path)[:16]
         level = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)  # OpenCV 5 warns of its own engine
         try:
-            self._network = cv2.FaceDetectorYN.create(str(path), "", (LARGEST, LARGEST), score)
+            self._network = cv2.FaceDetectorYN.create(str(path), "", (SEARCH_SIDE, SEARCH_SIDE), score)
         except cv2.error as error:
             raise DataError(f"{path}: not a detector that OpenCV can read ({error.msg.strip()})") from None
         finally:
@@ -54,115 +53,108 @@ class Detector:
         return next(iter(self.all(image)), None)
 
     def all(self, image: np.ndarray) -> list[np.ndarray]:
-        """The points of every face, the largest first."""
+        """The landmarks of every face, the largest face first."""
         cv2 = opencv()
         height, width = image.shape[:2]
-        shrink = min(1.0, LARGEST / max(height, width))
-        if shrink < 1:
-            size = round(width * shrink), round(height * shrink)
-            image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+        scale = min(1.0, SEARCH_SIDE / max(height, width))
+        if scale < 1:
+            image = cv2.resize(image, (round(width * scale), round(height * scale)), interpolation=cv2.INTER_AREA)
         self._network.setInputSize((image.shape[1], image.shape[0]))
         faces = self._network.detect(np.ascontiguousarray(image[..., ::-1]))[1]
-        found = [] if faces is None else sorted(faces, key=lambda face: -face[2] * face[3])
-        return [face[4:14].reshape(5, 2).astype(np.float64) / shrink for face in found]
+        by_size = [] if faces is None else sorted(faces, key=lambda face: -face[2] * face[3])
+        return [face[4:14].reshape(5, 2).astype(np.float64) / scale for face in by_size]
 
 
 def opencv() -> ModuleType:
     try:
         import cv2
     except ImportError:
-        raise DataError("finding faces needs OpenCV: pip install swapdistill[video]") from None
+        raise DataError("face detection needs OpenCV: pip install swapdistill[video]") from None
     return cv2
 
 
-def align(image: np.ndarray, points: np.ndarray, size: int) -> np.ndarray:
-    """The canonical crop (size, size, 3) uint8 of a picture (H, W, 3) uint8 with five points (5, 2) in pixels.
+def align(image: np.ndarray, landmarks: np.ndarray, size: int) -> np.ndarray:
+    """The canonical crop (size, size, 3) uint8 of a picture (H, W, 3) uint8 with five landmarks (5, 2) in pixels.
 
-    What lies outside the picture repeats its border. Raises ValueError on points that are no face.
+    The picture's border is repeated outside it. Raises ValueError on landmarks that are no face.
     """
     cv2 = opencv()
-    move = _to_crop(points, size)
-    scale = float(np.hypot(*move[:, 0]))
-    if scale < 0.5:  # a bilinear sample sees four pixels: a much larger face is averaged first
+    transform = _to_crop(landmarks, size)
+    scale = float(np.hypot(*transform[:, 0]))
+    if scale < 0.5:  # a bilinear sample reads four pixels: average a much larger face first
         image = cv2.resize(image, None, fx=2 * scale, fy=2 * scale, interpolation=cv2.INTER_AREA)
-        move[:, :2] /= 2 * scale
-    return cv2.warpAffine(image, _centred(move), (size, size), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        transform[:, :2] /= 2 * scale
+    transform = _between_pixel_centres(transform)
+    return cv2.warpAffine(image, transform, (size, size), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
 
 
-def paste(crop: np.ndarray, image: np.ndarray, points: np.ndarray, feather: float = 0.12) -> np.ndarray:
-    """A picture (H, W, 3) uint8 with an aligned crop (S, S, 3) uint8 laid back over the face of these points.
+def paste(crop: np.ndarray, image: np.ndarray, landmarks: np.ndarray, feather: float = 0.12) -> np.ndarray:
+    """A picture (H, W, 3) uint8 with an aligned crop (S, S, 3) uint8 pasted over the face of these landmarks.
 
-    The crop's border fades out over `feather` of its side, and all of it towards the corners, where no face is.
+    The crop fades out over `feather` of its side towards its border, and entirely towards its corners.
     """
     cv2 = opencv()
     size = len(crop)
-    back = cv2.invertAffineTransform(_centred(_to_crop(points, size)))
-    away = np.abs((np.arange(size) + 0.5) / size * 2 - 1)
-    reach = 1 - np.maximum(np.hypot(away[:, None], away[None]) / 1.12, np.maximum(away[:, None], away[None]))
-    mask = np.clip(reach / (2 * feather), 0, 1).astype(np.float32)
-    mask = mask * mask * (3 - 2 * mask)  # no edge where the fading begins and ends
-    height, width = image.shape[:2]
-    laid = cv2.warpAffine(crop, back, (width, height), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-    share = cv2.warpAffine(mask, back, (width, height), flags=cv2.INTER_LINEAR)[..., None]
-    return (image + share * (laid.astype(np.float32) - image)).round().astype(np.uint8)
+    to_image = cv2.invertAffineTransform(_between_pixel_centres(_to_crop(landmarks, size)))
+    distance = np.abs((np.arange(size) + 0.5) / size * 2 - 1)  # from the centre: 0, to the border: 1
+    x, y = distance[None], distance[:, None]
+    inside = 1 - np.maximum(np.hypot(y, x) / 1.12, np.maximum(y, x))
+    mask = np.clip(inside / (2 * feather), 0, 1).astype(np.float32)
+    mask = mask * mask * (3 - 2 * mask)  # smooth where the fading begins and ends
+    shape = image.shape[1], image.shape[0]
+    pasted = cv2.warpAffine(crop, to_image, shape, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    weight = cv2.warpAffine(mask, to_image, shape, flags=cv2.INTER_LINEAR)[..., None]
+    return (image + weight * (pasted.astype(np.float32) - image)).round().astype(np.uint8)
 
 
-def _to_crop(points: np.ndarray, size: int) -> np.ndarray:
-    """(2, 3): places in the picture to places in its canonical crop. Raises ValueError on points that are no face."""
-    points = torch.as_tensor(np.asarray(points))
-    if points.shape != (5, 2) or not torch.isfinite(points).all() or points.std(0).min() < 1e-3:
-        raise ValueError(f"points: expected five places of a face, got {points.tolist()}")
-    return similarity(points, torch.tensor(CANONICAL) * size).numpy()
+def _to_crop(landmarks: np.ndarray, size: int) -> np.ndarray:
+    """(2, 3): coordinates in the picture to coordinates in its canonical crop. Raises ValueError."""
+    landmarks = torch.as_tensor(np.asarray(landmarks))
+    if landmarks.shape != (5, 2) or not torch.isfinite(landmarks).all() or landmarks.std(0).min() < 1e-3:
+        raise ValueError(f"landmarks: expected five points of a face, got {landmarks.tolist()}")
+    return similarity(landmarks, torch.tensor(CANONICAL) * size).numpy()
 
 
-def _centred(move: np.ndarray) -> np.ndarray:
-    """The same from and to numbers of pixels, whose centres lie half a pixel inside."""
-    move = move.copy()
-    move[:, 2] += move[:, :2].sum(1) / 2 - 0.5
-    return move
+def _between_pixel_centres(transform: np.ndarray) -> np.ndarray:
+    """The same transform between pixel indices, whose centres lie at index + 0.5."""
+    transform = transform.copy()
+    transform[:, 2] += transform[:, :2].sum(1) / 2 - 0.5
+    return transform
 
 
-def sideways(points: np.ndarray) -> float:
-    """How far a face looks to the side: the nose's distance from the middle of the eyes along their line, in distances
-    between the eyes. 0 is frontal, a profile is beyond 0.5."""
-    left, right, nose = np.asarray(points, dtype=float)[:3]
+def nose_offset(landmarks: np.ndarray) -> float:
+    """How far a face is turned to the side: the nose's distance from the middle of the eyes along their line, in
+    distances between the eyes. 0 is frontal, a profile is beyond 0.5."""
+    left, right, nose = np.asarray(landmarks, dtype=float)[:3]
     line = right - left
     length = float(np.hypot(*line))
     return abs(float((nose - (left + right) / 2) @ line)) / max(length, 1e-6) ** 2
 
 
-def align_folder(
-    folder: Path, out: Path, size: int, find: FindFace, progress: bool = True
-) -> tuple[Path, list[dict[str, str]]]:
-    """Align the largest face of every picture of a folder to OUT/<same name>.png; the folder OUT, and what was skipped.
+def align_folder(folder: Path, out: Path, size: int, find_face: FaceFinder) -> tuple[Path, list[dict[str, str]]]:
+    """Align the largest face of every picture of a folder to OUT/<same name>.png; OUT, and the skipped pictures.
 
-    What is there already is not made again. Raises DataError where there is no picture or no face at all.
+    Files that exist are kept. Raises DataError where there is no picture, or no face in any.
     """
     files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES) if folder.is_dir() else []
     if not files:
         raise DataError(f"{folder}: no pictures; {EXPECTED_TREE}")
     skipped = []
-    for path in tqdm(files, desc="align faces", unit="photo", disable=not progress):
+    for path in tqdm(files, desc="align faces", unit="photo"):
         relative = path.relative_to(folder)
-        target = out / relative.parent / f"{relative.name}.png"
-        if target.is_file():
+        aligned = out / relative.parent / f"{relative.name}.png"
+        if aligned.is_file():
             continue
         try:
             image = np.ascontiguousarray(decode(path).transpose(1, 2, 0))
         except DataError:
             skipped.append({"what": str(relative), "reason": "not a readable picture"})
             continue
-        points = find(image)
-        if points is None:
+        landmarks = find_face(image)
+        if landmarks is None:
             skipped.append({"what": str(relative), "reason": "no face found"})
             continue
-        save(align(image, points, size), target)
+        save_png(align(image, landmarks, size), aligned, generated=False)
     if len(skipped) == len(files):
         raise DataError(f"{folder}: no face in any of {len(files)} pictures; the first: {skipped[0]['what']}")
     return out, skipped
-
-
-def save(image: np.ndarray, path: Path) -> None:
-    """Write a crop (H, W, 3) uint8 as PNG, whole or not at all."""
-    with whole_file(path) as temporary:
-        Image.fromarray(image).save(temporary, "PNG")

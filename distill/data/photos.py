@@ -1,13 +1,14 @@
-"""Folders of aligned photographs, and the manifest that every kind of data shares.
+"""Folders of aligned photographs, and the manifest of every data folder.
 
-A manifest is `manifest.jsonl`: one row per picture with `file` (relative to the manifest's root), `person` and
-`split` (train, val, test); synthetic pictures carry what is known of them beside it (synthetic.py).
+`manifest.jsonl` has one row per picture: `file` (absolute, or relative to the manifest's folder), `person` and `split`
+(train, val, test). Rows of synthetic pictures also hold their parameters (synthetic.py).
 """
 
 from __future__ import annotations
 
 import json
 import random
+from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -30,7 +31,7 @@ EXPECTED_TREE = """expected aligned face crops, one subfolder per person (or all
 
 @dataclass(frozen=True)
 class Photos:
-    """Pictures of one split: rows of a manifest, decoded on demand."""
+    """The pictures of one split: rows of a manifest, decoded on demand."""
 
     root: Path
     rows: list[dict[str, Any]]
@@ -41,30 +42,21 @@ class Photos:
 
     @property
     def people(self) -> dict[str, list[int]]:
-        """person -> indices of their pictures, both in the manifest's order."""
+        """person -> indices of the person's pictures, both in the order of the manifest."""
         people: dict[str, list[int]] = {}
         for index, row in enumerate(self.rows):
             people.setdefault(row["person"], []).append(index)
         return people
 
-    def load(self, indices: Sequence[int], progress: str | None = None) -> torch.Tensor:
+    def load(self, indices: Sequence[int]) -> torch.Tensor:
         """Decode pictures: (n, 3, resolution, resolution) uint8 RGB. Raises DataError naming a damaged file."""
-        with ThreadPoolExecutor(4) as pool:  # decoding leaves the interpreter's lock
-            images = pool.map(lambda i: decode(self.root / self.rows[i]["file"], self.resolution), indices)
-            bar = tqdm(images, desc=progress, total=len(indices), disable=progress is None, unit="image")
-            return torch.from_numpy(np.stack(list(bar))) if len(indices) else self._none()
-
-    def load_masks(self, indices: Sequence[int]) -> torch.Tensor:
-        """Inner-face masks of synthetic pictures: (n, 1, resolution, resolution) bool."""
-        masks = [decode(self.root / self.rows[i]["mask"], self.resolution, "L") for i in indices]
-        return torch.from_numpy(np.stack(masks)) > 127
-
-    def _none(self) -> torch.Tensor:
-        return torch.zeros(0, 3, self.resolution, self.resolution, dtype=torch.uint8)
+        with ThreadPoolExecutor(4) as pool:  # decoding releases the interpreter lock
+            images = [*pool.map(lambda i: decode(self.root / self.rows[i]["file"], self.resolution), indices)]
+        return torch.from_numpy(np.stack(images)) if images else torch.zeros(0, 3, *[self.resolution] * 2).byte()
 
 
 def read_manifest(folder: str | Path, split: str, resolution: int) -> Photos:
-    """One split of a manifest folder that the data stage, or datasets/synthetic.py, has written."""
+    """One split of a folder that the data stage or datasets/synthetic.py wrote. Raises DataError."""
     path = Path(folder) / "manifest.jsonl"
     if not path.is_file():
         raise DataError(f"{path}: no manifest; run stage 'data' first")
@@ -79,10 +71,10 @@ def write_manifest(folder: Path, rows: list[dict[str, Any]]) -> None:
     write_text(folder / "manifest.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
 
 
-def scan(folder: str | Path, min_size: int, progress: bool = True) -> tuple[list[dict[str, Any]], list[str]]:
-    """Check every picture of a folder: rows (absolute `file`, `person`) and one line for each picture skipped.
+def scan(folder: str | Path, min_size: int) -> tuple[list[dict[str, Any]], list[str]]:
+    """Check every picture of a folder: rows (absolute `file`, `person`), and a line of text for each skipped picture.
 
-    A subfolder is a person; a picture that lies in the folder itself is a person of its own.
+    Each subfolder is one person; so is each picture in the folder itself. Raises DataError without usable pictures.
     """
     root = Path(folder)
     if not root.is_dir():
@@ -92,15 +84,15 @@ def scan(folder: str | Path, min_size: int, progress: bool = True) -> tuple[list
         raise DataError(f"data: {root}: holds no picture ({', '.join(sorted(SUFFIXES))}); {EXPECTED_TREE}")
     with ThreadPoolExecutor(4) as pool:
         checks = pool.map(lambda path: _flaw(path, min_size), files)
-        flaws = list(tqdm(checks, desc="check photos", total=len(files), unit="photo", disable=not progress))
+        flaws = list(tqdm(checks, desc="check photos", total=len(files), unit="photo"))
     rows, skipped = [], []
     for path, flaw in zip(files, flaws, strict=True):
-        if flaw:
-            skipped.append(f"{path.relative_to(root)}: {flaw}")
-            continue
         relative = path.relative_to(root)
-        person = relative.parts[0] if len(relative.parts) > 1 else relative.stem
-        rows.append({"file": str(path.resolve()), "person": person})
+        if flaw:
+            skipped.append(f"{relative}: {flaw}")
+        else:
+            person = relative.parts[0] if len(relative.parts) > 1 else relative.stem
+            rows.append({"file": str(path.resolve()), "person": person})
     if not rows:
         raise DataError(f"data: {root}: none of {len(files)} pictures is usable; first: {skipped[0]}")
     return rows, skipped
@@ -124,39 +116,38 @@ def _flaw(path: Path, min_size: int) -> str | None:
 
 
 def register(exp, folder: Path, accelerator) -> dict[str, int]:
-    """Check the photographs of an experiment and write their manifest, with people split into train, val and test."""
+    """Check the photographs of an experiment, split the people into train, val and test, and write the manifest."""
     if not accelerator.is_main_process:
         return {}
-    rows, skipped = scan(exp.data.photos, exp.data.min_size)
-    people = sorted({row["person"] for row in rows})
+    data = exp.data
+    rows, skipped = scan(data.photos, data.min_size)
+    counts = Counter(row["person"] for row in rows)
+    people = sorted(counts)
     random.Random(exp.seed).shuffle(people)
-    counts = {p: sum(r["person"] == p for r in rows) for p in people}
-    heldout: list[dict[str, Any]] = []
-    if exp.data.heldout is not None:
-        heldout, more = scan(exp.data.heldout, exp.data.min_size)
-        skipped += more
-        seen = {r["file"] for r in rows}
-        both = [h["file"] for h in heldout if h["file"] in seen]
-        if both:
-            raise DataError(f"data.heldout: {exp.data.heldout}: lies within data.photos; {both[0]} is in both")
-        test = set()
+    heldout, test = [], set()
+    if data.heldout is not None:
+        heldout, skipped_too = scan(data.heldout, data.min_size)
+        skipped += skipped_too
+        files = {row["file"] for row in rows}
+        if both := [row["file"] for row in heldout if row["file"] in files]:
+            raise DataError(f"data.heldout: {data.heldout}: lies within data.photos; {both[0]} is in both")
     else:
         able = [p for p in people if counts[p] >= 2]  # one picture for the gallery, another as source
-        if "eval" in exp.stages and len(able) < exp.data.test_people + 2:
+        if "eval" in exp.stages and len(able) < data.test_people + 2:
             raise DataError(
-                f"data.photos: {exp.data.photos}: {len(able)} of {len(people)} people have two photographs or more, "
-                f"too few to hold {exp.data.test_people} out (data.test_people); or set data.heldout=FOLDER"
+                f"data.photos: {data.photos}: {len(able)} of {len(people)} people have two photographs or more, "
+                f"too few to hold {data.test_people} out (data.test_people); or set data.heldout=FOLDER"
             )
-        test = set(able[: exp.data.test_people])
-    val = set([p for p in people if p not in test][: exp.data.val_people])
+        test = set(able[: data.test_people])
+    val = set([p for p in people if p not in test][: data.val_people])
     if len(people) - len(test) - len(val) < 2:
-        raise DataError(f"data.photos: {exp.data.photos}: {len(people)} people are too few to train, check and test on")
+        raise DataError(f"data.photos: {data.photos}: {len(people)} people are too few to train, check and test on")
     splits = [{**r, "split": "test" if r["person"] in test else "val" if r["person"] in val else "train"} for r in rows]
     splits += [{**r, "split": "test"} for r in heldout]
     write_manifest(folder, splits)
     write_text(folder / "skipped.txt", "".join(line + "\n" for line in skipped))
     if skipped:
         accelerator.print(f"  skipped {len(skipped)} files, listed in {folder / 'skipped.txt'}; first: {skipped[0]}")
-    found = {f"{split}_images": sum(r["split"] == split for r in splits) for split in ("train", "val", "test")}
-    accelerator.print("  " + ", ".join(f"{v} {k.replace('_', ' ')}" for k, v in found.items()))
-    return {**found, "people": len({r["person"] for r in splits}), "skipped": len(skipped)}
+    images = {f"{split}_images": sum(r["split"] == split for r in splits) for split in ("train", "val", "test")}
+    accelerator.print("  " + ", ".join(f"{v} {k.replace('_', ' ')}" for k, v in images.items()))
+    return {**images, "people": len({r["person"] for r in splits}), "skipped": len(skipped)}

@@ -1,4 +1,4 @@
-"""Everything that reads or writes training data. The commands that prepare data live in datasets/, no package."""
+"""Stage `data`: aligned crops on disk and their manifest. Synthetic people are drawn, photographs are checked."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from distill.stage import Stage, open_stage
 
 
 def run(exp: Experiment, accelerator, tracker) -> Stage:
-    """Stage `data`: aligned crops on disk and their manifest. Synthetic people are drawn, photographs are checked."""
     if exp.data.kind == "synthetic":
         keys = ("resolution", "train_people", "val_people", "test_people", "train_images", "test_images")
         facts = {"renderer": synthetic.RENDERER_HASH}
@@ -20,12 +19,10 @@ def run(exp: Experiment, accelerator, tracker) -> Stage:
     if stage.done:
         accelerator.print(f"  finished before: {stage.folder}")
         return stage
-    if exp.data.kind == "synthetic":
-        found = synthetic.draw(exp, stage.folder, accelerator)
-    else:
-        found = photos.register(exp, stage.folder, accelerator)
+    prepare = synthetic.draw if exp.data.kind == "synthetic" else photos.register
+    counts = prepare(exp, stage.folder, accelerator)
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
-        stage.finish(**found)
-        tracker.metrics({f"data/{k}": v for k, v in found.items() if isinstance(v, int)})
+        stage.finish(**counts)
+        tracker.metrics({f"data/{k}": v for k, v in counts.items()})
     return stage

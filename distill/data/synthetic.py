@@ -1,11 +1,12 @@
-"""People and photos drawn with teachers/exact: pictures, inner-face masks, and a manifest of all that is known of them.
+"""Synthetic people and pictures of them, drawn with teachers/exact, with inner-face masks and a manifest.
 
     FOLDER/manifest.jsonl                      one row per picture
     FOLDER/train/p00012/1.png  1.mask.png      second picture of person 12 of the training people
 
-A row: `file`, `mask`, `person`, `split`, `identity` (K numbers), `attributes` (A numbers), `pose_deg` (yaw, pitch,
-roll), `expression` (E numbers), `landmarks` (5 x (x, y) in pixels). Identity and attributes are written with four
-decimals and drawn with exactly those, so rendering a row again gives its picture.
+A row holds `file`, `mask`, `person`, `split`, `identity` (K numbers), `attributes` (A numbers), `pose_deg` (yaw, pitch,
+roll), `expression` (E numbers), `landmarks` (5 x (x, y) in pixels). Identity and attributes are rounded to four
+decimals before they are drawn, so rendering a row again gives its picture. Pictures are marked as AI-generated, masks
+are not.
 """
 
 from __future__ import annotations
@@ -17,29 +18,29 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from tqdm import tqdm
 
 from distill.data.photos import write_manifest
-from swapcore.files import whole_file, write_text
+from swapcore.files import write_text
+from swapcore.images import save_png, to_uint8
 from teachers.exact import ExactTeacher, expression, pose_deg, render, sample_attributes, sample_identities
 
-CHUNK_PICTURES = 64  # the grain of resuming
+CHUNK_PICTURES = 64  # a resumed command repeats at most one chunk per process
 RENDERER_HASH = ExactTeacher().weight_hash
 
 
 def people(split: str, seed: int, count: int, images: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Numbers of `count` people with `images` pictures each: identity (count, K), attributes (count * images, A).
+    """Parameters of `count` people with `images` pictures each: identity (count, K), attributes (count * images, A).
 
-    Every split draws from its own seeds, so that no person of one is in another.
+    Each split has its own seeds, so no two splits share a person.
     """
     identity = sample_identities(count, zlib.crc32(f"{split} people {seed}".encode()))
     attributes = sample_attributes(count * images, zlib.crc32(f"{split} photos {seed}".encode()))
-    return _four_decimals(identity), _four_decimals(attributes)
+    return torch.from_numpy(_rounded(identity)).float(), torch.from_numpy(_rounded(attributes)).float()
 
 
 def draw(exp, folder: Path, accelerator) -> dict[str, int]:
-    """Draw the splits of an experiment into `folder`; each process draws its own chunks, finished ones are kept."""
+    """Draw the splits of an experiment into `folder`; their numbers of images. Each process draws its own chunks."""
     data = exp.data
     counts = {
         "train": (data.train_people, data.train_images),
@@ -57,19 +58,21 @@ def write(
     folder: str | Path, counts: dict[str, tuple[int, int]], size: int, seed: int, *,
     part: int = 0, parts: int = 1, device: Any = "cpu", progress: bool = True, wait=lambda: None,
 ) -> None:  # fmt: skip
-    """Draw `counts` = {split: (people, images per person)} at `size` pixels, this process every `parts`-th chunk."""
+    """Draw `counts` = {split: (people, images per person)} at `size` pixels. Finished chunks are kept.
+
+    Process number `part` of `parts` draws every `parts`-th chunk; the first writes the manifest after `wait`.
+    """
     folder = Path(folder)
     chunks = [
         (split, start, min(start + CHUNK_PICTURES, n * m))
         for split, (n, m) in counts.items()
         for start in range(0, n * m, CHUNK_PICTURES)
     ]
-    numbers = {split: people(split, seed, n, m) for split, (n, m) in counts.items()}
-    mine = [c for i, c in enumerate(chunks) if i % parts == part]
-    todo = [c for c in mine if not _rows_file(folder, c).is_file()]
+    parameters = {split: people(split, seed, n, m) for split, (n, m) in counts.items()}
+    todo = [c for c in chunks[part::parts] if not _rows_file(folder, c).is_file()]
     with tqdm(total=sum(b - a for _, a, b in todo), desc="draw faces", unit="image", disable=not progress) as bar:
         for chunk in todo:
-            _draw_chunk(folder, chunk, numbers[chunk[0]], counts[chunk[0]][1], size, device)
+            _draw_chunk(folder, chunk, parameters[chunk[0]], counts[chunk[0]][1], size, device)
             bar.update(chunk[2] - chunk[1])
     wait()
     if part == 0:
@@ -81,45 +84,31 @@ def _rows_file(folder: Path, chunk: tuple[str, int, int]) -> Path:
     return folder / "rows" / f"{chunk[0]}-{chunk[1]:07d}.jsonl"
 
 
-def _draw_chunk(folder, chunk, numbers, images_per_person: int, size: int, device) -> None:
-    """Draw pictures chunk[1] .. chunk[2] of a split; their rows are written last, as the mark of a whole chunk."""
+def _draw_chunk(folder, chunk, parameters, images_per_person: int, size: int, device) -> None:
+    """Draw pictures chunk[1] .. chunk[2] of a split. Their rows are written last: the file marks a finished chunk."""
     split, start, stop = chunk
     index = torch.arange(start, stop)
-    identity, attributes = numbers[0][index // images_per_person], numbers[1][index]
+    identity, attributes = parameters[0][index // images_per_person], parameters[1][index]
     drawn = render(identity.to(device), attributes.to(device), size)
-    pixels = drawn.image.add(1).mul(127.5).round().clamp(0, 255).byte().permute(0, 2, 3, 1).cpu().numpy()
+    images = to_uint8(drawn.image).cpu()
     masks = drawn.mask[:, 0].gt(0.5).mul(255).byte().cpu().numpy()
-    poses, expressions, landmarks = pose_deg(attributes), expression(attributes), drawn.landmarks.cpu()
+    columns = {
+        "identity": identity,
+        "attributes": attributes,
+        "pose_deg": pose_deg(attributes),
+        "expression": expression(attributes),
+        "landmarks": drawn.landmarks.cpu(),
+    }
     rows = []
     for i, picture in enumerate(index.tolist()):
         person = f"p{picture // images_per_person:05d}"
         stem = f"{split}/{person}/{picture % images_per_person}"
-        save_png(folder / f"{stem}.png", pixels[i])
-        save_png(folder / f"{stem}.mask.png", masks[i])
-        rows.append(
-            {
-                "file": f"{stem}.png",
-                "mask": f"{stem}.mask.png",
-                "person": f"{split}-{person}",
-                "split": split,
-                "identity": _listed(identity[i]),
-                "attributes": _listed(attributes[i]),
-                "pose_deg": _listed(poses[i]),
-                "expression": _listed(expressions[i]),
-                "landmarks": _listed(landmarks[i]),
-            }
-        )
+        save_png(images[i], folder / f"{stem}.png", compress_level=1)
+        save_png(masks[i], folder / f"{stem}.mask.png", generated=False, compress_level=1)
+        row = {"file": f"{stem}.png", "mask": f"{stem}.mask.png", "person": f"{split}-{person}", "split": split}
+        rows.append(row | {name: _rounded(column[i]).tolist() for name, column in columns.items()})
     write_text(_rows_file(folder, chunk), "".join(json.dumps(row) + "\n" for row in rows))
 
 
-def save_png(path: Path, pixels: np.ndarray) -> None:
-    with whole_file(path) as temporary:
-        Image.fromarray(pixels).save(temporary, "PNG", compress_level=1)
-
-
-def _four_decimals(numbers: torch.Tensor) -> torch.Tensor:
-    return torch.from_numpy(np.round(numbers.double().numpy(), 4)).float()
-
-
-def _listed(numbers: torch.Tensor) -> list:
-    return np.round(numbers.double().numpy(), 4).tolist()
+def _rounded(numbers: torch.Tensor) -> np.ndarray:
+    return np.round(numbers.double().numpy(), 4)

@@ -22,54 +22,53 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from distill.data import faces, video
+from distill.data import video
+from distill.data.faces import FaceFinder, align, nose_offset
 from distill.evaluate.pairs import FORMAT
 from swapcore.files import digest, read_json, sha256, write_json
-from swapcore.images import DataError
+from swapcore.images import DataError, save_png
 
 GALLERY = "one frame per video, halfway between two sampled ones, the most frontal: never a source or target"
 
 
 def prepare(
-    root: str | Path, splits: Sequence[str | Path], out: str | Path, *, find: faces.FindFace, compression: str = "c23",
+    root: str | Path, splits: Sequence[str | Path], out: str | Path, *, find_face: FaceFinder, compression: str = "c23",
     frames: int = 10, resolution: int = 256,
 ) -> Path:  # fmt: skip
-    """Write OUT/pairs.json and the aligned frames it names; the path of the list.
+    """Write OUT/pairs.json and the aligned frames it names; return the path of the list.
 
-    Both directions of each of the data set's pairs; where a frame of the source shows no face, the most frontal frame
-    of that video takes its place; where one of the target does, the pair is left out, by name. Each video is decoded
-    once; a second call goes on where the first was stopped. `find` finds faces; its `name` and `weight_hash` are told.
-    Raises DataError naming what is missing, damaged or was made with other settings.
+    Each pair of the data set is used in both directions. Where a frame of the source shows no face, the most frontal
+    frame of that video replaces it; where a frame of the target does, the pair is skipped. Each video is decoded once;
+    a second call continues where the first was stopped. The list records `name` and `weight_hash` of `find_face`.
+    Raises DataError for a missing or damaged file, and for frames of other settings in OUT.
     """
     root, out = Path(root), Path(out)
-    couples = [pair for path in splits for pair in read_split(Path(path))]
+    couples = [couple for path in splits for couple in read_split(Path(path))]
     videos = root / "original_sequences" / "youtube" / compression / "videos"
     if not videos.is_dir():
         raise DataError(f"{videos}: no such folder; expected the tree of the official download of FaceForensics++")
     settings = {
         "compression": compression, "frames": frames, "resolution": resolution,
-        "detector": getattr(find, "name", "another"), "detector_hash": getattr(find, "weight_hash", ""),
+        "detector": getattr(find_face, "name", "another"), "detector_hash": getattr(find_face, "weight_hash", ""),
     }  # fmt: skip
-    names = sorted({name for pair in couples for name in pair})
     sampled = {
-        name: _sample(videos / f"{name}.mp4", out / "faces" / name, settings, find)
-        for name in tqdm(names, desc="read videos", unit="video")
+        name: _sample(videos / f"{name}.mp4", out / "faces" / name, settings, find_face)
+        for name in tqdm(sorted({name for couple in couples for name in couple}), desc="read videos", unit="video")
     }
     skipped = [{"what": f"video {name}", "reason": info["flaw"]} for name, info in sampled.items() if info["flaw"]]
     pairs = []
     for target, source in [pair for a, b in couples for pair in ((a, b), (b, a))]:
         for number in range(frames):
             name = f"{target}_{source}_{number:02d}"
-            reason = _lacks(sampled, target, source, number)
-            if reason:
+            if reason := _reason_to_skip(sampled, target, source, number):
                 skipped.append({"what": name, "reason": reason})
                 continue
             frame = number if sampled[source]["faces"][number] else sampled[source]["frontal"]
             pairs.append(
                 {
                     "name": name,
-                    "source": _file(source, frame),
-                    "target": _file(target, number),
+                    "source": f"faces/{source}/{frame:02d}.png",
+                    "target": f"faces/{target}/{number:02d}.png",
                     "source_person": source,
                     "target_person": target,
                 }
@@ -100,8 +99,8 @@ def prepare(
 
 
 def finished_swaps(root: str | Path, method: str, listing: str | Path, out: str | Path) -> list[dict[str, str]]:
-    """The data set's own swaps of a list that `prepare` made, as OUT/<pair>.png, aligned by the targets' landmarks, to
-    be measured like any folder of swaps; what is missing, by name. Raises DataError where none is there."""
+    """Write the data set's own swaps of a list of `prepare` as OUT/<pair>.png, aligned by the targets' landmarks, to be
+    measured like any folder of swaps. Return the missing ones. Raises DataError where all are missing."""
     listing, out = Path(listing), Path(out)
     content = read_json(listing)
     compression = content["protocol"]["compression"]
@@ -114,9 +113,8 @@ def finished_swaps(root: str | Path, method: str, listing: str | Path, out: str 
         by_video.setdefault(pair["name"].rsplit("_", 1)[0], []).append(pair["name"])
     missing: list[dict[str, str]] = []
     for name, pairs in tqdm(by_video.items(), desc=method, unit="video"):
-        wanted = [pair for pair in pairs if not (out / f"{pair}.png").is_file()]
         info = read_json(listing.parent / "faces" / name.split("_")[0] / "sampled.json")
-        numbers = {pair: int(pair.rsplit("_", 1)[1]) for pair in wanted}
+        numbers = {pair: int(pair.rsplit("_", 1)[1]) for pair in pairs if not (out / f"{pair}.png").is_file()}
         try:
             images = video.read(videos / f"{name}.mp4", [info["indices"][n] for n in numbers.values()])
         except DataError as error:
@@ -127,8 +125,8 @@ def finished_swaps(root: str | Path, method: str, listing: str | Path, out: str 
             if image is None:
                 missing.append({"what": pair, "reason": "the video ends before this frame"})
             else:
-                crop = faces.align(image, np.array(info["faces"][number]), content["resolution"])
-                faces.save(crop, out / f"{pair}.png")
+                crop = align(image, np.array(info["faces"][number]), content["resolution"])
+                save_png(crop, out / f"{pair}.png")
     if not any(out.glob("*.png")):
         raise DataError(f"{videos}: none of {len(by_video)} swapped videos is there; the first: {missing[0]}")
     return missing
@@ -148,9 +146,9 @@ def read_split(path: Path) -> list[tuple[str, str]]:
 
 
 def evenly(count: int, frames: int) -> tuple[list[int], list[int]]:
-    """Numbers of the `frames` frames in the middles of as many equal parts of a video, and of those between the parts.
+    """Divide a video of `count` frames into `frames` equal parts: the frames in their middles, and those between them.
 
-    Raises ValueError for a video too short to have them apart.
+    Raises ValueError where the video is too short.
     """
     if frames < 2 or count < 2 * frames:
         raise ValueError(f"{count} frames, too few to take {frames} evenly and others between them")
@@ -158,11 +156,11 @@ def evenly(count: int, frames: int) -> tuple[list[int], list[int]]:
     return middles, [i * count // frames for i in range(1, frames)]
 
 
-def _sample(path: Path, folder: Path, settings: dict[str, Any], find: faces.FindFace) -> dict[str, Any]:
-    """The sampled frames of a video, aligned, in `folder`; what sampled.json there says of them.
+def _sample(path: Path, folder: Path, settings: dict[str, Any], find_face: FaceFinder) -> dict[str, Any]:
+    """Align the sampled frames of a video into `folder`; return the content of its sampled.json.
 
-    faces: the five points of each, or None. cut_off: frames that the video turns out not to have. frontal: the number
-    of the most frontal. gallery: whether there is one. flaw: why the video cannot be used, or None.
+    faces: the five landmarks of each frame, or None. cut_off: frames that the video turns out not to have. frontal: the
+    number of the most frontal frame. gallery: whether gallery.png exists. flaw: why the video cannot be used, or None.
     """
     record, key = folder / "sampled.json", digest(settings)
     if record.is_file():
@@ -182,27 +180,30 @@ def _sample(path: Path, folder: Path, settings: dict[str, Any], find: faces.Find
         write_json(record, info)
         return info
     info["cut_off"] = [index for index in info["indices"] if index not in images]
-    points = {number: find(image) for number, image in images.items()}
-    found = {number: five for number, five in points.items() if five is not None}
-    size = settings["resolution"]
+    landmarks = {index: find_face(image) for index, image in images.items()}
+
+    def save_crop(index: int, name: str) -> None:
+        save_png(align(images[index], landmarks[index], settings["resolution"]), folder / name, generated=False)
+
     for number, index in enumerate(info["indices"]):
-        if index in found:
-            faces.save(faces.align(images[index], found[index], size), folder / f"{number:02d}.png")
-        info["faces"].append(found[index].tolist() if index in found else None)
-    seen = [number for number, five in enumerate(info["faces"]) if five]
-    info["frontal"] = min(seen, key=lambda number: faces.sideways(info["faces"][number]), default=None)
-    shown = min((n for n in between if n in found), key=lambda n: faces.sideways(found[n]), default=None)
-    if shown is not None:
-        faces.save(faces.align(images[shown], found[shown], size), folder / "gallery.png")
-    info["gallery"] = shown is not None
-    if not seen or shown is None:
-        info["flaw"] = f"{path}: no face found in {'any' if not seen else 'any frame for the gallery'}"
+        points = landmarks.get(index)
+        if points is not None:
+            save_crop(index, f"{number:02d}.png")
+        info["faces"].append(None if points is None else points.tolist())
+    with_face = [number for number, points in enumerate(info["faces"]) if points]
+    info["frontal"] = min(with_face, key=lambda number: nose_offset(info["faces"][number]), default=None)
+    candidates = [index for index in between if landmarks.get(index) is not None]
+    if candidates:
+        save_crop(min(candidates, key=lambda index: nose_offset(landmarks[index])), "gallery.png")
+    info["gallery"] = bool(candidates)
+    if not with_face or not candidates:
+        info["flaw"] = f"{path}: no face found in {'any' if not with_face else 'any frame for the gallery'}"
     write_json(record, info)
     return info
 
 
-def _lacks(sampled: dict[str, dict[str, Any]], target: str, source: str, number: int) -> str:
-    """Why this frame of the source cannot go onto that of the target; empty where it can."""
+def _reason_to_skip(sampled: dict[str, dict[str, Any]], target: str, source: str, number: int) -> str:
+    """Why this frame of the source cannot be swapped onto that of the target; empty where it can."""
     if sampled[source]["frontal"] is None or not sampled[source]["gallery"]:
         return f"source: {sampled[source]['flaw']}"
     if not sampled[target]["faces"]:
@@ -210,7 +211,3 @@ def _lacks(sampled: dict[str, dict[str, Any]], target: str, source: str, number:
     if sampled[target]["indices"][number] in sampled[target]["cut_off"]:
         return "target: the video ends before this frame"
     return "" if sampled[target]["faces"][number] else "target: no face found in this frame"
-
-
-def _file(name: str, number: int) -> str:
-    return f"faces/{name}/{number:02d}.png"

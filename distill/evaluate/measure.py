@@ -25,7 +25,6 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-import eval as measuring
 import teachers
 from distill import build, config
 from distill.config import ConfigError, Experiment, to_dict
@@ -34,23 +33,26 @@ from distill.evaluate import swappers
 from distill.evaluate.swappers import Finished
 from distill.report.page import text_table
 from distill.stage import Stage, open_stage, upstream
-from eval import sanity
-from eval.subject import swap_batch
+from eval import METRICS, sanity
+from eval.estimators import Estimators
+from eval.evaluation import Evaluation
+from eval.measured import Measured
+from eval.pairs import Pairs
 from swapcore import images as pictures
 from swapcore.files import check_folder, digest, read_json, write_json
 from swapcore.hardware import environment
 from swapcore.images import decode
 
-# Judges of photographs, for lists that no experiment goes with: none of them trains a student by default.
-PHOTO_JUDGES = {"recogniser": "xiaoccer_128", "pose": "3ddfa_v2_mb05", "expression": "3ddfa_v2_mb05"}
+# Estimators of photographs, for lists without an experiment: none of them trains a student by default.
+PHOTO_ESTIMATORS = {"recogniser": "xiaoccer_128", "pose": "3ddfa_v2_mb05", "expression": "3ddfa_v2_mb05"}
 
 
 def run(exp: Experiment, accelerator, tracker) -> Stage:
-    rulers = build.rulers(exp)
+    estimators = build.estimators(exp)
     inputs = {
         **{stage: upstream(exp, stage) for stage in ("train", "refine") if stage in (*exp.stages, "train")},
         "eval": to_dict(exp.eval),
-        "rulers": {k: r.weight_hash for k, r in vars(rulers).items() if r is not None},
+        "rulers": {role: estimator.weight_hash for role, estimator in estimators.items()},
         "renderer": teachers.build("exact").weight_hash,
     }
     stage = open_stage(exp, "eval", inputs, accelerator, redo=True)
@@ -65,14 +67,11 @@ def run(exp: Experiment, accelerator, tracker) -> Stage:
     def tell(name: str, row: Mapping[str, Any]) -> None:
         tracker.metrics({f"eval/{name}/{k}": v["value"] for k, v in row.items()})
 
-    content, swaps = measure(exp, rows, pairs, rulers, skipped, stage.folder, accelerator.device, tell)
+    content, swaps = measure(exp, rows, pairs, estimators, skipped, stage.folder, accelerator.device, tell)
     shown = {"source": pairs.source, "target": pairs.target} | {k: v for k, v in swaps.items() if _of_interest(k)}
-    count = exp.eval.pictures
-    shutil.rmtree(stage.folder / "pictures", ignore_errors=True)  # perhaps of other rows, before the experiment changed
-    for column, images in shown.items():
-        for i, image in enumerate(images[:count]):
-            pictures.save_png(image, stage.folder / "pictures" / f"{i:02d}.{column}.png")
-    sheet = pictures.grid({k: v[:count] for k, v in shown.items()}, cell=max(128, exp.data.resolution))
+    shown = {column: images[: exp.eval.pictures] for column, images in shown.items()}
+    write_pictures(stage.folder / "pictures", shown, synthetic=exp.data.kind == "synthetic")
+    sheet = pictures.grid(shown, cell=max(128, exp.data.resolution))
     pictures.save_png(sheet, stage.folder / "grid.png")
     for name in ("grid.png", "metrics.json"):
         tracker.artifact(stage.folder / name)
@@ -83,11 +82,20 @@ def run(exp: Experiment, accelerator, tracker) -> Stage:
     return stage
 
 
+def write_pictures(folder: Path, columns: Mapping[str, torch.Tensor], synthetic: bool) -> None:
+    """Faces (n, 3, H, H) uint8 as `<row>.<column>.png`; sources and targets are marked as generated if `synthetic`."""
+    shutil.rmtree(folder, ignore_errors=True)  # perhaps of other columns, before the experiment changed
+    for column, images in columns.items():
+        for i, image in enumerate(images):
+            generated = synthetic or column not in ("source", "target")
+            pictures.save_png(image, folder / f"{i:02d}.{column}.png", generated)
+
+
 def measure(
     exp: Experiment,
     rows: Mapping[str, Any],
-    pairs: measuring.Pairs,
-    rulers: measuring.Rulers,
+    pairs: Pairs,
+    estimators: Estimators,
     skipped: Sequence[Mapping[str, str]],
     folder: Path,
     device: Any,
@@ -96,10 +104,10 @@ def measure(
     """Measure swappers, by the name of their row, with the metrics of `exp`; what metrics.json holds, and the swaps
     (N, 3, H, H) uint8 by row.
 
-    metrics.json is written after every row; a row whose swapper, pairs, metrics and rulers are the same is not measured
-    again. Raises ValueError where a swapper cannot be measured.
+    metrics.json is written after every row; a row with the same swapper, pairs, metrics and estimators is not
+    measured again. Raises ValueError where a swapper cannot be measured.
     """
-    bench = measuring.Bench(pairs, rulers, device=device, batch_size=exp.eval.batch_size)
+    evaluation = Evaluation(pairs, estimators, device, exp.eval.batch_size)
     path = folder / "metrics.json"
     before = read_json(path) if path.is_file() else {}
     content: dict[str, Any] = {
@@ -111,33 +119,33 @@ def measure(
         },
         "rows": {}, "keys": {}, "verdicts": [], "environment": environment(),
     }  # fmt: skip
-    judges = {role: ruler.as_dict() for role, ruler in vars(rulers).items() if ruler is not None}
-    made = {}
+    facts = {role: estimator.as_dict() for role, estimator in estimators.items()}
+    swaps = {}
     for name, swapper in rows.items():
         origin = [pairs.hash, swappers.fingerprint(swapper)]
-        made[name], failed = _swaps(swapper, name, pairs, folder / "swaps", origin, device, exp.eval.batch_size)
-        key = digest([origin, list(exp.eval.metrics), judges, str(device)])
+        swaps[name], failed = _swaps(evaluation, swapper, name, folder / "swaps", origin)
+        key = digest([origin, list(exp.eval.metrics), facts, str(device)])
         if before.get("keys", {}).get(name) == key:
-            values = {metric: measuring.Measured(**value) for metric, value in before["rows"][name].items()}
+            values = {metric: Measured(**value) for metric, value in before["rows"][name].items()}
         else:
-            values = bench.evaluate(swapper, list(exp.eval.metrics), swaps=made[name]).values
+            values = evaluation.measure(swapper, exp.eval.metrics, swaps=swaps[name])
         content["rows"][name] = {metric: value.as_dict() for metric, value in values.items()}
         content["keys"][name] = key
-        content["verdicts"] += swappers.own_judges(name, swapper, rulers)
+        content["verdicts"] += swappers.own_estimators(name, swapper, estimators)
         if failed:
             content["verdicts"].append(
                 f"{name} gives NaN or infinite values for {len(failed)} of {len(pairs)} pairs ({', '.join(failed[:3])}"
                 f"{', ...' if len(failed) > 3 else ''}), which count as grey pictures"
             )
         if _of_interest(name):
-            content["verdicts"] += sanity.verdict(name, values, made[name], pairs)
-            same = int((made[name] == pairs.target).flatten(1).all(1).sum())
+            content["verdicts"] += sanity.warnings(name, values, swaps[name], pairs)
+            same = int((swaps[name] == pairs.target).flatten(1).all(1).sum())
             if same:
                 content["verdicts"].append(f"{name} leaves {same} of {len(pairs)} targets as they are")
         write_json(path, content)
         if tell:
             tell(name, content["rows"][name])
-    return content, made
+    return content, swaps
 
 
 def _of_interest(name: str) -> bool:
@@ -145,53 +153,59 @@ def _of_interest(name: str) -> bool:
 
 
 def _swaps(
-    swapper: Any, name: str, pairs: measuring.Pairs, folder: Path, made_from: list[str], device: Any, size: int
+    evaluation: Evaluation, swapper: Any, name: str, folder: Path, made_from: list[str]
 ) -> tuple[torch.Tensor, list[str]]:
-    """All swaps of a swapper, (N, 3, H, H) uint8, and the names of pairs for which it gave no numbers; those of
-    networks are kept as pictures, batch by batch."""
+    """All swaps of a swapper, (N, 3, H, H) uint8, and the names of pairs whose swap is not finite.
+
+    Those of networks are kept as pictures, batch by batch."""
     if isinstance(swapper, Finished):
         return swapper.swaps, []
-    kept = folder / name if hasattr(swapper, "weight_hash") else None
-    record = {"made_from": made_from, "failed": []}
-    if kept is not None:
-        record = _kept(kept, record)
-    names, swaps = swappers.names_of(pairs), []
-    with ThreadPoolExecutor(4) as pool, tqdm(total=len(pairs), desc=f"swap {name}", unit="pair") as bar:
-        for start in range(0, len(pairs), size):
-            files = [kept / f"{n}.png" for n in names[start : start + size]] if kept is not None else []
-            if files and all(file.is_file() for file in files):
-                batch = torch.from_numpy(np.stack(list(pool.map(decode, files))))
-            else:
-                part, failed = slice(start, start + size), []
-                batch = swap_batch(swapper, pairs.source[part], pairs.target[part], device, start, failed)
-                if failed:
-                    record["failed"] = sorted({*record["failed"], *(names[i] for i in failed)})
-                    if kept is not None:
-                        write_json(kept / "made_from.json", record)
-                list(pool.map(pictures.save_png, batch[: len(files)], files))
-            swaps.append(batch)
-            bar.update(len(batch))
-    return torch.cat(swaps), record["failed"]
+    names, failed = swappers.names_of(evaluation.pairs), []
+    with ThreadPoolExecutor(4) as pool, tqdm(total=len(names), desc=f"swap {name}", unit="pair") as bar:
+        store = PictureFolder(folder / name, names, made_from, pool) if hasattr(swapper, "weight_hash") else None
+        swaps = evaluation.swap(swapper, bar.update, store, failed)
+    return swaps, store.record["failed"] if store else sorted(names[i] for i in failed)
 
 
-def _kept(folder: Path, record: dict[str, list[str]]) -> dict[str, list[str]]:
-    """What is told of a folder of kept swaps; those of other weights or other pairs are removed."""
-    path = folder / "made_from.json"
-    if path.is_file() and (before := read_json(path))["made_from"] == record["made_from"]:
-        return before
-    shutil.rmtree(folder, ignore_errors=True)
-    write_json(path, record)
-    return record
+class PictureFolder:
+    """A store of swaps as pictures named as their pairs. Swaps of other weights or pairs are removed.
+
+    record: content of made_from.json; its `failed` are the names of pairs whose swap was not finite.
+    """
+
+    def __init__(self, folder: Path, names: Sequence[str], made_from: list[str], pool: ThreadPoolExecutor) -> None:
+        self.folder, self.names, self.pool = folder, names, pool
+        path = folder / "made_from.json"
+        self.record = read_json(path) if path.is_file() else {}
+        if self.record.get("made_from") != made_from:
+            shutil.rmtree(folder, ignore_errors=True)
+            self.record = {"made_from": made_from, "failed": []}
+            write_json(path, self.record)
+
+    def _files(self, batch: slice) -> list[Path]:
+        return [self.folder / f"{name}.png" for name in self.names[batch]]
+
+    def load(self, batch: slice) -> torch.Tensor | None:
+        files = self._files(batch)
+        if not all(file.is_file() for file in files):
+            return None
+        return torch.from_numpy(np.stack(list(self.pool.map(decode, files))))
+
+    def save(self, batch: slice, swaps: torch.Tensor, failed: Sequence[int]) -> None:
+        if failed:
+            self.record["failed"] = sorted({*self.record["failed"], *(self.names[i] for i in failed)})
+            write_json(self.folder / "made_from.json", self.record)
+        list(self.pool.map(pictures.save_png, swaps, self._files(batch)))
 
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("swappers", nargs="+", metavar="SWAPPER")
-    parser.add_argument("--experiment", help="YAML file whose metrics, rulers and, without --pairs, pairs are used")
+    parser.add_argument("--experiment", help="YAML file whose metrics, estimators and, without --pairs, pairs are used")
     parser.add_argument("--pairs", type=Path, metavar="LIST", help="folder that `datasets/make_pairs.py` wrote")
-    parser.add_argument("--metrics", help=f"of {','.join(measuring.METRICS)}; default: those of the experiment")
-    for ruler in (*PHOTO_JUDGES, "perceptual", "features"):
-        parser.add_argument(f"--{ruler}", metavar="NAME", help=f"the {ruler} ruler, by the name of its card")
+    parser.add_argument("--metrics", help=f"of {','.join(METRICS)}; default: those of the experiment")
+    for role in (*PHOTO_ESTIMATORS, "perceptual", "features"):
+        parser.add_argument(f"--{role}", metavar="NAME", help=f"estimator of the role {role}, by the name of its card")
     parser.add_argument("--flip", action="store_true", help="embeddings of image and mirror image, concatenated")
     parser.add_argument("--weights", nargs="+", default=[], metavar="FOLDER", help="where weight files are looked for")
     parser.add_argument("--same-people", type=Path, metavar="FILE", help="lines of names that are one person")
@@ -215,14 +229,14 @@ def evaluate(args: argparse.Namespace) -> int:
     if args.pairs is not None:
         pairs, skipped = lists.read(args.pairs, args.resolution, args.same_people)
         if args.experiment is None and pairs.exact is None:
-            judges = [f"eval.{role}={name}" for role, name in PHOTO_JUDGES.items()]
-            exp = config.default("evaluation", [*judges, *overrides])
+            estimators = [(f"eval.{role}", name) for role, name in PHOTO_ESTIMATORS.items()]
+            exp = config.default("evaluation", [*estimators, *overrides])
         out = args.out or Path(exp.runs) / "evaluation" / args.pairs.name
     else:
         pairs, skipped = lists.test_pairs(exp)
         out = args.out or exp.folder / "evaluation"
     check_folder(out)
-    rulers = build.rulers(exp)
+    estimators = build.estimators(exp)
     for line in skipped[:5]:
         print(f"skipped {line['what']}: {line['reason']}")
     if skipped:
@@ -232,9 +246,9 @@ def evaluate(args: argparse.Namespace) -> int:
     pairs, rows = _without_missing(pairs, rows, args.skip_missing)
     if (out / "metrics.json").is_file() and (gone := read_json(out / "metrics.json")["rows"].keys() - rows.keys()):
         print(f"{out / 'metrics.json'}: written anew, without {', '.join(sorted(gone))}; another --out keeps both")
-    content, made = measure(exp, rows, pairs, rulers, skipped, out, device)
+    content, swaps = measure(exp, rows, pairs, estimators, skipped, out, device)
     count = exp.eval.pictures
-    columns = {"source": pairs.source, "target": pairs.target, **made}
+    columns = {"source": pairs.source, "target": pairs.target, **swaps}
     pictures.save_png(
         pictures.grid({k: v[:count] for k, v in columns.items()}, cell=max(128, pairs.resolution)), out / "grid.png"
     )
@@ -246,17 +260,13 @@ def evaluate(args: argparse.Namespace) -> int:
     return 0
 
 
-def _overrides(args: argparse.Namespace) -> list[str]:
-    """The options as overrides of an experiment."""
-    rulers = (*PHOTO_JUDGES, "perceptual", "features")
-    given = [f"eval.{ruler}={getattr(args, ruler)}" for ruler in rulers if getattr(args, ruler) is not None]
+def _overrides(args: argparse.Namespace) -> list[tuple[str, Any]]:
+    """The options that were given, as overrides of an experiment."""
+    options = {f"eval.{role}": getattr(args, role) for role in (*PHOTO_ESTIMATORS, "perceptual", "features")}
+    options |= {"eval.flip": args.flip, "weights": args.weights}
     if args.metrics is not None:
-        given.append(f"eval.metrics=[{args.metrics}]")
-    if args.flip:
-        given.append("eval.flip=true")
-    if args.weights:
-        given.append(f"weights=[{', '.join(args.weights)}]")
-    return given
+        options["eval.metrics"] = [metric.strip() for metric in args.metrics.split(",")]
+    return [(key, value) for key, value in options.items() if value not in (None, False, [])]
 
 
 def _named(given: Iterable[Any]) -> dict[str, Any]:
@@ -272,7 +282,7 @@ def _named(given: Iterable[Any]) -> dict[str, Any]:
     return rows
 
 
-def _without_missing(pairs, rows: Mapping[str, Any], skip: bool) -> tuple[measuring.Pairs, dict[str, Any]]:
+def _without_missing(pairs, rows: Mapping[str, Any], skip: bool) -> tuple[Pairs, dict[str, Any]]:
     """Pairs and rows without the pairs that some folder of swaps lacks. Raises ConfigError unless `skip`."""
     lacking = {name: row.missing for name, row in rows.items() if isinstance(row, Finished) and len(row.missing)}
     if not lacking:

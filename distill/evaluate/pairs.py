@@ -16,13 +16,12 @@ from typing import Any
 import numpy as np
 import torch
 
-import eval as measuring
 import teachers
 from distill.config import ConfigError, Experiment
 from distill.data.photos import Photos, read_manifest
-from eval.pairs import merged
+from eval.pairs import Pairs, merged
 from swapcore.files import digest, read_json, write_json
-from swapcore.images import DataError, decode
+from swapcore.images import DataError, decode, to_uint8
 from teachers.exact import occluder_mask
 
 FORMAT = 1
@@ -104,7 +103,7 @@ def _listing(name, photos, chosen, gallery, protocol, definition, holds_sources=
     }
 
 
-def load(listing: dict[str, Any], root: Path, resolution: int | None = None) -> tuple[measuring.Pairs, list[dict]]:
+def load(listing: dict[str, Any], root: Path, resolution: int | None = None) -> tuple[Pairs, list[dict]]:
     """A list's pictures, decoded once each, as Pairs; and what had to be skipped, its own skips included.
 
     A pair with a missing or damaged picture is skipped; for one of the gallery, and where no pair is left, DataError.
@@ -134,7 +133,7 @@ def load(listing: dict[str, Any], root: Path, resolution: int | None = None) -> 
     number = {person: i for i, person in enumerate(_people(listing["pairs"], listing["gallery"]))}
     sources, targets = ([p[k] for p in pairs] for k in ("source", "target"))
     protocol = {**listing["protocol"], "gallery": listing["gallery_definition"], "skipped": len(skipped)}
-    return measuring.Pairs(
+    return Pairs(
         name=listing["name"],
         source=_stack(images, sources),
         target=_stack(images, targets),
@@ -179,7 +178,7 @@ def _known(pictures: dict[str, dict], sources: list[str], targets: list[str], ro
 def exact_swaps(source: list[dict], target: list[dict], size: int) -> torch.Tensor:
     """The true swaps of synthetic pictures by their rows, (n, 3, size, size) uint8."""
     blank = torch.zeros(len(source), 3, size, size)
-    return measuring.to_uint8(teachers.build("exact")(blank, blank, source, target))
+    return to_uint8(teachers.build("exact")(blank, blank, source, target))
 
 
 def save(listing: dict[str, Any], root: Path, out: Path) -> Path:
@@ -207,7 +206,7 @@ def save(listing: dict[str, Any], root: Path, out: Path) -> Path:
     return path
 
 
-def test_pairs(exp: Experiment) -> tuple[measuring.Pairs, list[dict[str, str]]]:
+def test_pairs(exp: Experiment) -> tuple[Pairs, list[dict[str, str]]]:
     """The fixed pairs of an experiment's test people, and what had to be skipped. Raises ConfigError, DataError."""
     photos = read_manifest(exp.folder / "data", "test", exp.data.resolution)
     synthetic = exp.data.kind == "synthetic"
@@ -219,7 +218,7 @@ def test_pairs(exp: Experiment) -> tuple[measuring.Pairs, list[dict[str, str]]]:
 
 def read(
     path: str | Path, resolution: int | None = None, same_people: str | Path | None = None
-) -> tuple[measuring.Pairs, list[dict[str, str]]]:
+) -> tuple[Pairs, list[dict[str, str]]]:
     """A list that is a folder, or its pairs.json, as `load` gives it; names on one line of the file `same_people`
     become one person. Raises DataError naming the file and what it lacks."""
     path = Path(path)

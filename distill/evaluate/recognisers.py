@@ -9,7 +9,6 @@ one-shot is everybody's first photograph by file name; mean and deviation over o
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,13 +17,14 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-import eval as measuring
 from distill import build, config
 from distill.config import ConfigError
 from distill.data.photos import Photos, read_manifest, scan
+from eval.estimators import Estimator
+from eval.measured import Measured
 from eval.recogniser_sanity import recogniser_sanity
 from swapcore.files import write_json
-from swapcore.images import DataError
+from swapcore.images import DataError, to_float
 
 SMALLEST = 64  # pixels; below, scan leaves a photograph out
 MARGIN = "between brackets: 95 % by bootstrap over photographs"
@@ -51,12 +51,12 @@ def main(arguments: list[str] | None = None) -> int:
 def _measure(args: argparse.Namespace) -> int:
     if args.resolution < 32 or args.batch_size < 1:
         raise ConfigError("--resolution must be 32 or more, --batch-size 1 or more")
-    rulers = {name: recogniser(name, args.weights, args.flip) for name in dict.fromkeys(args.names)}
+    estimators = {name: recogniser(name, args.weights, args.flip) for name in dict.fromkeys(args.names)}
     photos, skipped = read_people(args.photos, args.split, args.resolution)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     rows: dict[str, dict[str, Any]] = {}
-    for name, ruler in rulers.items():
-        values = measure(ruler, photos, device, args.batch_size)
+    for name, estimator in estimators.items():
+        values = measure(estimator, photos, device, args.batch_size)
         rows[name] = {key: value.as_dict() for key, value in values.items()}
     if args.out:
         write_json(args.out, {"photos": str(args.photos), "skipped": skipped, "rows": rows})
@@ -66,11 +66,11 @@ def _measure(args: argparse.Namespace) -> int:
     return 0
 
 
-def recogniser(name: str, folders: Sequence[str] = (), flip: bool = False) -> measuring.Ruler:
+def recogniser(name: str, folders: Sequence[str] = (), flip: bool = False) -> Estimator:
     """The recogniser or identity encoder of that name. Raises ConfigError listing the known, WeightsError."""
     chosen = {"eval.recogniser": name, "eval.metrics": ["id_retrieval"], "eval.flip": flip, "weights": list(folders)}
-    exp = config.default("recognisers", [f"{key}={json.dumps(value)}" for key, value in chosen.items()])
-    return build.rulers(exp).need("recogniser")
+    exp = config.default("recognisers", chosen.items())
+    return build.estimators(exp).need("recogniser")
 
 
 def read_people(folder: Path, split: str, resolution: int) -> tuple[Photos, list[str]]:
@@ -84,18 +84,16 @@ def read_people(folder: Path, split: str, resolution: int) -> tuple[Photos, list
     return Photos(folder, rows, resolution), skipped
 
 
-def measure(
-    ruler: measuring.Ruler, photos: Photos, device: Any = "cpu", batch_size: int = 32
-) -> dict[str, measuring.Measured]:
-    """What a recogniser is worth on photographs of people; see eval.recogniser_sanity."""
-    ruler.to(device)
+def measure(estimator: Estimator, photos: Photos, device: Any = "cpu", batch_size: int = 32) -> dict[str, Measured]:
+    """The quality of a recogniser on photographs of people; see eval.recogniser_sanity."""
+    estimator.to(device)
     embeddings = []
-    with torch.inference_mode(), tqdm(total=len(photos), desc=ruler.name, unit="photo") as bar:
+    with torch.inference_mode(), tqdm(total=len(photos), desc=estimator.name, unit="photo") as bar:
         for start in range(0, len(photos), batch_size):
             images = photos.load(range(start, min(start + batch_size, len(photos))))
-            embeddings.append(ruler(measuring.to_float(images.to(device))).float().cpu())
+            embeddings.append(estimator(to_float(images.to(device))).float().cpu())
             bar.update(len(images))
-    protocol = {"recogniser": ruler.as_dict(), "flip": ruler.flip, "resolution": photos.resolution}
+    protocol = {"recogniser": estimator.as_dict(), "flip": estimator.flip, "resolution": photos.resolution}
     return recogniser_sanity(torch.cat(embeddings), [row["person"] for row in photos.rows], protocol)
 
 

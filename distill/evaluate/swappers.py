@@ -17,15 +17,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
 
-import eval as measuring
 import students
 import teachers
 from distill import build
 from distill.config import ConfigError, Experiment, Teacher
+from distill.train.learners import learner_of
 from eval import sanity
-from eval.rulers import CARDS as JUDGES
+from eval.cards import CARDS
+from eval.estimators import Estimators
+from eval.pairs import Pairs
 from students.identity_encoder import CARDS as ENCODERS
 from swapcore import weights
 from swapcore.files import bytes_hash
@@ -33,7 +34,7 @@ from swapcore.images import SUFFIXES, DataError, decode
 from swapcore.onnx import Session
 
 
-def of_experiment(exp: Experiment, pairs: measuring.Pairs, device: Any) -> dict[str, Any]:
+def of_experiment(exp: Experiment, pairs: Pairs, device: Any) -> dict[str, Any]:
     """The rows of an experiment's table, by name: what bounds it, its teachers, what it trained."""
     names = ["copy-target", "copy-source", *(["exact"] if pairs.exact is not None else [])]
     rows = {name: by_name(name, exp, pairs, device) for name in names}
@@ -48,11 +49,10 @@ def of_experiment(exp: Experiment, pairs: measuring.Pairs, device: Any) -> dict[
 def trained(exp: Experiment) -> dict[str, Path]:
     """What an experiment trained, by the name of its row: a student, or the stages of a teacher."""
     stages = {exp.student.name: "train"} | ({f"{exp.student.name}-refined": "refine"} if "refine" in exp.stages else {})
-    file = "teacher.safetensors" if exp.student.name == "faceshifter" else "student.safetensors"
-    return {name: exp.folder / stage / file for name, stage in stages.items()}
+    return {name: exp.folder / stage / learner_of(exp.student.name, stage).file for name, stage in stages.items()}
 
 
-def by_name(name: str, exp: Experiment, pairs: measuring.Pairs, device: Any) -> Any:
+def by_name(name: str, exp: Experiment, pairs: Pairs, device: Any) -> Any:
     """One of the swappers listed above. Raises ConfigError listing what is known."""
     if name == "copy-target":
         return sanity.copy_target
@@ -65,8 +65,10 @@ def by_name(name: str, exp: Experiment, pairs: measuring.Pairs, device: Any) -> 
     specs = {build.label(spec): spec for spec in exp.pseudo_gt.teachers}
     if name in specs or name in teachers.TEACHERS:
         return Steady(build.teacher(specs.get(name, Teacher(name)), exp, f"swapper '{name}'")).to(device)
-    if name.endswith("teacher.safetensors"):
-        return Steady(build.teacher(Teacher("faceshifter", weights={"generator": name}), exp, name)).to(device)
+    saved = name.endswith(".safetensors") and Path(name).is_file()
+    teacher = weights.read_header(name).get("teacher") if saved else None
+    if teacher is not None:
+        return Steady(build.teacher(Teacher(teacher, weights={"generator": name}), exp, name)).to(device)
     if name.endswith(".safetensors"):
         student = load_student(name, exp)
         made_for = student.generator.options["resolution"]
@@ -124,7 +126,7 @@ class Finished:
     missing: Sequence[int] = ()
 
 
-def read_finished(folder: Path, pairs: measuring.Pairs) -> Finished:
+def read_finished(folder: Path, pairs: Pairs) -> Finished:
     """A folder of `<pair>.png` (or .jpg, .webp, .bmp) as it was made elsewhere, aligned as the pairs are.
 
     Raises DataError where none of the pairs is there, or one has another size or is damaged.
@@ -152,7 +154,7 @@ def read_finished(folder: Path, pairs: measuring.Pairs) -> Finished:
     return Finished(folder.name, swaps, missing)
 
 
-def names_of(pairs: measuring.Pairs) -> Sequence[str]:
+def names_of(pairs: Pairs) -> Sequence[str]:
     """The pairs' own names, or their numbers."""
     return pairs.names or tuple(f"{i:05d}" for i in range(len(pairs)))
 
@@ -160,21 +162,13 @@ def names_of(pairs: measuring.Pairs) -> Sequence[str]:
 def load_student(path: str | Path, exp: Experiment) -> students.StudentSwapper:
     """A student's file with the identity encoder it was trained with, as a swapper. Raises ConfigError, ValueError."""
     generator = students.load(path)
-    encoder = build.identity_encoder(exp, _metadata(path).get("identity_encoder"))
-    build.check_judge(exp, encoder.card.name, str(path))
+    encoder = build.identity_encoder(exp, weights.read_header(path).get("identity_encoder"))
+    build.check_recogniser(exp, encoder.card.name, str(path))
     swapper = students.StudentSwapper(generator, encoder).eval().requires_grad_(False)
     swapper.name = generator.name
     swapper.weight_hash = f"{weights.sha256(path)[:16]}+{encoder.weight_hash}"
     swapper.files = {"generator": Path(path), "identity_encoder": weights.find(encoder.card, exp.weights)}
     return swapper
-
-
-def _metadata(path: str | Path) -> dict[str, str]:
-    try:
-        with safe_open(path, framework="pt") as file:
-            return file.metadata() or {}
-    except SafetensorError as error:
-        raise DataError(f"{path}: not a safetensors file ({error})") from None
 
 
 class OnnxStudent:
@@ -223,7 +217,7 @@ class OnnxStudent:
             graph.fit({"target": image, **condition}, image)
         trainer = self.encoder.card.name if self.encoder is not None else named
         if trainer is not None:
-            build.check_judge(exp, trainer, str(path))
+            build.check_recogniser(exp, trainer, str(path))
         stem, folder = Path(path).stem, Path(path).parent.name  # exports all have the same names, in folders of theirs
         self.graph, self.name = graph, f"{folder}-{stem}" if stem in ("generator", "whole") and folder else stem
         self.weight_hash = weights.sha256(path)[:16]
@@ -239,23 +233,21 @@ class OnnxStudent:
         return self.graph(target, *students.condition(self.encoder, source.cpu(), self)).to(target.device)
 
 
-def own_judges(name: str, swapper: Any, rulers: measuring.Rulers) -> list[str]:
-    """Sentences on the rulers whose network is part of the swapper itself, as that of the landmarks a teacher warps by:
-    it was made to please them."""
+def own_estimators(name: str, swapper: Any, estimators: Estimators) -> list[str]:
+    """A warning for each estimator whose network is part of the swapper itself, as that of the landmarks by which a
+    teacher warps: the swapper was made to please it."""
     teacher = getattr(swapper, "teacher", None)
     files = [*getattr(swapper, "files", {}).values(), *(teacher.weights.values() if teacher is not None else ())]
     hashes = {weights.sha256(path)[:16] for path in files}
     if teacher is not None and "identity_encoder" in teacher.facts:
         hashes.add(teacher.facts["identity_encoder"])
-    found = []
-    for role, ruler in vars(rulers).items():
-        if ruler is None:
-            continue
-        card = JUDGES.get(ruler.name)
-        made_of = {ruler.weight_hash, *((one.sha256 or "")[:16] for one in (card.files if card else ()))}
-        if made_of & hashes:
-            found.append(f"{name} is judged by a network of its own, the {role} ruler {ruler.name}: take another")
-    return found
+    warnings = []
+    for role, estimator in estimators.items():
+        card = CARDS.get(estimator.name)
+        own = {estimator.weight_hash, *((one.sha256 or "")[:16] for one in (card.files if card else ()))}
+        if own & hashes:
+            warnings.append(f"{name} is measured by a network of its own, the {role} {estimator.name}: take another")
+    return warnings
 
 
 def fingerprint(swapper: Any) -> str:

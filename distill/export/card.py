@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-import eval as measuring
+from eval.pairs import Pairs
 from students import StudentSwapper
 from swapcore.hardware import environment
 
@@ -47,7 +47,7 @@ FFHQ-like, of 256 pixels (scale by pixels / 256; x to the right, y down): eyes n
 
 def card(
     student: StudentSwapper,
-    pairs: measuring.Pairs,
+    pairs: Pairs,
     rows: Sequence[Mapping[str, Any]],
     facts: Mapping[str, Any],
     metrics: Mapping[str, Any] | None,

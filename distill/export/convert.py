@@ -24,7 +24,6 @@ from typing import Any
 
 from accelerate import Accelerator
 
-import eval as measuring
 import students
 from distill import build, config
 from distill.config import ConfigError, Experiment
@@ -32,11 +31,12 @@ from distill.data import faces
 from distill.data import prepare as data
 from distill.evaluate import pairs as lists
 from distill.evaluate import swappers
-from distill.evaluate.measure import PHOTO_JUDGES
+from distill.evaluate.measure import PHOTO_ESTIMATORS
 from distill.export.card import card, table
 from distill.stage import Stage, open_stage, upstream
 from distill.tracking import Tracker
-from eval import sanity
+from eval.evaluation import Evaluation
+from eval.pairs import Pairs
 from students.export import equality, targets
 from students.export.conversion import quiet
 from students.export.models import Model, models
@@ -61,7 +61,7 @@ def run(exp: Experiment, accelerator, tracker) -> Stage:
         student = swappers.load_student(exp.folder / "train" / "student.safetensors", exp)
         record = exp.folder / "eval" / "metrics.json"
         metrics = read_json(record)["rows"].get(student.name) if record.is_file() else None
-        detector = _detector(exp) if "web" in exp.export.to else None
+        detector = _detector(exp) if "web" in dict(wanted) else None
         content = export(student, pairs, wanted, stage.folder, Judge(exp, pairs), detector, metrics, anew=True)
         for row in content["targets"]:
             name = f"export/{row['target']}-{row['precision']}"
@@ -75,7 +75,7 @@ def run(exp: Experiment, accelerator, tracker) -> Stage:
 
 def export(
     student: students.StudentSwapper,
-    pairs: measuring.Pairs,
+    pairs: Pairs,
     wanted: Sequence[tuple[str, str]],
     folder: Path,
     judge: Judge | None,
@@ -115,7 +115,7 @@ def export(
     return content
 
 
-def first(pairs: measuring.Pairs) -> measuring.Pairs:
+def first(pairs: Pairs) -> Pairs:
     """The pairs that files are compared on."""
     return pairs.subset(list(range(min(PAIRS, len(pairs)))))
 
@@ -209,17 +209,15 @@ def _refuse_loss(row: Mapping[str, Any], pytorch: Mapping[str, float], place: Pa
 class Judge:
     """Identity in swaps (N, 3, R, R) of the pairs, read by a recogniser that trained none of it."""
 
-    def __init__(self, exp: Experiment, pairs: measuring.Pairs) -> None:
+    def __init__(self, exp: Experiment, pairs: Pairs) -> None:
         exp = replace(exp, eval=replace(exp.eval, metrics=("id_retrieval", "id_similarity")))
-        self.rulers, self.pairs = build.rulers(exp), pairs
-        self.bench = measuring.Bench(pairs, self.rulers)
-        self.key = [pairs.hash, self.rulers.recogniser.as_dict()]
+        self.evaluation = Evaluation(pairs, build.estimators(exp))
+        self.recogniser = self.evaluation.estimators.need("recogniser")
+        self.key = [pairs.hash, self.recogniser.as_dict()]
 
     def __call__(self, swaps, truth: equality.Reference) -> dict[str, float]:
-        values = self.bench.evaluate(
-            sanity.copy_target, ["id_retrieval", "id_similarity"], swaps=to_uint8(swaps)
-        ).values
-        seen, before = (self.rulers.recogniser(images) for images in (swaps, truth.swaps))
+        values = self.evaluation.measure("export", ["id_retrieval", "id_similarity"], swaps=to_uint8(swaps))
+        seen, before = (self.recogniser(images) for images in (swaps, truth.swaps))
         return {
             "id_top1_percent": values["id_retrieval_top1_pct"].value,
             "id_similarity": values["id_similarity_source"].value,
@@ -262,17 +260,17 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _pairs(args: argparse.Namespace, side: int, folder: str) -> tuple[Experiment, measuring.Pairs]:
+def _pairs(args: argparse.Namespace, side: int, folder: str) -> tuple[Experiment, Pairs]:
     """The pairs to compare on, and an experiment that names the judge of their identities."""
-    given = [f"weights=[{', '.join(args.weights)}]"] if args.weights else []
+    given: list[tuple[str, Any]] = [("weights", args.weights)]
     if args.recogniser:
-        given.append(f"eval.recogniser={args.recogniser}")
+        given.append(("eval.recogniser", args.recogniser))
     if args.pairs is None:
-        people = ["train_people=2", "val_people=2", f"test_people={PAIRS}", "test_images=2", f"resolution={side}"]
-        drawn = [f"runs={folder}", f"eval.pairs={PAIRS}", "data.workers=0", *(f"data.{key}" for key in people)]
-        exp = config.default("export", [*drawn, *given])
+        people = {"train_people": 2, "val_people": 2, "test_people": PAIRS, "test_images": 2, "resolution": side}
+        drawn = {"runs": folder, "eval.pairs": PAIRS, "data": {**people, "workers": 0}}
+        exp = config.default("export", [*drawn.items(), *given])
         data.run(exp, Accelerator(cpu=True), Tracker(exp, enabled=False))
         return exp, lists.test_pairs(exp)[0]
     pairs, _ = lists.read(args.pairs, side)
-    judges = [f"eval.recogniser={PHOTO_JUDGES['recogniser']}"] if pairs.exact is None else []
-    return config.default("export", [*judges, *given]), pairs
+    estimators = [("eval.recogniser", PHOTO_ESTIMATORS["recogniser"])] if pairs.exact is None else []
+    return config.default("export", [*estimators, *given]), pairs

@@ -1,93 +1,52 @@
-"""Work before and after the main thread's, in threads beside it, with bounded queues between them.
-
-An error in a thread is raised in the main one, and one in the main thread ends the others before it goes on.
-"""
+"""Work in threads before and after the main thread's, with a bounded number of items between them."""
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
-from queue import Empty, Full, Queue
-from threading import Event
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any
-
-_END, _ABORT = object(), object()
-POLL_SECONDS = 0.1  # how soon a thread that waits for room sees that the other has ended
-
-
-class Aborted(RuntimeError):
-    """Raised inside a consumer whose producer has failed."""
 
 
 def ahead(items: Iterable[Any], depth: int) -> Iterator[Any]:
-    """The same items, made in a thread that is at most `depth` of them ahead.
-
-    Close it where it is not read to its end.
-    """
-    queue: Queue = Queue(depth)
-    unwanted = Event()
-
-    def work() -> None:
-        try:
-            for item in items:
-                if not _put(queue, item, unwanted):
-                    return
-        finally:
-            _put(queue, _END, unwanted)
-
+    """The same items, computed in a thread that is at most `depth` of them ahead. Close it to end the thread early."""
+    iterator, end = iter(items), object()
     with ThreadPoolExecutor(1, "ahead") as pool:
-        done = pool.submit(work)
+        pending = deque(pool.submit(next, iterator, end) for _ in range(depth))
         try:
-            while (item := queue.get()) is not _END:
+            while (item := pending.popleft().result()) is not end:
+                pending.append(pool.submit(next, iterator, end))
                 yield item
-            done.result()
         finally:
-            unwanted.set()
+            pool.shutdown(cancel_futures=True)
 
 
 @contextmanager
-def behind(consume: Callable[[Iterator[Any]], None], depth: int) -> Iterator[Callable[[Any], None]]:
-    """Yield `put`: `consume`, in a thread, gets an iterator of all that is put. Leaving the block waits for its end."""
-    queue: Queue = Queue(depth)
-    over = Event()
+def behind(work: Callable[..., None], depth: int) -> Iterator[Callable[..., None]]:
+    """Yield a function that has `work` called in a thread; it waits while `depth` calls are pending.
 
-    def items() -> Iterator[Any]:
-        while (item := queue.get()) is not _END:
-            if item is _ABORT:
-                raise Aborted
-            yield item
+    The end of the block waits for all of them. An error of `work` is raised by one of the next calls or by the end of
+    the block; the calls after the failed one are skipped.
+    """
+    pending: deque[Future] = deque()
+    failed = False
 
-    def work() -> None:
-        try:
-            consume(items())
-        finally:
-            over.set()
+    def work_unless_failed(*arguments: Any) -> None:
+        nonlocal failed
+        if not failed:
+            try:
+                work(*arguments)
+            except BaseException:
+                failed = True
+                raise
+
+    def put(*arguments: Any) -> None:
+        while pending and (len(pending) >= depth or pending[0].done()):
+            pending.popleft().result()
+        pending.append(pool.submit(work_unless_failed, *arguments))
 
     with ThreadPoolExecutor(1, "behind") as pool:
-        done = pool.submit(work)
-
-        def put(item: Any) -> None:
-            if not _put(queue, item, over):
-                done.result()
-                raise RuntimeError("the consumer ended before its producer")
-
-        mark = _ABORT
-        try:
-            yield put
-            mark = _END
-        finally:
-            while mark is _ABORT and queue.full():  # what nobody will write need not wait
-                with suppress(Empty):
-                    queue.get_nowait()
-            _put(queue, mark, over)
-        done.result()
-
-
-def _put(queue: Queue, item: Any, over: Event) -> bool:
-    """Wait for room and put; False as soon as `over` says that nobody reads any more."""
-    while not over.is_set():
-        with suppress(Full):
-            queue.put(item, timeout=POLL_SECONDS)
-            return True
-    return False
+        yield put
+        for future in pending:
+            future.result()

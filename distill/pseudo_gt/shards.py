@@ -1,8 +1,8 @@
-"""WebDataset-compatible tar shards: written whole, read at random without unpacking, from a folder or a URL.
+"""WebDataset-compatible tar shards in a folder or at a URL, with random access.
 
-A sample is four members of one tar: `<key>.source.png`, `<key>.target.png`, `<key>.gt.png`, `<key>.json`. Readers that
-know WebDataset read them in order; `Shards` reads any sample by its offset. A sidecar `<shard>.json` of ours saves
-looking for the offsets; shards made elsewhere have none and are looked through once.
+A sample is four members of one tar: `<key>.source.png`, `<key>.target.png`, `<key>.gt.png`, `<key>.json`. WebDataset
+readers read them in order; `Shards` reads any sample by its offset. Our shards have a sidecar `<shard>.json` with the
+offsets; shards made elsewhere have none and are scanned once.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import tarfile
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
-from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -22,7 +21,6 @@ import torch
 from PIL import Image
 
 from distill.pseudo_gt.store import Store
-from swapcore.files import whole_file
 from swapcore.images import DataError, decode
 
 PARTS = ("source.png", "target.png", "gt.png", "json")
@@ -31,28 +29,18 @@ ANEW = "delete it and run again: only it is made anew"
 Sample = tuple[str, Sequence[np.ndarray], dict[str, Any]]
 
 
-def write_shard(path: Path, samples: Iterable[Sample]) -> int:
-    """Write (key, (source, target, gt) as (H,W,3) uint8, facts) samples as one tar; its bytes depend on them alone."""
-    with whole_file(path) as temporary:
-        return write_tar(temporary, samples)
-
-
-def write_tar(path: Path, samples: Iterable[Sample]) -> int:
-    """`write_shard` at a path that is temporary already; the number of samples."""
-    samples, count = iter(samples), 0
-    with tarfile.open(path, "w") as tar, ThreadPoolExecutor(4) as pool:
-        while some := list(islice(samples, 16)):
-            pngs = pool.map(_png, [picture for _, pictures, _ in some for picture in pictures])
-            for key, _, facts in some:
-                for part in PARTS[:3]:
-                    _add(tar, f"{key}.{part}", next(pngs))
-                _add(tar, f"{key}.json", json.dumps(facts).encode())
-            count += len(some)
-    return count
+def append(tar: tarfile.TarFile, samples: Iterable[Sample], pool: ThreadPoolExecutor) -> None:
+    """Append (key, (source, target, gt) as (H, W, 3) uint8, facts) samples; the bytes depend on them alone."""
+    samples = list(samples)
+    pngs = pool.map(_png, [picture for _, pictures, _ in samples for picture in pictures])
+    for key, _, facts in samples:
+        for part in PARTS[:3]:
+            _add(tar, f"{key}.{part}", next(pngs))
+        _add(tar, f"{key}.json", json.dumps(facts).encode())
 
 
 def contents(path: Path) -> dict[str, Any]:
-    """What a sidecar says of a local tar so that nobody need look through it: its size, and key and place of all."""
+    """The part of a sidecar that saves scanning a local tar: its size, and key and place of each sample."""
     with open(path, "rb") as file:
         samples = _scan(file, str(path), path.stat().st_size)
     return {"bytes": path.stat().st_size, "keys": list(samples), "places": [_flat(p) for p in samples.values()]}
@@ -79,12 +67,12 @@ class Shards:
         self.names = [name for name in sizes if name.endswith(".tar")]
         if not self.names:
             raise DataError(f"{where}: holds no .tar shard; run stage 'pseudo_gt' first")
-        self.threads = 4 if self.store.folder else 16  # a store far away is asked for many things at once
+        self.threads = 4 if self.store.folder else 16  # many requests at once hide the latency of a remote store
         with ThreadPoolExecutor(self.threads) as pool:
-            known = list(pool.map(lambda name: self._places(name, sizes), self.names))
-        self.places = np.concatenate([np.array(k[0], np.int64).reshape(-1, len(PARTS), 2) for k in known])
-        self.shard = np.repeat(np.arange(len(known)), [len(k[0]) for k in known])
-        self._similarity = [k[1] for k in known]
+            read = list(pool.map(lambda name: self._places(name, sizes), self.names))
+        self.places = np.concatenate([np.array(p, np.int64).reshape(-1, len(PARTS), 2) for p, _ in read])
+        self.shard = np.repeat(np.arange(len(read)), [len(p) for p, _ in read])
+        self._similarity = [similarity for _, similarity in read]
         if not len(self.places):
             raise DataError(
                 f"{where}: its shards hold no sample; were all swaps dropped by pseudo_gt.quality.min_id_similarity "
@@ -106,24 +94,23 @@ class Shards:
 
     @cached_property
     def quality(self) -> np.ndarray:
-        """Cosine of every swap to its source by the stage's recogniser, (n,) float32; nan where a sample has none."""
-        return np.array([np.nan if v is None else v for v in self._similarities()], np.float32)
-
-    def _similarities(self) -> list[float | None]:
-        if all(known is not None for known in self._similarity):
-            return [value for known in self._similarity for value in known]
-        with ThreadPoolExecutor(self.threads) as pool:
-            return [f.get("quality", {}).get("id_similarity") for f in pool.map(self.facts, range(len(self)))]
+        """Cosine of every swap to its source by the stage's recogniser, (n,) float32; nan where it is unknown."""
+        if all(similarity is not None for similarity in self._similarity):
+            values = [value for similarity in self._similarity for value in similarity]
+        else:
+            with ThreadPoolExecutor(self.threads) as pool:
+                values = [f.get("quality", {}).get("id_similarity") for f in pool.map(self.facts, range(len(self)))]
+        return np.array([np.nan if value is None else value for value in values], np.float32)
 
     def _places(self, name: str, sizes: dict[str, int]) -> tuple[list, list[float | None] | None]:
-        """Offsets and sizes of the parts of each sample, from the sidecar where there is one; and their quality."""
+        """Offset and size of the parts of each sample, and their cosines, from the sidecar; else by a scan, without."""
         path, sidecar = self.store.path(name), f"{name.removesuffix('.tar')}.json"
         if sidecar in sizes:
-            known = self.store.read_json(sidecar)
-            if "places" in known:
-                if known["bytes"] != sizes[name]:
-                    raise DataError(f"{path}: damaged shard ({sizes[name]} of {known['bytes']} bytes); {ANEW}")
-                return known["places"], known["id_similarity"]
+            content = self.store.read_json(sidecar)
+            if "places" in content:
+                if content["bytes"] != sizes[name]:
+                    raise DataError(f"{path}: damaged shard ({sizes[name]} of {content['bytes']} bytes); {ANEW}")
+                return content["places"], content["id_similarity"]
         with self.store.open(name) as file:
             return [_flat(parts) for parts in _scan(file, path, sizes[name]).values()], None
 
@@ -136,14 +123,14 @@ class Shards:
             raise DataError(f"{path}: damaged shard ({error}); {ANEW}") from None
 
     def _read(self, index: int, parts: Sequence[int]) -> list[bytes]:
-        """Parts of a sample; in one piece where they lie together, as ours do."""
+        """Parts of a sample, by one request where they are adjacent, as in our shards."""
         name, places = self.names[self.shard[index]], self.places[index, list(parts)]
         ends = places.sum(1)
         first, last = int(places[:, 0].min()), int(ends.max())
         if last - first > places[:, 1].sum() + 2048 * len(places):
             return [self.store.read(name, int(o), int(o + s)) for o, s in places]
-        piece = self.store.read(name, first, last)
-        return [piece[o - first : o - first + s] for o, s in places.tolist()]
+        block = self.store.read(name, first, last)
+        return [block[o - first : o - first + s] for o, s in places.tolist()]
 
 
 def _flat(parts: dict[str, tuple[int, int]]) -> list[int]:
@@ -151,7 +138,7 @@ def _flat(parts: dict[str, tuple[int, int]]) -> list[int]:
 
 
 def _scan(file: Any, path: str, size: int) -> dict[str, dict[str, tuple[int, int]]]:
-    """key -> part -> (offset, size) of a tar; members that would land outside a folder are refused."""
+    """key -> part -> (offset, size) of a tar. Raises DataError, also on members that point outside their folder."""
     samples: dict[str, dict[str, tuple[int, int]]] = {}
     try:
         with tarfile.open(fileobj=file, mode="r:") as tar:

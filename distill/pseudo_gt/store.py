@@ -1,4 +1,4 @@
-"""Where shards lie: a local folder, or any fsspec URL (s3://bucket/path, memory://path, ...). Files appear whole.
+"""Storage of shards: a local folder, or any fsspec URL (s3://bucket/path, memory://path, ...). Files appear whole.
 
 In a folder a file is written under a hidden name and renamed; in an object store it is written locally and put.
 """
@@ -21,7 +21,7 @@ from swapcore.files import whole_file
 
 
 class Store:
-    """The files of one folder, by name. Raises StageError where it cannot be reached, saying what to do."""
+    """The files of one folder, by name. Raises StageError naming the URL and the remedy where it cannot be reached."""
 
     def __init__(self, where: str | Path):
         scheme, separator, path = str(where).partition("://")
@@ -39,7 +39,7 @@ class Store:
         return str(self.folder / name) if self.folder else f"{self.url}/{name}"
 
     def sizes(self) -> dict[str, int]:
-        """Bytes of every file of the folder by name, sorted; unfinished ones, which are hidden, are left out."""
+        """Bytes of every file of the folder, by sorted name, without hidden files (which are unfinished)."""
         if self.folder:
             files = {p.name: p.stat().st_size for p in self.folder.glob("*") if p.is_file()}
         else:
@@ -58,7 +58,7 @@ class Store:
             return self._system().exists(self.path(name))
 
     def read(self, name: str, start: int | None = None, end: int | None = None) -> bytes:
-        """The bytes start .. end of a file, or all of them. Any number of threads and forked processes may ask."""
+        """The bytes start .. end of a file, or all of them. Safe in threads and forked processes."""
         if self.folder and start is not None:
             return os.pread(self._descriptor(name), end - start, start)
         if self.folder:
@@ -84,15 +84,15 @@ class Store:
 
     @contextmanager
     def whole(self, name: str) -> Iterator[Path]:
-        """Yield a temporary local path; when the block succeeds it becomes the file `name`, when not it is removed."""
+        """Yield a temporary local path that becomes the file `name` if the block succeeds, and is removed if not."""
         if self.folder:
             try:
                 with whole_file(self.folder / name) as temporary:
                     yield temporary
-            except FileNotFoundError:  # another machine made the same file and tidied up
+            except FileNotFoundError:  # another machine wrote the same file and removed this one
                 if not self.exists(name):
                     raise
-            for left in self.folder.glob(f".{name.partition('.')[0]}.*"):  # of a killed process
+            for left in self.folder.glob(f".{name.partition('.')[0]}.*"):  # left by a killed process
                 left.unlink(missing_ok=True)
             return
         with tempfile.TemporaryDirectory(prefix="shard-") as folder:
@@ -106,7 +106,7 @@ class Store:
             temporary.write_text(json.dumps(value, indent=indent, allow_nan=False) + "\n", encoding="utf-8")
 
     def _system(self) -> Any:
-        """The file system, opened anew in each process: its threads and connections do not survive a fork."""
+        """The file system, reopened in each process: threads and connections do not survive a fork."""
         owner, system = self._opened
         if owner != os.getpid():
             scheme = self.url.partition("://")[0]
@@ -124,7 +124,7 @@ class Store:
         return system
 
     def _descriptor(self, name: str) -> int:
-        """An open file per process: a forked loader must not share its parent's."""
+        """An open file per process: a forked loader must not share that of its parent."""
         owner, descriptor = self._descriptors.get(name, (-1, -1))
         if owner != os.getpid():
             descriptor = os.open(self.folder / name, os.O_RDONLY)
@@ -133,7 +133,7 @@ class Store:
 
     @contextmanager
     def _clear_errors(self) -> Iterator[None]:
-        """What a file system raises, as one StageError that names the URL. botocore's are no OSError."""
+        """Turn errors of a file system into StageError naming the URL. Those of botocore are no OSError."""
         kinds = (
             (OSError, sys.modules["botocore.exceptions"].BotoCoreError)
             if "botocore.exceptions" in sys.modules

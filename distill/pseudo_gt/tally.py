@@ -1,4 +1,4 @@
-"""What became of the pairs of pseudo-GT: counts by teacher and reason, of a shard and of all; told in words."""
+"""Counts of kept and dropped pairs by teacher and reason: of a shard, of all shards, as text and as metrics."""
 
 from __future__ import annotations
 
@@ -7,47 +7,45 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from distill.pseudo_gt.quality import REASONS, Swaps, Verdict
+from distill.pseudo_gt.quality import REASONS, Candidates, Decision
 
 QUALITIES = ("id_similarity", "pose_error_deg")
 
 
 class Tally:
-    """Counts of one shard: every pair is kept or dropped for one reason, by the teacher whose swap was the best."""
+    """Counts of one shard. A pair counts for the teacher whose swap was the best."""
 
     def __init__(self, labels: Sequence[str]):
         self.labels = labels
         self.sums = {label: Counter() for label in labels}
-        self.similarity: list[float] = []  # of the kept, in the order of the shard
+        self.similarity: list[float] = []  # of the kept swaps, in the order of the shard
 
-    def swaps(self, made: Iterable[Swaps]) -> None:
-        """Count all swaps of a batch with their quality, whatever becomes of them."""
-        for swaps in made:
-            sums, finite = self.sums[self.labels[swaps.teacher]], swaps.finite
-            sums["swapped"] += len(swaps.places)
-            sums["judged"] += int(finite.sum())
-            sums["all_id_similarity"] += round(float(swaps.similarity[finite].sum()), 6)
-            if swaps.pose_error_deg is not None:
-                sums["all_pose_error_deg"] += round(float(swaps.pose_error_deg[finite].sum()), 6)
-
-    def pair(self, verdict: Verdict) -> None:
-        """Count what becomes of one pair."""
-        sums = self.sums[self.labels[verdict.teacher]]
-        sums[verdict.reason or "kept"] += 1
-        if verdict.reason is None:
-            self.similarity.append(verdict.quality["id_similarity"])
-            for name, value in verdict.quality.items():
-                sums[f"kept_{name}"] = round(sums[f"kept_{name}"] + value, 6)
+    def add(self, candidates: Iterable[Candidates], decisions: Iterable[Decision]) -> None:
+        """Count all candidates of a batch with their quality, and the decision for each pair."""
+        for own in candidates:
+            sums, finite = self.sums[self.labels[own.teacher]], own.finite
+            sums["swapped"] += len(own.positions)
+            sums["judged"] += int(finite.sum())  # the key is part of the sidecar's format
+            sums["all_id_similarity"] += round(float(own.id_similarity[finite].sum()), 6)
+            if own.pose_error_deg is not None:
+                sums["all_pose_error_deg"] += round(float(own.pose_error_deg[finite].sum()), 6)
+        for decision in decisions:
+            sums = self.sums[self.labels[decision.teacher]]
+            sums[decision.reason or "kept"] += 1
+            if decision.reason is None:
+                self.similarity.append(decision.quality["id_similarity"])
+                for name, value in decision.quality.items():
+                    sums[f"kept_{name}"] = round(sums[f"kept_{name}"] + value, 6)
 
     def as_dict(self) -> dict[str, Any]:
-        """For the sidecar of the shard: its counts, and sums by teacher."""
+        """Counts, and sums by teacher, for the sidecar of the shard."""
         total = summary(self.sums.values())
         counts = {key: total[key] for key in ("pairs", "kept", "dropped", "dropped_by")}
         return {**counts, "sums": {label: dict(sums) for label, sums in self.sums.items()}}
 
 
 def summary(parts: Iterable[dict[str, float]]) -> dict[str, Any]:
-    """Sums of several shards or teachers as counts and means: `quality` of the kept, `quality_of_all` before that."""
+    """Counts and means of several shards or teachers: `quality` of the kept swaps, `quality_of_all` of all swaps."""
     total: Counter = Counter()
     for part in parts:
         total.update(part)
@@ -68,21 +66,21 @@ def summary(parts: Iterable[dict[str, float]]) -> dict[str, Any]:
 
 
 def index(sidecars: dict[str, dict[str, Any]], teachers: dict[str, dict[str, str]]) -> dict[str, Any]:
-    """`index.json` of sidecars by shard file: totals, those of each teacher (as described), of each shard."""
+    """The content of `index.json`: totals, those of each teacher, those of each shard. `sidecars` are by shard file."""
     by_teacher = {
-        label: {**known, **summary(sidecar["sums"][label] for sidecar in sidecars.values())}
-        for label, known in teachers.items()
+        label: {**described, **summary(sidecar["sums"][label] for sidecar in sidecars.values())}
+        for label, described in teachers.items()
     }
     shards = [
         {"file": file, **{key: sidecar[key] for key in ("pairs", "kept", "dropped", "dropped_by")}}
         for file, sidecar in sidecars.items()
     ]
-    everything = summary(sums for sidecar in sidecars.values() for sums in sidecar["sums"].values())
-    return {**everything, "teachers": by_teacher, "shards": shards}
+    total = summary(sums for sidecar in sidecars.values() for sums in sidecar["sums"].values())
+    return {"generated": True, **total, "teachers": by_teacher, "shards": shards}
 
 
-def told(facts: dict[str, Any], best_of: bool) -> list[str]:
-    """An index in words: a line for all, and one for each of several teachers and for whatever needs to be known."""
+def as_text(facts: dict[str, Any], best_of: bool) -> list[str]:
+    """An index as lines of text: one for all, one for each of several teachers, one for each warning."""
     lines = [f"  {_sentence(facts)}"]
     for label, own in facts["teachers"].items():
         if len(facts["teachers"]) > 1:
@@ -101,23 +99,17 @@ def told(facts: dict[str, Any], best_of: bool) -> list[str]:
 
 
 def metrics(facts: dict[str, Any]) -> dict[str, float]:
-    """An index as numbers by name, for the tracker."""
-    found = _numbers("pseudo_gt", facts)
+    """An index as numbers by name, for the tracker; those of each teacher where there are several."""
+    parts = {"pseudo_gt": facts}
     if len(facts["teachers"]) > 1:
-        for label, own in facts["teachers"].items():
-            found |= _numbers(f"pseudo_gt/{re.sub(r'[^A-Za-z0-9_. -]', '_', label)}", own)
-    return found
-
-
-def _numbers(prefix: str, facts: dict[str, Any]) -> dict[str, float]:
-    dropped = {f"{prefix}/dropped/{reason}": float(count) for reason, count in facts["dropped_by"].items()}
-    quality = {f"{prefix}/{name}": value for name, value in facts["quality"].items()}
-    return {
-        f"{prefix}/kept": float(facts["kept"]),
-        f"{prefix}/dropped/total": float(facts["dropped"]),
-        **dropped,
-        **quality,
-    }
+        names = {label: re.sub(r"[^A-Za-z0-9_. -]", "_", label) for label in facts["teachers"]}
+        parts |= {f"pseudo_gt/{names[label]}": own for label, own in facts["teachers"].items()}
+    numbers = {}
+    for prefix, own in parts.items():
+        numbers |= {f"{prefix}/kept": float(own["kept"]), f"{prefix}/dropped/total": float(own["dropped"])}
+        numbers |= {f"{prefix}/dropped/{reason}": float(count) for reason, count in own["dropped_by"].items()}
+        numbers |= {f"{prefix}/{name}": value for name, value in own["quality"].items()}
+    return numbers
 
 
 def _sentence(facts: dict[str, Any]) -> str:

@@ -16,9 +16,11 @@ from PIL import Image
 
 from distill.config import Child, ConfigError
 from distill.evaluate.swappers import trained
-from distill.report.page import ARROW, COLUMNS
+from distill.report.page import heading
+from eval import table_values
 from eval.measured import check_column
-from swapcore.files import whole_file, write_json, write_text
+from swapcore.files import write_json, write_text
+from swapcore.images import save_png
 
 QUALITY = "id_retrieval_top1_pct"
 COSTS = ("macs_g", "size_mb", "pose_error_deg")  # what a student pays for its quality; one panel of the plot each
@@ -26,11 +28,6 @@ COSTS = ("macs_g", "size_mb", "pose_error_deg")  # what a student pays for its q
 PLACES = (
     (6, 4, "left", "bottom"), (-6, 4, "right", "bottom"), (6, -4, "left", "top"), (-6, -4, "right", "top"),
     (14, 17, "left", "bottom"), (-14, 17, "right", "bottom"), (14, -17, "left", "top"), (-14, -17, "right", "top"),
-)  # fmt: skip
-# What the Markdown table shows of COLUMNS, to stay readable; comparison.json has everything.
-SHOWN = (
-    "id_retrieval_top1_pct", "id_similarity_source", "pose_error_deg", "expression_error", "ssim", "psnr_db",
-    "background_error", "occluder_error", "size_mb", "macs_g", "latency_ms",
 )  # fmt: skip
 
 
@@ -73,18 +70,17 @@ def collect(runs: Sequence[tuple[Child, dict[str, Any]]]) -> dict[str, Any]:
 def markdown(table: dict[str, Any]) -> str:
     """Variants down, metrics across; ± is the standard deviation over seeds."""
     rows, references = table["rows"], table["references"]
-    keys = [c for c in COLUMNS if c[0] in SHOWN and any(c[0] in row["values"] for row in rows.values())]
+    keys = {key for row in rows.values() for key in row["values"]} - {"train_minutes"}
+    columns = [value for value in table_values(keys) if value.brief]
     lines = [
-        "| variant | seeds | "
-        + " | ".join(f"{title} {ARROW[better]}" for _, title, _, better in keys)
-        + " | minutes |",
-        "|---" * (len(keys) + 3) + "|",
+        "| variant | seeds | " + " | ".join(map(heading, columns)) + " | minutes |",
+        "|---" * (len(columns) + 3) + "|",
     ]
     for name, values in references.items():
-        cells = (form.format(values[key]) if key in values else "–" for key, _, form, _ in keys)
+        cells = (value.format.format(values[value.key]) if value.key in values else "–" for value in columns)
         lines.append(f"| *{name}* | | " + " | ".join(cells) + " | |")
     for name, row in rows.items():
-        cells = (_cell(row["values"].get(key), form) for key, _, form, _ in keys)
+        cells = (_cell(row["values"].get(value.key), value.format) for value in columns)
         minutes = _cell(row["values"]["train_minutes"], "{:.1f}")
         lines.append(f"| {name} | {len(row['seeds'])} | " + " | ".join(cells) + f" | {minutes} |")
     return "\n".join(lines) + "\n"
@@ -104,8 +100,7 @@ def write(name: str, table: dict[str, Any], folder: Path) -> list[Path]:
     written = [folder / "comparison.json", folder / "comparison.md"]
     picture = plot(name, table)
     if picture is not None:
-        with whole_file(folder / "comparison.png") as temporary:
-            picture.save(temporary, "PNG")
+        save_png(picture, folder / "comparison.png", generated=False)  # a plot
         written.append(folder / "comparison.png")
     return written
 
@@ -122,7 +117,7 @@ def front(costs: Sequence[float], qualities: Sequence[float]) -> list[int]:
 def plot(name: str, table: dict[str, Any]) -> Image.Image | None:
     """ID retrieval against each cost that differs between variants; None where it was not measured."""
     rows = {k: row["values"] for k, row in table["rows"].items() if QUALITY in row["values"]}
-    titles = {key: title for key, title, _, _ in COLUMNS}
+    titles = {value.key: value.title for value in table_values((QUALITY, *COSTS))}
     costs = [c for c in COSTS if rows and all(c in v for v in rows.values()) and _differs(c, rows)]
     if not costs:
         return None

@@ -21,42 +21,14 @@ from distill.evaluate.swappers import trained
 from distill.export.card import JUDGED, LEGEND, cells
 from distill.stage import Stage, open_stage, upstream
 from distill.tracking import read_log
+from eval import table_values
 from eval.measured import check_column
+from eval.metric import Value
 from swapcore.files import read_json, whole_file, write_json, write_text
 
-# metric, heading, format, what is better
-COLUMNS = (
-    ("id_retrieval_top1_pct", "ID top-1 %", "{:.1f}", "higher"),
-    ("id_retrieval_top5_pct", "ID top-5 %", "{:.1f}", "higher"),
-    ("id_similarity_source", "cosine to source", "{:.3f}", "higher"),
-    ("id_similarity_target", "cosine to target", "{:.3f}", "lower"),
-    ("pose_error_deg", "pose error °", "{:.2f}", "lower"),
-    ("pose_error_true_deg", "to true pose °", "{:.2f}", "lower"),
-    ("expression_error", "expression error", "{:.3f}", "lower"),
-    ("ssim", "SSIM", "{:.3f}", "higher"),
-    ("psnr_db", "PSNR dB", "{:.2f}", "higher"),
-    ("l1", "L1", "{:.4f}", "lower"),
-    ("background_error", "background error", "{:.4f}", "lower"),
-    ("occluder_error", "occluder error", "{:.4f}", "lower"),
-    ("lpips_exact", "LPIPS to exact", "{:.3f}", "lower"),
-    ("lpips_target", "LPIPS to target", "{:.3f}", None),
-    ("fid", "FID", "{:.2f}", "lower"),
-    ("kid", "KID x 1000", "{:.2f}", "lower"),
-    ("size_mb", "MB", "{:.2f}", "lower"),
-    ("size_mib", "MiB", "{:.2f}", "lower"),
-    ("parameters", "parameters", "{:,.0f}", "lower"),
-    ("macs_g", "GMAC", "{:.3f}", "lower"),
-    ("latency_ms", "CPU ms", "{:.1f}", "lower"),
-    ("latency_all_threads_ms", "all threads ms", "{:.1f}", "lower"),
-    ("latency_gpu_ms", "GPU ms", "{:.2f}", "lower"),
-    ("peak_memory_mb", "peak MB", "{:.1f}", "lower"),
-    ("peak_memory_gpu_mb", "GPU peak MB", "{:.1f}", "lower"),
-)
-# What is told of each network apart, like the original's "10.2 + 4.9".
-APART = ("size_mb", "macs_g", "latency_ms", "latency_gpu_ms")
 FIRST = ("source", "target", "exact")
 HEADINGS = {"exact": "exact swap"}
-ARROW = {"higher": "↑", "lower": "↓", None: ""}
+ARROW = {"higher": "↑", "lower": "↓", "target": "→←", None: ""}
 STYLE = """
 :root{color-scheme:light dark;--line:#d9dce1;--soft:#6b7280;--warn:#b45309}
 body{font:16px/1.5 system-ui,sans-serif;max-width:1180px;margin:2rem auto;padding:0 1rem}
@@ -110,34 +82,36 @@ def run(exp: Experiment, accelerator, tracker) -> Stage:
     return stage
 
 
-def columns(rows: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, str, str, str | None]]:
-    """Those of COLUMNS that some row has, then distances by other features. Raises ValueError where values of two
-    protocols would come to stand in one."""
-    known = [c for c in COLUMNS if any(c[0] in row for row in rows.values())]
-    others = {key for row in rows.values() for key in row if key.startswith(("frechet_", "kernel_"))}
-    known += [(key, key.replace("_", " "), "{:.2f}", "lower") for key in sorted(others)]
-    for key, *_ in known:
-        check_column(key, {name: row[key] for name, row in rows.items() if key in row})
-    return known
+def columns(rows: Mapping[str, Mapping[str, Any]]) -> list[Value]:
+    """The values that some row has. Raises ValueError where one of them was measured by two protocols."""
+    values = table_values(key for row in rows.values() for key in row)
+    for value in values:
+        check_column(value.key, {name: row[value.key] for name, row in rows.items() if value.key in row})
+    return values
+
+
+def heading(value: Value) -> str:
+    """The title of a value, and whether higher (↑), lower (↓) or something in between (→←) is better."""
+    return f"{value.title} {ARROW[value.better]}"
 
 
 def text_table(rows: dict[str, dict[str, Any]]) -> str:
     """The table for a terminal: metrics down, swappers across."""
     lines = [["", *rows]]
-    for key, title, form, better in columns(rows):
-        cells = (form.format(row[key]["value"]) if key in row else "–" for row in rows.values())
-        lines.append([f"{title} {ARROW[better]}", *cells])
-        shares = [" + ".join(form.format(share) for share in apart(key, row).values()) for row in rows.values()]
+    for value in columns(rows):
+        measured = [row.get(value.key) for row in rows.values()]
+        lines.append([heading(value), *(value.format.format(one["value"]) if one else "–" for one in measured)])
+        shares = [" + ".join(map(value.format.format, apart(value, one).values())) for one in measured]
         if any(shares):
             lines.append(["  of its networks", *(share or "–" for share in shares)])
     width = max(10, *(len(cell) for line in lines for cell in line[1:])) + 2
-    told = (f"{first:20}" + "".join(f"{cell:>{width}}" for cell in cells) for first, *cells in lines)
-    return "\n" + "\n".join(told) + "\n"
+    text = (f"{first:20}" + "".join(f"{cell:>{width}}" for cell in cells) for first, *cells in lines)
+    return "\n" + "\n".join(text) + "\n"
 
 
-def apart(key: str, row: Mapping[str, Any]) -> dict[str, float]:
-    """The shares of a swapper's networks in one of APART, by name in alphabetical order; none for a single network."""
-    shares = row[key].get("details", {}).get("parts", {}) if key in APART and key in row else {}
+def apart(value: Value, measured: Mapping[str, Any] | None) -> dict[str, float]:
+    """The shares of a swapper's networks, by name in alphabetical order; none for a single network."""
+    shares = measured.get("details", {}).get("parts", {}) if value.parts and measured else {}
     return dict(sorted(shares.items())) if len(shares) > 1 else {}
 
 
@@ -184,25 +158,26 @@ def _picture_note(exp: Experiment) -> str:
 
 def _html_table(rows: dict[str, dict[str, Any]], learnt: list[str]) -> str:
     """Metrics down, swappers across."""
-    known = columns(rows)
     kinds = ["student" if name in learnt else "" for name in rows]
     head = "".join(f"<th class='{kind}'>{html.escape(name)}</th>" for name, kind in zip(rows, kinds, strict=True))
     body = ""
-    for key, title, form, better in known:
-        cells = (_cell(row[key], form, apart(key, row)) if key in row else "–" for row in rows.values())
+    for value in columns(rows):
+        cells = (_cell(value, row.get(value.key)) for row in rows.values())
         cells = "".join(f"<td class='{kind}'>{cell}</td>" for cell, kind in zip(cells, kinds, strict=True))
-        body += f"<tr><td>{html.escape(title)} {ARROW[better]}</td>{cells}</tr>"
+        body += f"<tr><td>{html.escape(heading(value))}</td>{cells}</tr>"
     return f"<table><tr><th></th>{head}</tr>{body}</table>"
 
 
-def _cell(value: dict[str, Any], form: str, shares: dict[str, float]) -> str:
-    text = form.format(value["value"])
-    small = [" – ".join(form.format(end) for end in value["interval"])] if value.get("interval") else []
-    runs = value.get("details", {})
+def _cell(value: Value, measured: Mapping[str, Any] | None) -> str:
+    if measured is None:
+        return "–"
+    text = value.format.format
+    small = [" – ".join(map(text, measured["interval"]))] if measured.get("interval") else []
+    runs = measured.get("details", {})
     if "p10" in runs:
-        small.append(f"runs {form.format(runs['p10'])} – {form.format(runs['p90'])}")
-    small += [f"{html.escape(name)} {form.format(share)}" for name, share in shares.items()]
-    return f"{text}<br><small>{'<br>'.join(small)}</small>" if small else text
+        small.append(f"runs {text(runs['p10'])} – {text(runs['p90'])}")
+    small += [f"{html.escape(name)} {text(share)}" for name, share in apart(value, measured).items()]
+    return f"{text(measured['value'])}<br><small>{'<br>'.join(small)}</small>" if small else text(measured["value"])
 
 
 def _exports(card: dict[str, Any]) -> str:

@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from distill.report import published, sizes
-from distill.report.page import COLUMNS, apart
+from distill.report.page import apart
 from distill.report.results import Result, find_results, read_result
-from eval.measured import TOLD_BESIDE
+from eval import table_values
+from eval.measured import INFORMATIVE
 from swapcore.files import flatten
 
-RULERS = ("recogniser", "pose", "expression")
+ROLES = ("recogniser", "pose", "expression")
 
 
 @dataclass(frozen=True)
@@ -204,15 +205,10 @@ def _ours(system: str, metric: str, column: Column, requires: Mapping | None, re
 
 def measured_tables(results: Sequence[Result]) -> list[Table]:
     """What runs measured: one table for all rows that share the list of pairs and, metric by metric, the protocol."""
-    known = {key: Column(title, "", int(form[form.index(".") + 1]), better) for key, title, form, better in COLUMNS}
     groups: list[dict[str, Any]] = []
     for result in results:
         for swapper, row in result.rows.items():
-            protocols = {
-                k: {x: y for x, y in v["protocol"].items() if x not in TOLD_BESIDE}
-                for k, v in row.items()
-                if k in known
-            }
+            protocols = {k: {x: y for x, y in v["protocol"].items() if x not in INFORMATIVE} for k, v in row.items()}
             for group in groups:
                 same = group["pairs"]["hash"] == result.pairs["hash"]
                 if same and all(group["protocols"].get(k, p) == p for k, p in protocols.items()):
@@ -224,11 +220,12 @@ def measured_tables(results: Sequence[Result]) -> list[Table]:
             values = {k: v["value"] for k, v in row.items()}
             if (swapper, values) not in [(s, {k: v["value"] for k, v in r.items()}) for s, _, r in group["rows"]]:
                 group["rows"].append((swapper, result, row))
-    return [_measured_table(f"measured_{number}", group, known) for number, group in enumerate(groups, 1)]
+    return [_measured_table(f"measured_{number}", group) for number, group in enumerate(groups, 1)]
 
 
-def _measured_table(name: str, group: Mapping[str, Any], known: Mapping[str, Column]) -> Table:
-    columns = {key: known[key] for key in known if any(key in row for _, _, row in group["rows"])}
+def _measured_table(name: str, group: Mapping[str, Any]) -> Table:
+    values = table_values(key for _, _, row in group["rows"] for key in row)
+    columns = {value.key: Column(value.title, "", value.digits, value.better) for value in values}
     runs = list(dict.fromkeys(result.experiment for _, result, _ in group["rows"]))
     rows: dict[str, dict[str, Cell]] = {}
     for swapper, result, row in group["rows"]:
@@ -239,9 +236,9 @@ def _measured_table(name: str, group: Mapping[str, Any], known: Mapping[str, Col
             key: Cell(
                 name, label, key, row[key]["unit"], name, measured=float(row[key]["value"]),
                 interval=_interval(row[key]), measured_from=result.origin,
-                note=" + ".join(f"{part} {share:,.{columns[key].digits}f}" for part, share in apart(key, row).items()),
+                note=" + ".join(f"{part} {share:,.{value.digits}f}" for part, share in apart(value, row[key]).items()),
             )
-            for key in columns if key in row
+            for value in values if (key := value.key) in row
         }  # fmt: skip
     return Table(name, f"Measured here: {', '.join(runs)}", _protocol_of(group), columns, rows)
 
@@ -257,11 +254,11 @@ def _protocol_of(group: Mapping[str, Any]) -> dict[str, str]:
     if pairs.get("protocol"):
         told["data"] = ", ".join(f"{key} {value}" for key, value in flatten(pairs["protocol"]).items())
     for protocol in group["protocols"].values():
-        for ruler in RULERS:
-            if ruler in protocol:
-                of = protocol[ruler]
-                told[ruler] = f"{of['name']}, weights {of.get('weight_hash', 'unknown')}"
-                told[ruler] += "".join(f"; {of[key]}" for key in ("crop", "colour_order", "coefficients") if key in of)
+        for role in ROLES:
+            if role in protocol:
+                of = protocol[role]
+                told[role] = f"{of['name']}, weights {of.get('weight_hash', 'unknown')}"
+                told[role] += "".join(f"; {of[key]}" for key in ("crop", "colour_order", "coefficients") if key in of)
         for key in ("resolution", "swaps", "flip"):
             if key in protocol:
                 told[key] = str(protocol[key])

@@ -20,7 +20,6 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-import eval as measuring
 from distill import build, config
 from distill.config import ConfigError, Experiment
 from distill.data import faces, video
@@ -28,7 +27,7 @@ from distill.evaluate import swappers
 from swapcore import images as pictures
 from swapcore import weights
 from swapcore.files import whole_file
-from swapcore.images import SUFFIXES, DataError, decode
+from swapcore.images import SUFFIXES, DataError, decode, to_float, to_uint8
 
 VIDEOS = {".mp4", ".mov", ".mkv", ".webm", ".avi"}
 DEFAULT_STUDENT = Path("runs/quickstart/student.safetensors")
@@ -62,7 +61,7 @@ def swap_file(args: argparse.Namespace) -> None:
     count = {"largest": 1, "all": None}.get(args.faces, args.faces)
     if isinstance(count, str) and not (count.isdigit() and int(count)):
         raise ConfigError(f"--faces {args.faces}: expected largest, all, or a number from 1 on")
-    exp = config.default("swap", [f"weights=[{', '.join(args.weights)}]"] if args.weights else [])
+    exp = config.default("swap", [("weights", args.weights)])
     detector = faces.Detector(weights.find(faces.YUNET, exp.weights))
     swapper = Swapper(args.student, exp, detector, args.source)
     who = Reference(args.reference, exp, detector, swapper) if args.reference else None
@@ -77,9 +76,7 @@ def swap_file(args: argparse.Namespace) -> None:
         save_photograph(image, args.out)
         return
     with tqdm(total=video.count(args.target), desc="swap", unit="frame") as bar:
-        for _ in video.convert(
-            args.target, args.out, change, {"comment": pictures.COMMENT, "description": pictures.XMP}
-        ):
+        for _ in video.convert(args.target, args.out, change):
             bar.update()
     if not swapper.swapped:
         args.out.unlink()
@@ -116,7 +113,7 @@ class Swapper:
             return image
         targets = torch.cat([_tensor(faces.align(image, points, self.size)) for points in found])
         swaps = self.network(self.source.expand(len(targets), -1, -1, -1), targets)
-        for swap, points in zip(measuring.to_uint8(swaps.clamp(-1, 1)), found, strict=True):
+        for swap, points in zip(to_uint8(swaps.clamp(-1, 1)), found, strict=True):
             image = faces.paste(swap.permute(1, 2, 0).numpy(), image, points)
         self.swapped += len(found)
         return image
@@ -172,7 +169,7 @@ def _photograph(path: Path) -> np.ndarray:
 
 
 def _tensor(crop: np.ndarray) -> torch.Tensor:
-    return measuring.to_float(torch.from_numpy(crop.transpose(2, 0, 1).copy())[None])
+    return to_float(torch.from_numpy(crop.transpose(2, 0, 1).copy())[None])
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""Batch normalisation: over the batches of all processes, and with statistics that belong to the averaged weights.
+"""Batch normalisation over the batches of all processes, and its statistics for averaged weights.
 
-torch.nn.SyncBatchNorm refuses CPU tensors, so that a CPU run could not be what the GPU run is. On CUDA torch's own
-is used; elsewhere this one, whose sums are all-reduced in both passes.
+torch.nn.SyncBatchNorm refuses CPU tensors. On CUDA torch's own is used; elsewhere the one here, whose sums are
+all-reduced in both passes, so that a run on CPU computes the same as one on GPU.
 """
 
 from __future__ import annotations
@@ -77,12 +77,12 @@ def convert(module: nn.Module, device: torch.device) -> nn.Module:
 
 @torch.no_grad()
 def calibrate(network: nn.Module, batches: Iterable[Any], forward: Callable[[Any], Any]) -> None:
-    """Take the running statistics of a network's BatchNorms anew: their mean over `batches`, each put through
-    `forward`. Every process calls it. The network is left in evaluation mode.
+    """Replace the running statistics of a network's BatchNorms by their mean over `batches`. `forward` passes one batch
+    through the network. Every process calls it. The network is left in evaluation mode.
 
-    An average of weights has only ever been given the statistics of the network that learns. Where layers multiply
-    their own outputs, as MobileFSGAN's masks do, that small misfit grows to infinity for some pictures. As Izmailov et
-    al., Averaging Weights Leads to Wider Optima, UAI 2018, section 3.
+    An average of weights otherwise has the statistics of the network that learns. Where layers multiply their own
+    outputs, as MobileFSGAN's masks do, that small misfit grows to infinity for some pictures. As Izmailov et al.,
+    Averaging Weights Leads to Wider Optima, UAI 2018, section 3.
     """
     layers = [m for m in network.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
     if not layers:

@@ -18,30 +18,25 @@ FORMAT = 2
 
 
 class State:
-    """All that a run must remember to go on bit for bit: the networks, both optimisers, the average, the step."""
+    """The networks in training without their wrappers, the average `ema` of `net`, both optimisers and the step."""
 
-    def __init__(self, student: nn.Module, discriminator: nn.Module, adapters: nn.Module, exp: Experiment):
-        self.student, self.discriminator, self.adapters = student, discriminator, adapters
-        self.settings = exp.train
-        self.average = copy.deepcopy(student).eval().requires_grad_(False)
-        fused = next(student.parameters()).is_cuda
-        parameters = [p for p in discriminator.parameters()]
-        learning = [*student.parameters(), *adapters.parameters()]
-        self.optimiser = torch.optim.Adam(learning, exp.train.lr, betas=exp.train.betas, fused=fused)
-        self.optimiser_d = (
-            torch.optim.Adam(parameters, exp.train.lr_discriminator, betas=exp.train.betas, fused=fused)
-            if parameters
-            else None
-        )
-        self.step = 0
-        self.seconds = 0.0  # of training, over all starts
-        self._since = time.monotonic()
+    def __init__(self, net: nn.Module, discriminator: nn.Module, adapters: nn.Module, exp: Experiment) -> None:
+        self.net, self.discriminator, self.adapters = net, discriminator, adapters
+        self.ema = copy.deepcopy(net).eval().requires_grad_(False)
+        train, fused = exp.train, next(net.parameters()).is_cuda
+        parameters = [*net.parameters(), *adapters.parameters()]
+        self.optimiser = torch.optim.Adam(parameters, train.lr, betas=train.betas, fused=fused)
+        self.optimiser_d = None
+        if parameters := list(discriminator.parameters()):
+            self.optimiser_d = torch.optim.Adam(parameters, train.lr_discriminator, betas=train.betas, fused=fused)
+        self.settings, self.step = train, 0
+        self.spent_s, self._since = 0.0, time.monotonic()
 
-    def watch(self) -> float:
-        """Seconds of training so far; what was spent before the last call is in `seconds`."""
+    def elapsed_s(self) -> float:
+        """Seconds of training up to now, over all starts."""
         now = time.monotonic()
-        self.seconds, self._since = self.seconds + now - self._since, now
-        return self.seconds
+        self.spent_s, self._since = self.spent_s + now - self._since, now
+        return self.spent_s
 
     def set_learning_rate(self) -> None:
         s = self.settings
@@ -51,34 +46,31 @@ class State:
             group["lr"] = s.lr * warm * fall
 
     @torch.no_grad()
-    def update_average(self) -> None:
+    def update_ema(self) -> None:
         decay = min(self.settings.ema, (1 + self.step) / (10 + self.step))  # the first steps would weigh too long
-        torch._foreach_lerp_(list(self.average.parameters()), list(self.student.parameters()), 1 - decay)
-        buffers = list(self.average.buffers())
-        if buffers:
-            torch._foreach_copy_(buffers, list(self.student.buffers()))
+        torch._foreach_lerp_(list(self.ema.parameters()), list(self.net.parameters()), 1 - decay)
+        if buffers := list(self.ema.buffers()):
+            torch._foreach_copy_(buffers, list(self.net.buffers()))
+
+    def _parts(self) -> dict[str, nn.Module | torch.optim.Optimizer]:
+        """Everything with a state dict, by its key in the file."""
+        parts = {
+            "student": self.net, "average": self.ema, "discriminator": self.discriminator, "adapters": self.adapters,
+            "optimiser": self.optimiser, "optimiser_d": self.optimiser_d,
+        }  # fmt: skip
+        return {key: part for key, part in parts.items() if part is not None}
 
     def save(self, folder: Path, accelerator) -> None:
-        """Write `step-NNNNNNN.pt` whole, then remove the one before."""
+        """Write `step-NNNNNNN.pt` whole, then remove the one before. Every process calls it."""
         rng = {"cpu": torch.get_rng_state()}
         if accelerator.device.type == "cuda":
             rng["cuda"] = torch.cuda.get_rng_state(accelerator.device)
         rngs = accelerator.gather_for_metrics([rng], use_gather_object=True)
         if not accelerator.is_main_process:
             return
-        content = {
-            "format": FORMAT,
-            "step": self.step,
-            "seconds": self.watch(),
-            "student": self.student.state_dict(),
-            "average": self.average.state_dict(),
-            "discriminator": self.discriminator.state_dict(),
-            "adapters": self.adapters.state_dict(),
-            "optimiser": self.optimiser.state_dict(),
-            "optimiser_d": self.optimiser_d.state_dict() if self.optimiser_d else None,
-            "scaler": accelerator.scaler.state_dict() if accelerator.scaler else None,
-            "rng": rngs,
-        }
+        content = {"format": FORMAT, "step": self.step, "seconds": self.elapsed_s(), "rng": rngs, "optimiser_d": None}
+        content |= {key: part.state_dict() for key, part in self._parts().items()}
+        content["scaler"] = accelerator.scaler.state_dict() if accelerator.scaler else None
         path = folder / f"step-{self.step:07d}.pt"
         with whole_file(path) as temporary:
             torch.save(content, temporary)
@@ -96,20 +88,14 @@ class State:
             content = torch.load(path, map_location="cpu", weights_only=True)
             if content["format"] != FORMAT:
                 raise StageError(f"{path}: checkpoint format {content['format']}, this program writes {FORMAT}")
-            self.student.load_state_dict(content["student"])
-            self.average.load_state_dict(content["average"])
-            self.discriminator.load_state_dict(content["discriminator"])
-            self.adapters.load_state_dict(content["adapters"])
-            self.optimiser.load_state_dict(content["optimiser"])
-            if self.optimiser_d:
-                self.optimiser_d.load_state_dict(content["optimiser_d"])
+            for key, part in self._parts().items():
+                part.load_state_dict(content[key])
         except (RuntimeError, KeyError, EOFError, OSError, AttributeError, TypeError) as error:
             reason = " ".join(str(error).split())[:200]
             raise StageError(f"{path}: not a checkpoint of this student ({reason}); delete it to start anew") from None
         if accelerator.scaler and content["scaler"]:
             accelerator.scaler.load_state_dict(content["scaler"])
-        self.step = content["step"]
-        self.seconds = content.get("seconds", 0.0)
+        self.step, self.spent_s = content["step"], content.get("seconds", 0.0)
         if accelerator.process_index < len(content["rng"]):
             rng = content["rng"][accelerator.process_index]
             torch.set_rng_state(rng["cpu"])

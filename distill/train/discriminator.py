@@ -7,12 +7,10 @@ sees the generator's own images at full, half and quarter resolution, so gradien
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.nn.utils.parametrizations import spectral_norm
 
 
@@ -28,60 +26,6 @@ def _patch_gan(ndf: int, layers: int) -> nn.Sequential:
     return nn.Sequential(*modules, spectral_norm(nn.Conv2d(channels[-1], 1, 4, padding=2)))
 
 
-class MultiScaleDiscriminator(nn.Module):
-    """Options: ndf, channels of the first layer, doubled at every further one; layers of stride 2; scales.
-
-    The vectors of the spectral norm are buffers, so a resumed run continues with the same power iteration.
-    Raises ValueError on an option below 1.
-    """
-
-    def __init__(self, ndf: int = 16, layers: int = 4, scales: int = 3) -> None:
-        super().__init__()
-        self.options = {"ndf": ndf, "layers": layers, "scales": scales}
-        _check_options(self.options)
-        self.patches = nn.ModuleList(_patch_gan(ndf, layers) for _ in range(scales))
-
-    def forward(self, images: Sequence[Tensor]) -> list[Tensor]:
-        """Images (N, 3, R, R), (N, 3, R/2, R/2), ... in [-1, 1], one per scale, to logit maps (N, 1, r, r) of each.
-
-        r is R / 2^layers + 3 (19, 11 and 7 from 256, 128 and 64 at the defaults). Raises ValueError on another number
-        of images or another shape.
-        """
-        _check_images(images, len(self.patches))
-        return [patch(image) for patch, image in zip(self.patches, images, strict=True)]
-
-
-class PyramidDiscriminator(nn.Module):
-    """FaceShifter's, of taotaonice/FaceShifter @376b09e. Options: ndf, channels of the first layer, doubled at every
-    further one up to eight times as many; layers of stride 2; scales. Raises ValueError on an option below 1.
-    """
-
-    per_picture = True  # no logit depends on the other pictures of a batch
-
-    def __init__(self, ndf: int = 64, layers: int = 6, scales: int = 3) -> None:
-        super().__init__()
-        self.options = {"ndf": ndf, "layers": layers, "scales": scales}
-        _check_options(self.options)
-        self.patches = nn.ModuleList(_normalised_patch_gan(ndf, layers) for _ in range(scales))
-
-    def forward(self, images: Sequence[Tensor]) -> list[Tensor]:
-        """Images in [-1, 1], one per scale and largest first, as `pyramid` or a generator of many scales makes them, to
-        logit maps (N, 1, r, r): 7, 5 and 4 from 256, 128 and 64 at the defaults. Raises ValueError on another number
-        of images or another shape.
-        """
-        _check_images(images, len(self.patches))
-        return [patch(image) for patch, image in zip(self.patches, images, strict=True)]
-
-
-def pyramid(image: Tensor, scales: int = 3) -> list[Tensor]:
-    """Images (N, 3, R, R) with their halves, quarters ..., averaged over the pixels that there are, as the reference
-    of `PyramidDiscriminator` shows them to it."""
-    images = [image]
-    for _ in range(scales - 1):
-        images.append(F.avg_pool2d(images[-1], 3, stride=2, padding=1, count_include_pad=False))
-    return images
-
-
 def _normalised_patch_gan(ndf: int, layers: int) -> nn.Sequential:
     channels = [ndf << min(level, 3) for level in range(layers)]
     modules: list[nn.Module] = [nn.Conv2d(3, ndf, 4, 2, padding=2), nn.LeakyReLU(0.2)]
@@ -90,6 +34,49 @@ def _normalised_patch_gan(ndf: int, layers: int) -> nn.Sequential:
         modules += [nn.Conv2d(channels[level], outputs, 4, stride, padding=2), nn.InstanceNorm2d(outputs)]
         modules.append(nn.LeakyReLU(0.2))
     return nn.Sequential(*modules, nn.Conv2d(channels[-1], 1, 4, padding=2))
+
+
+class MultiScaleDiscriminator(nn.Module):
+    """Options: ndf, channels of the first layer, doubled at every further one; layers of stride 2; scales.
+
+    The vectors of the spectral norm are buffers, so a resumed run continues with the same power iteration.
+    Raises ValueError on an option below 1.
+    """
+
+    patch_gan = staticmethod(_patch_gan)
+    per_picture = False  # whether every logit depends on its own picture alone
+
+    def __init__(self, ndf: int = 16, layers: int = 4, scales: int = 3) -> None:
+        super().__init__()
+        self.options = {"ndf": ndf, "layers": layers, "scales": scales}
+        for option, value in self.options.items():
+            if value < 1:
+                raise ValueError(f"{option}: expected at least 1, got {value}")
+        self.patches = nn.ModuleList(self.patch_gan(ndf, layers) for _ in range(scales))
+
+    def forward(self, images: Sequence[Tensor]) -> list[Tensor]:
+        """Images (N, 3, R, R), (N, 3, R/2, R/2), ... in [-1, 1], one per scale, to logit maps (N, 1, r, r) of each.
+
+        r is R / 2^layers + 3 (19, 11 and 7 from 256, 128 and 64 at the defaults). Raises ValueError on another number
+        of images or another shape.
+        """
+        if len(images) != len(self.patches):
+            raise ValueError(f"images: expected {len(self.patches)} scales, got {len(images)}")
+        for scale, image in enumerate(images):
+            if image.ndim != 4 or image.shape[1] != 3:
+                raise ValueError(f"images[{scale}]: expected (N, 3, R, R), got {tuple(image.shape)}")
+        return [patch(image) for patch, image in zip(self.patches, images, strict=True)]
+
+
+class PyramidDiscriminator(MultiScaleDiscriminator):
+    """That of FaceShifter, taotaonice/FaceShifter @376b09e. Channels are doubled up to eight times ndf. Its logit maps
+    are 7, 5 and 4 pixels wide from images of 256, 128 and 64 at the defaults."""
+
+    patch_gan = staticmethod(_normalised_patch_gan)
+    per_picture = True
+
+    def __init__(self, ndf: int = 64, layers: int = 6, scales: int = 3) -> None:
+        super().__init__(ndf, layers, scales)
 
 
 DISCRIMINATORS = {"multi_scale": MultiScaleDiscriminator, "pyramid": PyramidDiscriminator}
@@ -107,52 +94,3 @@ def build(options: Mapping[str, Any]) -> nn.Module:
         return DISCRIMINATORS[kind](**{key: value for key, value in options.items() if key != "kind"})
     except TypeError as error:
         raise ValueError(f"discriminator '{kind}': {error}") from None
-
-
-def _check_options(options: Mapping[str, int]) -> None:
-    for option, value in options.items():
-        if value < 1:
-            raise ValueError(f"{option}: expected at least 1, got {value}")
-
-
-def _check_images(images: Sequence[Tensor], scales: int) -> None:
-    if len(images) != scales:
-        raise ValueError(f"images: expected {scales} scales, got {len(images)}")
-    for scale, image in enumerate(images):
-        if image.ndim != 4 or image.shape[1] != 3:
-            raise ValueError(f"images[{scale}]: expected (N, 3, R, R), got {tuple(image.shape)}")
-
-
-_SPECTRAL_NORM = {
-    "weight_orig": "parametrizations.weight.original",
-    "weight_u": "parametrizations.weight.0._u",
-    "weight_v": "parametrizations.weight.0._v",
-}
-
-
-def original_to_ours(checkpoint: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A state dict of HoiM/MobileFSGAN @478175b, with its older names of the spectral norm, under our names.
-
-    Raises ValueError for a key the original does not have.
-    """
-    state = {}
-    for key, tensor in checkpoint.items():
-        match = re.fullmatch(r"(?:module\.)?discriminator_(256|128|64)\.model\.(\d+)\.(\w+)", key)
-        if not match:
-            raise ValueError(f"not a tensor of a MobileFSGAN discriminator: {key}")
-        scale = ("256", "128", "64").index(match[1])
-        state[f"patches.{scale}.{match[2]}.{_SPECTRAL_NORM.get(match[3], match[3])}"] = tensor
-    return state
-
-
-def pyramid_original_to_ours(checkpoint: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A state dict of taotaonice/FaceShifter @376b09e's discriminator under the names of `PyramidDiscriminator`.
-
-    The original stores the network of the smallest scale first. Raises ValueError for a key it does not have.
-    """
-    matches = {key: re.fullmatch(r"(?:module\.)?layer(\d+)\.(\d+\.\w+)", key) for key in checkpoint}
-    for key, match in matches.items():
-        if not match:
-            raise ValueError(f"not a tensor of a FaceShifter discriminator: {key}")
-    last = max((int(match[1]) for match in matches.values()), default=0)
-    return {f"patches.{last - int(matches[key][1])}.{matches[key][2]}": tensor for key, tensor in checkpoint.items()}

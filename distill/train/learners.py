@@ -1,97 +1,108 @@
-"""What the loop trains: a student, or a teacher of our own, FaceShifter's first and second stage.
+"""The learners: each holds the network that a stage trains, its frozen inputs and the file that it is saved as.
 
-The network of a trainee maps (target, *condition) to swaps at full, half and quarter resolution; the condition, an
-embedding at least, comes from what is frozen.
+The `net` of a learner maps (target, *condition) to swaps at full, half and quarter resolution. The first element of the
+condition is the source's embedding.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 import students
-from distill import build
-from distill.config import Experiment
 from distill.data.triplet import Triplet
-from distill.schema import Teacher
 from distill.train import losses
 from students.identity_encoder import IdentityEncoder
 from teachers import faceshifter
 
 
-class Student:
+class Learner:
+    """A network `net` in training on the embeddings of a frozen `encoder`. `save` writes it to a file named `file`."""
+
+    file = "teacher.safetensors"
+
+    def __init__(self, encoder: IdentityEncoder, net: nn.Module) -> None:
+        self.encoder, self.net = encoder, net
+
+    def condition(self, source: Tensor, target: Tensor) -> tuple[Tensor, ...]:
+        """The frozen inputs of the network, from images (N, 3, R, R): the embeddings (N, D) first."""
+        return students.condition(self.encoder, source, self.net)
+
+    def complete(self, batch: Triplet, condition: tuple[Tensor, ...], without_gt: Tensor) -> Triplet:
+        """The batch with ground truth from the condition for its samples `without_gt` (n,), where the learner has it;
+        here, the batch itself."""
+        return batch
+
+    def save(self, net: nn.Module, path: Path, **metadata: str) -> None:
+        """Write `net`, which is the learner's or its average, whole or not at all."""
+        raise NotImplementedError
+
+
+class StudentLearner(Learner):
     """A student of students.STUDENTS."""
 
     file = "student.safetensors"
 
-    def __init__(self, exp: Experiment, encoder: IdentityEncoder) -> None:
-        self.exp, self.encoder = exp, encoder
-        self.network = build.student(exp, encoder)
-        self._plan = self.network
+    def __init__(self, name: str, encoder: IdentityEncoder, resolution: int, options: Mapping[str, Any]) -> None:
+        """Raises ValueError for an unknown name, ValueError or TypeError for wrong options."""
+        super().__init__(encoder, students.build_for(encoder, name, **{"resolution": resolution, **options}))
 
-    def condition(self, source: Tensor, target: Tensor) -> tuple[Tensor, ...]:
-        """What the network is given beside the target (N, 3, R, R): the source's embedding first."""
-        return students.condition(self.encoder, source, self._plan)
-
-    def complete(self, batch: Triplet, condition: tuple[Tensor, ...], lacking: Tensor) -> Triplet:
-        """The batch with the GT that the condition holds for samples `lacking` (n,) one; here, none."""
-        return batch
-
-    def save(self, network: nn.Module, path: Path, **facts: str) -> None:
-        students.save(network, path, **facts)
+    def save(self, net: nn.Module, path: Path, **metadata: str) -> None:
+        students.save(net, path, **metadata)
 
 
-class FirstStage:
-    """FaceShifter's AEI-Net, in our frame and colours."""
+class AEINetLearner(Learner):
+    """The first stage of FaceShifter, in our frame and colours."""
 
-    file = "teacher.safetensors"
+    def __init__(self, name: str, encoder: IdentityEncoder, resolution: int, options: Mapping[str, Any]) -> None:
+        """Raises ValueError or TypeError for wrong options."""
+        shapes = {"resolution": resolution, "embedding_dim": encoder.card.embedding_dim}
+        super().__init__(encoder, Pyramid(faceshifter.AEINet(**{**shapes, **options})))
 
-    def __init__(self, exp: Experiment, encoder: IdentityEncoder) -> None:
-        self.exp, self.encoder = exp, encoder
-        self.network = Pyramid(build.aei_net(exp, encoder))
-
-    def condition(self, source: Tensor, target: Tensor) -> tuple[Tensor, ...]:
-        return (self.encoder(source),)
-
-    def complete(self, batch: Triplet, condition: tuple[Tensor, ...], lacking: Tensor) -> Triplet:
-        return batch
-
-    def save(self, network: nn.Module, path: Path, **facts: str) -> None:
-        faceshifter.save_faceshifter(path, network.network, None, **facts)
+    def save(self, net: nn.Module, path: Path, **metadata: str) -> None:
+        faceshifter.save_faceshifter(path, net.network, None, **metadata)
 
 
-class SecondStage:
-    """HEAR-Net on the frozen first stage: it sees the swap, and what the first stage loses of the target itself."""
+class HEARNetLearner(Learner):
+    """The second stage of FaceShifter: HEAR-Net on the frozen first stage."""
 
-    file = "teacher.safetensors"
-
-    def __init__(self, exp: Experiment, encoder: IdentityEncoder, first: Path) -> None:
-        self.exp, self.encoder = exp, encoder
-        device = next(encoder.parameters()).device
-        self.first = build.teacher(Teacher("faceshifter", weights={"generator": str(first)}), exp, "refine").to(device)
-        self.network = Refinement(faceshifter.HEARNet(**exp.refine.options))
+    def __init__(
+        self, first: faceshifter.FaceShifterTeacher, encoder: IdentityEncoder, options: Mapping[str, Any]
+    ) -> None:
+        super().__init__(encoder, Refiner(faceshifter.HEARNet(**options)))
+        self.first = first
 
     def condition(self, source: Tensor, target: Tensor) -> tuple[Tensor, ...]:
         """The source's embedding, the first stage's swap, and the error of its swap of the target with itself."""
         embedding = self.encoder(source)
-        swap, own = self.first.first_stage(
-            torch.cat([embedding, self.encoder(target)]), target.repeat(2, 1, 1, 1)
-        ).chunk(2)
+        embeddings = torch.cat([embedding, self.encoder(target)])
+        swap, own = self.first.first_stage(embeddings, target.repeat(2, 1, 1, 1)).chunk(2)
         return embedding, swap, target - own
 
-    def complete(self, batch: Triplet, condition: tuple[Tensor, ...], lacking: Tensor) -> Triplet:
+    def complete(self, batch: Triplet, condition: tuple[Tensor, ...], without_gt: Tensor) -> Triplet:
         """The first stage's swap is the GT of pairs of people: HEAR-Net must not change more than it has to."""
-        gt = batch.gt.index_copy(0, lacking, condition[1][lacking].to(batch.gt.dtype))
+        gt = batch.gt.index_copy(0, without_gt, condition[1][without_gt].to(batch.gt.dtype))
         return batch._replace(gt=gt, with_gt=torch.ones_like(batch.with_gt))
 
-    def save(self, network: nn.Module, path: Path, **facts: str) -> None:
-        faceshifter.save_faceshifter(path, self.first.generator, network.network, **facts)
+    def save(self, net: nn.Module, path: Path, **metadata: str) -> None:
+        faceshifter.save_faceshifter(path, self.first.generator, net.network, **metadata)
+
+
+# student.name -> stage -> learner. Every other name trains a student of students.STUDENTS, in stage `train` alone.
+LEARNERS = {"faceshifter": {"train": AEINetLearner, "refine": HEARNetLearner}}
+
+
+def learner_of(name: str, stage: str = "train") -> type[Learner]:
+    """The class of the learner for a student.name in a stage. Raises KeyError where the name has no such stage."""
+    return LEARNERS.get(name, {"train": StudentLearner})[stage]
 
 
 class Pyramid(nn.Module):
-    """A network of one output scale, and what makes the two smaller ones of it: shrinking."""
+    """A network of one output scale, whose output is shrunk to the two smaller ones."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -104,8 +115,8 @@ class Pyramid(nn.Module):
         return self.network.attribute_maps(images)
 
 
-class Refinement(nn.Module):
-    """HEAR-Net as the loop calls it."""
+class Refiner(nn.Module):
+    """HEAR-Net with the inputs and outputs of a learner's network."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -118,10 +129,3 @@ class Refinement(nn.Module):
 def pyramid(image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """An image (N, 3, R, R) with its halves and quarters."""
     return image, losses.shrink(image, image.shape[-1] // 2), losses.shrink(image, image.shape[-1] // 4)
-
-
-def trainee(exp: Experiment, encoder: IdentityEncoder, stage: str) -> Student | FirstStage | SecondStage:
-    """What this stage (`train` or `refine`) of an experiment trains. Raises ConfigError."""
-    if stage == "refine":
-        return SecondStage(exp, encoder, exp.folder / "train" / FirstStage.file)
-    return (FirstStage if exp.student.name == "faceshifter" else Student)(exp, encoder)

@@ -1,30 +1,45 @@
-"""Stage `train`: a student learns from triplets. The paragraph comments of `run` alone tell the algorithm."""
+"""Stage `train`: a network learns from triplets. The paragraph comments of `run`, `Step` and `Step.learn` alone tell
+the algorithm.
+
+Names: `net` is the network that learns, `ema` its average and `ddp` the wrapper that Accelerate puts around it;
+`discriminator` and `ddp_discriminator`, `adapters` and `ddp_adapters` likewise. Images are (N, 3, R, R) float32 RGB in
+[-1, 1], embeddings (N, D) of unit length.
+"""
 
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
+import torch
+from torch import Tensor, nn
 from tqdm import tqdm
 
+from distill import build
 from distill.config import Experiment, to_dict
 from distill.data.fstriplets import FSTriplets
 from distill.data.photos import read_manifest
 from distill.data.triplet import Triplet
 from distill.pseudo_gt.shards import Shards
-from distill.stage import Stage, open_stage, stop_if_out_of_time, upstream
+from distill.stage import Stage, StageError, open_stage, stop_if_out_of_time, upstream
 from distill.tracking import Log, Sums
-from distill.train import batch_norm
-from distill.train.online import Online
-from distill.train.preview import validation_pairs
-from distill.train.step import Step, networks
+from distill.train import batch_norm, losses
+from distill.train.checkpoint import State
+from distill.train.discriminator import build as build_discriminator
+from distill.train.learners import Learner
+from distill.train.online import OnlineTeacher, build_adapters, taps
+from distill.train.perceptual import Perceptual
+from distill.train.perceptual import build as build_perceptual
+from distill.train.preview import Preview
 from distill.train.stream import Mixture, batches
-from swapcore import images as pictures
+from students.identity_encoder import IdentityEncoder
 from swapcore.hardware import git_commit
+from swapcore.images import save_png
 
-CALIBRATION = 20  # batches that the statistics of batch normalisation are taken from in the end
-# Keys of `train` that say how, not what: a run may go on with others.
-HOW = ("checkpoint_steps", "log_steps", "preview_steps", "compile", "autotune")
+CALIBRATION_STEPS = 20  # batches from which the average takes its statistics of batch normalisation in the end
+# Keys of `train` that change how a run is computed, not its result: a run may go on with others.
+EXECUTION_KEYS = ("checkpoint_steps", "log_steps", "preview_steps", "compile", "autotune")
 
 
 class Diverged(ValueError):
@@ -32,131 +47,273 @@ class Diverged(ValueError):
 
 
 def run(exp: Experiment, accelerator, tracker, name: str = "train") -> Stage:
-    # What learns, its discriminator, and what is frozen: identity encoder, perceptual network, teacher in the loop.
-    settings, device = exp.train, accelerator.device
-    parts = networks(exp, device, name)
-    encoder, learner = parts.encoder, parts.learner
-    stage = open_stage(exp, name, _inputs(exp, encoder, parts.teacher), accelerator, extendable=("train.steps",))
+    # Build the networks: one learns with its discriminator, the others are frozen.
+    settings, device, main = exp.train, accelerator.device, accelerator.is_main_process
+    networks = build_networks(exp, device, name)
+    learner, encoder = networks.learner, networks.encoder
+    stage = open_stage(exp, name, _inputs(exp, networks), accelerator, extendable=("train.steps",))
     if stage.done:
         accelerator.print(f"  finished before: {stage.folder}")
         return stage
-    step = Step(exp, parts, accelerator)
+    step = Step(exp, networks, accelerator)
     state = step.state
-    validation = validation_pairs(exp).to(device)
+    preview = Preview(exp, encoder, device)
     stream = mixture(exp)
-    if exp.train.mix.fstriplets:
+    if settings.mix.fstriplets:
         accelerator.print("  FSTriplets: " + ", ".join(f"{name} {n}" for name, n in stream.fstriplets.counts.items()))
         tracker.metrics({f"fstriplets/{name}": float(n) for name, n in stream.fstriplets.counts.items()})
-    resumed = state.load(stage.folder / "state", accelerator)
-    if resumed:
-        accelerator.print(f"  resumed at step {state.step} of {settings.steps}")
 
-    # Sample i of the stream depends on the seed and i alone, so the step number is all of the sampler's state.
-    samples = batches(
-        stream, settings.batch_size, state.step * settings.accumulation, settings.steps * settings.accumulation,
-        accelerator.process_index, accelerator.num_processes, exp.data.workers, pin=device.type == "cuda",
-    )  # fmt: skip
-    log = Log(stage.folder / "log.jsonl", state.step, enabled=accelerator.is_main_process)
-    main = accelerator.is_main_process
+    # Resume. Sample i of the stream depends on the seed and i alone: the step number is all of the sampler's state.
+    if state.load(stage.folder / "state", accelerator):
+        accelerator.print(f"  resumed at step {state.step} of {settings.steps}")
+    ranks = accelerator.process_index, accelerator.num_processes
+    first, last = state.step * settings.accumulation, settings.steps * settings.accumulation
+    samples = batches(stream, settings.batch_size, first, last, *ranks, exp.data.workers, pin=device.type == "cuda")
+    log, sums = Log(stage.folder / "log.jsonl", state.step, enabled=main), Sums()
     bar = tqdm(total=settings.steps, initial=state.step, desc=name, unit="step", disable=not main)
-    sums = Sums()
 
     while state.step < settings.steps:
-        # Student and discriminator learn from a batch, or from several whose gradients are added up.
+        # Network and discriminator learn from a batch, or from several whose gradients are added up.
         for _ in range(settings.accumulation):
             sums.add(step.learn(next(samples)))
-
-        # After the step: the average; now and then a line of the log, a look at people never trained on, a checkpoint.
         state.step += 1
-        state.update_average()
+        state.update_ema()
         bar.update()
-        last = state.step == settings.steps
-        if state.step % settings.log_steps == 0 or last:
+        final = state.step == settings.steps
+
+        # Every log_steps: means of the losses since the last line.
+        if state.step % settings.log_steps == 0 or final:
             means = sums.take(accelerator)
             _stop_if_diverged(means, state.step, stage)
             log.write(state.step, means)
             tracker.metrics({f"{name}/{k}": v for k, v in means.items()}, state.step)
             bar.set_postfix({k: f"{means[k]:.3f}" for k in ("identity", "reconstruction") if k in means})
-        if (state.step % settings.preview_steps == 0 or last) and main:
-            measured, grid = validation.look(state.average, learner.condition)
-            log.write(state.step, measured)
-            tracker.metrics(measured, state.step)
-            pictures.save_png(grid, stage.folder / "previews" / f"{state.step:07d}.png")
+
+        # Every preview_steps: the average swaps people that it was never trained on.
+        if (state.step % settings.preview_steps == 0 or final) and main:
+            metrics, grid = preview.swap(state.ema, learner.condition)
+            log.write(state.step, metrics)
+            tracker.metrics(metrics, state.step)
+            save_png(grid, stage.folder / "previews" / f"{state.step:07d}.png")
             tracker.image(grid, "preview", state.step)
-        if state.step % settings.checkpoint_steps == 0 or last:
+
+        # Every checkpoint_steps: the state. When the time is up as well, but only where no losses wait for their line.
+        if state.step % settings.checkpoint_steps == 0 or final:
             _stop_if_diverged(sums.look(accelerator), state.step, stage)
             state.save(stage.folder / "state", accelerator)
-        if state.step % settings.log_steps == 0 and not last:  # where no sums are pending that a resumed run would lack
+        if state.step % settings.log_steps == 0 and not final:
             where = f"at step {state.step} of {settings.steps} of {stage.folder}"
             stop_if_out_of_time(exp, accelerator, where, lambda: state.save(stage.folder / "state", accelerator))
     bar.close()
 
-    # The average with statistics of its own, from the batches that would come next.
-    def average(batch: Triplet) -> None:
+    # The average takes statistics of batch normalisation of its own, from the batches that would come next.
+    def swap_with_ema(batch: Triplet) -> None:
         batch = batch.on_device(device)
         with accelerator.autocast():
-            state.average(batch.target, *learner.condition(batch.source, batch.target))
+            state.ema(batch.target, *learner.condition(batch.source, batch.target))
 
-    first = settings.steps * settings.accumulation
-    following = batches(
-        stream, settings.batch_size, first, first + CALIBRATION, accelerator.process_index, accelerator.num_processes,
-        workers=0, pin=False,
-    )  # fmt: skip
-    batch_norm.calibrate(state.average, following, average)
+    following = batches(stream, settings.batch_size, last, last + CALIBRATION_STEPS, *ranks, workers=0, pin=False)
+    batch_norm.calibrate(state.ema, following, swap_with_ema)
 
-    # What goes on the phone: the average, without its teacher, its critic and its judges.
-    if accelerator.is_main_process:
+    # Save the average alone, without discriminator and optimisers: the student, or the teacher.
+    if main:
         path = stage.folder / learner.file
-        learner.save(
-            state.average, path, experiment=exp.name, steps=str(state.step), identity_encoder=encoder.card.name,
-            identity_encoder_hash=encoder.weight_hash,
-        )  # fmt: skip
+        encoder_facts = {"identity_encoder": encoder.card.name, "identity_encoder_hash": encoder.weight_hash}
+        learner.save(state.ema, path, experiment=exp.name, steps=str(state.step), **encoder_facts)
         tracker.artifact(path)
-        minutes = round(state.watch() / 60, 2)  # of all starts
-        stage.finish(minutes=minutes, steps=state.step, commit=git_commit())
+        stage.finish(minutes=round(state.elapsed_s() / 60, 2), steps=state.step, commit=git_commit())
     return stage
 
 
 def refine(exp: Experiment, accelerator, tracker) -> Stage:
-    """Stage `refine`: the second stage of FaceShifter, trained by the same loop on the frozen first."""
-    second = replace(exp, train=exp.refine.train, loss=exp.refine.loss)
-    return run(second, accelerator, tracker, "refine")
+    """Stage `refine`: the second stage of a teacher, trained by the same loop on the frozen first."""
+    return run(replace(exp, train=exp.refine.train, loss=exp.refine.loss), accelerator, tracker, "refine")
+
+
+@dataclass
+class Networks:
+    """The networks of a step: the learner and its discriminator, and the frozen ones. `discriminator` is an empty
+    module where loss.adversarial is 0."""
+
+    encoder: IdentityEncoder
+    learner: Learner
+    discriminator: nn.Module
+    perceptual: Perceptual | None = None
+    teacher: OnlineTeacher | None = None
+
+
+def build_networks(exp: Experiment, device: torch.device, stage: str = "train") -> Networks:
+    """Those of an experiment, with its weights and seed.
+
+    The order is part of the seed's meaning, as is every random number on the way: even a network whose weights come
+    from a file is first filled with fresh ones.
+    """
+    torch.manual_seed(exp.train_seed)
+    loss = exp.loss
+    encoder = build.identity_encoder(exp).to(device)
+    learner = build.learner(exp, encoder, stage)
+    discriminator = build_discriminator(loss.discriminator) if any(loss.adversarial) else nn.Module()
+    perceptual = None
+    if loss.perceptual or exp.distil.gram:
+        perceptual = build_perceptual(loss.perceptual_network, encoder, exp.weights, device)
+    teacher = OnlineTeacher(exp, device) if exp.distil.online else None
+    return Networks(encoder, learner, discriminator, perceptual, teacher)
+
+
+class Step:
+    """One training step. `state` holds the networks that learn, for the loop and its checkpoints."""
+
+    def __init__(self, exp: Experiment, networks: Networks, accelerator) -> None:
+        self.exp, self.accelerator, self.device = exp, accelerator, accelerator.device
+        self.learner, self.teacher = networks.learner, networks.teacher
+        self.encoder, self.perceptual = networks.encoder, networks.perceptual
+
+        # Adapters, where the net also learns from maps inside the teacher.
+        self.layers = tuple(exp.distil.layers) if exp.distil.features else ()
+        net, discriminator, adapters = self.learner.net.to(self.device), networks.discriminator, nn.Module()
+        if self.layers:
+            adapters = build_adapters(exp, self.learner, self.teacher, self.device).to(self.device)
+
+        # Batch normalisation over all processes. Channels last is the faster layout for convolutions on CPU and GPU.
+        if exp.train.sync_batch_norm and accelerator.num_processes > 1:
+            net, discriminator = (batch_norm.convert(m, self.device) for m in (net, discriminator))
+        net, discriminator = (m.to(self.device, memory_format=torch.channels_last) for m in (net, discriminator))
+
+        # Accelerate wraps the networks that learn, for several processes and mixed precision.
+        self.state = state = State(net, discriminator, adapters, exp)
+        self.ddp, state.optimiser = accelerator.prepare(net, state.optimiser)
+        self.ddp_adapters = accelerator.prepare(adapters) if self.layers else None
+        self.ddp_discriminator = None
+        if any(exp.loss.adversarial):
+            self.ddp_discriminator, state.optimiser_d = accelerator.prepare(discriminator, state.optimiser_d)
+        self.wrapped = [m for m in (self.ddp, self.ddp_adapters, self.ddp_discriminator) if m is not None]
+
+        # A discriminator that normalises every picture by itself may see real pictures and swaps in one pass.
+        self.one_pass = self.device.type == "cuda" and getattr(discriminator, "per_picture", False)
+        torch.backends.cudnn.benchmark = exp.train.autotune
+
+        # Compile in place: names, checkpoints and the average stay what they are. A net with tapped layers is left
+        # out, because compiled code does not see hooks that come and go.
+        if exp.train.compile:
+            if not self.layers:
+                net.compile(dynamic=False)
+            if self.ddp_discriminator is not None:
+                discriminator.compile(dynamic=False)
+            self.encoder = torch.compile(self.encoder, dynamic=False)
+            self.perceptual = self.perceptual and self.perceptual.compiled()
+
+    def learn(self, batch: Triplet) -> dict[str, Tensor]:
+        """Train net and discriminator on one batch of the loader; the weighted loss terms by name."""
+        state, accelerator, loss = self.state, self.accelerator, self.exp.loss
+        without_gt = torch.nonzero(batch.with_gt == 0).flatten()  # on the CPU, where nothing waits for the device
+        batch, without_gt = batch.on_device(self.device).check(), without_gt.to(self.device, non_blocking=True)
+        with accelerator.accumulate(*self.wrapped), accelerator.autocast():
+            # Frozen networks: the condition, and ground truth from a teacher in the loop for samples without it.
+            with torch.no_grad():
+                condition = self.learner.condition(batch.source, batch.target)
+                batch, teacher_maps = self.learner.complete(batch, condition, without_gt), []
+                if self.teacher:
+                    batch, teacher_maps = self.teacher.complete(batch, without_gt, self.encoder, condition[0])
+
+            # Generator: swap at full, half and quarter resolution, and descend the sum of the losses.
+            with taps(state.net, self.layers) as maps:
+                swaps = self.ddp(batch.target, *condition)
+            assert swaps[0].shape == batch.target.shape, f"swaps {swaps[0].shape} of targets {batch.target.shape}"
+            terms = self.generator_terms(swaps, batch, condition[0], maps, teacher_maps)
+            accelerator.backward(torch.stack(list(terms.values())).sum())
+            if accelerator.sync_gradients:
+                terms["grad_norm"] = accelerator.clip_grad_norm_(self.ddp.parameters(), self.exp.train.grad_clip)
+            state.set_learning_rate()
+            state.optimiser.step()
+            state.optimiser.zero_grad()
+
+            # Discriminator: the same swaps against real pictures.
+            if self.ddp_discriminator is not None:
+                real = torch.where(batch.src_as_true.view(-1, 1, 1, 1), batch.source, batch.target)
+                logits = self.discriminate([losses.shrink(real, swap.shape[-1]) for swap in swaps], swaps)
+                terms["discriminator"] = losses.hinge_discriminator(*logits, loss.adversarial, loss.adversarial_batch)
+                accelerator.backward(terms["discriminator"])
+                state.optimiser_d.step()
+                state.optimiser_d.zero_grad()
+        return terms
+
+    def generator_terms(
+        self, swaps: Sequence[Tensor], batch: Triplet, embedding: Tensor, maps: dict[str, Tensor],
+        teacher_maps: list[Tensor],
+    ) -> dict[str, Tensor]:  # fmt: skip
+        """The weighted losses of the generator by name, absent where their weight is 0. `maps` are those of the tapped
+        layers of the net by name, `teacher_maps` those of the teacher in the same order."""
+        loss, distil, terms = self.exp.loss, self.exp.distil, {}
+        known, counts = batch.with_gt > 0, batch.with_gt * batch.weight
+        if any(loss.adversarial):
+            discriminator = self.state.discriminator.requires_grad_(False)  # gradients go through it to the swaps
+            logits = discriminator(swaps)
+            discriminator.requires_grad_(True)
+            terms["adversarial"] = losses.hinge_generator(logits, loss.adversarial, loss.adversarial_batch)
+        if any(loss.identity):
+            own = [self.encoder(swap) if weight else None for swap, weight in zip(swaps, loss.identity, strict=True)]
+            terms["identity"] = losses.identity(own, embedding, loss.identity, loss.identity_margin)
+        if any(loss.reconstruction) and loss.reconstruction_kind == "original":
+            terms["reconstruction"] = losses.reconstruction_as_written(swaps, batch.gt, loss.reconstruction)
+        elif any(loss.reconstruction):
+            weights, norm = loss.reconstruction, loss.reconstruction_norm
+            terms["reconstruction"] = losses.reconstruction(swaps, batch.gt, counts, weights, norm)
+        if loss.attribute:
+            own, wanted = (self.state.net.attribute_maps(images) for images in (swaps[0], batch.target))
+            terms["attribute"] = loss.attribute * losses.attribute(own, wanted)
+        if self.perceptual:  # the original compares with the target; ground truth is the better reference
+            reference = torch.where(known.view(-1, 1, 1, 1), batch.gt, batch.target)
+            distances = self.perceptual(swaps[0], reference, gram=distil.gram > 0)
+        if loss.perceptual:
+            weight = torch.where(known, batch.weight, 1.0)
+            terms["perceptual"] = loss.perceptual * (distances["perceptual"] * weight).mean()
+        if distil.gram:
+            terms["gram"] = distil.gram * (distances["gram"] * counts).mean()
+        if distil.features:
+            adapted = self.ddp_adapters([maps[layer] for layer in self.layers], teacher_maps)
+            terms["features"] = distil.features * losses.features(adapted, teacher_maps).mean()
+        if not terms:
+            raise StageError("loss: every weight is 0, there is nothing to learn")
+        return terms
+
+    def discriminate(self, real: Sequence[Tensor], swaps: Sequence[Tensor]) -> tuple[Sequence[Tensor], ...]:
+        """Logits of real pictures and those of swaps, by scale. In two passes where the discriminator normalises over
+        the batch."""
+        swaps = [swap.detach() for swap in swaps]
+        if not self.one_pass:
+            return self.ddp_discriminator(real), self.ddp_discriminator(swaps)
+        logits = self.ddp_discriminator([torch.cat(pair) for pair in zip(real, swaps, strict=True)])
+        return tuple(zip(*(logit.chunk(2) for logit in logits), strict=True))
 
 
 def mixture(exp: Experiment) -> Mixture:
-    """The stream of training samples of an experiment."""
-    mix = to_dict(exp.train.mix)
+    """The stream of training samples of an experiment. Raises DataError, StageError."""
+    mix, data, fstriplets = to_dict(exp.train.mix), exp.data, None
     shards = Shards(exp.pseudo_gt.destination or exp.folder / "pseudo_gt") if mix["pseudo_gt"] else None
-    photos = read_manifest(exp.folder / "data", "train", exp.data.resolution)
+    photos = read_manifest(exp.folder / "data", "train", data.resolution)
+    if mix["fstriplets"]:
+        shares = to_dict(exp.train.fstriplets)
+        fstriplets = FSTriplets(data.fstriplets, data.resolution, shares, data.occlusions, data.occlusion_share)
     return Mixture(
-        shards, photos, mix, exp.train_seed, exp.train.flip, exp.data.cache_gb, exp.data.workers,
-        fstriplets=fstriplets(exp), quality_power=exp.distil.quality_power,
+        shards, photos, mix, exp.train_seed, exp.train.flip, data.cache_gb, data.workers, fstriplets,
+        exp.distil.quality_power,
     )  # fmt: skip
 
 
-def fstriplets(exp: Experiment) -> FSTriplets | None:
-    """The folder of FSTriplets that an experiment names, validated. Raises DataError."""
-    if not exp.train.mix.fstriplets:
-        return None
-    return FSTriplets(
-        exp.data.fstriplets, exp.data.resolution, to_dict(exp.train.fstriplets), exp.data.occlusions,
-        exp.data.occlusion_share,
-    )  # fmt: skip
-
-
-def _inputs(exp: Experiment, encoder, teacher: Online | None) -> dict:
+def _inputs(exp: Experiment, networks: Networks) -> dict:
+    """Everything that the result depends on, for the stage's record."""
     tree = to_dict(exp)
-    train = {key: value for key, value in tree["train"].items() if key not in HOW}
-    made = {"data": upstream(exp, "data")}
+    train = {key: value for key, value in tree["train"].items() if key not in EXECUTION_KEYS}
+    data = {"data": upstream(exp, "data")}
     if exp.train.mix.pseudo_gt:
-        made["pseudo_gt"] = upstream(exp, "pseudo_gt")
-    if teacher:
-        made["online"] = teacher.teacher.weight_hash
+        data["pseudo_gt"] = upstream(exp, "pseudo_gt")
+    if networks.teacher:
+        data["online"] = networks.teacher.network.weight_hash
     if exp.train.mix.fstriplets:
-        made["fstriplets"] = {key: tree["data"][key] for key in ("fstriplets", "occlusions", "occlusion_share")}
+        data["fstriplets"] = {key: tree["data"][key] for key in ("fstriplets", "occlusions", "occlusion_share")}
     return {
-        **made, "seed": exp.seed, "train": train, "loss": tree["loss"], "distil": tree["distil"],
-        "student": tree["student"], "resolution": exp.data.resolution, "identity_encoder": encoder.weight_hash,
+        **data, "seed": exp.seed, "train": train, "loss": tree["loss"], "distil": tree["distil"],
+        "student": tree["student"], "resolution": exp.data.resolution, "identity_encoder": networks.encoder.weight_hash,
     }  # fmt: skip
 
 

@@ -1,5 +1,5 @@
-"""Loss terms: tensors in, scalar out. Every mean is over the whole batch, also where only some samples take part:
-the mean over processes of equal batches is then the value, and the gradient, of one process with all of them.
+"""Loss terms: tensors in, scalar out. Every mean is over the whole batch, even where only some samples take part. The
+mean over processes with equal batches is then the value, and the gradient, of one process with all of them.
 """
 
 from __future__ import annotations
@@ -12,33 +12,36 @@ from torch.nn import functional as F
 
 
 def hinge_discriminator(
-    real: Sequence[Tensor], fake: Sequence[Tensor], weights: Sequence[float], batch: str = "mean"
+    real: Sequence[Tensor], swaps: Sequence[Tensor], weights: Sequence[float], batch: str = "mean"
 ) -> Tensor:
-    """Hinge loss of the discriminators; real and fake are logit maps per scale (Lim & Ye 2017, arXiv:1705.02894)."""
-    terms = [w * (F.relu(1 - r).mean() + F.relu(1 + f).mean()) for w, r, f in zip(weights, real, fake, strict=True)]
-    return torch.stack(terms).sum() * _samples(fake, batch)
+    """Hinge loss of the discriminators (Lim & Ye 2017, arXiv:1705.02894) from their logit maps (N, 1, r, r) of real
+    pictures and of swaps, one per scale. `batch` as in `hinge_generator`."""
+    terms = [w * (F.relu(1 - r).mean() + F.relu(1 + s).mean()) for w, r, s in zip(weights, real, swaps, strict=True)]
+    return torch.stack(terms).sum() * _samples(swaps, batch)
 
 
-def hinge_generator(fake: Sequence[Tensor], weights: Sequence[float], batch: str = "mean") -> Tensor:
-    """The generator's side as MobileFSGAN and FaceShifter have it: relu(1 - D), which stops pushing where D is already
-    convinced. With batch "sum" the samples' terms are added up, as HoiM/MobileFSGAN @478175b does (losses/Losses.py),
-    instead of averaged.
+def hinge_generator(swaps: Sequence[Tensor], weights: Sequence[float], batch: str = "mean") -> Tensor:
+    """The generator's loss in MobileFSGAN and FaceShifter: relu(1 - D), which is zero where D takes swaps for real.
+
+    With batch "sum" the samples' terms are added up, as HoiM/MobileFSGAN @478175b does (losses/Losses.py), instead of
+    averaged.
     """
-    terms = [w * F.relu(1 - f).mean() for w, f in zip(weights, fake, strict=True)]
-    return torch.stack(terms).sum() * _samples(fake, batch)
+    terms = [w * F.relu(1 - s).mean() for w, s in zip(weights, swaps, strict=True)]
+    return torch.stack(terms).sum() * _samples(swaps, batch)
 
 
 def _samples(logits: Sequence[Tensor], batch: str) -> int:
     return logits[0].shape[0] if batch == "sum" else 1
 
 
-def identity(embeddings: Sequence[Tensor], source: Tensor, weights: Sequence[float], margin: float) -> Tensor:
-    """relu(1 - cosine - margin) between the swaps' embeddings per scale and the source's, all (N, D) unit length."""
+def identity(embeddings: Sequence[Tensor | None], source: Tensor, weights: Sequence[float], margin: float) -> Tensor:
+    """relu(1 - cosine - margin) between the swaps' embeddings per scale and the source's, all (N, D) unit length.
+
+    Scales of weight 0 need no embeddings.
+    """
     source = _wide(source)
-    losses = [
-        w * F.relu(1 - (_wide(e) * source).sum(1) - margin).mean() for w, e in zip(weights, embeddings, strict=True)
-    ]
-    return torch.stack(losses).sum()
+    pairs = [(w, e) for w, e in zip(weights, embeddings, strict=True) if w]
+    return torch.stack([w * F.relu(1 - (_wide(e) * source).sum(1) - margin).mean() for w, e in pairs]).sum()
 
 
 def reconstruction(
@@ -47,19 +50,19 @@ def reconstruction(
     """Distance to the ground truth, each sample times `counts` (N,): 0 where it has no GT, 1 where it counts in full.
 
     L1, or with norm "l2" half the mean square (FaceShifter, arXiv:1912.13457, eq. 8). gt is shrunk to the smaller
-    scales. Samples without GT are masked out whole; for what the original does, see `reconstruction_as_written`.
+    scales. Samples without GT are masked out whole; the original does otherwise, see `reconstruction_as_written`.
     """
     losses = []
     for image, weight in zip(images, weights, strict=True):
         if weight:
-            truth = gt if image.shape == gt.shape else shrink(gt, image.shape[-1])
-            distance = (image - truth).abs() if norm == "l1" else (image - truth).square() / 2
+            scaled = gt if image.shape == gt.shape else shrink(gt, image.shape[-1])
+            distance = (image - scaled).abs() if norm == "l1" else (image - scaled).square() / 2
             losses.append(weight * (distance.mean((1, 2, 3)) * counts).mean())
     return torch.stack(losses).sum()
 
 
 def reconstruction_as_written(images: Sequence[Tensor], gt: Tensor, weights: Sequence[float]) -> Tensor:
-    """The original's term with its defect (HoiM/MobileFSGAN @478175b, losses/Losses.py), kept to show what it does.
+    """The original's term with its defect (HoiM/MobileFSGAN @478175b, losses/Losses.py), kept for comparison.
 
     Half the squared differences, summed over the three colours and over the pixels that count, per such pixel. A pixel
     does not count where gt is black in all colours (as it is all over where there is no GT), except in the top 80 rows
@@ -69,11 +72,11 @@ def reconstruction_as_written(images: Sequence[Tensor], gt: Tensor, weights: Seq
     for image, weight in zip(images, weights, strict=True):
         if weight:
             size = image.shape[-1]
-            truth = gt if image.shape == gt.shape else shrink(gt, size)
-            counts = (truth.sum(1, keepdim=True) >= -2.999).to(image.dtype)
+            scaled = gt if image.shape == gt.shape else shrink(gt, size)
+            counts = (scaled.sum(1, keepdim=True) >= -2.999).to(image.dtype)
             rows, columns = 80 * size // 256, 40 * size // 256
             counts[:, :, :rows] = counts[..., :columns] = counts[..., size - columns :] = 1
-            losses.append(weight * ((image - truth).square() * counts).sum() / (2 * counts.sum()))
+            losses.append(weight * ((image - scaled).square() * counts).sum() / (2 * counts.sum()))
     return torch.stack(losses).sum()
 
 

@@ -1,9 +1,10 @@
-"""The teacher in the loop: it swaps pairs that have no GT while the student trains, and shows its insides."""
+"""The teacher in the loop: it swaps pairs that have no GT while the student trains, and gives its feature maps."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -12,16 +13,17 @@ from torch.nn import functional as F
 from distill import build
 from distill.config import ConfigError, Experiment
 from distill.data.triplet import Triplet
+from distill.train.learners import Learner
 
 
-class Online:
-    """A frozen teacher, asked in every step for the swaps that a batch lacks, and for the maps of its layers."""
+class OnlineTeacher:
+    """A frozen teacher that gives, in every step, the missing ground truth of a batch and the maps of its layers."""
 
     def __init__(self, exp: Experiment, device: torch.device) -> None:
-        self.teacher = build.teacher(exp.distil.online, exp, "distil.online").to(device)
-        if self.teacher.needs_rows:
+        self.network = build.teacher(exp.distil.online, exp, "distil.online").to(device)
+        if self.network.needs_rows:
             raise ConfigError(
-                f"distil.online: teacher '{self.teacher.name}' draws from the manifest, which the loop does not see; "
+                f"distil.online: teacher '{self.network.name}' draws from the manifest, which the loop does not see; "
                 f"use it in pseudo_gt.teachers"
             )
         self.layers = tuple(exp.distil.layers.values()) if exp.distil.features else ()
@@ -29,25 +31,26 @@ class Online:
 
     @torch.no_grad()
     def complete(
-        self, batch: Triplet, lacking: Tensor, encoder: nn.Module, embedding: Tensor
+        self, batch: Triplet, without_gt: Tensor, encoder: nn.Module, embedding: Tensor
     ) -> tuple[Triplet, list[Tensor]]:
-        """The batch with the teacher's swap as GT of the samples `lacking` (n,) one; with layers to look into, the maps
-        of the whole batch, as every process must train its adapters in every step.
+        """The batch with the teacher's swaps as GT of its samples `without_gt` (n,). With layers, their maps for the
+        whole batch as well: every process must train its adapters in every step.
 
         The swaps weigh their cosine to the source, by the encoder of the student, to the power of quality_power.
         """
-        everything = torch.arange(len(batch.source), device=lacking.device) if self.layers else lacking
-        if not len(everything):
+        swapped = torch.arange(len(batch.source), device=without_gt.device) if self.layers else without_gt
+        if not len(swapped):
             return batch, []
         kind = batch.source.device.type
-        mixed = torch.is_autocast_enabled(kind) and self.teacher.autocast
-        with taps(self.teacher, self.layers) as maps, torch.autocast(kind, enabled=mixed):
-            swap = self.teacher(batch.source[everything], batch.target[everything]).float()
-        swap = swap[lacking] if self.layers else swap
+        mixed = torch.is_autocast_enabled(kind) and self.network.autocast
+        with taps(self.network, self.layers) as maps, torch.autocast(kind, enabled=mixed):
+            swap = self.network(batch.source[swapped], batch.target[swapped]).float()
+        swap = swap[without_gt] if self.layers else swap
         gt, with_gt, weight = batch.gt.clone(), batch.with_gt.clone(), batch.weight.clone()
-        gt[lacking], with_gt[lacking] = swap, 1.0
+        gt[without_gt], with_gt[without_gt] = swap, 1.0
         if self.quality_power:
-            weight[lacking] = (encoder(swap) * embedding[lacking]).sum(1).clamp(0, 1).float() ** self.quality_power
+            cosine = (encoder(swap) * embedding[without_gt]).sum(1)
+            weight[without_gt] = cosine.clamp(0, 1).float() ** self.quality_power
         completed = batch._replace(gt=gt, with_gt=with_gt, weight=weight)
         return completed, [maps[name] for name in self.layers]
 
@@ -68,25 +71,21 @@ class Adapters(nn.Module):
         ]
 
 
-def build_adapters(exp: Experiment, trainee, online: Online, device: torch.device) -> Adapters:
-    """Adapters for the layers that the experiment names; one pass of an empty picture tells their widths."""
+def build_adapters(exp: Experiment, learner: Learner, teacher: OnlineTeacher, device: torch.device) -> Adapters:
+    """Adapters for the layers that the experiment names; one pass of an empty picture gives their widths."""
     blank = torch.zeros(2, 3, exp.data.resolution, exp.data.resolution, device=device)
-    training = trainee.network.training
-    trainee.network.eval()
-    with (
-        torch.no_grad(),
-        taps(trainee.network, tuple(exp.distil.layers)) as own,
-        taps(online.teacher, online.layers) as theirs,
-    ):
-        trainee.network(blank, *trainee.condition(blank, blank))
-        online.teacher(blank, blank)
-    trainee.network.train(training)
+    net, training = learner.net, learner.net.training
+    net.eval()
+    with torch.no_grad(), taps(net, tuple(exp.distil.layers)) as own, taps(teacher.network, teacher.layers) as theirs:
+        net(blank, *learner.condition(blank, blank))
+        teacher.network(blank, blank)
+    net.train(training)
     widths = []
-    for student, teacher in exp.distil.layers.items():
-        for name, maps in ((student, own), (teacher, theirs)):
+    for layer, teacher_layer in exp.distil.layers.items():
+        for name, maps in ((layer, own), (teacher_layer, theirs)):
             if name not in maps or maps[name].ndim != 4:
                 raise ConfigError(f"distil.layers: '{name}' gives no map (N, C, H, W) in a swap")
-        widths.append((own[student].shape[1], theirs[teacher].shape[1]))
+        widths.append((own[layer].shape[1], theirs[teacher_layer].shape[1]))
     return Adapters(widths)
 
 
@@ -94,27 +93,20 @@ def build_adapters(exp: Experiment, trainee, online: Online, device: torch.devic
 def taps(module: nn.Module, names: Sequence[str]) -> Iterator[dict[str, Tensor]]:
     """The outputs of submodules during the block, by name. Raises ConfigError for a name that does not exist.
 
-    Hooks, as it must work for every network without its help; they live as long as the block.
+    By hooks, which need no help of the network; they live as long as the block.
     """
     maps: dict[str, Tensor] = {}
-    handles = []
     known = dict(module.named_modules())
-    for name in names:
-        if name not in known:
-            raise ConfigError(
-                f"distil.layers: {type(module).__name__} has no submodule '{name}'; "
-                f"it has, for example, {', '.join([n for n in known if n][:8])}"
-            )
-        handles.append(known[name].register_forward_hook(_keep(maps, name)))
-    try:
+    with ExitStack() as hooks:
+        for name in names:
+            if name not in known:
+                raise ConfigError(
+                    f"distil.layers: {type(module).__name__} has no submodule '{name}'; "
+                    f"it has, for example, {', '.join([n for n in known if n][:8])}"
+                )
+            hooks.enter_context(known[name].register_forward_hook(partial(_keep, maps, name)))
         yield maps
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
-def _keep(maps: dict[str, Tensor], name: str):
-    def hook(_module: nn.Module, _inputs: tuple, output: Tensor) -> None:
-        maps[name] = output
-
-    return hook
+def _keep(maps: dict[str, Tensor], name: str, _module: nn.Module, _inputs: tuple, output: Tensor) -> None:
+    maps[name] = output

@@ -1,9 +1,8 @@
-"""The stream of training samples: position in, sample out, whatever process asks."""
+"""The stream of training samples. A sample depends on the seed and its position alone, in every process."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -20,21 +19,18 @@ from distill.stage import StageError
 KINDS = ("pseudo_gt", "same_photo", "same_person", "pair", "fstriplets")  # append only: shares are drawn in this order
 
 
-class _Made(NamedTuple):
-    """What the maker of a kind hands over: images (n, 3, 3, H, W) uint8 of source, target, gt, and a number each."""
-
-    images: torch.Tensor
-    with_gt: torch.Tensor
-    src_as_true: torch.Tensor
-    weight: torch.Tensor
+# Samples of one kind: images (n, 3, 3, H, W) uint8 of source, target and gt; then with_gt, src_as_true, weight (n,).
+Samples = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
 
 
 class Mixture(Dataset):
-    """Training samples by position: sample i is a function of (seed, i) alone, so a resumed or split run sees the same.
+    """Training samples by position: sample i is a function of (seed, i) alone, so a resumed or split run is the same.
 
-    `shares` are those of the kinds in KINDS; kinds with a share need their source: shards for pseudo_gt, fstriplets for
-    fstriplets, photos for the others (same_person: people with two pictures or more). A pseudo-GT weighs its teacher's
-    cosine to the source, `shards.quality`, to the power of quality_power; 1 where it is unknown.
+    `shares` are those of the kinds in KINDS. A kind with a share needs its data: shards for pseudo_gt, fstriplets for
+    fstriplets, photos for the others (same_person: people with two pictures or more). The weight of a pseudo-GT is its
+    teacher's cosine to the source, `shards.quality`, to the power of quality_power; 1 where it is unknown.
+
+    Raises StageError where the data is absent.
     """
 
     def __init__(
@@ -73,16 +69,15 @@ class Mixture(Dataset):
                 raise StageError("train.mix.pair: there is only one person; set it to 0")
 
     def __getitems__(self, positions: Sequence[int]) -> Triplet:
-        """One batch, uint8."""
+        """One batch, its images uint8."""
         draws = [np.random.default_rng((self.seed, position)) for position in positions]
         kinds = np.array([rng.choice(len(KINDS), p=self.shares) for rng in draws])
-        parts: list[_Made] = []
-        places: list[np.ndarray] = []
+        parts, places = [], []
         for kind, name in enumerate(KINDS):
             chosen = np.flatnonzero(kinds == kind)
             if len(chosen):
-                make = getattr(self, f"_{name}")
-                parts.append(make([positions[i] for i in chosen], [draws[i] for i in chosen]))
+                samples_of_kind = getattr(self, f"_{name}")
+                parts.append(samples_of_kind([positions[i] for i in chosen], [draws[i] for i in chosen]))
                 places.append(chosen)
         order = torch.from_numpy(np.argsort(np.concatenate(places)))
         images, *numbers = (torch.cat(column)[order] for column in zip(*parts, strict=True))
@@ -91,17 +86,17 @@ class Mixture(Dataset):
             images[mirrored] = images[mirrored].flip(-1)
         return Triplet(*images.unbind(1), *numbers)
 
-    def _fstriplets(self, positions, draws) -> _Made:
+    def _fstriplets(self, positions, draws) -> Samples:
         images, with_gt, src_as_true = self.fstriplets.sample(draws)
-        return _Made(images, with_gt, src_as_true, torch.ones(len(images)))
+        return images, with_gt, src_as_true, torch.ones(len(images))
 
-    def _pseudo_gt(self, positions, draws) -> _Made:
-        """An epoch is a permutation of all triplets; which one a position gets does not depend on the kinds before."""
+    def _pseudo_gt(self, positions, draws) -> Samples:
+        """An epoch is a permutation of all triplets; the triplet of a position does not depend on earlier kinds."""
         index = []
         for position in positions:
             epoch, place = divmod(position, self.n_triplets)
             index.append(int(self._order(epoch)[place]))
-        return _made(self.triplets[index], weight=torch.from_numpy(self.weights[index]))
+        return _samples(self.triplets[index], weight=torch.from_numpy(self.weights[index]))
 
     def _order(self, epoch: int) -> np.ndarray:
         if getattr(self, "_order_of", None) != epoch:
@@ -109,7 +104,7 @@ class Mixture(Dataset):
             self._permutation = np.random.default_rng((self.seed, epoch, 1)).permutation(self.n_triplets)
         return self._permutation
 
-    def _pair(self, positions, draws) -> _Made:
+    def _pair(self, positions, draws) -> Samples:
         chosen = []
         for rng in draws:
             source = int(rng.integers(len(self.person)))
@@ -119,32 +114,32 @@ class Mixture(Dataset):
             chosen.append((source, target))
         pictures = self._pictures(chosen)
         images = torch.cat([pictures, torch.zeros_like(pictures[:, :1])], 1)  # 0 in uint8 is -1: no GT
-        return _made(images, with_gt=torch.zeros(len(images)))
+        return _samples(images, with_gt=torch.zeros(len(images)))
 
-    def _same_person(self, positions, draws) -> _Made:
+    def _same_person(self, positions, draws) -> Samples:
         people = [self.of_person[rng.choice(self.several)] for rng in draws]
         chosen = [rng.choice(p, 2, replace=False) for rng, p in zip(draws, people, strict=True)]
-        return _made(self._pictures(chosen)[:, [0, 1, 1]])
+        return _samples(self._pictures(chosen)[:, [0, 1, 1]])
 
-    def _same_photo(self, positions, draws) -> _Made:
+    def _same_photo(self, positions, draws) -> Samples:
         chosen = [(i, i) for i in (int(rng.integers(len(self.person))) for rng in draws)]
         pictures = self._pictures(chosen)[:, [0, 1, 1]].clone()
         pictures[:, 0] = disturb(pictures[:, 0], draws)
-        return _made(pictures)
+        return _samples(pictures)
 
     def _pictures(self, chosen: Sequence[Sequence[int]]) -> torch.Tensor:
         pictures = self.photos[np.asarray(chosen).ravel()]
         return pictures.unflatten(0, (len(chosen), -1))
 
 
-def _made(images: torch.Tensor, with_gt: torch.Tensor | None = None, weight: torch.Tensor | None = None) -> _Made:
-    """With GT, of weight 1, unless said otherwise; the source is shown as real."""
+def _samples(images: torch.Tensor, with_gt: torch.Tensor | None = None, weight: torch.Tensor | None = None) -> Samples:
+    """By default with GT, and of weight 1; the source is shown to the discriminator as real."""
     ones = torch.ones(len(images))
-    return _Made(images, ones if with_gt is None else with_gt, ones.bool(), ones if weight is None else weight)
+    return images, ones if with_gt is None else with_gt, ones.bool(), ones if weight is None else weight
 
 
 def disturb(images: torch.Tensor, draws: list[np.random.Generator]) -> torch.Tensor:
-    """Mirror, turn, scale, shift and recolour uint8 pictures a little: another photograph of the same person."""
+    """Mirror, turn, scale, shift and recolour uint8 pictures a little, as in another photograph of the person."""
     turn, shift_x, shift_y, red, green, blue, contrast = np.array([r.uniform(-1, 1, 7) for r in draws]).T
     scale = np.array([r.uniform(0.9, 1.1) for r in draws])
     mirror = np.array([r.choice([-1.0, 1.0]) for r in draws])
@@ -166,12 +161,12 @@ def batches(
         range((b * world + rank) * batch_size, (b * world + rank + 1) * batch_size) for b in range(first, last)
     ]
     loader = DataLoader(
-        mixture, batch_sampler=positions, num_workers=workers, collate_fn=_as_it_is, pin_memory=pin,
+        mixture, batch_sampler=positions, num_workers=workers, collate_fn=_uncollated, pin_memory=pin,
         prefetch_factor=4 if workers else None,
-        generator=torch.Generator(),  # its own: the loader would draw from the one that a checkpoint restores
+        generator=torch.Generator(),  # its own: by default the loader draws from the one that a checkpoint restores
     )  # fmt: skip
     return iter(loader)
 
 
-def _as_it_is(batch: Triplet) -> Triplet:
+def _uncollated(batch: Triplet) -> Triplet:
     return batch

@@ -1,7 +1,7 @@
-"""The teacher that is exactly right: a parametric face and its renderer.
+"""The exact teacher: a parametric face and its renderer.
 
-Who a synthetic person is (identity) and everything else about a picture (attributes) are two independent lists of
-numbers. The exact swap of any pair is the source's identity drawn with the target's attributes.
+A synthetic person's identity and the attributes of a picture, which are all else, are two independent lists of numbers.
+The exact swap of any pair is the source's identity drawn with the target's attributes.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ __all__ = [
 
 
 class ExactTeacher(Teacher):
-    """Swaps synthetic people by drawing the truth. It looks at the rows of the manifest, not at the pictures."""
+    """Swaps synthetic people exactly, by rendering. It reads the rows of the manifest, not the pictures."""
 
     name = "exact"
     needs_rows = True
@@ -36,22 +36,22 @@ class ExactTeacher(Teacher):
         return f"renderer-{VERSION}"
 
     def identity(self, source: Tensor, rows: list[dict] | None = None) -> tuple[Tensor, ...]:
-        """The identity numbers (N, 56) of the rows. Raises ValueError without rows of synthetic faces."""
+        """The identity numbers (N, 56) of the rows. Raises ValueError if the rows are not those of synthetic faces."""
         return (_numbers(rows, "identity", source),)
 
     def swap(self, identity: tuple[Tensor, ...], target: Tensor, rows: list[dict] | None = None) -> Tensor:
-        """The identities drawn with the attributes of the targets' rows, in the targets' size."""
+        """The identities rendered with the attributes of the targets' rows, in the targets' size."""
         return render(identity[0], _numbers(rows, "attributes", target), size=target.shape[-1]).image
 
 
 def _numbers(rows: list[dict] | None, key: str, images: Tensor) -> Tensor:
     if rows is None:
-        raise ValueError("teacher 'exact' needs the manifest rows of both pictures: it draws, it does not look")
+        raise ValueError("teacher 'exact' needs the manifest rows of both pictures: it renders their numbers")
     if len(rows) != len(images):
         raise ValueError(f"teacher 'exact': {len(images)} pictures, {len(rows)} rows")
-    lacking = next((row for row in rows if key not in row), None)
-    if lacking is not None:
-        raise ValueError(
-            f"teacher 'exact' swaps synthetic faces only; {lacking.get('file', 'a picture')} has no '{key}'"
-        )
+    for row in rows:
+        if key not in row:
+            raise ValueError(
+                f"teacher 'exact' swaps synthetic faces only; {row.get('file', 'a picture')} has no '{key}'"
+            )
     return torch.tensor([row[key] for row in rows], dtype=torch.float32, device=images.device)

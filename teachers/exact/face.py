@@ -1,6 +1,6 @@
-"""The numbers of a synthetic face: who it is (identity) and everything else about the picture (attributes).
+"""The numbers of a synthetic face: its identity, and the attributes, which describe the rest of the picture.
 
-The two are drawn independently, which is what makes an exact swap possible.
+Both are sampled independently, so that any identity can be rendered with any attributes: the exact swap.
 """
 
 from __future__ import annotations
@@ -44,14 +44,14 @@ _PLACE = {name: i for i, name in enumerate(ATTRIBUTES)}
 
 def sample_identities(n: int, seed: int) -> Tensor:
     """(n, K) float32, each number standard normal, clipped to +-2.5. Person i of a seed does not depend on n."""
-    drawn = np.random.default_rng(seed).standard_normal((n, len(IDENTITY)), dtype=np.float32)
-    return torch.from_numpy(np.clip(drawn, -2.5, 2.5))
+    numbers = np.random.default_rng(seed).standard_normal((n, len(IDENTITY)), dtype=np.float32)
+    return torch.from_numpy(np.clip(numbers, -2.5, 2.5))
 
 
 def sample_attributes(n: int, seed: int) -> Tensor:
-    """(n, A) float32 in natural units; picture i of a seed does not depend on n.
+    """(n, A) float32: angles in degrees, shifts in head radii, flags 0 or 1, phases and hues in [0, 1).
 
-    Angles in degrees, shifts in head radii, flags 0 or 1, phases and hues in [0, 1).
+    Picture i of a seed does not depend on n.
     """
     rng = np.random.default_rng(seed)
     normal = rng.standard_normal((n, 2, len(ATTRIBUTES)))
@@ -68,21 +68,21 @@ def sample_attributes(n: int, seed: int) -> Tensor:
         "bald": (flat[:, 30] > 0.93).astype(float), "glasses": (flat[:, 34] > 0.88).astype(float),
         "occluder": (flat[:, 37] > 0.94).astype(float), "hair_warm": normal[:, 28],
     }  # fmt: skip
-    drawn = np.stack([columns.get(name, flat[:, i]) for i, name in enumerate(ATTRIBUTES)], 1)
-    return torch.from_numpy(drawn.astype(np.float32))
+    numbers = np.stack([columns.get(name, flat[:, i]) for i, name in enumerate(ATTRIBUTES)], 1)
+    return torch.from_numpy(numbers.astype(np.float32))
 
 
 def attribute(attributes: Tensor, name: str) -> Tensor:
-    """One named column, (n,)."""
+    """The column of that name, (n,)."""
     return attributes[:, _PLACE[name]]
 
 
 def pose_deg(attributes: Tensor) -> Tensor:
-    """(n, 3): yaw (positive: the face turns to the right of the picture), pitch (positive: up), roll (positive:
-    clockwise in the picture), in degrees."""
+    """Yaw, pitch and roll in degrees, (n, 3). Positive yaw turns the face to the right of the picture, positive pitch
+    up, positive roll clockwise in the picture."""
     return attributes[:, :3]
 
 
 def expression(attributes: Tensor) -> Tensor:
-    """(n, E) of EXPRESSION, in [-1, 1]."""
+    """The numbers of EXPRESSION, (n, E) in [-1, 1]."""
     return torch.stack([attribute(attributes, name) for name in EXPRESSION], 1)

@@ -1,7 +1,7 @@
-"""The head as a star-shaped surface: a radius over directions, and rays that meet it.
+"""The head as a star-shaped surface, a radius over directions, and its intersection with rays.
 
-Directions are charted stereographically from the front: (p, q) = (d_x, d_y) / (1 + d_z). The chart keeps angles, the
-face lies within the unit disk, ears near |p| = 1. The chart is sampled more finely near its centre, where the nose is.
+Directions are charted stereographically from the front: (p, q) = (d_x, d_y) / (1 + d_z). The chart keeps angles. The
+face lies within its unit disk, the ears near |p| = 1. It is sampled more finely near its centre, where the nose is.
 Units: one head radius is 92.6 pixels of 256; x to the right of the picture, y up, z towards the viewer.
 """
 
@@ -15,36 +15,36 @@ from torch.nn import functional as F
 
 from .noise import interleaved
 
-EDGE = 1.7  # the chart reaches |p|, |q| = EDGE: 119 degrees from the front
+EDGE = 1.7  # the chart ends at |p|, |q| = EDGE, 119 degrees from the front
 MARCH_STEPS = 8
-START_RADIUS = 1.6  # nothing of a head is farther out
+START_RADIUS = 1.6  # of a sphere that contains every head
 
 
 def smooth(a: float | Tensor, b: float | Tensor, x: Tensor) -> Tensor:
-    """0 up to a, 1 from b, smooth between (a > b falls)."""
+    """Smooth step: 0 up to a, 1 from b; descending if a > b."""
     t = ((x - a) / (b - a)).clamp_(0, 1)
     return (3 - 2 * t).mul_(t).mul_(t)
 
 
 def bump(x: Tensor, y: Tensor, cx, cy, sx, sy) -> Tensor:
-    """A hill of height 1 at (cx, cy): (1 - d2 / 4)^4, which is exp(-d2) for the eye, ends, and costs a fifth."""
+    """A hill of height 1 at (cx, cy), (1 - d2 / 4)^4: close to exp(-d2), of finite extent, at a fifth of the time."""
     dx, dy = (x - cx).div_(sx), (y - cy).div_(sy)
     return dx.square_().add_(dy.square_()).mul_(-0.25).add_(1).clamp_(min=0).square_().square_()
 
 
 def ridge(x: Tensor, width) -> Tensor:
-    """A line of height 1 along x = 0, of the same profile as a bump."""
+    """A line of height 1 along x = 0, with the profile of a bump."""
     return (x / width).square_().mul_(-0.25).add_(1).clamp_(min=0).square_().square_()
 
 
 def unit_vector(vector: Tensor) -> Tensor:
-    """(n, 3, H, W) to unit length; F.normalize takes ten times as long over channels."""
+    """(n, 3, H, W) normalised to unit length; F.normalize over channels takes ten times as long."""
     x, y, z = vector.unbind(1)
     return vector * (x * x + y * y + z * z).clamp_(min=1e-12).rsqrt_()[:, None]
 
 
 def chart_to_grid(p: Tensor) -> Tensor:
-    """Chart coordinate -> texture coordinate in [-1, 1], finer near 0."""
+    """Chart coordinate to texture coordinate in [-1, 1], finer near 0."""
     return 2 * p / (p.abs() + EDGE)
 
 
@@ -54,7 +54,7 @@ def grid_to_chart(m: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Places:
-    """Where the features of each face are in the chart, (n, 1, 1) each; identity and expression together."""
+    """Positions and sizes of each face's features in the chart, from identity and expression, (n, 1, 1) each."""
 
     eye_x: Tensor
     eye_y: Tensor
@@ -92,7 +92,7 @@ def places(z: dict[str, Tensor], a: dict[str, Tensor]) -> Places:
 
 
 def hair_line(p: Tensor, a: dict[str, Tensor], strands: Tensor) -> Tensor:
-    """Height of the hair's lower edge over the chart: forehead, temples, sideburns; behind the ears all is hair."""
+    """The q of the hair's lower edge over the chart: forehead, temples, sideburns. Behind the ears all is hair."""
     ap = p.abs()
     fringe = smooth(0.60, 0.75, a["hair_fringe"]) * 0.19
     swept = 0.05 * torch.cos((p - (a["hair_part"] - 0.5) * 0.8) * 6)
@@ -106,7 +106,7 @@ def hair_line(p: Tensor, a: dict[str, Tensor], strands: Tensor) -> Tensor:
 
 
 def radius(p: Tensor, q: Tensor, z: dict[str, Tensor], a: dict[str, Tensor], f: Places, strands: Tensor):
-    """Radius of the head over the chart, (n, H, W), and how much of it is hair (0 .. 1)."""
+    """Radius of the head over the chart, and share of hair in [0, 1], (n, H, W) each."""
     ap = p.abs()
     s = 1 + p * p + q * q
     dx, dy, dz = 2 * p / s, 2 * q / s, (2 - s) / s
@@ -118,7 +118,7 @@ def radius(p: Tensor, q: Tensor, z: dict[str, Tensor], a: dict[str, Tensor], f: 
     height = down + (up - down) * smooth(-0.25, 0.25, dy)
     r = ((dx / width) ** 2 + (dy / height) ** 2 + (dz / 0.93) ** 2).rsqrt()
 
-    fq = q + f.drop * smooth(f.mouth_y, f.mouth_y - 0.06, q)  # below the mouth all moves with the jaw
+    fq = q + f.drop * smooth(f.mouth_y, f.mouth_y - 0.06, q)  # everything below the mouth moves with the jaw
     r = r + (0.02 + 0.040 * z["forehead_bulge"]) * bump(ap, q, 0, 0.30, 0.30, 0.14)
     r = r - (0.035 + 0.034 * z["temple_hollow"]) * bump(ap, q, 0.55, 0.22, 0.16, 0.20)
     r = r + (0.045 + 0.026 * z["brow_ridge"]) * bump(ap, q, 0.19, 0.145 + 0.01 * z["brow_height"], 0.17, 0.05)
@@ -147,7 +147,7 @@ def radius(p: Tensor, q: Tensor, z: dict[str, Tensor], a: dict[str, Tensor], f: 
     r = r + (0.045 + 0.024 * z["tip_size"]) * bump(ap, q, 0, tip + 0.010 * z["tip_up"], tip_w, 0.032)
     r = r + (0.075 + 0.030 * z["nostrils"]) * bump(ap, q, f.nose_w * 0.90, tip + 0.006, 0.026, 0.026)
 
-    # Lips, ears, and what age leaves.
+    # Lips, folds of age, ears.
     r = r + 0.030 * (1 + 0.3 * z["upper_lip"]) * bump(ap, q, 0, f.mouth_y + f.upper * 0.6, f.mouth_w * 0.75, f.upper)
     r = r + 0.036 * (1 + 0.3 * z["lower_lip"]) * bump(ap, fq, 0, f.mouth_y - f.lower * 0.6, f.mouth_w * 0.65, f.lower)
     r = r - 0.018 * bump(ap, q, 0, f.mouth_y - f.open * 0.5, f.mouth_w, 0.010 + f.open * 0.5)
@@ -165,7 +165,7 @@ def radius(p: Tensor, q: Tensor, z: dict[str, Tensor], a: dict[str, Tensor], f: 
 
 
 class Head:
-    """One batch of heads: look-ups of radius, normal and occlusion by direction, and the march along rays."""
+    """A batch of heads: look-up of radius, normal and occlusion by direction, and ray marching."""
 
     def __init__(self, z, a, f: Places, size: int, strand_noise):
         device = f.eye_x.device
@@ -188,25 +188,25 @@ class Head:
 
     @staticmethod
     def chart(x: Tensor, y: Tensor, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Points, (n, H, W) each -> chart coordinates p, q and distance from the centre."""
+        """Points, (n, H, W) each, to chart coordinates p, q and distance from the centre."""
         distance = (x * x + y * y + z * z).clamp_(min=1e-8).sqrt_()
         scale = (distance + z).clamp_(min=0.02).reciprocal_()
         return x * scale, y * scale, distance
 
     def look(self, maps: Tensor, p: Tensor, q: Tensor) -> Tensor:
-        """Maps (n, C, M, M) at chart points (n, H, W): (n, C, H, W)."""
+        """Maps (n, C, M, M) sampled at chart points (n, H, W): (n, C, H, W)."""
         grid = interleaved(chart_to_grid(p), chart_to_grid(q))
         return F.grid_sample(maps, grid, mode="bilinear", padding_mode="border", align_corners=True)
 
     def height(self, x: Tensor, y: Tensor, z: Tensor) -> Tensor:
-        """How far points lie above the surface, along their direction: (n, H, W)."""
+        """Height of points above the surface, along their direction: (n, H, W)."""
         p, q, distance = self.chart(x, y, z)
         return distance.sub_(self.look(self.r[:, None], p, q)[:, 0])
 
     def march(self, origin: list[Tensor], direction: list[Tensor]) -> tuple[list[Tensor], Tensor]:
-        """Where parallel rays meet the head: points as x, y, z (n, H, W), and the closest they came to it.
+        """Intersections of parallel rays with the head as x, y, z (n, H, W), and each ray's smallest height above it.
 
-        Rays start on a sphere around the head; origins lie on the plane through its centre.
+        Rays start on a sphere around the head; origins lie in the plane through its centre.
         """
         t = -(START_RADIUS**2 - sum(o * o for o in origin)).clamp_(min=0).sqrt_()
         gap = self.height(*(o + t * d for o, d in zip(origin, direction, strict=True)))
@@ -215,7 +215,7 @@ class Head:
             t = t + step
             before, gap = gap, self.height(*(o + t * d for o, d in zip(origin, direction, strict=True)))
             torch.minimum(closest, gap, out=closest)
-            # Secant steps: where the surface is met at a slant, its height is a small part of the way to go.
+            # Secant steps: at a slanted surface the height is a small part of the remaining distance.
             slope = step.div_(torch.where((before - gap).abs() < 1e-6, 1e-6, before - gap)).clamp_(0.5, 2.2)
             step = slope.mul_(gap)
         t = t + step

@@ -1,4 +1,4 @@
-"""A fixed tileable texture of noises, looked up at offsets of one's own: deterministic, cheap, the same everywhere."""
+"""Deterministic noise: look-ups in one fixed tileable texture, the same on every machine."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ KINDS = ("clouds", "grain", "spots", "strands")
 
 @lru_cache(maxsize=8)
 def _texture(device: torch.device) -> Tensor:
-    """(1, 4, 257, 257): clouds, grain, spots, strands; zero mean, unit spread (spots: 0 .. 1)."""
+    """(1, 4, 257, 257) of KINDS: zero mean and unit deviation, but spots in [0, 1]."""
     rng = np.random.default_rng(20260101)
     fy, fx = np.meshgrid(np.fft.fftfreq(SIZE), np.fft.fftfreq(SIZE), indexing="ij")
     frequency = np.hypot(fx, fy) + 1e-6
@@ -39,13 +39,13 @@ def _texture(device: torch.device) -> Tensor:
 
 
 def interleaved(x: Tensor, y: Tensor) -> Tensor:
-    """(..., 2), as torch.stack([x, y], -1) gives, six times as fast."""
+    """The same as torch.stack([x, y], -1), six times as fast."""
     return torch.view_as_real(torch.complex(x, y))
 
 
 def noise(x: Tensor, y: Tensor, *kinds: str) -> Tensor | list[Tensor]:
-    """Texture of the given kinds at (n, H, W) coordinates, one tile per unit: (n, H, W), or a list of such."""
+    """The texture of a kind at (n, H, W) coordinates, one tile per unit: (n, H, W), or a list for several kinds."""
     grid = interleaved(x - x.floor(), y - y.floor()).mul_(2).sub_(1)
     texture = _texture(x.device)[:, [KINDS.index(kind) for kind in kinds]].expand(len(x), -1, -1, -1)
-    found = F.grid_sample(texture, grid, mode="bilinear", padding_mode="border", align_corners=True)
-    return found[:, 0] if len(kinds) == 1 else list(found.unbind(1))
+    values = F.grid_sample(texture, grid, mode="bilinear", padding_mode="border", align_corners=True)
+    return values[:, 0] if len(kinds) == 1 else list(values.unbind(1))

@@ -1,5 +1,5 @@
-"""Colour of the head at each point of the chart: skin, brows, eyes, lips, beard, hair. Evaluated per pixel, so edges
-are sharp at any resolution."""
+"""Colours of the head at points of the chart: skin, brows, eyes, lips, beard, hair. They are computed per pixel, so
+that edges are sharp at any resolution."""
 
 from __future__ import annotations
 
@@ -14,26 +14,25 @@ from .noise import noise
 
 @dataclass
 class Surface:
-    """What the light falls on: colour (n, 3, H, W) linear, gloss (n, H, W), emitted highlights, how much is hair."""
+    """The unlit surface: linear colour (n, 3, H, W), gloss and highlights of the wet eye, (n, H, W) each."""
 
     colour: Tensor
     gloss: Tensor
     wet: Tensor
-    hair: Tensor
 
 
 def mix(a: Tensor, b: Tensor, share: Tensor) -> Tensor:
-    """(n, 3, H, W) or (n, 3, 1, 1) colours by an (n, H, W) share."""
+    """Blend colours a and b, (n, 3, H, W) or (n, 3, 1, 1), by the share (n, H, W) of b."""
     return a + (b - a) * share[:, None]
 
 
 def rgb(*channels) -> Tensor:
-    """Three (n, 1, 1) numbers -> (n, 3, 1, 1)."""
+    """Three channels (n, 1, 1) to a colour (n, 3, 1, 1)."""
     return torch.stack(torch.broadcast_tensors(*channels), 1)
 
 
 def ramp(x: Tensor, colours: list[tuple[float, float, float]]) -> Tensor:
-    """x (n, 1, 1) in 0 .. 1 -> colour (n, 3, 1, 1) along a list of stops."""
+    """x (n, 1, 1) in [0, 1] to colours (n, 3, 1, 1), linear between the given stops."""
     stops = torch.tensor(colours, device=x.device)
     place = x.clamp(0, 0.9999) * (len(colours) - 1)
     low = place.floor().long()
@@ -42,7 +41,7 @@ def ramp(x: Tensor, colours: list[tuple[float, float, float]]) -> Tensor:
 
 
 def unit(x: Tensor) -> Tensor:
-    """A standard normal number -> 0 .. 1, evenly."""
+    """Standard normal numbers to uniform ones in [0, 1]."""
     return 0.5 * (1 + torch.erf(x / 2**0.5))
 
 
@@ -84,7 +83,7 @@ def hair_colour(a: dict[str, Tensor]) -> Tensor:
 
 
 def paint(p: Tensor, q: Tensor, z, a, f: Places, hair: Tensor, strands: Tensor, px: float) -> Surface:
-    """Surface at chart points (n, H, W); px is the size of a pixel in the chart's units."""
+    """The surface at chart points (n, H, W); px is the size of a pixel in the chart."""
     ap = p.abs()
     side = torch.where(p >= 0, 1.0, -1.0)
     fq = q + f.drop * smooth(f.mouth_y, f.mouth_y - 0.06, q)
@@ -117,7 +116,7 @@ def paint(p: Tensor, q: Tensor, z, a, f: Places, hair: Tensor, strands: Tensor, 
     crease = crease + bag * (0.12 + 0.13 * z["eye_bags"]).clamp(min=0)
     colour = colour * (1 - crease.clamp(0, 0.7))[:, None]
 
-    hairy = ramp((0.34 - 0.14 * z["brow_darkness"]).clamp(0, 0.8), HAIR)  # the beard is the person's, not the picture's
+    hairy = ramp((0.34 - 0.14 * z["brow_darkness"]).clamp(0, 0.8), HAIR)  # the beard belongs to the identity
     jaw = smooth(-0.20, -0.36, fq - 0.25 * smooth(0.25, 0.62, ap)) * smooth(1.0, 0.75, ap)
     jaw = jaw * (1 - 0.9 * bump(ap, fq, 0, f.mouth_y, f.mouth_w * 0.95, 0.055))
     stubble = smooth(-0.1, 1.5, z["beard"]) * jaw * (0.82 + 0.07 * grain + 0.08 * clouds).clamp(0, 1)
@@ -128,7 +127,7 @@ def paint(p: Tensor, q: Tensor, z, a, f: Places, hair: Tensor, strands: Tensor, 
     colour = colour * (1 - 0.78 * nostril)[:, None]
     gloss = 0.30 + 0.25 * bump(ap, q, 0, 0.0, 0.12, 0.5) - 0.3 * stubble.clamp(0, 1)
 
-    # Lips: two curves that meet in a line; between them teeth and the dark when the jaw drops.
+    # Lips: two curves that meet in a line. When the jaw drops, teeth and the dark mouth appear between them.
     along = (p / f.mouth_w).clamp(-1.3, 1.3)
     arch = (1 - along * along).clamp(min=0)
     curl = (0.018 * f.smile + 0.015 * z["mouth_corners"]) * along * along * 1.5
@@ -203,10 +202,10 @@ def paint(p: Tensor, q: Tensor, z, a, f: Places, hair: Tensor, strands: Tensor, 
     lid = ridge(v - fold_y, 0.0055 + 0.5 * px) * smooth(1.15, 0.75, u.abs())
     colour = colour * (1 - lid * (0.34 + 0.26 * z["lid_crease"]).clamp(0, 0.85))[:, None]
 
-    # Hair: strands that run from the parting, a few of another shade.
+    # Hair: strands from the parting, some in another shade.
     locks = hair_colour(a) * torch.exp(0.42 * strands + 0.12 * clouds)[:, None]
     colour = mix(colour, locks, hair)
     gloss = gloss * (1 - hair) + hair * (0.55 + 0.35 * strands).clamp(min=0)
     catch = bump(gx, gy, 0.012, 0.013, 0.0085 + 0.5 * px, 0.0085 + 0.5 * px) * opened
     catch = catch * (1 - hair)
-    return Surface(colour, gloss * (1 - 0.6 * opened), catch, hair)
+    return Surface(colour, gloss * (1 - 0.6 * opened), catch)

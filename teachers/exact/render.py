@@ -1,4 +1,4 @@
-"""Numbers of a face -> picture, inner-face mask and landmarks. Batched torch, CPU or GPU, any resolution."""
+"""Renders the numbers of a face: picture, inner-face mask and landmarks, at any resolution, on CPU or GPU."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from .noise import noise
 from .paint import mix, paint
 from .scene import background, behind, glasses, occluder
 
-VERSION = 1  # of the pictures: raise it when any pixel changes, and train the networks of the benchmark again
-PIXELS_PER_UNIT = 92.6 / 256  # of the picture's side; the mean face then has its eyes 63 of 256 apart
-CHUNK_PIXELS = 50_000  # drawn at once on a CPU: what stays in its cache
+VERSION = 1  # of the pictures: increase it when any pixel changes, and train the networks of the benchmark again
+PIXELS_PER_UNIT = 92.6 / 256  # head radius in sides of the picture; the eyes of the mean face are 63 of 256 apart
+CHUNK_PIXELS = 50_000  # rendered at once on a CPU, few enough to stay in its cache
 CHUNK_PIXELS_GPU = 8_000_000
-FACE_POINT = (0.0, -0.30, 0.86)  # stays in place as the head turns, as it does in aligned photographs
+FACE_POINT = (0.0, -0.30, 0.86)  # fixed as the head turns, as the inner face is in aligned photographs
 
 
 class Rendered(NamedTuple):
-    """image (n, 3, S, S) float32 RGB in [-1, 1]; mask (n, 1, S, S) 0 or 1, the visible skin from brows to chin;
-    landmarks (n, 5, 2) pixels x, y: eyes left and right in the picture, nose tip, mouth corners left and right."""
+    """image: (n, 3, S, S) float32 RGB in [-1, 1]. mask: (n, 1, S, S), 1 on the visible skin from brows to chin, else 0.
+    landmarks: (n, 5, 2) pixels x, y of left and right eye, nose tip, left and right mouth corner in the picture."""
 
     image: Tensor
     mask: Tensor
@@ -33,7 +33,7 @@ class Rendered(NamedTuple):
 
 @torch.no_grad()
 def render(identity: Tensor, attributes: Tensor, size: int = 256) -> Rendered:
-    """Draw n faces from identity (n, K) and attributes (n, A) at size x size, on the device of the numbers.
+    """Render n faces from identity (n, K) and attributes (n, A) at size x size, on the device of the numbers.
 
     Raises ValueError on other shapes, on NaN, and on a size below 16.
     """
@@ -56,12 +56,12 @@ def render(identity: Tensor, attributes: Tensor, size: int = 256) -> Rendered:
 
 
 def drawn_size(size: int) -> int:
-    """Pictures are drawn larger and shrunk, which smooths every edge; the smaller, the more."""
+    """The size at which pictures are rendered before they are shrunk, which smooths edges: larger for small ones."""
     return round(size * (1.0 if size >= 192 else 1.125 if size >= 96 else 1.25))
 
 
 def rotation(a: dict[str, Tensor]) -> Tensor:
-    """(n, 3, 3), head -> picture: yaw, then pitch, then roll."""
+    """The rotation from head to picture (n, 3, 3): yaw, then pitch, then roll."""
     yaw, pitch, roll = (a[k].flatten() * math.pi / 180 for k in ("yaw", "pitch", "roll"))
     one, nil = torch.ones_like(yaw), torch.zeros_like(yaw)
 
@@ -92,13 +92,13 @@ def _draw(identity: Tensor, attributes: Tensor, size: int, fine: int) -> tuple[T
 
     head = Head(z, a, f, max(64, min(160, fine // 2)), strands)
 
-    # Where the head's centre comes to lie.
+    # Position of the head's centre in the picture.
     x, y, px = _plane(a, fine)
     point = torch.tensor(FACE_POINT, device=device)
     moved = point[:2] - (turn @ point)[:, :2]
     cx, cy = moved[:, 0].view(n, 1, 1), moved[:, 1].view(n, 1, 1)
 
-    # Rays into the head's own frame, to its surface.
+    # Intersect the pixels' rays with the head, in the head's own frame.
     def in_head(v: Tensor) -> list[Tensor]:  # the inverse of a rotation is its transpose
         return [c.view(n, 1, 1) for c in (v.view(-1, 1, 3) @ turn)[:, 0].expand(n, 3).unbind(-1)]
 
@@ -111,7 +111,7 @@ def _draw(identity: Tensor, attributes: Tensor, size: int, fine: int) -> tuple[T
     looked = head.look(head.maps, p, q)
     normal, occlusion = list(unit_vector(looked[:, :3]).unbind(1)), looked[:, 3]
 
-    # Colour, then light: a key with soft edges and a shadow, a sky, a little shine.
+    # Colour and light: a key light with soft shadow, ambient light from the sky, specular shine.
     hair_strands = strands(p, q)
     covered = smooth(-0.01, 0.05, q - hair_line(p, a, hair_strands)) * (1 - a["bald"])
     chart_px = px * 0.55
@@ -167,10 +167,9 @@ def _draw(identity: Tensor, attributes: Tensor, size: int, fine: int) -> tuple[T
 
 
 def occluder_mask(attributes: Tensor, size: int) -> Tensor:
-    """What is held before the faces of pictures with these attributes (n, 42), where nothing shines through:
-    (n, 1, size, size) bool. Glasses are no such thing: they are worn, and a lens shows the face.
+    """The opaque pixels of objects held in front of the face, (n, 1, size, size) bool, of attributes (n, 42).
 
-    Raises ValueError on attributes of another shape.
+    Glasses do not count: their lenses show the face. Raises ValueError on attributes of another shape.
     """
     if attributes.ndim != 2 or attributes.shape[1] != len(ATTRIBUTES):
         raise ValueError(f"attributes: expected (n, {len(ATTRIBUTES)}), got {tuple(attributes.shape)}")
@@ -185,7 +184,7 @@ def occluder_mask(attributes: Tensor, size: int) -> Tensor:
 
 
 def _plane(a: dict[str, Tensor], fine: int) -> tuple[Tensor, Tensor, float]:
-    """x and y of the pixels (n, fine, fine), in radii of the head, and the side of a pixel."""
+    """x and y of the pixels (n, fine, fine) and the side of a pixel, in radii of the head."""
     axis = ((torch.arange(fine, device=a["scale"].device) + 0.5) / fine - 0.5) / PIXELS_PER_UNIT
     y, x = torch.meshgrid(-axis, axis, indexing="ij")
     x = (x[None].expand(len(a["scale"]), -1, -1) - a["shift_x"]) / a["scale"]

@@ -1,4 +1,4 @@
-"""What is around the head: background, hair behind it, neck and clothes, glasses, things held in front of the face."""
+"""The surroundings of the head: background, hair behind it, neck, clothes, glasses, objects in front of the face."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .paint import hair_colour, mix, rgb, skin_tone
 
 
 def hsv(hue: Tensor, saturation: Tensor, value: Tensor) -> Tensor:
-    """(n, 1, 1) each in 0 .. 1 -> (n, 3, 1, 1)."""
+    """Hue, saturation and value, (n, 1, 1) each in [0, 1], to colours (n, 3, 1, 1)."""
     channels = [
         (1 + saturation * (((hue * 6 + k) % 6 - 3).abs() - 1).clamp(0, 1) - saturation) * value for k in (0, 4, 2)
     ]
@@ -19,7 +19,7 @@ def hsv(hue: Tensor, saturation: Tensor, value: Tensor) -> Tensor:
 
 
 def background(x: Tensor, y: Tensor, a: dict[str, Tensor]) -> Tensor:
-    """A wall in a gradient, a blurred room, lights out of focus, or foliage: (n, 3, H, W), by background_kind."""
+    """Colours (n, 3, H, W) of a gradient, a blurred room, foliage or lights out of focus, by background_kind."""
     kind, phase = a["background_kind"], a["background_phase"]
     base = hsv(a["background_hue"], 0.15 + 0.5 * a["background_saturation"], 0.08 + 0.55 * a["background_value"] ** 2)
     other = hsv((a["background_hue"] + 0.08 + 0.35 * phase) % 1, 0.5 * a["background_saturation"], 0.06 + 0.5 * phase)
@@ -44,7 +44,7 @@ def background(x: Tensor, y: Tensor, a: dict[str, Tensor]) -> Tensor:
 
 
 def behind(colour: Tensor, x: Tensor, y: Tensor, z, a, centre: tuple[Tensor, Tensor], px: float) -> Tensor:
-    """Lay long hair, neck and clothes over the background. centre: where the head's centre is in the picture."""
+    """Draw long hair, neck and clothes over the background. centre: of the head, in the picture."""
     cx, cy = centre
     u, v = x - cx, y - cy
     end = 0.35 - 2.1 * a["hair_length"]
@@ -76,7 +76,7 @@ def behind(colour: Tensor, x: Tensor, y: Tensor, z, a, centre: tuple[Tensor, Ten
 
 
 def glasses(p: Tensor, q: Tensor, a: dict[str, Tensor], px: float):
-    """Frames and lenses over the chart: shares (n, H, W) of frame and lens. Part of the picture, not of the person."""
+    """Shares (n, H, W) of frame and lens over the chart; glasses are attributes, not identity."""
     ap = p.abs()
     power = 2 + 3 * a["glasses_shape"]
     u, v = (ap - 0.215) / 0.142, (q - 0.035) / (0.092 + 0.02 * (1 - a["glasses_shape"]))
@@ -88,7 +88,8 @@ def glasses(p: Tensor, q: Tensor, a: dict[str, Tensor], px: float):
 
 
 def occluder(x: Tensor, y: Tensor, a: dict[str, Tensor], px: float):
-    """Something in front of the face, by occluder_kind: a microphone, fingers, a scarf. Colour and share (n, H, W)."""
+    """Colour (n, 3, H, W) and share (n, H, W) of an object in front of the face: microphone, fingers or scarf, by
+    occluder_kind."""
     kind = a["occluder_kind"]
     cx, cy = (a["occluder_x"] - 0.5) * 0.9, -0.45 - 0.45 * a["occluder_y"]
     u, v = x - cx, y - cy

@@ -1,14 +1,25 @@
-"""Experiment files: what loads, and what every mistake is told."""
+"""Experiment files and overrides: values by the type of their key, errors, variants, the page of keys."""
 
+import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import yaml
 from conftest import ROOT
+from helpers.student_files import student_file
 
-from distill import config
+from distill import config, run, schema
 from distill.config import ConfigError
-from distill.schema import Mix
+from distill.schema import Mix, Teacher
+
+# Names of folders that YAML would read as something else.
+NAMES = [
+    "F #2", "001", "1e-4", "0x10", "2024-01-01", "no", "on", "true", "1:30", "[a]", "{a: b}", "Q: 3", "w, x", "- a",
+    "# a", " leading", "trailing ", "'single'", '"double"', "it's", "a\\b", "a=b", "&a", "*a", "!a", "%a", "@a", "`a`",
+    "|", ">", "?", "---", "<<", "=", "Zoë/写真", "a\nb", ".", "s3://bucket/a?b=c&d", "nullify",
+]  # fmt: skip
 
 
 def write(folder: Path, text: str) -> Path:
@@ -35,6 +46,170 @@ def test_overrides_win_and_are_typed(tmp_path):
     experiment = config.load(path, ["train.steps=7", "train.lr=1e-4", "loss.identity=[1, 2, 3]", "name=other"])
     assert (experiment.train.steps, experiment.train.lr, experiment.name) == (7, 1e-4, "other")
     assert experiment.loss.identity == (1.0, 2.0, 3.0)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_text_keys_take_any_text(tmp_path, name):
+    path = write(tmp_path, "seed: 1")
+    teacher = f"distil.online={{name: x, label: {yaml.safe_dump(name, default_style=chr(34)).strip()}}}"
+    exp = config.load(path, [f"data.photos={name}", f"tracking.uri={name}", f"eval.pose={name}", teacher])
+    assert exp.data.photos == exp.tracking.uri == exp.eval.pose == exp.distil.online.label == name
+    paired = config.load(path, [("data.photos", name), ("weights", [name, "b"]), ("full_size", {"data.photos": name})])
+    assert paired.data.photos == name and paired.weights == (name, "b") and paired.full_size == {"data.photos": name}
+    for experiment in (exp, paired):
+        assert config.load(write(tmp_path, config.dump(experiment))) == experiment
+    if not name.startswith("["):
+        assert config.load(path, [f"weights={name}"]).weights == (name,)
+    assert config.load(path, [f"weights=[{yaml.safe_dump(name, default_style=chr(34)).strip()}]"]).weights == (name,)
+
+
+@pytest.mark.parametrize(
+    "name", ["001", "1e-4", "0x10", "2024-01-01", "2024-99-99", "no", "On", "1_000", "1:30", ".5", "=", "a b"]
+)
+def test_unquoted_text_of_a_file_is_text(tmp_path, name):
+    text = f"""
+        name: {name}
+        weights: [{name}, "null", null]
+        stages: [data]
+        data: {{photos: {name}, heldout: '{name}'}}
+        pseudo_gt: {{teachers: [{{name: a, weights: {{{name}: {name}}}, options: {{x: 5, y: "5", on: no}}}}, {name}]}}
+        variants: {{{name}: {{data.photos: {name}, data: {{photos: {name}}}, weights: [{name}]}}}}
+        full_size: {{data.photos: {name}, train.lr: 1e-4}}
+    """
+    exp = config.load(write(tmp_path, text))
+    assert exp.name == exp.data.photos == exp.data.heldout == name and exp.weights == (name, "null", "null")
+    first = Teacher("a", weights={name: name}, options={"x": 5, "y": "5", "on": False})
+    assert exp.pseudo_gt.teachers == (first, Teacher(name))
+    changes = {"data.photos": name, "data": {"photos": name}, "weights": [name]}
+    assert exp.variants == {name: changes} and config.children(exp)[0].exp.data.photos == name
+    assert config.load(tmp_path / "exp.yaml", full_size=True).train.lr == 1e-4
+    assert config.load(write(tmp_path, config.dump(exp))) == exp
+
+
+@pytest.mark.parametrize("nothing", ["null", "Null", "none", "None", "~", ""])
+def test_null_is_nothing_where_a_key_may_be_null_and_text_elsewhere(tmp_path, nothing):
+    keys = ("data.photos", "eval.pose", "train.seed", "distil.online", "pseudo_gt.quality.pose")
+    path = write(tmp_path, "data: {photos: 1}\neval: {pose: 1}\ntrain: {seed: 1}")
+    exp = config.load(path, [f"{key}={nothing}" for key in keys])
+    assert (exp.data.photos, exp.eval.pose, exp.train.seed, exp.distil.online, exp.pseudo_gt.quality.pose) == (
+        None,
+    ) * 5
+    exp = config.load(write(tmp_path, f"data: {{photos: {nothing}, heldout: '{nothing}'}}\neval:\n  pose: {nothing}\n"))
+    assert (exp.data.photos, exp.data.heldout, exp.eval.pose) == (None, nothing, None)
+    if nothing:
+        assert config.load(path, [f"name={nothing}", f"tracking.uri={nothing}"]).tracking.uri == nothing
+        assert config.load(write(tmp_path, f"name: {nothing}")).name == nothing
+    else:
+        for key in ("name", "tracking.uri"):
+            with pytest.raises(ConfigError, match=f"{key}: expected text, got nothing"):
+                config.load(path, [f"{key}="])
+
+
+@pytest.mark.parametrize(
+    ("override", "value"),
+    [
+        ("weights=[F, G]", ("F", "G")),
+        ("weights=[001, no, null, 'a, b', \"[c]\"]", ("001", "no", "null", "a, b", "[c]")),
+        ("weights=[]", ()),
+        ("weights=a, [b]", ("a, [b]",)),
+        ("eval.metrics=[a, b]", ("a", "b")),
+        ("export.to=onnx", ("onnx",)),
+        ("seeds=[1, 2]", (1, 2)),
+        ("train.betas=[0, 1e-1]", (0.0, 0.1)),
+        ("train.lr=1e-4", 1e-4),
+        ("train.lr=3", 3.0),
+        ("train.steps=1_000  # many", 1000),
+        ("train.compile=on", True),
+        ("train.precision=bf16", "bf16"),
+        ("student.options={width: 64, kind: no, text: 'no'}", {"width": 64, "kind": False, "text": "no"}),
+        ("student.options.width=64", {"width": 64}),
+        ("student.options.name=[1, {a: ~}]", {"name": [1, {"a": None}]}),
+        ("distil.layers={encode4: 1.0}", {"encode4": "1.0"}),
+        ("distil.online=faceshifter", Teacher("faceshifter")),
+        ("variants.a={train.steps: 5, data.photos: 007}", {"a": {"train.steps": 5, "data.photos": "007"}}),
+        ("full_size.weights=[007]", {"weights": ["007"]}),
+        ("data={photos: 007, resolution: 64}", schema.Data(photos="007", resolution=64)),
+    ],
+)
+def test_overrides_have_the_type_of_their_key(tmp_path, override, value):
+    more = ["stages=[export]"] if override.startswith("export") else []
+    exp = config.load(write(tmp_path, "name: x"), [*more, override])
+    first, *rest = override.split("=")[0].split(".")
+    section = getattr(exp, first)
+    assert value == (getattr(section, rest[0]) if rest and first not in ("variants", "full_size") else section)
+
+
+def test_words_of_a_shell_reach_the_experiment(tmp_path, capsys):
+    path = write(tmp_path, "seed: 1")
+    words = r"""data.photos="F #2" name=001 weights="w, x" 'data.heldout="q"' runs="[a] b" tracking.uri=it\'s"""
+    assert run.main([str(path), *shlex.split(words), "--dry-run"]) == 0
+    exp = config.load(write(tmp_path, capsys.readouterr().out))
+    assert (exp.data.photos, exp.name, exp.weights, exp.data.heldout) == ("F #2", "001", ("w, x",), '"q"')
+    assert (exp.runs, exp.tracking.uri) == ("[a] b", "it's")
+
+
+def test_a_later_override_leaves_the_value_of_an_earlier_one_as_it_was(tmp_path):
+    mix = {"pair": 1.0}
+    anchored = "full_size: {train.mix: &m {pair: 3}, train.mix.pair: 4}\nvariants: {a: {train.mix: *m}}"
+    exp = config.load(write(tmp_path, anchored), [("train.mix", mix), "train.mix.pair=2"], full_size=True)
+    assert exp.train.mix == Mix(pair=2.0) and mix == {"pair": 1.0} and exp.full_size["train.mix"] == {"pair": 3}
+    assert config.children(exp)[0].exp.train.mix == Mix(pair=3.0)
+    merged = "data: &d {photos: 007, min_size: 8}\nvariants: {a: {data: {<<: *d, min_size: 9}}}"
+    assert config.children(config.load(write(tmp_path, merged)))[0].exp.data == schema.Data(photos="007", min_size=9)
+
+
+@pytest.mark.parametrize("command", ["evaluate", "export", "swap", "recognisers"])
+def test_commands_take_folders_of_weights_by_name(tmp_path, monkeypatch, command):
+    folders, built, default = ["w, x", "[a]", "Q: 3", "F #2", "001", "null"], [], config.default
+
+    def spy(*arguments):
+        built.append(default(*arguments))
+        raise ConfigError("enough")
+
+    monkeypatch.setattr(config, "default", spy)
+    weights = ["--weights", *folders]
+    if command == "evaluate":
+        from distill.evaluate import measure
+
+        assert measure.main(["exact", "--pairs", "list", "--recogniser", "007", "--metrics", "a, b", *weights]) == 2
+        assert built[0].eval.recogniser == "007" and built[0].eval.metrics == ("a", "b")
+    elif command == "export":
+        from distill.export import convert
+
+        assert convert.main([str(student_file(tmp_path)), "--to", "tnn", "--recogniser", "007", *weights]) == 2
+        assert built[0].eval.recogniser == "007" and built[0].data.test_people == convert.PAIRS
+    elif command == "swap":
+        for package in ("cv2", "av"):
+            pytest.importorskip(package, reason="pip install swapdistill[video]")
+        from distill.swap import __main__ as swap
+
+        assert swap.main(["a.png", "b.png", "-o", "c.png", *weights]) == 2
+    else:
+        from distill.evaluate import recognisers
+
+        with pytest.raises(ConfigError, match="enough"):
+            recognisers.recogniser("007", folders)
+        assert built[0].eval.recogniser == "007" and not built[0].eval.flip
+    assert built[0].weights == tuple(folders)
+
+
+def test_the_page_of_keys_is_current_and_complete():
+    page = (ROOT / "docs" / "yaml_keys.md").read_text(encoding="utf-8")
+    written = subprocess.run(
+        [sys.executable, "-m", "distill.schema"], cwd=ROOT, capture_output=True, text=True, encoding="utf-8", check=True
+    )
+    assert page == written.stdout, "python -m distill.schema > docs/yaml_keys.md"
+    rows = [line.split(" | ") for line in page.splitlines() if line.startswith("| `")]
+    assert all(len(row) == 4 and row[3].removesuffix("|").strip() for row in rows), "a key without a meaning"
+    keys = {row[0].removeprefix("| ").strip("`") for row in rows}
+
+    def leaves(tree, prefix=""):
+        for key, value in tree.items():
+            yield from leaves(value, f"{prefix}{key}.") if isinstance(value, dict) and value else [f"{prefix}{key}"]
+
+    tree = config.to_dict(schema.Experiment("x"))
+    tree["refine"] |= {"train": {}, "loss": {}}  # the keys of train and loss
+    assert set(leaves(tree)) <= keys
 
 
 def test_name_defaults_to_the_file(tmp_path):

@@ -1,4 +1,4 @@
-"""The networks of the synthetic benchmark: what is shipped measures people never seen, and how such are made."""
+"""The networks of the synthetic benchmark: those shipped measure unseen people, and the command trains new ones."""
 
 import json
 import sys
@@ -9,15 +9,17 @@ from torch.nn import functional as F
 
 from distill import pretrain
 from distill.data import synthetic
-from eval import rulers as judges
+from eval.cards import CARDS as ESTIMATOR_CARDS
+from eval.estimators import build_network, load_estimator
+from eval.networks import FaceRegressor
 from students import identity_encoder as encoders
 from swapcore import weights
 from teachers.exact import pose_deg, render
 
 CARDS = {
     "synthetic_identity": encoders.CARDS["synthetic_identity"],
-    "synthetic_recogniser": judges.CARDS["synthetic_recogniser"],
-    "synthetic_pose": judges.CARDS["synthetic_pose"],
+    "synthetic_recogniser": ESTIMATOR_CARDS["synthetic_recogniser"],
+    "synthetic_pose": ESTIMATOR_CARDS["synthetic_pose"],
 }
 
 
@@ -40,9 +42,7 @@ def test_shipped_weights_are_those_of_their_card(name):
 @pytest.mark.parametrize("name", ["synthetic_identity", "synthetic_recogniser"])
 def test_people_never_seen_are_known_again(faces, name):
     path = weights.find(CARDS[name])
-    known = (
-        encoders.load_identity_encoder(name, path) if name == "synthetic_identity" else judges.load_ruler(name, path)
-    )
+    known = encoders.load_identity_encoder(name, path) if name == "synthetic_identity" else load_estimator(name, path)
     with torch.inference_mode():
         embeddings = F.normalize(known(faces[0]))
     hits = (embeddings[1::2] @ embeddings[0::2].T).argmax(1).eq(torch.arange(48)).float().mean()
@@ -50,8 +50,8 @@ def test_people_never_seen_are_known_again(faces, name):
 
 
 def test_pose_of_people_never_seen_is_read(faces):
-    ruler = judges.load_ruler("synthetic_pose", weights.find(CARDS["synthetic_pose"]), "pose")
-    error = ruler(faces[0]) - pose_deg(faces[1])
+    estimator = load_estimator("synthetic_pose", weights.find(CARDS["synthetic_pose"]), "pose")
+    error = estimator(faces[0]) - pose_deg(faces[1])
     assert error.norm(dim=1).mean() < 5 and pose_deg(faces[1]).norm(dim=1).mean() > 12
 
 
@@ -59,7 +59,7 @@ def test_the_encoder_that_trains_is_not_the_one_that_judges():
     recipes = pretrain.RECIPES
     assert recipes["identity_encoder"].seed != recipes["recogniser"].seed
     assert CARDS["synthetic_identity"].architecture == "small_resnet"
-    assert isinstance(judges.build_network(CARDS["synthetic_recogniser"]), judges.FaceRegressor)
+    assert isinstance(build_network(CARDS["synthetic_recogniser"]), FaceRegressor)
 
 
 def test_the_command_writes_weights_and_card(tmp_path, monkeypatch):
@@ -72,7 +72,7 @@ def test_the_command_writes_weights_and_card(tmp_path, monkeypatch):
     path = tmp_path / "synthetic_recogniser.safetensors"
     assert facts["sha256"] == weights.sha256(path) and facts["recipe"]["people"] == 64
     assert 0 <= facts["on_people_never_seen"]["retrieval_top1_of_64_pct"] <= 100
-    judges.load_ruler("synthetic_recogniser", path)
+    load_estimator("synthetic_recogniser", path)
 
 
 def test_outputs_that_vary_within_a_person_are_trusted_less():

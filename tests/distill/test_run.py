@@ -213,7 +213,7 @@ def test_mistakes_are_one_line(tmp_path, capsys):
         (["pseudo_gt.teachers=[exakt]"], "pseudo_gt.teachers: unknown teacher 'exakt'; known: exact"),
         (["eval.metrics=[beauty]"], "eval.metrics: unknown metric 'beauty'; known: id_retrieval"),
         (["student.identity_encoder=x"], "unknown identity encoder 'x'; known: "),
-        (["eval.recogniser=synthetic_identity"], "must not judge what it trained"),
+        (["eval.recogniser=synthetic_identity"], "must not evaluate what it trained"),
         (["student.identity_encoder=mobilefacenet_512"], "nobody published them"),
         (["stages=[train]"], "stage 'data' is not finished"),
     ]:

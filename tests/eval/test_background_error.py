@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from helpers.toy_pairs import PEOPLE, RULERS, SIDE, changed, rendered, toy_pairs, values_of
+from helpers.toy_pairs import ESTIMATORS, PEOPLE, SIDE, changed, rendered, toy_pairs, values_of
 
-from eval import Bench
+from eval.evaluation import Evaluation
 from eval.sanity import copy_target
 from teachers.exact import ATTRIBUTES, occluder_mask, render, sample_attributes, sample_identities
 
@@ -45,7 +45,7 @@ def test_occluder_error_is_of_the_pairs_that_have_one():
     assert value.value == pytest.approx(float(change) / 4 / 2) and value.n == 2
     assert value.details["pairs_without"] == PEOPLE - 2
     with_none = masked(occluder=torch.zeros_like(occluder))
-    assert "occluder_error" not in Bench(with_none, RULERS).evaluate(copy_target, ["background_error"]).values
+    assert "occluder_error" not in Evaluation(with_none, ESTIMATORS).measure(copy_target, ["background_error"])
 
 
 def held(kind, n=4):

@@ -2,23 +2,26 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from helpers.toy_pairs import PEOPLE, RECOGNISER, RULERS, SIDE, changed, read_person, rendered, toy_pairs, values_of
+from helpers.toy_pairs import ESTIMATORS, PEOPLE, RECOGNISER, SIDE, changed, read_person, rendered, toy_pairs, values_of
 from safetensors.torch import save_file
 from torch import nn
 from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
 import students
-from eval import Bench, Measured, Ruler, Rulers, evaluate, to_float, to_uint8
+from eval import METRICS, table_values
+from eval.estimators import Estimator, Estimators, mirrored, untrained_estimator
+from eval.evaluation import Evaluation
 from eval.latency_ms import latency_ms
-from eval.measured import bootstrap_interval, check_column, mean_of
-from eval.rulers import mirrored
+from eval.measured import Measured, bootstrap_interval, check_column, mean_of
+from eval.metric import Metric, Value
 from eval.sanity import copy_source, copy_target
-from eval.subject import Readings, Subject, swap_batch
+from swapcore.images import to_float, to_uint8
 
 
 @pytest.fixture
@@ -103,8 +106,8 @@ def test_true_pose_is_told_from_the_estimators(pairs):
 
 def test_angles_differ_the_short_way_round(pairs):
     readings = iter([torch.tensor([[179.0, 0, 0]] * PEOPLE), torch.tensor([[-179.0, 0, 0]] * PEOPLE)])
-    turning = Ruler(lambda images: next(readings), name="turning", weight_hash="none: exact")
-    values = evaluate(copy_target, pairs, ["pose_error"], Rulers(pose=turning)).values
+    turning = Estimator(lambda images: next(readings), name="turning", weight_hash="none: exact")
+    values = Evaluation(pairs, Estimators(pose=turning)).measure(copy_target, ["pose_error"])
     assert values["pose_error_deg"].value == pytest.approx(2)
 
 
@@ -122,8 +125,8 @@ def test_retrieval_counts_the_rank(pairs):
 
 
 def test_a_blind_recogniser_finds_nobody(pairs):
-    blind = Ruler(lambda x: nn.functional.normalize(torch.ones(len(x), 4)), name="blind", weight_hash="none: exact")
-    values = evaluate(copy_source, pairs, ["id_retrieval"], Rulers(recogniser=blind)).values
+    blind = Estimator(lambda x: nn.functional.normalize(torch.ones(len(x), 4)), name="blind", weight_hash="none: exact")
+    values = Evaluation(pairs, Estimators(recogniser=blind)).measure(copy_source, ["id_retrieval"])
     assert values["id_retrieval_top1_pct"].value == 0
 
 
@@ -168,17 +171,17 @@ def test_every_value_says_what_it_depends_on(pairs):
 @pytest.mark.parametrize(
     ("metric", "role"), [("id_retrieval", "recogniser"), ("pose_error", "pose"), ("expression_error", "expression")]
 )
-def test_a_missing_ruler_is_named(pairs, metric, role):
+def test_a_missing_estimator_is_named(pairs, metric, role):
     def never(source, target):
-        raise AssertionError("swapped before the rulers were looked at")
+        raise AssertionError("swapped before the estimators were checked")
 
-    with pytest.raises(ValueError, match=f"needs a {role} ruler"):
-        evaluate(never, pairs, ["exact_match", metric], Rulers())
+    with pytest.raises(ValueError, match=f"needs a {role} estimator"):
+        Evaluation(pairs, Estimators()).measure(never, ["exact_match", metric])
 
 
 def test_unknown_metric_lists_the_known(pairs):
     with pytest.raises(ValueError, match="'iou'.*id_retrieval"):
-        evaluate(copy_target, pairs, ["iou"], RULERS)
+        Evaluation(pairs, ESTIMATORS).measure(copy_target, ["iou"])
 
 
 @pytest.mark.parametrize(
@@ -189,39 +192,43 @@ def test_unknown_metric_lists_the_known(pairs):
         (lambda x: x, "expected"),
     ],
 )
-def test_broken_rulers_are_found(pairs, network, says):
+def test_broken_estimators_are_found(pairs, network, says):
     with pytest.raises(ValueError, match=f"recogniser 'broken'.*{says}"):
-        evaluate(copy_target, pairs, ["id_retrieval"], Rulers(Ruler(network, name="broken", weight_hash="00")))
+        Evaluation(pairs, Estimators(Estimator(network, name="broken", weight_hash="00"))).measure(
+            copy_target, ["id_retrieval"]
+        )
 
 
 def test_bad_swappers_are_named(pairs):
     with pytest.raises(ValueError, match="another size"):
-        evaluate(lambda s, t: t[:, :, ::2, ::2], pairs, [], RULERS)
+        Evaluation(pairs, ESTIMATORS).measure(lambda s, t: t[:, :, ::2, ::2], [])
     with pytest.raises(ValueError, match="pairs 0 to 7: .*NaN"):
-        evaluate(lambda s, t: t * math.nan, pairs, [], RULERS)
+        Evaluation(pairs, ESTIMATORS).measure(lambda s, t: t * math.nan, [])
     with pytest.raises(ValueError, match="'two parts' is in training mode"):
-        evaluate(TwoParts(), pairs, [], RULERS)
+        Evaluation(pairs, ESTIMATORS).measure(TwoParts(), [])
     with pytest.raises(ValueError, match="batch_size"):
-        Bench(pairs, RULERS, batch_size=0)
+        Evaluation(pairs, ESTIMATORS, batch_size=0)
 
 
-def test_the_bench_reads_sources_targets_and_gallery_once(pairs):
+def test_sources_targets_and_gallery_are_read_once(pairs):
     seen = []
 
     def counting(images):
         seen.append(len(images))
         return read_person(images)
 
-    bench = Bench(pairs, Rulers(Ruler(counting, name="counting", weight_hash="none: exact")), batch_size=5)
+    evaluation = Evaluation(
+        pairs, Estimators(Estimator(counting, name="counting", weight_hash="none: exact")), batch_size=5
+    )
     progress = []
-    bench.evaluate(copy_target, ["id_retrieval", "id_similarity"], progress.append)
+    evaluation.measure(copy_target, ["id_retrieval", "id_similarity"], progress=progress.append)
     assert sum(seen) == 4 * PEOPLE and progress == [5, 3]
-    bench.evaluate(copy_source, ["id_retrieval", "id_similarity"])
+    evaluation.measure(copy_source, ["id_retrieval", "id_similarity"])
     assert sum(seen) == 5 * PEOPLE
 
 
 def test_swaps_are_eight_bit(pairs):
-    swaps = evaluate(lambda s, t: t + 0.2 / 127.5, pairs, [], RULERS).swaps
+    swaps = Evaluation(pairs).swap(lambda s, t: t + 0.2 / 127.5)
     assert torch.equal(swaps, pairs.target)
 
 
@@ -233,7 +240,7 @@ def test_bootstrap_interval():
     assert low < values.mean() < high
     assert bootstrap_interval(values[:1]) is None
     with pytest.raises(ValueError, match="finite"):
-        mean_of([1.0, math.inf], "", None, {})
+        mean_of([1.0, math.inf], {})
 
 
 class TwoParts(nn.Module):
@@ -304,18 +311,17 @@ def test_latency_restores_the_number_of_threads(pairs):
             calls.append((torch.get_num_threads(), len(source)))
             return super().forward(source, target)
 
-    subject = Subject(Counted().eval(), Readings(pairs, RULERS, "cpu", 8))
-    calls.clear()
-    values = latency_ms(subject, runs=4, warm_up=1)
+    view = Evaluation(pairs).view(Counted().eval(), pairs.target)
+    values = latency_ms(view, runs=4, warm_up=1)
     assert torch.get_num_threads() == before
     assert len(calls) == 10 and set(calls[:5]) == {(1, 1)}
     one = values["latency_ms"]
     assert one.n == 4 and one.interval is None and one.protocol["threads"] == 1
     assert 0 < one.details["p10"] <= one.value <= one.details["p90"]
     assert 0 < one.details["parts"]["generator"] < one.details["p90"]
-    assert not subject.swapper.generator._forward_hooks
+    assert not view.swapper.generator._forward_hooks
     with pytest.raises(ValueError, match="at least one run"):
-        latency_ms(subject, runs=0)
+        latency_ms(view, runs=0)
 
 
 def test_latency_restores_the_number_of_threads_after_an_error(pairs):
@@ -327,30 +333,26 @@ def test_latency_restores_the_number_of_threads_after_an_error(pairs):
 
     before = torch.get_num_threads()
     with pytest.raises(RuntimeError, match="no batch of one"):
-        latency_ms(Subject(Failing().eval(), Readings(pairs, RULERS, "cpu", 8)), runs=1)
+        latency_ms(Evaluation(pairs).view(Failing().eval(), pairs.target), runs=1)
     assert torch.get_num_threads() == before
 
 
 def test_measured_is_plain():
-    plain = Measured(1.0, "%", "higher", 2, (0.5, 1.5), {"a": 1}).as_dict()
+    plain = Measured(1.0, 2, (0.5, 1.5), {"a": 1}, unit="%", better="higher").as_dict()
     assert plain["interval"] == [0.5, 1.5] and set(plain) == set(Measured.__dataclass_fields__)
 
 
 def test_values_of_two_protocols_stand_in_no_common_column():
     pairs = toy_pairs()
     one, other = (values_of(copy_source, p, "id_retrieval")["id_retrieval_top1_pct"] for p in (pairs, fewer(pairs)))
-    check_column("top1", {"a": one, "b": one.as_dict()})
-    assert (
-        one.protocol_key()
-        == values_of(copy_source, changed(pairs, name="b"), "id_retrieval")["id_retrieval_top1_pct"].protocol_key()
-    )
-    assert one.protocol_key() != other.protocol_key()
+    named = values_of(copy_source, changed(pairs, name="b"), "id_retrieval")["id_retrieval_top1_pct"]
+    check_column("top1", {"a": one.as_dict(), "b": named.as_dict()})
     with pytest.raises(ValueError, match="top1: a and b were measured by different protocols.*pairs_count is 8 and 5"):
-        check_column("top1", {"a": one, "b": other.as_dict()})
-    mirrored_too = evaluate(copy_source, pairs, ["id_retrieval"], Rulers(mirrored(RECOGNISER))).values
+        check_column("top1", {"a": one.as_dict(), "b": other.as_dict()})
+    mirrored_too = Evaluation(pairs, Estimators(mirrored(RECOGNISER))).measure(copy_source, ["id_retrieval"])
     with pytest.raises(ValueError, match="flip is 'none' and 'image and mirror"):
-        check_column("top1", {"a": one, "b": mirrored_too["id_retrieval_top1_pct"]})
-    alike = evaluate(copy_source, pairs, ["id_similarity"], Rulers(mirrored(RECOGNISER))).values
+        check_column("top1", {"a": one.as_dict(), "b": mirrored_too["id_retrieval_top1_pct"].as_dict()})
+    alike = Evaluation(pairs, Estimators(mirrored(RECOGNISER))).measure(copy_source, ["id_similarity"])
     assert alike["id_similarity_source"].protocol["distance"] == "cosine, mirrored features too"
     plain = values_of(copy_source, pairs, "id_similarity")["id_similarity_source"]
     assert plain.protocol["distance"] == "cosine, no mirrored features"
@@ -369,7 +371,103 @@ def test_a_swap_of_no_numbers_may_count_as_a_grey_picture():
         swap[2] = math.inf
         return swap
 
-    swaps = swap_batch(swapper, pairs.source[4:], pairs.target[4:], "cpu", 4, failed)
-    assert failed == [5, 6] and torch.equal(swaps[[0, 3]], pairs.target[[4, 7]]) and (swaps[1:3] == 128).all()
+    evaluation = Evaluation(pairs, batch_size=4)
+    swaps = evaluation.swap(swapper, failed=failed)
+    assert failed == [1, 2, 5, 6] and torch.equal(swaps[[0, 3, 4, 7]], pairs.target[[0, 3, 4, 7]])
+    assert (swaps[failed] == 128).all()
     with pytest.raises(ValueError, match="pairs 4 to 7: .*NaN"):
-        swap_batch(swapper, pairs.source[4:], pairs.target[4:], "cpu", 4)
+        evaluation.swap(lambda s, t: t if torch.equal(t, to_float(pairs.target[:4])) else swapper(s, t))
+
+
+class Kept(dict):
+    """A store in memory."""
+
+    def load(self, batch):
+        return self.get(batch.start)
+
+    def save(self, batch, swaps, failed):
+        self[batch.start] = swaps
+        self.failed = [*getattr(self, "failed", []), *failed]
+
+
+def test_batches_that_are_kept_are_not_swapped_again(pairs):
+    store, calls = Kept(), []
+
+    def swapper(source, target):
+        calls.append(len(target))
+        return target if len(target) == 3 else target * math.nan
+
+    evaluation = Evaluation(pairs, batch_size=3)
+    failed = []
+    first = evaluation.swap(swapper, store=store, failed=failed)
+    assert calls == [3, 3, 2] and failed == store.failed == [6, 7]
+    del store[3]
+    again = []
+    assert torch.equal(evaluation.swap(swapper, again.append, store, []), first)
+    assert calls == [3, 3, 2, 3] and again == [3, 3, 2]
+
+
+def test_finished_swaps_are_measured_by_their_name(pairs):
+    evaluation = Evaluation(pairs, ESTIMATORS)
+    values = evaluation.measure("by hand", ["id_retrieval", "size_mb", "latency_ms"], swaps=pairs.source)
+    assert set(values) == {"id_retrieval_top1_pct", "id_retrieval_top5_pct"}
+    assert values["id_retrieval_top1_pct"].value == 100
+    with pytest.raises(ValueError, match="'by hand': swaps: expected .* got"):
+        evaluation.measure("by hand", [], swaps=pairs.source[:3])
+
+
+def test_random_weights_measure_nothing(pairs):
+    recogniser = untrained_estimator("synthetic_recogniser")
+    with torch.inference_mode():
+        assert recogniser(to_float(pairs.source)).norm(dim=1).allclose(torch.ones(PEOPLE))
+    with pytest.raises(ValueError, match="recogniser 'synthetic_recogniser' has untrained weights"):
+        Evaluation(pairs, Estimators(recogniser))
+
+
+def test_units_and_directions_come_from_the_values(pairs):
+    by_metric = values_by_metric(pairs)
+    for metric, measured in by_metric.items():
+        assert measured, metric
+        for key, one in measured.items():
+            (value,) = table_values([key])
+            assert value.named(key) and (one.unit, one.better) == (value.unit, value.better)
+            assert one.seconds >= 0 and value.format.format(one.value) and value.digits >= 0
+    better = {key: one.better for measured in by_metric.values() for key, one in measured.items()}
+    assert better["id_similarity_target"] == "target" and better["id_similarity_source"] == "higher"
+    assert better["pose_error_deg"] == "lower"
+
+
+def values_by_metric(pairs):
+    """What every metric that needs no GPU measures of a swapper of two parts."""
+    masked = changed(pairs, occluder=torch.ones(PEOPLE, 1, SIDE, SIDE, dtype=torch.bool))
+    estimators = replace(
+        ESTIMATORS,
+        perceptual=Estimator(lambda a, b: (a - b).abs().mean((1, 2, 3)), "by hand", "none: exact"),
+        features=Estimator(lambda images: images[:, 0, -1, :3], "corners", "none: exact"),
+    )
+    evaluation = Evaluation(masked, estimators)
+    return {metric: evaluation.measure(TwoParts().eval(), [metric]) for metric in METRICS}
+
+
+def test_every_value_is_declared_once_and_measured():
+    declared = [value.key for metric in METRICS.values() for value in metric.values]
+    assert len(declared) == len(set(declared))
+    measured = {key for values in values_by_metric(toy_pairs()).values() for key in values}
+    gpu = {"latency_gpu_ms", "peak_memory_gpu_mb"}
+    assert measured == {*declared, "frechet_corners", "kernel_corners"} - {"fid", "kid", "frechet_", "kernel_"} - gpu
+
+
+def test_a_key_that_no_value_declares_is_refused(pairs, monkeypatch):
+    monkeypatch.setitem(METRICS, "toy", Metric(lambda view: {"other": Measured(1.0, 1)}, (Value("toy", "toy"),)))
+    with pytest.raises(ValueError, match="'other', which none of its Values declares"):
+        Evaluation(pairs).measure(copy_target, ["toy"])
+
+
+def test_values_come_in_the_order_of_tables():
+    keys = ["size_mb", "kernel_b", "pose_error_deg", "frechet_a", "from elsewhere", "id_similarity_target"]
+    values = table_values(keys)
+    assert [value.key for value in values] == [
+        "id_similarity_target", "pose_error_deg", "size_mb", "frechet_a", "from elsewhere", "kernel_b",
+    ]  # fmt: skip
+    assert [value.title for value in values[3:]] == ["frechet a", "from elsewhere", "kernel b"]
+    assert values[5].unit == "10^-3" and values[4].better is None

@@ -8,7 +8,7 @@ from distill import build, config
 from distill.data import synthetic
 from distill.data.photos import read_manifest
 from distill.evaluate.pairs import by_people, load
-from eval import Bench
+from eval.evaluation import Evaluation
 from eval.sanity import copy_source, copy_target
 
 METRICS = ["id_retrieval", "pose_error", "exact_match", "background_error"]
@@ -24,20 +24,12 @@ def data(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def bench(data):
-    return Bench(data[1], build.rulers(config.default("self", [f"eval.metrics=[{', '.join(METRICS)}]"])))
+def evaluation(data):
+    return Evaluation(data[1], build.estimators(config.default("self", [f"eval.metrics=[{', '.join(METRICS)}]"])))
 
 
-def values(bench, swapper, swaps=None):
-    return bench.evaluate(swapper, METRICS, swaps=swaps).values
-
-
-def finished(name):
-    def swapper(source, target):
-        raise AssertionError("its swaps are given")
-
-    swapper.name = name
-    return swapper
+def values(evaluation, swapper, swaps=None):
+    return evaluation.measure(swapper, METRICS, swaps=swaps)
 
 
 def chance(found, of=PEOPLE):
@@ -46,9 +38,9 @@ def chance(found, of=PEOPLE):
     return 100 * np.percentile(guesses, [2.5, 97.5]) / PAIRS
 
 
-def test_copying_the_target_keeps_its_pose_and_finds_nobody(bench):
+def test_copying_the_target_keeps_its_pose_and_finds_nobody(evaluation):
     """The target's own person, who is never the source, is found first; the source is one of the others by chance."""
-    found = values(bench, copy_target)
+    found = values(evaluation, copy_target)
     assert found["pose_error_deg"].value == 0 and found["background_error"].value == 0
     for k in (1, 5):
         low, high = chance(k - 1, PEOPLE - 1)[0], chance(k)[1]
@@ -57,22 +49,22 @@ def test_copying_the_target_keeps_its_pose_and_finds_nobody(bench):
     assert found["id_retrieval_top1_pct"].protocol["chance_pct"] == 100 / PEOPLE
 
 
-def test_copying_the_source_finds_everybody(bench):
-    found = values(bench, copy_source)
+def test_copying_the_source_finds_everybody(evaluation):
+    found = values(evaluation, copy_source)
     assert found["id_retrieval_top1_pct"].value >= 99
     assert found["pose_error_deg"].value > 10
 
 
-def test_swaps_dealt_out_at_random_are_found_by_chance(bench, data):
+def test_swaps_dealt_out_at_random_are_found_by_chance(evaluation, data):
     pairs = data[1]
     dealt = np.random.default_rng(3).permutation(PAIRS)
-    found = values(bench, finished("dealt"), pairs.exact[torch.from_numpy(dealt)])
+    found = values(evaluation, "dealt", pairs.exact[torch.from_numpy(dealt)])
     for k in (1, 5):
         low, high = chance(k)
         assert low <= found[f"id_retrieval_top{k}_pct"].value <= high
 
 
-def test_the_exact_swap_is_known_again_like_a_photograph(bench, data):
+def test_the_exact_swap_is_known_again_like_a_photograph(evaluation, data):
     photos, pairs = data
     people = list(photos.people.values())
     sources = {image.numpy().tobytes(): i for i, image in enumerate(photos.load(range(len(photos))))}
@@ -80,15 +72,15 @@ def test_the_exact_swap_is_known_again_like_a_photograph(bench, data):
     for image, person in zip(pairs.source, pairs.source_person.tolist(), strict=True):
         source = sources[image.numpy().tobytes()]
         another.append(next(i for i in people[person][1:] if i != source))
-    real = values(bench, finished("another photograph"), photos.load(another))["id_retrieval_top1_pct"].value
-    exact = values(bench, finished("exact"), pairs.exact)
+    real = values(evaluation, "another photograph", photos.load(another))["id_retrieval_top1_pct"].value
+    exact = values(evaluation, "exact", pairs.exact)
     assert abs(exact["id_retrieval_top1_pct"].value - real) <= 2
     assert exact["ssim"].value == 1 and exact["l1"].value == 0
     assert exact["occluder_error"].value < 0.003  # what is held before the face stays as it is
 
 
-def test_the_exact_swaps_error_against_the_truth_is_the_estimators_own(bench, data):
-    found = values(bench, finished("exact"), data[1].exact)["pose_error_true_deg"]
+def test_the_exact_swaps_error_against_the_truth_is_the_estimators_own(evaluation, data):
+    found = values(evaluation, "exact", data[1].exact)["pose_error_true_deg"]
     own = found.details["estimator_error_on_targets_deg"]
     low, high = found.interval
     assert low - 0.25 <= own <= high + 0.25, (own, found.interval)
@@ -96,7 +88,7 @@ def test_the_exact_swaps_error_against_the_truth_is_the_estimators_own(bench, da
 
 def test_the_protocol_says_which_coefficients_of_expression(data):
     exp = config.default("self", ["eval.metrics=[expression_error]"])
-    value = Bench(data[1], build.rulers(exp)).evaluate(copy_target, ["expression_error"]).values["expression_error"]
+    value = Evaluation(data[1], build.estimators(exp)).measure(copy_target, ["expression_error"])["expression_error"]
     assert value.value == 0 and value.protocol["coefficients"] == 6
     assert "jaw" in value.protocol["expression"]["coefficients"]
     assert "not whitened" in value.protocol["expression"]["coefficients"]

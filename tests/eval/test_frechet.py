@@ -13,10 +13,10 @@ from helpers.toy_pairs import PEOPLE, rendered, toy_pairs
 from safetensors.torch import load_file
 from scipy.linalg import sqrtm
 
-from eval import Ruler, Rulers, evaluate
+from eval.estimators import CARDS, Estimator, Estimators, load_estimator
+from eval.evaluation import Evaluation
 from eval.frechet_distance import frechet, kernel
 from eval.networks import inner_square
-from eval.rulers import CARDS, load_ruler
 from eval.sanity import copy_source, copy_target
 
 
@@ -97,17 +97,17 @@ def corners(images):
     return images[:, 0, -1, :3] * 10
 
 
-def rulers(name="corners", network=corners):
-    return Rulers(features=Ruler(network, name=name, weight_hash="none: exact"))
+def estimators(name="corners", network=corners):
+    return Estimators(features=Estimator(network, name=name, weight_hash="none: exact"))
 
 
 def test_values_carry_the_name_of_their_features():
     pairs = toy_pairs()
-    values = evaluate(copy_source, pairs, ["fid"], rulers()).values
+    values = Evaluation(pairs, estimators()).measure(copy_source, ["fid"])
     assert set(values) == {"frechet_corners", "kernel_corners"}
     # Poses of sources are those of targets moved by (3, 4, 12), in the same order: only the means differ.
     assert values["frechet_corners"].value == pytest.approx((10 / 127.5 * 13) ** 2, rel=1e-4)
-    same = evaluate(copy_target, pairs, ["fid"], rulers()).values
+    same = Evaluation(pairs, estimators()).measure(copy_target, ["fid"])
     assert same["frechet_corners"].value == pytest.approx(0, abs=1e-6)
     for value in (*values.values(), *same.values()):
         depends = value.protocol
@@ -124,19 +124,19 @@ def expected_kernel(pairs):
 
 
 def test_only_inception_gives_fid():
-    """The name decides, and load_ruler gives that name to a file with the right sha256 only."""
-    values = evaluate(copy_source, toy_pairs(), ["fid"], rulers("inception_fid")).values
+    """The name decides, and load_estimator gives that name to a file with the right sha256 only."""
+    values = Evaluation(toy_pairs(), estimators("inception_fid")).measure(copy_source, ["fid"])
     assert set(values) == {"fid", "kid"}
 
 
 def test_too_few_samples_are_told():
-    wide = rulers("wide", lambda images: images[:, 0, :2].flatten(1))
-    value = evaluate(copy_source, toy_pairs(), ["fid"], wide).values["frechet_wide"]
+    wide = estimators("wide", lambda images: images[:, 0, :2].flatten(1))
+    value = Evaluation(toy_pairs(), wide).measure(copy_source, ["fid"])["frechet_wide"]
     assert value.details["covariance"] == "singular: 8 samples of 64 features"
-    with pytest.raises(ValueError, match="needs a features ruler"):
-        evaluate(copy_target, toy_pairs(), ["fid"], Rulers())
+    with pytest.raises(ValueError, match="needs a features estimator"):
+        Evaluation(toy_pairs(), Estimators()).measure(copy_target, ["fid"])
     with pytest.raises(ValueError, match="expected .8, D."):
-        evaluate(copy_target, toy_pairs(), ["fid"], rulers("maps", lambda images: images))
+        Evaluation(toy_pairs(), estimators("maps", lambda images: images)).measure(copy_target, ["fid"])
 
 
 def test_missing_packages_are_named(monkeypatch):
@@ -144,7 +144,7 @@ def test_missing_packages_are_named(monkeypatch):
 
     monkeypatch.setitem(sys.modules, "torchmetrics", None)
     with pytest.raises(ValueError, match="pip install torchmetrics"):
-        evaluate(copy_target, toy_pairs(), ["fid"], rulers())
+        Evaluation(toy_pairs(), estimators()).measure(copy_target, ["fid"])
 
 
 def faces(n=2, side=64):
@@ -155,7 +155,7 @@ def test_the_shipped_recogniser_gives_features():
     from swapcore import weights
 
     path = weights.find(CARDS["synthetic_recogniser"])
-    features = load_ruler("synthetic_recogniser", path, "features")(faces())
+    features = load_estimator("synthetic_recogniser", path, "features")(faces())
     state = load_file(path)
     x = inner_square(faces())
     for i in range(0, 12, 3):  # convolution, batch norm, ReLU
@@ -188,25 +188,25 @@ def inception(tmp_path_factory):
 
 def test_inception_is_torch_fidelitys(inception):
     network, path, card = inception
-    ruler = load_ruler(card, path)
+    estimator = load_estimator(card, path)
     eight_bit = torch.randint(0, 256, (2, 3, 64, 64), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
     with torch.inference_mode():
-        found, wanted = ruler(eight_bit.float() / 127.5 - 1), network(eight_bit)[0]
+        found, wanted = estimator(eight_bit.float() / 127.5 - 1), network(eight_bit)[0]
     assert found.shape == (2, 2048) and torch.equal(found, wanted)
-    assert ruler.name == "inception_fid" and ruler.weight_hash == card.sha256[:16]
+    assert estimator.name == "inception_fid" and estimator.weight_hash == card.sha256[:16]
 
 
 def test_other_inceptions_are_refused(inception, tmp_path):
     network, path, card = inception
     with pytest.raises(ValueError, match="begins with 6726825d"):
-        load_ruler("inception_fid", path)
+        load_estimator("inception_fid", path)
     state = network.state_dict()
     for change, says in (({"fc.bias": None}, "fc.bias"), ({"fc.bias": torch.full((1008,), torch.nan)}, "NaN")):
         kept = {k: v for k, v in {**state, **change}.items() if v is not None}
         torch.save(kept, tmp_path / card.file)
         digest = hashlib.sha256((tmp_path / card.file).read_bytes()).hexdigest()
         with pytest.raises(ValueError, match=f"{card.file}: .*inception_fid.*{says}"):
-            load_ruler(replace(card, sha256=digest), tmp_path / card.file)
+            load_estimator(replace(card, sha256=digest), tmp_path / card.file)
 
 
 def test_inception_of_older_files(inception, tmp_path):
@@ -214,34 +214,34 @@ def test_inception_of_older_files(inception, tmp_path):
     state = {k: v for k, v in network.state_dict().items() if not k.endswith("num_batches_tracked")}
     torch.save(state, tmp_path / card.file)
     digest = hashlib.sha256((tmp_path / card.file).read_bytes()).hexdigest()
-    older = load_ruler(replace(card, sha256=digest), tmp_path / card.file)
-    assert torch.equal(older(faces()), load_ruler(card, path)(faces()))
+    older = load_estimator(replace(card, sha256=digest), tmp_path / card.file)
+    assert torch.equal(older(faces()), load_estimator(card, path)(faces()))
 
 
 @needs_shared
 def test_squeezenet_of_the_shared_weights():
     path = SHARED / "weights" / CARDS["squeezenet1_0_compressed"].file
-    ruler = load_ruler("squeezenet1_0_compressed", path)
+    estimator = load_estimator("squeezenet1_0_compressed", path)
     model = torchvision.models.squeezenet1_0()
     model.load_state_dict(torch.load(path, weights_only=True))
     images = faces(side=224)
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
     with torch.inference_mode():
         wanted = model.eval().features((images / 2 + 0.5 - mean) / std).mean((2, 3))
-        assert torch.allclose(ruler(images), wanted, atol=1e-4)
+        assert torch.allclose(estimator(images), wanted, atol=1e-4)
     assert wanted.shape == (2, 512)
     with pytest.raises(ValueError, match="begins with b66bff10"):
-        load_ruler("squeezenet1_0", path)
+        load_estimator("squeezenet1_0", path)
 
 
 def test_blurred_swaps_are_further_away():
     """Frechet distance of the shipped recogniser's features grows with what is done to the pictures."""
     from swapcore import weights
 
-    ruler = load_ruler("synthetic_recogniser", weights.find(CARDS["synthetic_recogniser"]), "features")
+    estimator = load_estimator("synthetic_recogniser", weights.find(CARDS["synthetic_recogniser"]), "features")
     pairs, found = toy_pairs(), []
     for sigma in (1, 2, 4):
         blurred = torchvision.transforms.functional.gaussian_blur(pairs.target, 13, sigma)
-        found.append(evaluate(rendered(blurred), pairs, ["fid"], Rulers(features=ruler)).values)
+        found.append(Evaluation(pairs, Estimators(features=estimator)).measure(rendered(blurred), ["fid"]))
     distances = [values["frechet_synthetic_recogniser"].value for values in found]
     assert 0 < distances[0] < distances[1] < distances[2]

@@ -4,14 +4,13 @@ import time
 
 import pytest
 import torch
-from helpers.toy_pairs import RULERS, SIDE, changed, toy_pairs
+from helpers.toy_pairs import ESTIMATORS, SIDE, changed, toy_pairs
 from torch import nn
 
-from eval import Bench, evaluate
+from eval.evaluation import Evaluation
 from eval.latency_ms import latency_ms, on_cpu, on_gpu, timed
 from eval.peak_memory_mb import cpu_bytes, gpu_bytes, weight_bytes
 from eval.sanity import copy_target
-from eval.subject import Readings, Subject
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 CPU = torch.device("cpu")
@@ -95,8 +94,8 @@ def test_where_a_swapper_is():
 
 
 def test_names_on_the_cpu():
-    subject = Subject(TwoParts(), Readings(toy_pairs(), RULERS, "cpu", 8))
-    values = latency_ms(subject, runs=2, warm_up=0)
+    pairs = toy_pairs()
+    values = latency_ms(Evaluation(pairs).view(TwoParts(), pairs.target), runs=2, warm_up=0)
     assert set(values) == {"latency_ms", "latency_all_threads_ms"}
     assert set(values["latency_ms"].protocol) == {
         "device", "processor", "threads", "batch", "resolution", "runs", "warm_up", "torch",
@@ -154,7 +153,7 @@ class Doubling(TwoParts):
 
 
 def test_memory_of_a_swapper_by_hand():
-    value = evaluate(Doubling(), toy_pairs(), ["peak_memory_mb"], RULERS).values["peak_memory_mb"]
+    value = Evaluation(toy_pairs(), ESTIMATORS).measure(Doubling(), ["peak_memory_mb"])["peak_memory_mb"]
     image = 4 * 3 * SIDE * SIDE
     assert value.details == {"weights": pytest.approx(404e-6), "working": pytest.approx(4 * image / 1e6)}
     assert value.value == pytest.approx((404 + 4 * image) / 1e6) and value.unit.startswith("MB")
@@ -165,7 +164,7 @@ def test_memory_grows_with_the_area():
     pairs = toy_pairs()
     larger = {k: nn.functional.interpolate(getattr(pairs, k), 64) for k in ("source", "target", "exact", "gallery")}
     small, large = (
-        evaluate(TwoParts(), each, ["peak_memory_mb"], RULERS).values["peak_memory_mb"]
+        Evaluation(each, ESTIMATORS).measure(TwoParts(), ["peak_memory_mb"])["peak_memory_mb"]
         for each in (pairs, changed(pairs, **larger))
     )
     assert large.details["working"] == pytest.approx(4 * small.details["working"], rel=0.1)
@@ -173,19 +172,19 @@ def test_memory_grows_with_the_area():
 
 
 def test_what_does_not_run_in_torch_has_no_memory(tmp_path):
-    assert evaluate(copy_target, toy_pairs(), ["peak_memory_mb"], RULERS).values == {}
+    assert Evaluation(toy_pairs(), ESTIMATORS).measure(copy_target, ["peak_memory_mb"]) == {}
     swapper = TwoParts()
     (tmp_path / "encoder.onnx").write_bytes(b"0")
     swapper.files = {"encoder": tmp_path / "encoder.onnx"}
-    assert evaluate(swapper, toy_pairs(), ["peak_memory_mb"], RULERS).values
+    assert Evaluation(toy_pairs(), ESTIMATORS).measure(swapper, ["peak_memory_mb"])
     swapper.files["landmarks"] = swapper.files["encoder"]
-    assert evaluate(swapper, toy_pairs(), ["peak_memory_mb"], RULERS).values == {}
+    assert Evaluation(toy_pairs(), ESTIMATORS).measure(swapper, ["peak_memory_mb"]) == {}
 
 
 @needs_cuda
 def test_on_a_gpu():
-    bench = Bench(toy_pairs(), RULERS, device="cuda")
-    values = bench.evaluate(TwoParts().cuda(), ["latency_ms", "peak_memory_mb"]).values
+    evaluation = Evaluation(toy_pairs(), ESTIMATORS, device="cuda")
+    values = evaluation.measure(TwoParts().cuda(), ["latency_ms", "peak_memory_mb"])
     assert {"latency_ms", "latency_gpu_ms", "peak_memory_mb", "peak_memory_gpu_mb"} <= set(values)
     gpu = values["latency_gpu_ms"]
     assert gpu.protocol["processor"] == torch.cuda.get_device_name() and 0 < gpu.details["p10"] <= gpu.value

@@ -11,8 +11,8 @@ import torchvision
 from conftest import SHARED, needs_shared
 from helpers.toy_pairs import PEOPLE, changed, rendered, toy_pairs
 
-from eval import Ruler, Rulers, evaluate
-from eval.rulers import CARDS, load_ruler
+from eval.estimators import CARDS, Estimator, Estimators, load_estimator
+from eval.evaluation import Evaluation
 from eval.sanity import copy_target
 
 MODELS = {"alex": "alexnet", "vgg": "vgg16", "squeeze": "squeezenet1_1"}
@@ -58,37 +58,37 @@ def test_the_other_cards_name_what_their_packages_download():
 @pytest.mark.parametrize("net", ["alex", pytest.param("vgg", marks=pytest.mark.slow), "squeeze"])
 def test_distances_are_the_packages(net, tmp_path):
     state, path, card = saved(net, tmp_path)
-    ruler = load_ruler(card, path)
+    estimator = load_estimator(card, path)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         package = lpips.LPIPS(net=net, pnet_rand=True, verbose=False)  # with its own heads
     for name, tensor in package.net.named_parameters():
         tensor.data = state["features." + name.split(".", 1)[1]]
     with torch.inference_mode():
-        found, wanted = ruler(images(0), images(1)), package(images(0), images(1)).flatten()
+        found, wanted = estimator(images(0), images(1)), package(images(0), images(1)).flatten()
         assert found.shape == (3,) and found.min() > 1e-3
         assert torch.equal(found, wanted)
-        assert torch.equal(ruler(images(0), images(0)), torch.zeros(3))
-        assert torch.allclose(ruler(images(1), images(0)), found)
+        assert torch.equal(estimator(images(0), images(0)), torch.zeros(3))
+        assert torch.allclose(estimator(images(1), images(0)), found)
 
 
 def test_the_hash_is_of_backbone_and_heads(tmp_path):
     _, path, card = saved("alex", tmp_path)
-    ruler = load_ruler(card, path)
-    files = path.read_bytes() + ruler.network.heads_file.read_bytes()
-    assert ruler.weight_hash == hashlib.sha256(files).hexdigest()[:16]
-    assert ruler.as_dict()["name"] == "lpips_alex" and ruler.as_dict()["crop"] == "whole frame"
-    assert not any(p.requires_grad for p in ruler.network.parameters()) and not ruler.network.training
+    estimator = load_estimator(card, path)
+    files = path.read_bytes() + estimator.network.heads_file.read_bytes()
+    assert estimator.weight_hash == hashlib.sha256(files).hexdigest()[:16]
+    assert estimator.as_dict()["name"] == "lpips_alex" and estimator.as_dict()["crop"] == "whole frame"
+    assert not any(p.requires_grad for p in estimator.network.parameters()) and not estimator.network.training
 
 
 def test_other_weights_are_refused(tmp_path):
     _, path, card = saved("alex", tmp_path)
     with pytest.raises(ValueError, match="alexnet-owt.*begins with 7be5be79.*download.pytorch.org"):
-        load_ruler("lpips_alex", path)
+        load_estimator("lpips_alex", path)
     with pytest.raises(ValueError, match="begins with None"):
-        load_ruler(replace(card, sha256=None), path)
+        load_estimator(replace(card, sha256=None), path)
     with pytest.raises(ValueError, match="gives perceptual, not 'features'"):
-        load_ruler(card, path, "features")
+        load_estimator(card, path, "features")
 
 
 @pytest.mark.parametrize(
@@ -97,23 +97,23 @@ def test_other_weights_are_refused(tmp_path):
         (lambda s: s.pop("features.6.bias"), r"slice3\.6\.bias: expected .* found none"),
         (lambda s: s.update({"features.11.weight": torch.zeros(2)}), r"features\.11\.weight: expected no such tensor"),
         (lambda s: s.update({"features.0.bias": torch.zeros(63)}), r"slice1\.0\.bias: expected shape \(64,\)"),
-        (lambda s: s["features.0.bias"].fill_(torch.nan), r"slice1\.0\.bias: NaN"),
+        (lambda s: s["features.0.bias"].fill_(torch.nan), r"features\.0\.bias: NaN"),
     ],
 )
 def test_files_that_do_not_fit_are_named(tmp_path, change, says):
     _, path, card = saved("alex", tmp_path, change)
-    with pytest.raises(ValueError, match=f"alexnet-owt-7be5be79.pth: .*'lpips_alex': {says}"):
-        load_ruler(card, path)
+    with pytest.raises(ValueError, match=f"alexnet-owt-7be5be79.pth: .*'lpips_alex'.*: {says}"):
+        load_estimator(card, path)
 
 
 @needs_shared
 def test_squeezenet_1_0_is_not_1_1(tmp_path):
     path = SHARED / "weights" / "squeezenet1_0_torchvision.pth"
     with pytest.raises(ValueError, match="begins with b8a52dc0"):
-        load_ruler("lpips_squeeze", path)
+        load_estimator("lpips_squeeze", path)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    with pytest.raises(ValueError, match="not the weights of 'lpips_squeeze'"):
-        load_ruler(replace(CARDS["lpips_squeeze"], sha256=digest), path)
+    with pytest.raises(ValueError, match="'lpips_squeeze': not the weights of"):
+        load_estimator(replace(CARDS["lpips_squeeze"], sha256=digest), path)
 
 
 def absolute(a, b):
@@ -121,12 +121,12 @@ def absolute(a, b):
     return (a - b).abs().mean((1, 2, 3))
 
 
-HAND = Ruler(absolute, name="by hand", weight_hash="none: exact")
+HAND = Estimator(absolute, name="by hand", weight_hash="none: exact")
 
 
 def test_values_are_means_over_pairs():
     pairs = toy_pairs()
-    values = evaluate(copy_target, pairs, ["lpips", "exact_match"], Rulers(perceptual=HAND)).values
+    values = Evaluation(pairs, Estimators(perceptual=HAND)).measure(copy_target, ["lpips", "exact_match"])
     assert values["lpips_target"].value == 0 and values["lpips_target"].better == "target"
     assert values["lpips_exact"].value == pytest.approx(values["l1"].value)
     assert values["lpips_exact"].interval[0] < values["lpips_exact"].value < values["lpips_exact"].interval[1]
@@ -134,25 +134,28 @@ def test_values_are_means_over_pairs():
     assert values["lpips_exact"].n == PEOPLE and values["lpips_exact"].better == "lower"
     assert values["lpips_exact"].protocol["perceptual"]["name"] == "by hand"
     assert values["lpips_exact"].protocol["against"] != values["lpips_target"].protocol["against"]
-    assert evaluate(rendered(pairs.exact), pairs, ["lpips"], Rulers(perceptual=HAND)).values["lpips_exact"].value == 0
+    assert (
+        Evaluation(pairs, Estimators(perceptual=HAND)).measure(rendered(pairs.exact), ["lpips"])["lpips_exact"].value
+        == 0
+    )
 
 
-def test_without_an_exact_swap_no_value_is_best():
-    values = evaluate(copy_target, changed(toy_pairs(), exact=None), ["lpips"], Rulers(perceptual=HAND)).values
-    assert set(values) == {"lpips_target"} and values["lpips_target"].better is None
+def test_without_an_exact_swap_the_best_value_is_unknown():
+    values = Evaluation(changed(toy_pairs(), exact=None), Estimators(perceptual=HAND)).measure(copy_target, ["lpips"])
+    assert set(values) == {"lpips_target"} and values["lpips_target"].better == "target"
     assert values["lpips_target"].details == {}
 
 
 def test_bad_input_is_named():
     pairs = toy_pairs()
-    with pytest.raises(ValueError, match="needs a perceptual ruler"):
-        evaluate(copy_target, pairs, ["lpips"], Rulers())
+    with pytest.raises(ValueError, match="needs a perceptual estimator"):
+        Evaluation(pairs, Estimators()).measure(copy_target, ["lpips"])
     images = {k: getattr(pairs, k)[:, :, :16, :16] for k in ("source", "target", "exact", "gallery")}
     with pytest.raises(ValueError, match="32 pixels or more, got 16"):
-        evaluate(copy_target, changed(pairs, **images), ["lpips"], Rulers(perceptual=HAND))
+        Evaluation(changed(pairs, **images), Estimators(perceptual=HAND)).measure(copy_target, ["lpips"])
     for broken in (lambda a, b: absolute(a, b).mean(), lambda a, b: absolute(a, b)[:, None]):
         with pytest.raises(ValueError, match="'broken': expected 8 distances"):
-            evaluate(copy_target, pairs, ["lpips"], Rulers(perceptual=Ruler(broken, "broken", "00")))
+            Evaluation(pairs, Estimators(perceptual=Estimator(broken, "broken", "00"))).measure(copy_target, ["lpips"])
     with pytest.raises(ValueError, match="finite"):
-        nan = Ruler(lambda a, b: absolute(a, b) * torch.nan, "nan", "00")
-        evaluate(copy_target, pairs, ["lpips"], Rulers(perceptual=nan))
+        nan = Estimator(lambda a, b: absolute(a, b) * torch.nan, "nan", "00")
+        Evaluation(pairs, Estimators(perceptual=nan)).measure(copy_target, ["lpips"])

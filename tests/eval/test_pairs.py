@@ -10,13 +10,12 @@ import torch
 from helpers.make_pairs import COMMAND, make
 from PIL import Image
 
-import eval as measuring
 import teachers
 from distill.data import synthetic
 from distill.data.photos import Photos, read_manifest
 from distill.evaluate import pairs as lists
 from distill.pseudo_gt.generate import draw_pair
-from swapcore.images import DataError
+from swapcore.images import DataError, to_uint8
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +56,7 @@ def test_the_exact_swap_of_a_pair_has_the_targets_surroundings(people):
 
 def test_drawn_pictures_are_the_rows_drawn_again(people):
     rows = [people.rows[i] for i in (0, 4)]
-    again = measuring.to_uint8(teachers.build("exact")(*[torch.zeros(2, 3, 48, 48)] * 2, rows, rows))
+    again = to_uint8(teachers.build("exact")(*[torch.zeros(2, 3, 48, 48)] * 2, rows, rows))
     assert (again.int() - people.load([0, 4]).int()).abs().max() <= 1
 
 

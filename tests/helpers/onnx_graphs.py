@@ -11,7 +11,7 @@ from swapcore.frame import Crop
 from teachers.onnx_cards import find_card
 
 N = 3
-IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # not the product's constant, which is under test
 HALF, PLAIN = ((0.5,) * 3,) * 2, ((0.0,) * 3, (1.0,) * 3)
 # family: size, template, mean and std, output in [0, 1], converter, embedding or source size and template
 FACTS = {
@@ -42,9 +42,9 @@ def write(path, nodes, inputs: dict, outputs: dict, initializers, dtype=TensorPr
 
 
 def write_swapper(path, family, batch="batch", names=("target", "source"), dtype=np.float32, **fields):
-    """A swapper of the family's signature: [0, 1] colours plus a tenth of what the source says, a colour each.
+    """A swapper of the family's signature: the target's [0, 1] colours plus a tenth of a shift from the source.
 
-    Images say their mean colour, embeddings their first three numbers.
+    The shift is an image's mean colour, or the first three numbers of an embedding.
     """
     card, rng = find_card(family, fields), np.random.default_rng(1)
     mean, std = card.mean, card.std
@@ -52,19 +52,19 @@ def write_swapper(path, family, batch="batch", names=("target", "source"), dtype
         mean, std = (0, 0, 0), (1, 1, 1)
     gain, bias, tenth = (np.array(a, dtype).reshape(1, 3, 1, 1) for a in (std, mean, [0.1] * 3))
     image = card.source == "image"
-    told = (
-        [helper.make_node("ReduceMean", [names[1]], ["told"], axes=[2, 3], keepdims=1)]
+    shift = (
+        [helper.make_node("ReduceMean", [names[1]], ["shift"], axes=[2, 3], keepdims=1)]
         if image
         else [
             helper.make_node("Slice", [names[1], "zero", "three", "one"], ["first"]),
-            helper.make_node("Reshape", ["first", "colour"], ["told"]),
+            helper.make_node("Reshape", ["first", "colour"], ["shift"]),
         ]
     )
     nodes = [
-        *told,
+        *shift,
         helper.make_node("Mul", [names[0], "gain"], ["scaled"]),
         helper.make_node("Add", ["scaled", "bias"], ["same"]),
-        helper.make_node("Mul", ["told", "tenth"], ["term"]),
+        helper.make_node("Mul", ["shift", "tenth"], ["term"]),
         helper.make_node("Add", ["same", "term"], ["swap"]),
     ]
     matrix = {"matrix": rng.normal(size=(512, 512)).astype(dtype)} if card.embedding == "matrix" else {}
@@ -120,7 +120,7 @@ def photo(seed: int, size: int = 256, n: int = N):
 
 
 def fed(family, source, encoders, matrix):
-    """What the graph must be shown of sources, computed beside the teacher."""
+    """The graph's source input, computed independently of the teacher."""
     facts = FACTS[family]
     if family not in EMBEDDED:
         size, template = facts[5]

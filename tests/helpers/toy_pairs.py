@@ -1,11 +1,14 @@
-"""Pairs whose people and poses are written into the pictures, and rulers that read them there: all known by hand."""
+"""Pairs with people and poses written into the pictures, and estimators that read them there: all known by hand."""
 
 from dataclasses import replace
 
 import torch
 from torch import nn
 
-from eval import Pairs, Ruler, Rulers, evaluate, to_float
+from eval.estimators import Estimator, Estimators
+from eval.evaluation import Evaluation
+from eval.pairs import Pairs
+from swapcore.images import to_float
 
 SIDE, PEOPLE = 32, 8
 
@@ -27,9 +30,9 @@ def read_pose(images):
     return ((images[:, 0, -1, :3] + 1) * 127.5).round()
 
 
-RECOGNISER = Ruler(read_person, name="first row", weight_hash="none: exact")
-POSE = Ruler(read_pose, name="last row", weight_hash="none: exact")
-RULERS = Rulers(RECOGNISER, POSE, replace(POSE, name="last row as coefficients"))
+RECOGNISER = Estimator(read_person, name="first row", weight_hash="none: exact")
+POSE = Estimator(read_pose, name="last row", weight_hash="none: exact")
+ESTIMATORS = Estimators(RECOGNISER, POSE, replace(POSE, name="last row as coefficients"))
 
 
 def toy_pairs():
@@ -67,4 +70,4 @@ def rendered(images):
 
 
 def values_of(swapper, pairs, *metrics):
-    return evaluate(swapper, pairs, metrics, RULERS, batch_size=3).values
+    return Evaluation(pairs, ESTIMATORS, batch_size=3).measure(swapper, metrics)

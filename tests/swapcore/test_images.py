@@ -1,15 +1,14 @@
-"""Pictures say that they were generated; perceptual networks load their weights from cards."""
+"""Pictures say that they were generated."""
 
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
 import torch
-from conftest import SHARED, needs_shared
+from helpers.marks import is_marked
 from PIL import Image
 
-from distill.train import perceptual
 from swapcore import images as pictures
-from swapcore import weights
 
 
 def test_saved_pictures_say_that_they_are_generated(tmp_path):
@@ -23,38 +22,38 @@ def test_saved_pictures_say_that_they_are_generated(tmp_path):
     assert kind == "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
 
 
+def test_photographs_and_masks_are_not_marked_and_keep_their_pixels(tmp_path):
+    rng = np.random.default_rng(0)
+    for name, shape in (("photo", (16, 12, 3)), ("mask", (16, 12))):
+        pixels = rng.integers(0, 256, shape, dtype=np.uint8)
+        pictures.save_png(pixels, tmp_path / f"{name}.png", generated=False)
+        pictures.save_png(pixels, tmp_path / f"{name}-generated.png", compress_level=1)
+        for suffix, marked in (("", False), ("-generated", True)):
+            path = tmp_path / f"{name}{suffix}.png"
+            assert is_marked(path) == marked
+            assert np.array_equal(np.asarray(Image.open(path)), pixels)
+    assert sorted(p.suffix for p in tmp_path.iterdir()) == [".png"] * 4
+
+
+def test_bytes_and_floats():
+    every = torch.arange(256, dtype=torch.uint8)
+    floats = pictures.to_float(every)
+    assert floats.dtype == torch.float32 and torch.equal(floats, every.float() / 127.5 - 1)
+    assert torch.equal(pictures.to_uint8(floats), every)
+    assert torch.equal(pictures.to_uint8(floats.half()), every)
+    assert pictures.to_uint8(torch.tensor([-3.0, 2.0])).tolist() == [0, 255]
+    for bad in (floats, every.int()):
+        with pytest.raises(ValueError, match="expected uint8"):
+            pictures.to_float(bad)
+    with pytest.raises(ValueError, match="expected floats"):
+        pictures.to_uint8(every)
+    holed = torch.tensor([float("nan"), 1.0])
+    with pytest.raises(ValueError, match="NaN or infinite"):
+        pictures.to_uint8(holed)
+    assert pictures.to_uint8(holed, check=False)[1] == 255
+
+
 def test_grid_has_a_column_per_title_and_a_row_per_sample():
     sheet = pictures.grid({"source": torch.zeros(3, 3, 8, 8).byte(), "swap": torch.zeros(2, 3, 8, 8).byte() + 255}, 32)
     assert sheet.size == (2 * 34 + 2, 26 + 2 * 34)
     assert sheet.getpixel((18, 40)) == (0, 0, 0) and sheet.getpixel((52, 40)) == (255, 255, 255)
-
-
-@needs_shared
-def test_squeezenet_sees_differences():
-    distance = perceptual.build("squeezenet_compressed", None, [SHARED / "weights"], "cpu")
-    image = torch.rand(2, 3, 64, 64) * 2 - 1
-    same, near, far = (
-        distance(picture, image, gram=True) for picture in (image, image + 0.05 * torch.randn_like(image), -image)
-    )
-    for term in ("perceptual", "gram"):
-        assert same[term].tolist() == [0, 0]
-        assert (0 < near[term]).all() and (near[term] < far[term]).all()
-
-
-def test_lpips_takes_the_backbone_it_is_given():
-    import torchvision
-
-    state = torchvision.models.alexnet(weights=None).state_dict()
-    network = perceptual.lpips_with(state)
-    assert torch.equal(network.net.slice1[0].weight, state["features.0.weight"])
-    image = torch.rand(1, 3, 64, 64) * 2 - 1
-    assert network(image, image).item() == pytest.approx(0, abs=1e-6) and network(image, -image).item() > 0
-
-
-def test_unknown_and_missing_networks_say_what_to_do(monkeypatch, tmp_path):
-    with pytest.raises(ValueError, match="unknown 'vgg'; known: identity_encoder, squeezenet, "):
-        perceptual.build("vgg", None, [], "cpu")
-    monkeypatch.delenv("SWAPDISTILL_WEIGHTS", raising=False)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    with pytest.raises(weights.WeightsError, match="squeezenet1_0_torchvision.pth is in none of .* get it from"):
-        perceptual.build("squeezenet_compressed", None, [], "cpu")

@@ -60,9 +60,7 @@ def filled(network: nn.Module, value: float) -> dict[str, torch.Tensor]:
 def test_tensors_are_loaded_under_their_new_names(assign):
     network, state = nn.BatchNorm1d(3), filled(nn.BatchNorm1d(3), 2)
     del state["num_batches_tracked"]
-    weights.load_strictly(
-        network, {f"net.{k}": t for k, t in state.items()}, "a.pth", lambda key: key[4:], assign=assign
-    )
+    weights.load_strictly(network, {f"fc.{k}": t for k, t in state.items()}, "a.pth", rename, assign=assign)
     loaded = network.state_dict()
     assert loaded["num_batches_tracked"] == 0 and all(torch.equal(loaded[key], state[key]) for key in state)
     assert (network.running_mean.data_ptr() == state["running_mean"].data_ptr()) is assign
@@ -90,6 +88,26 @@ def test_tensors_that_do_not_fit_are_refused(change, options, message):
     with pytest.raises(ValueError, match=message):
         weights.load_strictly(network, state, "a.pth", **options)
     assert all(torch.equal(t, before[k]) for k, t in network.state_dict().items())
+
+
+def test_a_network_is_built_around_the_tensors():
+    state = filled(nn.Linear(2, 2), 3)
+    network = weights.build_with(lambda: nn.Linear(2, 2), {f"fc.{k}": t for k, t in state.items()}, "a.pth", rename)
+    assert network.weight.data_ptr() == state["weight"].data_ptr() and torch.equal(network.bias, state["bias"])
+    with pytest.raises(ValueError, match=r"a\.pth: not the weights of Linear: weight: expected shape \(3, 2\)"):
+        weights.build_with(lambda: nn.Linear(2, 3), state, "a.pth")
+
+
+def rename(key: str) -> str:
+    return key.removeprefix("fc.")
+
+
+def test_tensors_that_give_an_option_must_have_their_rank():
+    state = {"a": torch.zeros(3, 2)}
+    assert weights.tensor_of(state, "a", 2, "a.pth").shape == (3, 2)
+    for key, dimensions, found in (("a", 1, r"shape \(3, 2\)"), ("b", 2, "none")):
+        with pytest.raises(ValueError, match=rf"a\.pth: {key}: expected {dimensions} dimensions, found {found}"):
+            weights.tensor_of(state, key, dimensions, "a.pth")
 
 
 def test_non_finite_numbers_pass_where_nobody_asks():

@@ -5,53 +5,14 @@ import json
 import pytest
 import torch
 from helpers import goldens
-from torch import nn
+from helpers.teacher_networks import filled, lively
 from torch.nn import functional as F
 
-from swapcore import weights
-from teachers import aei_net, hearnet, irse50
+from teachers import aei_net
 from teachers.aei_net import AEINet
 from teachers.faceshifter import arcface_112
 from teachers.hearnet import HEARNet
 from teachers.irse50 import IRSE50
-
-NETWORKS = {
-    "faceshifter_aei": (lambda: AEINet(), aei_net.original_to_ours, 184_343_381),
-    "mindslab_aei": (lambda: AEINet("mindslab", embedding_dim=256), aei_net.original_to_ours, 439_313_606),
-    "faceshifter_hearnet": (lambda: HEARNet(), hearnet.original_to_ours, 16_663_043),
-    "arcface_irse50": (lambda: IRSE50(), irse50.original_to_ours, 43_797_696),
-}
-
-
-def entries(golden: str) -> list[list]:
-    return json.loads((goldens.FOLDER / f"{golden}.json").read_text())["entries"]
-
-
-def filled(golden: str) -> nn.Module:
-    """The network with the golden's weights, through the loader of checkpoints."""
-    build, rename, _ = NETWORKS[golden]
-    with torch.device("meta"):
-        network = build()
-    weights.load_strictly(network, goldens.fill(golden), golden, rename, assign=True)
-    return network.eval()
-
-
-def originals(network: nn.Module, golden: str) -> dict[str, torch.Tensor]:
-    """The tensors of a network of any width under the names of the reference."""
-    state, rename = network.state_dict(), NETWORKS[golden][1]
-    return {entry[0]: state[rename(entry[0])] for entry in entries(golden)}
-
-
-def lively(network: nn.Module) -> nn.Module:
-    """Linear layers that are nearly zero at the start would hide the embedding."""
-    for module in network.modules():
-        if isinstance(module, nn.Linear):
-            nn.init.normal_(module.weight, std=0.5)
-    return network.eval()
-
-
-def faces(name: str, size: int, count: int = 2) -> torch.Tensor:
-    return goldens.image(name, count, size)
 
 
 @torch.no_grad()
@@ -89,17 +50,6 @@ def test_irse50_equals_the_reference():
     goldens.compare(stored, "embedding_from256_crop19_237", network(crop)[0])
 
 
-@pytest.mark.parametrize("golden", NETWORKS)
-def test_manifest_and_size(golden):
-    build, rename, parameters = NETWORKS[golden]
-    with torch.device("meta"):
-        network = build()
-    theirs = {rename(key): (tuple(shape), dtype) for key, shape, dtype, *_ in entries(golden)}
-    ours = {key: (tuple(t.shape), str(t.dtype).removeprefix("torch.")) for key, t in network.state_dict().items()}
-    assert theirs == ours and len(theirs) == len(entries(golden))
-    assert sum(parameter.numel() for parameter in network.parameters()) == parameters
-
-
 def test_ir50_has_no_squeeze_and_excitation():
     with torch.device("meta"):
         network = IRSE50(se=False)
@@ -115,7 +65,7 @@ def test_resolutions(layout, resolution, innermost, levels):
     network = AEINet(layout, width=4, embedding_dim=8, resolution=resolution).eval()
     assert AEINet(**json.loads(json.dumps(network.options))).state_dict().keys() == network.state_dict().keys()
     with torch.no_grad():
-        image, maps = network(faces("t", resolution, 1), goldens.unit_vectors("e", 1, 8))
+        image, maps = network(goldens.image("t", 1, resolution), goldens.unit_vectors("e", 1, 8))
     assert image.shape == (1, 3, resolution, resolution) and image.abs().max() <= 1
     sizes = [innermost << level for level in range(levels)]
     assert [m.shape[-1] for m in maps] == sizes and sizes[-1] == resolution
@@ -134,7 +84,10 @@ def test_widths_are_in_proportion():
 @pytest.mark.parametrize("resolution", [64, 96])
 def test_gradients_reach_inputs_and_every_parameter(layout, resolution):
     network = lively(AEINet(layout, width=4, embedding_dim=8, resolution=resolution)).train()
-    target, embedding = faces("t", resolution).requires_grad_(), goldens.unit_vectors("e", 2, 8).requires_grad_()
+    target, embedding = (
+        goldens.image("t", 2, resolution).requires_grad_(),
+        goldens.unit_vectors("e", 2, 8).requires_grad_(),
+    )
     image, maps = network(target, embedding)
     (image.square().mean() + sum(m.square().mean() for m in maps)).backward()
     assert target.grad.abs().sum() > 0 and embedding.grad.abs().sum() > 0
@@ -143,7 +96,7 @@ def test_gradients_reach_inputs_and_every_parameter(layout, resolution):
 
 def test_it_learns():
     torch.manual_seed(0)
-    network, target = AEINet(width=8, embedding_dim=8, resolution=64), faces("t", 64)
+    network, target = AEINet(width=8, embedding_dim=8, resolution=64), goldens.image("t", 2, 64)
     embedding, optimiser = goldens.unit_vectors("e", 2, 8), torch.optim.Adam(network.parameters(), 4e-4, (0.0, 0.999))
     losses = []
     for _ in range(40):
@@ -168,7 +121,7 @@ def test_half_precision_normalises_in_full_precision(dtype):
 
 def test_hearnet_of_any_width_and_size():
     network = HEARNet(width=4)
-    x = torch.cat([faces("a", 96), faces("b", 96)], 1).requires_grad_()
+    x = torch.cat([goldens.image("a", 2, 96), goldens.image("b", 2, 96)], 1).requires_grad_()
     image = network(x)
     image.square().mean().backward()
     assert image.shape == (2, 3, 96, 96) and x.grad.abs().sum() > 0
@@ -176,22 +129,22 @@ def test_hearnet_of_any_width_and_size():
 
 
 def test_bad_options_and_inputs():
-    for options, told in (
+    for options, message in (
         ({"layout": "ghost"}, "unknown layout 'ghost', known: taotaonice, mindslab"),
         ({"width": 15}, "width: expected an even number, at least 2, got 15"),
         ({"resolution": 100}, "resolution: expected a multiple of 32, at least 64, got 100"),
         ({"resolution": 32}, "at least 64, got 32"),
         ({"embedding_dim": 0}, "embedding_dim: expected at least 1, got 0"),
     ):
-        with pytest.raises(ValueError, match=told):
+        with pytest.raises(ValueError, match=message):
             AEINet(**options)
     network = AEINet(width=2, embedding_dim=4, resolution=64).eval()
-    for target, embedding, told in (
+    for target, embedding, message in (
         (torch.zeros(1, 3, 96, 96), torch.zeros(1, 4), r"target: expected \(N, 3, 64, 64\), got \(1, 3, 96, 96\)"),
         (torch.zeros(1, 3, 64, 64), torch.zeros(1, 5), r"embedding: expected \(N, 4\), got \(1, 5\)"),
         (torch.zeros(1, 3, 64, 64), torch.zeros(2, 4), "batch sizes differ: 1 targets, 2 embeddings"),
     ):
-        with pytest.raises(ValueError, match=told):
+        with pytest.raises(ValueError, match=message):
             network(target, embedding)
     with pytest.raises(ValueError, match="width: expected at least 1, got 0"):
         HEARNet(0)

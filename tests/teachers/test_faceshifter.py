@@ -6,8 +6,8 @@ import json
 import pytest
 import torch
 from helpers import goldens
+from helpers.teacher_networks import lively, originals
 from safetensors.torch import load_file, save_file
-from test_aei_net import faces, lively, originals
 from torch import nn
 from torch.nn import functional as F
 from torchvision.models import resnet101
@@ -16,6 +16,10 @@ from swapcore.frame import Crop
 from teachers import aei_net
 from teachers.faceshifter import AEINet, FaceShifterTeacher, HEARNet, arcface_112, read_metadata, save_faceshifter
 from teachers.irse50 import load_irse50
+
+
+def faces(name: str, size: int, count: int = 2) -> torch.Tensor:
+    return goldens.image(name, count, size)
 
 
 class MeanColours(nn.Module):
@@ -92,7 +96,7 @@ def test_metadata_says_what_a_file_needs(tmp_path):
     assert json.loads(metadata["options"])["resolution"] == 64 and json.loads(metadata["refiner_options"])["width"] == 4
     assert read_metadata(tmp_path / "absent.pth") == {}
     (tmp_path / "broken.safetensors").write_bytes(b"no")
-    with pytest.raises(ValueError, match=r"broken\.safetensors: not a readable safetensors file"):
+    with pytest.raises(ValueError, match=r"broken\.safetensors: not a safetensors file"):
         read_metadata(tmp_path / "broken.safetensors")
     with pytest.raises(ValueError, match="metadata 'options'"):
         save_faceshifter(tmp_path / "t.safetensors", AEINet(width=2, resolution=64), options="")
@@ -113,14 +117,14 @@ def test_own_files_must_fit(tmp_path):
         FaceShifterTeacher({"generator": path}, lambda images: images.mean((2, 3))).identity(faces("s", 64))
     state, metadata = load_file(path), read_metadata(path)
     key = "generator.blocks.2.aads.1.mask.weight"
-    for change, told in (
+    for change, message in (
         ({key: None}, r"bad\.safetensors.*blocks\.2\.aads\.1\.mask\.weight: expected shape \(1, .*found none"),
         ({key: torch.zeros(1)}, r"bad\.safetensors.*aads\.1\.mask\.weight: expected .*found shape \(1,\)"),
         ({"encoder.x": torch.zeros(1)}, r"bad\.safetensors: encoder\.x: no such tensor"),
     ):
         changed = {k: t for k, t in {**state, **change}.items() if t is not None}
         save_file(changed, tmp_path / "bad.safetensors", metadata)
-        with pytest.raises(ValueError, match=told):
+        with pytest.raises(ValueError, match=message):
             FaceShifterTeacher({"generator": tmp_path / "bad.safetensors"}, MeanColours())
     save_file(state, tmp_path / "bad.safetensors", {**metadata, "options": '{"depth": 3}'})
     with pytest.raises(ValueError, match=r"bad\.safetensors: options of the generator: .*depth"):
@@ -224,11 +228,11 @@ def test_what_lies_beside_the_tensors_is_not_executed(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["G.pth"]
 
 
-def test_foreign_checkpoints_are_told(tmp_path, taotaonice):
+def test_foreign_checkpoints_are_named(tmp_path, taotaonice):
     folder, generator, _ = taotaonice
     path, state = tmp_path / "G.pth", originals(generator, "faceshifter_aei")
     key = "generator.AADBlk5.AAD3.conv_h.weight"
-    for change, told in (
+    for change, message in (
         ({key: None}, r"G\.pth: .*blocks\.4\.aads\.2\.mask\.weight: expected shape \(1, 32, 1, 1\), found none"),
         ({key: torch.zeros(1, 64, 1, 1)}, rf"G\.pth: .*{key}: expected .*found shape \(1, 64, 1, 1\)"),
         ({"encoder.conv8.0.weight": torch.zeros(1)}, r"G\.pth: .*conv8\.0\.weight: expected no such tensor"),
@@ -236,14 +240,14 @@ def test_foreign_checkpoints_are_told(tmp_path, taotaonice):
         ({"encoder.conv1.0.weight": None}, r"G\.pth: not an AEI-Net: expected .*G\.convt\.weight.*, found encoder"),
     ):
         torch.save({k: t for k, t in {**state, **change}.items() if t is not None}, path)
-        with pytest.raises(ValueError, match=told):
+        with pytest.raises(ValueError, match=message):
             FaceShifterTeacher({"generator": path, "identity_encoder": folder / "irse50.pth"})
-    for name, told in (
+    for name, message in (
         ("refiner", r"irse50\.pth: not a HEAR-Net: down1\.0\.weight"),
         ("identity_encoder", r"hear\.pth: not the weights of IRSE50: stem\.0\.weight: .*found none"),
     ):
         swapped = {"refiner": folder / "irse50.pth", "identity_encoder": folder / "hear.pth"}
-        with pytest.raises(ValueError, match=told):
+        with pytest.raises(ValueError, match=message):
             FaceShifterTeacher({**files(folder), name: swapped[name]})
     (tmp_path / "text.pth").write_text("no weights")
     with pytest.raises(ValueError, match=r"text\.pth: not a weight file"):

@@ -247,9 +247,9 @@ def test_options_and_files_are_checked(untrained, tmp_path):
         LandmarkWarpTeacher({"landmarks": tmp_path / "other.pth"})
     state = LandmarkNetwork().state_dict()
     del state["fc_lm.bias"]
-    torch.save(state, tmp_path / "lacking.pth")
+    torch.save(state, tmp_path / "incomplete.pth")
     with pytest.raises(ValueError, match="fc_lm.bias: expected shape .136,., found none"):
-        Landmarks(tmp_path / "lacking.pth")
+        Landmarks(tmp_path / "incomplete.pth")
     (tmp_path / "text.pth").write_text("no weights")
     with pytest.raises(ValueError, match="text.pth: not a weight file"):
         Landmarks(tmp_path / "text.pth")

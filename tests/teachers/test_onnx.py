@@ -64,12 +64,12 @@ def test_swaps_of_every_family_are_what_its_graph_computes(family, tmp_path, enc
     swap = teacher(source, target)
     assert swap.shape == target.shape and swap.dtype == torch.float32
 
-    told = 0.1 * (expected.mean((2, 3)) if expected.ndim == 4 else expected[:, :3])[:, :, None, None]
+    shift = 0.1 * (expected.mean((2, 3)) if expected.ndim == 4 else expected[:, :3])[:, :, None, None]
     units = 1.0 if FACTS[family][3] else torch.tensor(FACTS[family][2][1]).view(1, 3, 1, 1)
     crop = Crop(FACTS[family][1], FACTS[family][0])
-    x01 = (crop.take(target) + 1) / 2 + told * units
+    x01 = (crop.take(target) + 1) / 2 + shift * units
     torch.testing.assert_close(swap, crop.paste(x01.clamp(0, 1) * 2 - 1, target), atol=1e-4, rtol=0)
-    assert told.abs().mean() > 1e-3
+    assert shift.abs().mean() > 1e-3
 
 
 @pytest.mark.parametrize("family", CARDS)
@@ -82,14 +82,14 @@ def test_colours_come_out_in_their_order_and_range(family, tmp_path, encoders):
     identity = teacher.identity(source)
     if family in EMBEDDED:
         identity = (torch.tensor([[1.0, 2.0, -3.0]]).repeat(1, 171)[:, :512],)
-        told = torch.tensor([0.1, 0.2, -0.3])
+        shift = torch.tensor([0.1, 0.2, -0.3])
     else:
-        told = torch.tensor([0.08, 0.04, 0.055])
-        torch.testing.assert_close(identity[0].mean((0, 2, 3)), told * 10)
+        shift = torch.tensor([0.08, 0.04, 0.055])
+        torch.testing.assert_close(identity[0].mean((0, 2, 3)), shift * 10)
     swap = teacher.swap(identity, colour.expand(1, 3, 256, 256).contiguous())
     units = 1.0 if FACTS[family][3] else torch.tensor(FACTS[family][2][1])
     middle = swap[0, :, 140, 128]
-    torch.testing.assert_close(middle, (colour.flatten() + 2 * told * units).clamp(-1, 1), atol=1e-5, rtol=0)
+    torch.testing.assert_close(middle, (colour.flatten() + 2 * shift * units).clamp(-1, 1), atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("family", CARDS)
@@ -111,7 +111,7 @@ def test_any_batch_gives_the_same_swaps(family, tmp_path, encoders):
     for batch in ("batch", 1, 2, 5, 8):
         weights["model"], _ = write_swapper(tmp_path / f"{batch}.onnx", family, batch)
         teacher = OnnxTeacher(weights, family=family)
-        assert teacher.graphs["model"].batch == (None if batch == "batch" else batch)
+        assert teacher.sessions["model"].batch == (None if batch == "batch" else batch)
         swaps.append(teacher(source, target))
     for swap in swaps[1:]:
         torch.testing.assert_close(swap, swaps[0], atol=1e-6, rtol=0)
@@ -123,11 +123,11 @@ def test_any_batch_gives_the_same_swaps(family, tmp_path, encoders):
 @pytest.mark.parametrize("kind", ["fails", "mixes"])
 def test_a_graph_that_promises_any_batch_and_takes_one_is_run_one_by_one(kind, tmp_path):
     """As traced graphs do, into which the example's batch was written."""
-    told = {
-        "fails": helper.make_node("Reshape", ["source", "one"], ["told"]),
-        "mixes": helper.make_node("Slice", ["source", "zeros", "one", "axes"], ["told"]),
+    shift = {
+        "fails": helper.make_node("Reshape", ["source", "one"], ["shift"]),
+        "mixes": helper.make_node("Slice", ["source", "zeros", "one", "axes"], ["shift"]),
     }[kind]
-    nodes = [told, helper.make_node("Add", ["target", "told"], ["swap"])]
+    nodes = [shift, helper.make_node("Add", ["target", "shift"], ["swap"])]
     shape = ["batch", 3, 64, 64]
     source_shape = ["batch", 3] if kind == "fails" else ["batch", 3, 1, 1]
     one = [1, 3, 1, 1]
@@ -136,7 +136,7 @@ def test_a_graph_that_promises_any_batch_and_takes_one_is_run_one_by_one(kind, t
     card = {"size": 64} if kind == "fails" else {"size": 64, "source": "image", "source_size": 1}
     encoder = (lambda images: images.mean((2, 3))) if kind == "fails" else None
     teacher = OnnxTeacher({"model": path}, card=card, identity_encoder=encoder)
-    assert teacher.graphs["model"].batch == 1
+    assert teacher.sessions["model"].batch == 1
     source, target = photo(1, 64)[:, :, :1, :1].expand(N, 3, 64, 64), photo(2, 64)
     expected = (target + source.mean((2, 3), keepdim=True)).clamp(-1, 1)
     torch.testing.assert_close(teacher(source, target), expected, atol=1e-5, rtol=0)
@@ -212,7 +212,7 @@ def test_an_exported_student_teaches_as_it_does_in_torch(student):
         {"model": folder / "image.onnx"}, card={"size": 64, "source": "image", "source_input": "image"}
     )
     for teacher in (by_embedding, by_image):
-        assert teacher.graphs["model"].batch is None
+        assert teacher.sessions["model"].batch is None
         torch.testing.assert_close(teacher(source, target), expected, atol=1e-4, rtol=0)
     (embedding,) = by_embedding.identity(source)
     assert embedding.shape == (N, 24)
@@ -221,7 +221,7 @@ def test_an_exported_student_teaches_as_it_does_in_torch(student):
     assert large.shape == (N, 3, 128, 128)
 
 
-def test_an_encoder_of_another_size_is_told(student):
+def test_an_encoder_of_another_size_is_named(student):
     _, _, folder = student
     card = {"size": 64, "source_input": "embedding"}
     teacher = OnnxTeacher({"model": folder / "embedding.onnx"}, card=card, identity_encoder=Encoder(32))

@@ -1,4 +1,4 @@
-"""The ONNX teacher: what is wrong with files, cards and options is told before the first swap."""
+"""The ONNX teacher: wrong files, cards and options raise an error before the first swap."""
 
 import sys
 
@@ -17,9 +17,6 @@ from teachers.onnx import OnnxTeacher
 @pytest.fixture(scope="module")
 def encoders(tmp_path_factory):
     return write_encoders(tmp_path_factory.mktemp("encoders"))
-
-
-# What is wrong with the files and options; each must be told before the first swap.
 
 
 def refused(match, *args, **kwargs):
@@ -106,9 +103,9 @@ def test_inputs_and_outputs_that_do_not_fit(tmp_path):
         inputs, grid = {"target": target, "source": source}, constants(grid=np.array([1, 1, 2, 2], np.float32))
         return {"model": write(tmp_path / "m.onnx", nodes, inputs, {"swap": output}, grid, dtype)}
 
-    assert OnnxTeacher(build(), card=card).graphs["model"].batch is None
+    assert OnnxTeacher(build(), card=card).sessions["model"].batch is None
     sizes = ["batch", 3, "height", "width"]
-    assert OnnxTeacher(build(sizes, sizes, sizes), card=card).graphs["model"].output == (3, 64, 64)
+    assert OnnxTeacher(build(sizes, sizes, sizes), card=card).sessions["model"].output == (3, 64, 64)
     refused("of tensor.float.* or .*floating-point inputs", build(dtype=TensorProto.INT64), card=card)
     four, two = [4, *image[1:]], [2, *image[1:]]
     refused(
@@ -161,7 +158,7 @@ def test_cards_and_options_that_do_not_exist(tmp_path):
     refused("providers: expected at least one", weights, family="uniface_256", providers=[])
     refused("threads: expected a whole number", weights, family="uniface_256", threads=-1)
     teacher = OnnxTeacher(weights, family="uniface_256", providers=["cpu"], threads=1)
-    assert teacher.graphs["model"].session.get_providers() == ["CPUExecutionProvider"]
+    assert teacher.sessions["model"].session.get_providers() == ["CPUExecutionProvider"]
 
 
 def test_missing_packages_are_named(tmp_path, encoders, monkeypatch):

@@ -5,67 +5,24 @@ import pickle
 import re
 import struct
 import sys
-import types
-from contextlib import contextmanager
 
 import numpy as np
 import pytest
 import torch
+from helpers.pickled_networks import as_original, original_classes
 from torch import nn
 
 from teachers import pickled
-from teachers.irse101 import IRSE101, SqueezeExcitation, Unit, load_irse101
+from teachers.irse101 import IRSE101, load_irse101
 from teachers.pickled import read_module
 
 SMALL = ((16, 1, 1), (32, 2, 2))
-
-
-NAMES = ("models", "models.resnet", "optimizer")
-
-
-class ArcMarginModel(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.randn(5, 512))
-
-
-class InsightFaceOptimizer:
-    def __init__(self, optimizer) -> None:
-        self.optimizer, self.lr = optimizer, 0.1
-
-
-@contextmanager
-def original_classes(package: str = "models"):
-    """The classes under the names that the original's file has, for as long as it is written."""
-    kept = {name: sys.modules.get(name) for name in NAMES}
-    sys.modules.update({name: types.ModuleType(name) for name in NAMES})
-    for name, cls in {
-        "ResNet": IRSE101, "IRBlock": Unit, "SEBlock": SqueezeExcitation, "ArcMarginModel": ArcMarginModel
-    }.items():  # fmt: skip
-        setattr(sys.modules[package], name, type(name, (cls,), {"__module__": package}))
-    made = type("InsightFaceOptimizer", (InsightFaceOptimizer,), {"__module__": "optimizer"})
-    sys.modules["optimizer"].InsightFaceOptimizer = made
-    try:
-        yield sys.modules[package]
-    finally:
-        for name, module in kept.items():
-            sys.modules.pop(name)
-            if module is not None:
-                sys.modules[name] = module
 
 
 @pytest.fixture(params=["models", "models.resnet"])
 def package(request):
     with original_classes(request.param) as module:
         yield module
-
-
-def as_original(model: IRSE101, package) -> IRSE101:
-    """The network, its classes and those of its parts renamed."""
-    renamed = {IRSE101: package.ResNet, Unit: package.IRBlock, SqueezeExcitation: package.SEBlock}
-    for module in model.modules():
-        module.__class__ = renamed.get(type(module), type(module))
-    return model
 
 
 def network(package) -> nn.Module:
@@ -207,7 +164,7 @@ STAND_IN = b"cmodels\nResNet\n)\x81"
 
 
 @pytest.mark.parametrize(
-    ("opcodes", "told"),
+    ("opcodes", "message"),
     [
         (b"cbuiltins\neval\n" + text("1") + b"\x85R", "asks for builtins.eval"),
         (b"c__builtin__\neval\n" + text("1") + b"\x85R", "asks for builtins.eval"),
@@ -224,9 +181,9 @@ STAND_IN = b"cmodels\nResNet\n)\x81"
         (b"\x82\x01", "damaged"),  # of the extension registry
     ],
 )  # fmt: skip
-def test_pickles_written_by_hand(tmp_path, opcodes, told):
+def test_pickles_written_by_hand(tmp_path, opcodes, message):
     tree(tmp_path / "hand.tar", opcodes)
-    with pytest.raises(ValueError, match=rf"hand\.tar: .*{re.escape(told)}"):
+    with pytest.raises(ValueError, match=rf"hand\.tar: .*{re.escape(message)}"):
         read_module(tmp_path / "hand.tar")
     assert "__new__" not in vars(pickled._Node)
 

@@ -1,18 +1,15 @@
 """StyleGAN2 against the reference's own numbers, and against weights modulated one by one."""
 
-import json
 import math
 
 import pytest
 import torch
 from helpers import goldens
-from torch import Tensor, nn
+from helpers.teacher_networks import DIM, latents, originals, small_stylegan2
+from torch import Tensor
 from torch.nn import functional as F
 
 from teachers.stylegan2 import StyleGAN2, blur_kernel, config_f, load_stylegan2
-
-DIM, CHANNELS = 16, {4: 16, 8: 12, 16: 8, 32: 6}
-ENTRIES = json.loads((goldens.FOLDER / "megafs_stylegan2.json").read_text())["entries"]
 
 
 @torch.no_grad()
@@ -26,37 +23,6 @@ def test_stylegan2_equals_the_reference(tmp_path):
     start = goldens.vector("megafs.struct", (1, 512, 4, 4), 1.7320508)
     image = generator(goldens.vector("megafs.latents", (1, 18, 512), 0.9), start)
     goldens.compare(golden, "image", image)
-
-
-def test_every_original_tensor_is_one_of_ours():
-    with torch.device("meta"):
-        network = StyleGAN2()
-    theirs = {key: (tuple(shape), dtype) for key, shape, dtype, *_ in ENTRIES}
-    ours = {key: (tuple(t.shape), str(t.dtype).removeprefix("torch.")) for key, t in network.state_dict().items()}
-    assert theirs == ours and sum(parameter.numel() for parameter in network.parameters()) == 30_370_060
-
-
-def latents(seed: int, count: int = 3, length: int = 8) -> Tensor:
-    return torch.randn(count, length, DIM, generator=torch.Generator().manual_seed(seed))
-
-
-def stylegan2_originals(network: StyleGAN2) -> dict[str, Tensor]:
-    """The tensors of a smaller network, whose names are all names of the original."""
-    state = network.state_dict()
-    assert set(state) <= {entry[0] for entry in ENTRIES}
-    return dict(state)
-
-
-def small_stylegan2(seed: int = 0, resolution: int = 32) -> StyleGAN2:
-    """With everything at work that a fresh network has switched off."""
-    torch.manual_seed(seed)
-    generator = StyleGAN2(resolution, CHANNELS if resolution == 32 else {**CHANNELS, 64: 4}, DIM)
-    for name, parameter in generator.named_parameters():
-        if name.endswith("noise.weight"):
-            nn.init.constant_(parameter, 0.3)
-        elif name.endswith("bias") and "modulation" not in name:
-            nn.init.normal_(parameter, std=0.3)
-    return generator.eval().requires_grad_(False)
 
 
 def up_and_filter(x: Tensor, up: int, left: int, right: int) -> Tensor:
@@ -147,7 +113,7 @@ def test_stylegan2_of_wrong_options_and_inputs():
 
 def test_stylegan2_files(tmp_path):
     generator, path, codes = small_stylegan2(), tmp_path / "g.pth", latents(1)
-    state = stylegan2_originals(generator)
+    state = originals(generator, "megafs_stylegan2")
     for content in (
         state,
         {"g_ema": state},
@@ -157,7 +123,7 @@ def test_stylegan2_files(tmp_path):
         torch.save(content, path)
         loaded = load_stylegan2(path).eval()
         assert loaded.options == generator.options and torch.equal(loaded(codes), generator(codes))
-    for key, tensor, told in (
+    for key, tensor, message in (
         ("noises.noise_6", None, r"noises\.noise_6: expected shape \(1, 1, 32, 32\), found none"),
         ("style.3.bias", None, r"style\.3\.bias: expected shape \(16,\), found none"),
         (
@@ -173,5 +139,5 @@ def test_stylegan2_files(tmp_path):
     ):
         changed = {name: value for name, value in {**state, key: tensor}.items() if value is not None}
         torch.save({"g_ema": changed}, path)
-        with pytest.raises(ValueError, match=rf"g\.pth: .*{told}"):
+        with pytest.raises(ValueError, match=rf"g\.pth: .*{message}"):
             load_stylegan2(path)

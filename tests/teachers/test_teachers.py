@@ -1,21 +1,26 @@
-"""Every registered teacher: what it says of its files, and that it is built with nothing else."""
+"""Every registered teacher: its description of its files, and that it is built from files alone."""
 
 import pytest
 import torch
 from conftest import SHARED, needs_shared
 from helpers.line import experiment
+from helpers.teacher_networks import DIM, small_stylegan2
 
 import students
 import teachers
 from distill import build, config
 from distill.config import ConfigError, Teacher
 from swapcore.weights import WeightsError
+from teachers.faceshifter import AEINet, FaceShifterTeacher, HEARNet
+from teachers.hierfe import HieRFE
+from teachers.irse50 import IRSE50
+from teachers.megafs import MegaFSTeacher, build_transfer
 
 needs_files = [name for name, cls in teachers.TEACHERS.items() if cls.FILES]
 
 
 @pytest.mark.parametrize("name", teachers.TEACHERS)
-def test_names_and_files_are_told(name):
+def test_names_and_files_are_described(name):
     cls = teachers.TEACHERS[name]
     assert cls.name == name and issubclass(cls, teachers.Teacher) and cls.__doc__
     with pytest.raises(ValueError, match=f"teacher '{name}': unknown weights.nonsense; it takes"):
@@ -42,6 +47,36 @@ def test_a_file_of_something_else_is_named(name, tmp_path):
     with pytest.raises(ValueError, match="other.pth"):
         files = {key: path for key in teachers.TEACHERS[name].FILES if key != "converter"}
         teachers.build(name, files, **({"family": "inswapper_128"} if name == "onnx" else {}))
+
+
+@torch.no_grad()
+def test_untrained_teachers_swap_but_have_no_weight_hash():
+    torch.manual_seed(0)
+    megafs = MegaFSTeacher.untrained(HieRFE((4, 2, 2), DIM, 2), build_transfer("ftm", 8, DIM), small_stylegan2())
+    faceshifter = FaceShifterTeacher.untrained(AEINet(width=2), IRSE50(), HEARNet(2))
+    source, target = torch.rand(2, 1, 3, 64, 64) * 2 - 1
+    for teacher, parts in (
+        (megafs, ["encoder", "transfer", "generator"]),
+        (faceshifter, ["generator", "identity_network", "refiner"]),
+    ):
+        swap = teacher(source, target)
+        assert swap.shape == target.shape and swap.isfinite().all() and not torch.equal(swap, target)
+        assert list(teacher.parts) == parts and teacher.weight_hash == "untrained" and teacher.weights == {}
+        assert not teacher.training and not any(p.requires_grad for p in teacher.parameters())
+    with pytest.raises(NotImplementedError):
+        teachers.TEACHERS["landmark_warp"].untrained(HEARNet(2))
+
+
+def test_the_hash_is_over_options_and_files(tmp_path):
+    """Shards store this hash, so that it may never change."""
+
+    class Toy(teachers.Teacher):
+        name, FILES = "toy", {"b": "one", "a": "another"}
+
+    for key in "ab":
+        (tmp_path / key).write_text(key)
+    files = {key: tmp_path / key for key in "ba"}
+    assert Toy(files, depth=3).weight_hash == "306cfdb0f85bfda2" and Toy(files).weight_hash == "7ad51eb19abc73e6"
 
 
 def exp_of(tmp_path, **sections):
@@ -75,8 +110,10 @@ def test_landmark_warp_needs_no_more_than_its_name(tmp_path):
 def test_the_judge_does_not_choose(tmp_path):
     exp = exp_of(tmp_path, pseudo_gt={"quality": {"pose": "synthetic_pose"}})
     with pytest.raises(ConfigError, match="pseudo_gt.quality.pose: 'synthetic_pose' is also eval.pose"):
-        build.quality_rulers(exp)
-    recogniser, pose = build.quality_rulers(exp_of(tmp_path, pseudo_gt={"quality": {"pose": "synthetic_pose_quality"}}))
+        build.quality_estimators(exp)
+    recogniser, pose = build.quality_estimators(
+        exp_of(tmp_path, pseudo_gt={"quality": {"pose": "synthetic_pose_quality"}})
+    )
     assert (recogniser.name, pose.name) == ("synthetic_identity", "synthetic_pose_quality")
 
 

@@ -7,12 +7,14 @@ import tarfile
 import numpy as np
 import pytest
 import torch
+from helpers.marks import is_marked
+from helpers.shards import write_shard
 from PIL import Image
 
-from distill.data import photos
+from distill.data import photos, synthetic
 from distill.data.photos import Photos
 from distill.data.triplet import Triplet
-from distill.pseudo_gt.shards import Shards, write_shard
+from distill.pseudo_gt.shards import Shards
 from distill.stage import StageError
 from distill.train.stream import Mixture, batches, disturb
 from swapcore.images import DataError
@@ -48,7 +50,7 @@ def test_people_are_subfolders_and_flawed_files_are_named(folder):
     picture(folder / "b" / "tiny.png", size=16)
     picture(folder / "c" / "grey.png", 0, mode="L")
     (folder / "notes.txt").write_text("not looked at")
-    rows, skipped = photos.scan(folder, 32, progress=False)
+    rows, skipped = photos.scan(folder, 32)
     assert [r["person"] for r in rows] == ["a", "a", "b", "b", "c"]
     said = "\n".join(skipped)
     assert len(skipped) == 4
@@ -59,14 +61,14 @@ def test_people_are_subfolders_and_flawed_files_are_named(folder):
 def test_flat_folder_has_a_person_per_photo(tmp_path):
     for name in "xyz":
         picture(tmp_path / f"{name}.png")
-    assert [r["person"] for r in photos.scan(tmp_path, 32, progress=False)[0]] == ["x", "y", "z"]
+    assert [r["person"] for r in photos.scan(tmp_path, 32)[0]] == ["x", "y", "z"]
 
 
 @pytest.mark.parametrize("make", [lambda p: None, lambda p: p.mkdir()])
 def test_no_photos_shows_the_expected_tree(tmp_path, make):
     make(tmp_path / "f")
     with pytest.raises(DataError, match="FOLDER/alice/001.jpg"):
-        photos.scan(tmp_path / "f", 32, progress=False)
+        photos.scan(tmp_path / "f", 32)
 
 
 def test_damaged_manifest_and_picture_are_named(tmp_path):
@@ -158,7 +160,7 @@ def test_two_processes_see_what_one_sees(tmp_path, workers):
 
 
 def test_kinds_without_pseudo_gt(folder):
-    rows, _ = photos.scan(folder, 32, progress=False)
+    rows, _ = photos.scan(folder, 32)
     source = Photos(folder, rows, 64)
     red = {i * 10: row["person"] for i, row in enumerate(rows)}
 
@@ -186,7 +188,7 @@ def test_kinds_without_pseudo_gt(folder):
 def test_samples_of_old_kinds_stay_what_they_were(tmp_path, folder):
     """Positions 0 .. 7 of a mixture of all of them: a change here is a change of every experiment's data."""
     shard(tmp_path / "shards" / "s.tar", [str(i) for i in range(10)], size=64)
-    rows, _ = photos.scan(folder, 32, progress=False)
+    rows, _ = photos.scan(folder, 32)
     shares = {"pseudo_gt": 0.25, "same_photo": 0.25, "same_person": 0.25, "pair": 0.25}
     mixture = Mixture(Shards(tmp_path / "shards"), Photos(folder, rows, 64), shares, seed=5, flip=True)
     batch = mixture.__getitems__(range(8))
@@ -225,6 +227,13 @@ def test_the_contract_is_checked():
     ]:
         with pytest.raises(ValueError, match=f"triplet.{field}: expected"):
             good._replace(**{field: bad}).check()
+
+
+def test_drawn_people_are_marked_and_their_masks_are_not(tmp_path):
+    synthetic.write(tmp_path, {"train": (2, 2)}, 32, seed=0, progress=False)
+    rows = photos.read_manifest(tmp_path, "train", 32).rows
+    assert len(rows) == 4
+    assert all(is_marked(tmp_path / row["file"]) and not is_marked(tmp_path / row["mask"]) for row in rows)
 
 
 def test_manifest_roundtrip(tmp_path):

@@ -1,9 +1,11 @@
-"""Faces found by YuNet and aligned; videos written, read and refused."""
+"""Face detection by YuNet, alignment, reading of videos, and their errors."""
 
 import numpy as np
 import pytest
 from conftest import SHARED, needs_shared
+from helpers.marks import is_marked
 from helpers.portraits import PLACES, portraits
+from helpers.videos import write_video
 from PIL import Image
 
 pytest.importorskip("cv2", reason="pip install swapdistill[video]")
@@ -36,16 +38,16 @@ def test_a_canonical_crop_stays_as_it_is():
 
 def test_points_that_are_no_face_are_refused():
     for points in (np.zeros((5, 2)), np.full((5, 2), np.nan), PLACES[:4]):
-        with pytest.raises(ValueError, match="expected five places of a face"):
+        with pytest.raises(ValueError, match="expected five points of a face"):
             faces.align(np.zeros((64, 64, 3), np.uint8), points, 64)
 
 
-def test_sideways_is_the_nose_off_the_middle():
+def test_the_nose_offset_is_the_distance_from_the_middle_of_the_eyes():
     points = np.array([[10, 10], [30, 10], [20, 20], [14, 30], [26, 30]], float)
-    assert faces.sideways(points) == 0
+    assert faces.nose_offset(points) == 0
     points[2] = 25, 22
-    assert faces.sideways(points) == pytest.approx(0.25)
-    assert faces.sideways(points * 3 + 7) == pytest.approx(0.25)
+    assert faces.nose_offset(points) == pytest.approx(0.25)
+    assert faces.nose_offset(points * 3 + 7) == pytest.approx(0.25)
 
 
 @needs_shared
@@ -64,7 +66,7 @@ def test_yunet_finds_synthetic_faces_and_takes_the_largest():
     assert detector.name == "yunet" and len(detector.weight_hash) == 16
 
 
-def test_a_file_that_is_no_detector_is_told(tmp_path):
+def test_a_file_that_is_no_detector_is_named(tmp_path):
     (tmp_path / "x.onnx").write_bytes(b"nothing")
     with pytest.raises(DataError, match="x.onnx: not a detector"):
         faces.Detector(tmp_path / "x.onnx")
@@ -82,17 +84,18 @@ def test_a_folder_is_aligned_once_and_what_fails_is_named(tmp_path):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(image).save(folder / name)
     (folder / "b/4.png").write_bytes(b"no picture")
-    out, skipped = faces.align_folder(folder, tmp_path / "out", 32, dark_is_nobody, progress=False)
+    out, skipped = faces.align_folder(folder, tmp_path / "out", 32, dark_is_nobody)
     assert sorted(str(p.relative_to(out)) for p in out.rglob("*.png")) == ["a/1.png.png", "b/2.jpg.png"]
+    assert not any(is_marked(path) for path in out.rglob("*.png")), "photographs, only cropped"
     assert {s["what"]: s["reason"] for s in skipped} == {
         "b/3.png": "no face found",
         "b/4.png": "not a readable picture",
     }
     stamp = (out / "a/1.png.png").stat().st_mtime_ns
-    faces.align_folder(folder, out, 32, dark_is_nobody, progress=False)
+    faces.align_folder(folder, out, 32, dark_is_nobody)
     assert (out / "a/1.png.png").stat().st_mtime_ns == stamp
     with pytest.raises(DataError, match="no face in any of 4 pictures"):
-        faces.align_folder(folder, tmp_path / "none", 32, lambda image: None, progress=False)
+        faces.align_folder(folder, tmp_path / "none", 32, lambda image: None)
     with pytest.raises(DataError, match="no pictures"):
         faces.align_folder(tmp_path / "absent", tmp_path / "none", 32, dark_is_nobody)
 
@@ -106,7 +109,7 @@ def frames(n, size=64):
 def test_frames_come_back_by_number(tmp_path):
     path = tmp_path / "a.mp4"
     made = frames(20)
-    video.write(path, made)
+    write_video(path, made)
     assert video.count(path) == 20 and [p.name for p in tmp_path.iterdir()] == ["a.mp4"]
     read = video.read(path, [19, 3, 7])
     assert sorted(read) == [3, 7, 19]
@@ -124,11 +127,6 @@ def test_videos_that_cannot_be_read_are_named(tmp_path):
             video.count(tmp_path / name)
         with pytest.raises(DataError, match=f"{name}: not a readable video"):
             video.read(tmp_path / name, [0])
-    video.write(tmp_path / "a.mp4", frames(4))
+    write_video(tmp_path / "a.mp4", frames(4))
     with pytest.raises(DataError, match="ends before the first frame"):
         video.read(tmp_path / "a.mp4", [9])
-    with pytest.raises(ValueError, match="expected one even size"):
-        video.write(tmp_path / "b.mp4", [np.zeros((9, 8, 3), np.uint8)])
-    with pytest.raises(ValueError, match="expected one even size"):
-        video.write(tmp_path / "b.mp4", [])
-    assert not (tmp_path / "b.mp4").exists()

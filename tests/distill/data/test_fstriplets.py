@@ -1,14 +1,13 @@
 """FSTriplets: layout, every branch against its files, shares, occlusions, errors; and the command that makes one."""
 
 import shutil
-import subprocess
-import sys
 from collections import Counter
 
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
+from conftest import script
+from helpers.marks import is_marked
 from PIL import Image
 
 from distill.config import to_dict
@@ -25,8 +24,7 @@ PEOPLE, IMAGES = 3, 2
 
 
 def make(folder, *options):
-    command = [sys.executable, "datasets/make_fstriplets.py", str(folder), "--size", str(SIZE), "--device", "cpu"]
-    return subprocess.run([*command, *options], cwd=ROOT, capture_output=True, text=True)
+    return script("datasets/make_fstriplets.py", folder, "--size", SIZE, "--device", "cpu", *options)
 
 
 @pytest.fixture(scope="module")
@@ -77,6 +75,7 @@ def test_what_the_command_makes_is_whole_and_counted(made):
     expected = {"vanilla": PEOPLE * IMAGES, "vanilla_same": PEOPLE * IMAGES, "edited_target": PEOPLE * IMAGES}
     assert data.counts == dict.fromkeys(BRANCHES, PEOPLE) | expected
     assert len(data.files) == len(set(data.files)) == PEOPLE * (3 * IMAGES + 16)
+    assert all(map(is_marked, data.files))
     for name, branch in BRANCHES.items():
         if branch.folder == "vanilla":
             continue
@@ -101,7 +100,7 @@ def test_the_command_goes_on_where_it_stopped(made, folder):
 
 def test_shares_and_the_table_are_the_published_ones(made):
     assert sum(DEFAULT.values()) == pytest.approx(1)
-    assert sum(DEFAULT[n] * branch.with_gt for n, branch in BRANCHES.items()) == pytest.approx(0.40)
+    assert sum(DEFAULT[n] * (branch.gt is not None) for n, branch in BRANCHES.items()) == pytest.approx(0.40)
     assert sum(DEFAULT[n] for n, branch in BRANCHES.items() if not branch.src_as_true) == pytest.approx(0.15)
     assert set(FOLDERS) == {
         "vanilla", "edited_target", "source_as_gt/beard", "source_as_gt/fat",
@@ -181,9 +180,9 @@ def test_samples_depend_on_their_generator_alone(made):
     data.keep(1.0, share=False)
     again = data.sample(draws(40))
     assert all(torch.equal(a, b) for a, b in zip(whole, again, strict=True))
-    decoded = data.pictures.known.sum()
+    decoded = data.pictures.decoded.sum()
     data.pictures.load = None  # nothing is decoded twice
-    assert torch.equal(data.sample(draws(40))[0], whole[0]) and data.pictures.known.sum() == decoded
+    assert torch.equal(data.sample(draws(40))[0], whole[0]) and data.pictures.decoded.sum() == decoded
 
 
 @pytest.mark.parametrize("name", ["vanilla", "vanilla_same", "edited_target", "beard", "grin"])

@@ -4,6 +4,8 @@ import json
 import shutil
 
 import pytest
+import torch
+from helpers.marks import is_marked
 from helpers.student_files import SIDE, student_file
 from PIL import Image
 
@@ -11,6 +13,7 @@ from distill.data import synthetic
 from distill.data.photos import read_manifest
 from distill.evaluate import measure as evaluate
 from distill.evaluate.pairs import by_people, read, save
+from eval.evaluation import Evaluation
 
 METRICS = "id_retrieval,pose_error,exact_match"
 
@@ -71,15 +74,15 @@ def test_a_second_start_makes_and_measures_only_what_is_missing(listing, tmp_pat
     for path in swaps[5:8]:
         path.unlink()
     asked = []
-    swapped = evaluate.swap_batch
+    swap_batch = Evaluation._swap_batch
 
-    def spy(swapper, source, *more):
-        asked.append(len(source))
-        return swapped(swapper, source, *more)
+    def spy(self, swapper, name, batch, *more):
+        asked.append((batch.start, batch.stop))
+        return swap_batch(self, swapper, name, batch, *more)
 
-    monkeypatch.setattr(evaluate, "swap_batch", spy)
+    monkeypatch.setattr(Evaluation, "_swap_batch", spy)
     assert run(listing, out, student) == 0
-    assert asked == [4]
+    assert asked == [(4, 8)]
     after = [path.stat().st_mtime_ns for path in swaps]
     assert after[:4] == stamps[:4] and after[8:] == stamps[8:] and after[4:8] != stamps[4:8]
     again = metrics_of(out)
@@ -125,7 +128,7 @@ def test_missing_swaps_are_told_and_can_be_left_out_for_all(listing, tmp_path, c
     [
         ("nobody", [], "unknown swapper 'nobody'; known: copy-target"),
         ("copy-target", ["--metrics", "beauty"], "unknown metric 'beauty'; known: id_retrieval"),
-        ("copy-target", ["--recogniser", "nobody"], "unknown ruler 'nobody'"),
+        ("copy-target", ["--recogniser", "nobody"], "unknown estimator 'nobody'"),
         ("copy-target", ["--resolution", "8"], "pairs 'toy': resolution: expected at least 16 pixels, got 8"),
         ("copy-target", ["--resolution", "0"], "resolution: expected at least 16 pixels, got 0"),
         ("simswap", [], "simswap"),
@@ -147,19 +150,29 @@ def test_pairs_must_come_from_somewhere(capsys, tmp_path, listing):
 
 def test_swaps_of_no_numbers_are_counted_and_named(listing, tmp_path, monkeypatch, capsys):
     student, out = student_file(tmp_path), tmp_path / "out"
-    swapped = evaluate.swap_batch
+    swap_batch = Evaluation._swap_batch
 
-    def broken(swapper, source, target, device, first, failed):
+    def broken(self, swapper, name, batch, failed):
         def once(source, target):
             swap = swapper(source, target)
             swap[1] = float("nan")
             return swap
 
-        return swapped(once if first == 4 else swapper, source, target, device, first, failed)
+        return swap_batch(self, once if batch.start == 4 else swapper, name, batch, failed)
 
-    monkeypatch.setattr(evaluate, "swap_batch", broken)
+    monkeypatch.setattr(Evaluation, "_swap_batch", broken)
     for _ in range(2):  # the second start finds the pictures, and still knows
         (out / "metrics.json").unlink(missing_ok=True)
         assert run(listing, out, student, metrics="exact_match") == 0
         told = "compact gives NaN or infinite values for 1 of 12 pairs (00005), which count as grey pictures"
         assert told in metrics_of(out)["verdicts"] and told in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("synthetic", [True, False])
+def test_photographs_are_not_marked_as_generated_and_swaps_are(tmp_path, synthetic):
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "pictures" / "00.gone.png").touch()
+    columns = {name: torch.zeros(2, 3, 8, 8).byte() for name in ("source", "target", "student")}
+    evaluate.write_pictures(tmp_path / "pictures", columns, synthetic)
+    marked = {path.name: is_marked(path) for path in (tmp_path / "pictures").iterdir()}
+    assert marked == {f"{i:02d}.{name}.png": synthetic or name == "student" for name in columns for i in range(2)}

@@ -11,8 +11,10 @@ pytest.importorskip("cv2", reason="pip install swapdistill[video]")
 pytest.importorskip("av", reason="pip install swapdistill[video]")
 
 from helpers.make_pairs import make
+from helpers.marks import is_marked
+from helpers.videos import write_video
 
-from distill.data import faces, video
+from distill.data import faces
 from distill.evaluate import faceforensics
 from distill.evaluate import measure as evaluate
 from distill.evaluate.pairs import read
@@ -46,9 +48,9 @@ def tree(tmp_path, clips):
     root = tmp_path / "FaceForensics"
     videos = root / "original_sequences" / "youtube" / "c23" / "videos"
     for name, images in clips.items():
-        video.write(videos / f"{name}.mp4", images)
+        write_video(videos / f"{name}.mp4", images)
     swapped = root / "manipulated_sequences" / "Deepfakes" / "c23" / "videos"
-    video.write(swapped / "000_003.mp4", [255 - image for image in clips["000"]])
+    write_video(swapped / "000_003.mp4", [255 - image for image in clips["000"]])
     (root / "test.json").write_text(json.dumps([["000", "003"], ["007", "012"]]))
     return root
 
@@ -66,9 +68,13 @@ class Still:
         return np.array(CANONICAL) * SIDE if image.mean() > 30 else None
 
 
-def prepare(tree, out, find=None, **options):
+def prepare(tree, out, find_face=None, **options):
     return faceforensics.prepare(
-        tree, [tree / "test.json"], out, find=find or Still(), **{"frames": FRAMES, "resolution": 64, **options}
+        tree,
+        [tree / "test.json"],
+        out,
+        find_face=find_face or Still(),
+        **{"frames": FRAMES, "resolution": 64, **options},
     )
 
 
@@ -98,6 +104,8 @@ def test_the_list_is_the_fields_protocol(tree, tmp_path, clips):
     assert pairs.protocol["frames"] == FRAMES and pairs.protocol["detector"] == "still"
     assert set(pairs.protocol["splits"]) == {"test.json"} and "halfway" in pairs.protocol["gallery"]
     assert between == [6, 12, 18]
+    frames = [*(tmp_path / "list" / "faces").rglob("*.png")]
+    assert len(frames) == 4 * (FRAMES + 1) and not any(map(is_marked, frames)), "frames of real videos"
 
 
 def test_a_second_call_reads_only_what_is_missing(tree, tmp_path):
@@ -115,7 +123,7 @@ def test_frames_without_a_face(tree, tmp_path, clips):
     """Of a source the most frontal frame takes the place, of a target the pair is left out by name."""
     middles, _ = faceforensics.evenly(LENGTH, FRAMES)
     dark = [np.zeros_like(f) if i == middles[1] else f for i, f in enumerate(clips["000"])]
-    video.write(tree / "original_sequences/youtube/c23/videos/000.mp4", dark)
+    write_video(tree / "original_sequences/youtube/c23/videos/000.mp4", dark)
     pairs, skipped = read(prepare(tree, tmp_path / "list"))
     assert [s["what"] for s in skipped] == ["000_003_01"] and "no face found in this frame" in skipped[0]["reason"]
     assert len(pairs) == 4 * FRAMES - 1 and pairs.protocol["skipped"] == 1
@@ -133,11 +141,11 @@ def test_missing_damaged_and_short_videos_are_named(tree, tmp_path, clips):
     told = {s["what"]: s["reason"] for s in skipped}
     assert "no such file" in told["video 007"] and "not a readable video" in told["video 012"]
     assert sum(what.startswith(("007_012", "012_007")) for what in told) == 2 * FRAMES
-    video.write(videos / "007.mp4", clips["007"][: 2 * FRAMES - 1])
+    write_video(videos / "007.mp4", clips["007"][: 2 * FRAMES - 1])
     _, skipped = read(prepare(tree, tmp_path / "list"))  # a video that failed is tried again
     assert any("too few to take 4 evenly" in s["reason"] for s in skipped)
     for name in ("000", "003"):
-        video.write(videos / f"{name}.mp4", [np.zeros_like(frame) for frame in clips[name]])
+        write_video(videos / f"{name}.mp4", [np.zeros_like(frame) for frame in clips[name]])
     with pytest.raises(DataError, match="no pair is left of 4"):
         prepare(tree, tmp_path / "dark")
 
@@ -158,6 +166,7 @@ def test_the_data_sets_own_swaps_are_a_folder_to_measure(tree, tmp_path, capsys)
     listing = prepare(tree, tmp_path / "list")
     missing = faceforensics.finished_swaps(tree, "Deepfakes", listing, tmp_path / "Deepfakes")
     assert sorted(p.stem for p in (tmp_path / "Deepfakes").iterdir()) == [f"000_003_{n:02d}" for n in range(FRAMES)]
+    assert all(is_marked(path) for path in (tmp_path / "Deepfakes").iterdir())
     assert {m["what"] for m in missing} == {"video 003_000", "video 007_012", "video 012_007"}
     arguments = [str(tmp_path / "Deepfakes"), "--pairs", str(listing.parent), "--metrics", "background_error"]
     assert evaluate.main([*arguments, "--out", str(tmp_path / "out")]) == 2

@@ -12,8 +12,8 @@ from PIL import Image
 from torchmetrics.functional.classification import binary_auroc
 
 from distill.evaluate import recognisers
-from eval import to_uint8
 from eval.recogniser_sanity import recogniser_sanity
+from swapcore.images import to_uint8
 
 AUC, NEAREST, ONE_SHOT = "same_different_auc", "nearest_neighbour_top1_pct", "one_shot_top1_pct"
 
@@ -163,7 +163,7 @@ def test_the_command_reads_manifests_and_mirror_images(people, tmp_path, capsys)
 @pytest.mark.parametrize(
     ("names", "options", "says"),
     [
-        (["nobody"], [], "unknown ruler 'nobody'; known: .*synthetic_recogniser.*foamliu_128"),
+        (["nobody"], [], "unknown estimator 'nobody'; known: .*synthetic_recogniser.*foamliu_128"),
         (["synthetic_pose"], [], "gives pose and expression, not 'embedding'"),
         (["synthetic_recogniser"], ["--photos", "nowhere"], "nowhere: no such folder"),
         (["synthetic_recogniser"], ["--resolution", "8"], "--resolution must be 32 or more"),

@@ -8,7 +8,6 @@ import torch
 from helpers.student_files import SIDE, student_file
 from PIL import Image
 
-import eval as measuring
 import teachers
 from distill import build, config
 from distill.config import ConfigError, Experiment
@@ -18,7 +17,8 @@ from distill.evaluate import swappers
 from distill.evaluate.pairs import by_people, load
 from distill.schema import Eval as EvalSection
 from distill.schema import Student as StudentSection
-from eval.rulers import CARDS as JUDGES
+from eval.cards import CARDS
+from eval.estimators import Estimator
 from students.identity_encoder import CARDS as ENCODERS
 from swapcore import weights
 from swapcore.images import DataError
@@ -46,23 +46,23 @@ def test_names_are_checked(pairs):
         swappers.by_name("absent.safetensors", EXP, pairs, "cpu")
     with pytest.raises(ConfigError, match="whose exact swap is unknown"):
         swappers.by_name("exact", EXP, replace(pairs, exact=None), "cpu")
-    with pytest.raises(ConfigError, match="unknown ruler 'nobody'; known: synthetic_recogniser"):
-        build.rulers(Experiment(name="x", eval=EvalSection(recogniser="nobody")))
+    with pytest.raises(ConfigError, match="unknown estimator 'nobody'; known: synthetic_recogniser"):
+        build.estimators(Experiment(name="x", eval=EvalSection(recogniser="nobody")))
     with pytest.raises(ConfigError, match="eval.pose: null, but pose_error of eval.metrics needs one; known: synthet"):
-        build.rulers(Experiment(name="x", eval=EvalSection(pose=None)))
+        build.estimators(Experiment(name="x", eval=EvalSection(pose=None)))
 
 
-def test_who_trained_must_not_judge(tmp_path, pairs):
+def test_a_network_that_trained_must_not_evaluate(tmp_path, pairs):
     same = Experiment(
         name="x", student=StudentSection(identity_encoder="foamliu_128"), eval=EvalSection(recogniser="foamliu_128")
     )
-    with pytest.raises(ConfigError, match="must not judge what it trained"):
-        build.check_judge(same, "foamliu_128", "student.identity_encoder")
+    with pytest.raises(ConfigError, match="must not evaluate what it trained"):
+        build.check_recogniser(same, "foamliu_128", "student.identity_encoder")
     learnt = ["loss.perceptual_network=lpips", "eval.metrics=[lpips]", "eval.perceptual=lpips_alex", "stages=[eval]"]
-    with pytest.raises(ConfigError, match="'lpips_alex' is also what loss.perceptual_network trains on"):
+    with pytest.raises(ConfigError, match="'lpips_alex' is also the network of loss.perceptual_network"):
         build.check_names(config.default("x", learnt))
     judged = config.default("x", ["eval.recogniser=synthetic_identity"])
-    with pytest.raises(ConfigError, match="student.safetensors; a network must not judge what it trained"):
+    with pytest.raises(ConfigError, match="student.safetensors; a network must not evaluate what it trained"):
         swappers.by_name(str(student_file(tmp_path)), judged, pairs, "cpu")
 
 
@@ -73,22 +73,22 @@ def test_a_student_of_another_size_is_told_how_to_read_the_list(tmp_path, pairs)
 
 
 def test_a_swapper_that_is_judged_by_its_own_network_is_told(tmp_path, pairs):
-    rulers = build.rulers(EXP)
+    estimators = build.estimators(EXP)
     student = swappers.load_student(student_file(tmp_path), EXP)
-    assert swappers.own_judges("compact", student, rulers) == []
+    assert swappers.own_estimators("compact", student, estimators) == []
     encoder = weights.find(ENCODERS["synthetic_identity"])
-    itself = measuring.Ruler(student.identity_encoder, "synthetic_identity", weights.sha256(encoder)[:16])
-    told = swappers.own_judges("compact", student, replace(rulers, recogniser=itself))
-    assert told == ["compact is judged by a network of its own, the recogniser ruler synthetic_identity: take another"]
+    itself = Estimator(student.identity_encoder, "synthetic_identity", weights.sha256(encoder)[:16])
+    told = swappers.own_estimators("compact", student, replace(estimators, recogniser=itself))
+    assert told == ["compact is measured by a network of its own, the recogniser synthetic_identity: take another"]
 
     class Warp(teachers.Teacher):
-        name, FILES = "warp", {"landmarks": "the file of a pose ruler"}
+        name, FILES = "warp", {"landmarks": "the file of a pose estimator"}
 
-    teacher = swappers.Steady(Warp({"landmarks": weights.find(JUDGES["synthetic_pose"])}))
-    told = swappers.own_judges("warp", teacher, rulers)
+    teacher = swappers.Steady(Warp({"landmarks": weights.find(CARDS["synthetic_pose"])}))
+    told = swappers.own_estimators("warp", teacher, estimators)
     assert [line.split(", the ")[1].split(" ")[0] for line in told] == ["pose", "expression"]
-    teacher.teacher.facts["identity_encoder"] = rulers.recogniser.weight_hash
-    assert "recogniser" in swappers.own_judges("warp", teacher, rulers)[0]
+    teacher.teacher.facts["identity_encoder"] = estimators.recogniser.weight_hash
+    assert "recogniser" in swappers.own_estimators("warp", teacher, estimators)[0]
 
 
 def test_a_student_brings_the_encoder_of_its_file(tmp_path, pairs, images):

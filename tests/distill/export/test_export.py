@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 from conftest import ROOT
@@ -124,7 +125,7 @@ def test_whole_numbers_are_judged_by_identity(tmp_path):
         (["--to", "tnnn"], "unknown export target 'tnnn', known: onnx"),
         (["--to", "tnn", "--precision", "int4"], "tnn: no precision 'int4', known: fp32, fp16, int8"),
         (["--to", "tnn", "--pairs", "nowhere"], "nowhere: no such list"),
-        (["--to", "tnn", "--recogniser", "synthetic_identity"], "must not judge what it trained"),
+        (["--to", "tnn", "--recogniser", "synthetic_identity"], "must not evaluate what it trained"),
     ],
 )
 def test_mistakes_are_one_line(file, arguments, message, capsys):
@@ -149,6 +150,22 @@ def test_the_stage_exports_what_was_trained(tmp_path):
     assert card["metrics"]["ssim"]["value"] > 0 and card["compared_on"]["count"] == 8
     report = (folder.parent / "report.html").read_text()
     assert "On the device" in report and "<td>tnn</td><td>fp16</td>" in report and "<th>target</th>" in report
+
+
+def test_all_targets_include_the_page_with_its_face_detector(tmp_path, monkeypatch):
+    monkeypatch.setattr(export.targets, "TARGETS", {"web": replace(TARGETS["web"], packages=())})
+    monkeypatch.setattr(export, "_detector", lambda exp: tmp_path / "detector.onnx")
+    passed = []
+
+    def instead(student, pairs, wanted, folder, judge, detector, metrics, anew):
+        passed.append((wanted, detector))
+        for name in ("card.json", "equality.md"):
+            (folder / name).touch()
+        return {"targets": []}
+
+    monkeypatch.setattr(export, "export", instead)
+    in_process(experiment(tmp_path, stages=["data", "pseudo_gt", "train", "export"], export={"to": ["all"]}))
+    assert passed == [([("web", "fp32")], tmp_path / "detector.onnx")]
 
 
 def test_targets_and_stage_belong_together(tmp_path):

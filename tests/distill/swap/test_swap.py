@@ -10,6 +10,7 @@ pytest.importorskip("av", reason="pip install swapdistill[video]")
 
 from helpers.portraits import PLACES, portraits
 from helpers.student_files import student_file
+from helpers.videos import write_video
 
 from distill.data import faces, video
 from distill.swap import __main__ as swap
@@ -84,7 +85,7 @@ def test_a_video_keeps_its_sound_and_says_what_it_is(scene, tmp_path):
     av = pytest.importorskip("av")
     folder, two, _ = scene
     silent, target, out = (folder / f"{name}.mp4" for name in ("silent", "target", "out"))
-    video.write(silent, [two] * 5, fps=10)
+    write_video(silent, [two] * 5, fps=10)
     with av.open(str(silent)) as read, av.open(str(target), "w") as written:
         pictures, sound = written.add_stream_from_template(read.streams.video[0]), written.add_stream("aac", rate=16000)
         for packet in read.demux(read.streams.video[0]):
@@ -128,7 +129,7 @@ def test_what_cannot_be_done_is_one_line_and_leaves_no_file(scene, arguments, to
     folder, _, _ = scene
     grey = np.full((200, 200, 3), 128, np.uint8)
     Image.fromarray(grey).save(folder / "grey.png")
-    video.write(folder / "grey.mp4", [grey] * 3)
+    write_video(folder / "grey.mp4", [grey] * 3)
     (folder / "text.mp4").write_text("no video")
     monkeypatch.chdir(folder)
     before = sorted(folder.iterdir())

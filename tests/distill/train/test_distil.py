@@ -15,7 +15,7 @@ from distill import config
 from distill.config import ConfigError, Teacher
 from distill.data.triplet import Triplet
 from distill.tracking import read_log
-from distill.train.online import Adapters, Online, taps
+from distill.train.online import Adapters, OnlineTeacher, taps
 
 
 @pytest.fixture(autouse=True)
@@ -31,9 +31,9 @@ def batch(n: int = 3) -> Triplet:
     return Triplet(images[0], images[1], gt, with_gt, torch.ones(n, dtype=torch.bool), torch.ones(n))
 
 
-def online(tmp_path, **distil) -> Online:
+def online(tmp_path, **distil) -> OnlineTeacher:
     path = experiment(tmp_path, distil={"online": "mean", **distil})
-    return Online(config.load(path), torch.device("cpu"))
+    return OnlineTeacher(config.load(path), torch.device("cpu"))
 
 
 def encoder(images):

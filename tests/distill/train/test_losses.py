@@ -26,17 +26,17 @@ def test_identity_is_zero_within_the_margin():
 
 
 def test_hinge_terms():
-    real, fake = [torch.tensor([2.0, 0.0])], [torch.tensor([-2.0, 0.0])]
-    assert losses.hinge_discriminator(real, fake, [1]).item() == pytest.approx(0.5 + 0.5)
-    assert losses.hinge_generator(fake, [2]).item() == pytest.approx(2 * (3 + 1) / 2)
+    real, swaps = [torch.tensor([2.0, 0.0])], [torch.tensor([-2.0, 0.0])]
+    assert losses.hinge_discriminator(real, swaps, [1]).item() == pytest.approx(0.5 + 0.5)
+    assert losses.hinge_generator(swaps, [2]).item() == pytest.approx(2 * (3 + 1) / 2)
 
 
 def test_the_original_adds_samples_up_where_we_average():
-    real, fake = [torch.randn(3, 1, 4, 4)], [torch.randn(3, 1, 4, 4)]
-    by_hand = sum(F.relu(1 - real[0][i]).mean() + F.relu(1 + fake[0][i]).mean() for i in range(3))
-    assert losses.hinge_discriminator(real, fake, [1], "sum").item() == pytest.approx(by_hand.item(), rel=1e-5)
-    assert losses.hinge_generator(fake, [2], "sum").item() == pytest.approx(
-        3 * losses.hinge_generator(fake, [2]).item(), rel=1e-5
+    real, swaps = [torch.randn(3, 1, 4, 4)], [torch.randn(3, 1, 4, 4)]
+    by_hand = sum(F.relu(1 - real[0][i]).mean() + F.relu(1 + swaps[0][i]).mean() for i in range(3))
+    assert losses.hinge_discriminator(real, swaps, [1], "sum").item() == pytest.approx(by_hand.item(), rel=1e-5)
+    assert losses.hinge_generator(swaps, [2], "sum").item() == pytest.approx(
+        3 * losses.hinge_generator(swaps, [2]).item(), rel=1e-5
     )
 
 

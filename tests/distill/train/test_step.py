@@ -14,7 +14,7 @@ from benchmarks.original_step import OriginalStep
 from distill import config, estimate, run
 from distill.tracking import read_log
 from distill.train import discriminator
-from distill.train.step import Step, networks
+from distill.train.loop import Step, build_networks
 
 TRAIN = "stages=[data, pseudo_gt, train]"
 CPU = torch.device("cpu")
@@ -77,15 +77,15 @@ def test_bf16_follows_fp32(tmp_path, name):
 
 @pytest.mark.parametrize(("kind", "same"), [("pyramid", True), ("multi_scale", False)])
 def test_real_pictures_and_swaps_share_a_pass_where_that_is_exact(tmp_path, kind, same):
-    critic = discriminator.build({"kind": kind, "ndf": 2, "layers": 2})
-    assert getattr(critic, "per_picture", False) == same
+    network = discriminator.build({"kind": kind, "ndf": 2, "layers": 2})
+    assert getattr(network, "per_picture", False) == same
     exp = config.load(experiment(tmp_path, loss={"discriminator": {"kind": kind, "ndf": 2, "layers": 2}}))
-    step = Step(exp, networks(exp, CPU), run.new_accelerator(exp))
-    step.critic.train()
-    real, fake = ([torch.rand(3, 3, s, s) * 2 - 1 for s in (64, 32, 16)] for _ in range(2))
-    apart = step._judge(real, fake)
+    step = Step(exp, build_networks(exp, CPU), run.new_accelerator(exp))
+    step.ddp_discriminator.train()
+    real, swaps = ([torch.rand(3, 3, s, s) * 2 - 1 for s in (64, 32, 16)] for _ in range(2))
+    apart = step.discriminate(real, swaps)
     step.one_pass = True
-    shared = step._judge(real, fake)
+    shared = step.discriminate(real, swaps)
     if same:
         for a, b in zip([*apart[0], *apart[1]], [*shared[0], *shared[1]], strict=True):
             assert torch.allclose(a, b, atol=1e-5)
@@ -101,7 +101,8 @@ def test_the_original_step_computes_what_ours_computes(tmp_path):
     }  # fmt: skip
     student = {"name": "mobilefsgan", "options": {"width": 4}}
     exp = config.load(experiment(tmp_path, loss=loss, student=student, train={"ema": 0, "grad_clip": 1e9}))
-    steps = [OriginalStep(exp, networks(exp, CPU), CPU), Step(exp, networks(exp, CPU), run.new_accelerator(exp))]
+    networks = [build_networks(exp, CPU) for _ in range(2)]
+    steps = [OriginalStep(exp, networks[0], CPU), Step(exp, networks[1], run.new_accelerator(exp))]
     torch.manual_seed(0)
     batch = estimate.noise(4, 64)
     batch.with_gt[1:3] = 0

@@ -1,4 +1,4 @@
-"""eval.rulers: loading is strict, and the published networks repeat the figures known for real photographs."""
+"""eval.estimators: loading is strict, and the published networks repeat the figures known for real photographs."""
 
 import hashlib
 import json
@@ -12,8 +12,15 @@ from PIL import Image
 from safetensors.torch import save_file
 from scipy.spatial.transform import Rotation
 
-from eval.networks import FaceRegressor, euler_angles_deg, face_parameters_crop, fsanet_crop, inner_square
-from eval.rulers import CARDS, POSE_UNIT_DEG, Ruler, Rulers, build_network, load_ruler, preparation
+from eval.estimators import CARDS, Estimator, build_network, load_estimator, untrained_estimator
+from eval.networks import (
+    POSE_UNIT_DEG,
+    FaceRegressor,
+    euler_angles_deg,
+    face_parameters_crop,
+    fsanet_crop,
+    inner_square,
+)
 
 WEIGHTS = SHARED / "weights"
 OUTPUTS = {"embedding", "pose", "expression", "perceptual", "features"}
@@ -96,19 +103,20 @@ def test_crops_fit_frames_of_any_size(crop):
 
 def test_recogniser_gives_unit_embeddings(tmp_path):
     network, path = saved("synthetic_recogniser", tmp_path)
-    ruler = load_ruler("synthetic_recogniser", path)
-    outputs = network(preparation(CARDS["synthetic_recogniser"])(images()))
-    assert torch.allclose(ruler(images()), torch.nn.functional.normalize(outputs), atol=1e-6)
-    assert ruler.weight_hash == hashlib.sha256(path.read_bytes()).hexdigest()[:16]
-    assert ruler.as_dict()["crop"] and ruler.as_dict()["colour_order"] == "rgb" and "network" not in ruler.as_dict()
-    assert not any(p.requires_grad for p in ruler.network.parameters())
-    assert Rulers(ruler).to("cpu").recogniser is ruler
+    estimator = load_estimator("synthetic_recogniser", path)
+    outputs = network(inner_square(images()))
+    assert torch.allclose(estimator(images()), torch.nn.functional.normalize(outputs), atol=1e-6)
+    assert estimator.weight_hash == hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+    facts = estimator.as_dict()
+    assert facts["crop"] and facts["colour_order"] == "rgb" and "network" not in facts
+    assert not any(p.requires_grad for p in estimator.network.parameters())
+    assert estimator.to("cpu") is estimator
 
 
 def test_pose_network_gives_degrees_and_expression(tmp_path):
     network, path = saved("synthetic_pose", tmp_path)
-    outputs = network(preparation(CARDS["synthetic_pose"])(images()))
-    pose, expression = (load_ruler("synthetic_pose", path, output)(images()) for output in ("pose", "expression"))
+    outputs = network(inner_square(images()))
+    pose, expression = (load_estimator("synthetic_pose", path, output)(images()) for output in ("pose", "expression"))
     assert torch.allclose(pose, outputs[:, :3] * POSE_UNIT_DEG, atol=1e-5)
     assert torch.allclose(expression, outputs[:, 3:], atol=1e-6)
 
@@ -125,32 +133,32 @@ def test_pose_network_gives_degrees_and_expression(tmp_path):
 def test_files_that_do_not_fit_are_named(tmp_path, change, says):
     _, path = saved("synthetic_recogniser", tmp_path, change)
     with pytest.raises(ValueError, match=f"synthetic_recogniser.safetensors: .*{says}"):
-        load_ruler("synthetic_recogniser", path)
+        load_estimator("synthetic_recogniser", path)
 
 
 @pytest.mark.parametrize("name", ["junk.safetensors", "junk.pth"])
 def test_unreadable_files_are_named(tmp_path, name):
     (tmp_path / name).write_bytes(b"not weights at all")
-    with pytest.raises(ValueError, match=f"{name}: not a readable weight file"):
-        load_ruler("synthetic_recogniser", tmp_path / name)
+    with pytest.raises(ValueError, match=f"{name}: not a weight file"):
+        load_estimator("synthetic_recogniser", tmp_path / name)
 
 
 def test_what_cannot_be_loaded(tmp_path):
-    with pytest.raises(ValueError, match="unknown ruler 'hopenet', known: .*fsanet"):
-        load_ruler("hopenet", tmp_path)
+    with pytest.raises(ValueError, match="unknown estimator 'hopenet', known: .*fsanet"):
+        load_estimator("hopenet", tmp_path)
     with pytest.raises(ValueError, match="gives pose, not 'expression'"):
-        load_ruler("fsanet", tmp_path, "expression")
+        load_estimator("fsanet", tmp_path, "expression")
     with pytest.raises(ValueError, match="expected 2 paths, got 1"):
-        load_ruler("3ddfa_v2_mb05", tmp_path / "one.pth")
+        load_estimator("3ddfa_v2_mb05", tmp_path / "one.pth")
     with pytest.raises(ValueError, match="no such file"):
-        load_ruler("synthetic_pose", tmp_path / "none.safetensors")
+        load_estimator("synthetic_pose", tmp_path / "none.safetensors")
 
 
-def test_rulers_need_a_hash_and_evaluation_mode():
+def test_estimators_need_a_hash_and_evaluation_mode():
     with pytest.raises(ValueError, match="hash"):
-        Ruler(lambda x: x, name="nameless", weight_hash="")
+        Estimator(lambda x: x, name="nameless", weight_hash="")
     with pytest.raises(ValueError, match="training mode"):
-        Ruler(FaceRegressor(4), name="learning", weight_hash="00")
+        Estimator(FaceRegressor(4), name="learning", weight_hash="00")
 
 
 def test_euler_angles_of_known_rotations():
@@ -177,15 +185,15 @@ def known(rows):
     return torch.tensor([[row[angle] for angle in ("yaw", "pitch", "roll")] for row in rows])
 
 
-def shared_ruler(name, output=None):
-    return load_ruler(name, [WEIGHTS / one.file for one in CARDS[name].files], output)
+def shared_estimator(name, output=None):
+    return load_estimator(name, [WEIGHTS / one.file for one in CARDS[name].files], output)
 
 
 @needs_shared
 def test_3ddfa_repeats_the_known_angles(photographs):
     faces, rows = photographs
     with torch.inference_mode():
-        error = (shared_ruler("3ddfa_v2_mb05", "pose")(faces) - known(rows)).abs()
+        error = (shared_estimator("3ddfa_v2_mb05", "pose")(faces) - known(rows)).abs()
     assert len(rows) == 12 and known(rows)[:, 0].abs().max() > 15
     assert error.max() < 0.5 and error.mean() < 0.1
 
@@ -194,7 +202,9 @@ def test_3ddfa_repeats_the_known_angles(photographs):
 def test_3ddfa_repeats_the_known_expressions(photographs):
     faces, rows = photographs
     with torch.inference_mode():
-        error = (shared_ruler("3ddfa_v2_mb05", "expression")(faces) - torch.tensor([row["exp"] for row in rows])).abs()
+        error = (
+            shared_estimator("3ddfa_v2_mb05", "expression")(faces) - torch.tensor([row["exp"] for row in rows])
+        ).abs()
     assert error.shape == (12, 10) and error.max() < 0.1 and error.mean() < 0.01
 
 
@@ -202,23 +212,25 @@ def test_3ddfa_repeats_the_known_expressions(photographs):
 def test_fsanet_agrees_with_3ddfa(photographs):
     pytest.importorskip("onnxruntime")
     faces, rows = photographs
-    ruler = shared_ruler("fsanet")
-    angles = ruler(faces)
+    estimator = shared_estimator("fsanet")
+    angles = estimator(faces)
     yaw, pitch, roll = (torch.corrcoef(torch.stack(pair))[0, 1] for pair in zip(angles.T, known(rows).T, strict=True))
     assert angles.shape == (12, 3) and yaw > 0.85 and pitch > 0.5 and roll > 0, (yaw, pitch, roll)
-    assert torch.allclose(ruler(faces[3:4]), angles[3:4], atol=1e-4)
+    assert torch.allclose(estimator(faces[3:4]), angles[3:4], atol=1e-4)
 
 
 @needs_shared
 def test_other_files_are_refused(tmp_path):
     main, scale = (WEIGHTS / one.file for one in CARDS["3ddfa_v2_mb05"].files)
-    with pytest.raises(ValueError, match="mobilefacenet_foamliu.pt: not the weights of '3ddfa_v2_mb05': conv1.weight"):
-        load_ruler("3ddfa_v2_mb05", [WEIGHTS / "mobilefacenet_foamliu.pt", scale])
+    with pytest.raises(
+        ValueError, match="mobilefacenet_foamliu.pt: '3ddfa_v2_mb05': not the weights of FaceParameters: conv1"
+    ):
+        load_estimator("3ddfa_v2_mb05", [WEIGHTS / "mobilefacenet_foamliu.pt", scale])
     np.savez(tmp_path / "scale.npz", mean=np.zeros(61), std=np.ones(62))
-    with pytest.raises(ValueError, match="scale.npz: mean: expected 62"):
-        load_ruler("3ddfa_v2_mb05", [main, tmp_path / "scale.npz"])
+    with pytest.raises(ValueError, match="scale.npz: expected arrays mean and std of 62 numbers .*61"):
+        load_estimator("3ddfa_v2_mb05", [main, tmp_path / "scale.npz"])
     with pytest.raises(ValueError, match="arrays mean and std"):
-        load_ruler("3ddfa_v2_mb05", [main, main])
+        load_estimator("3ddfa_v2_mb05", [main, main])
 
 
 @pytest.fixture
@@ -231,11 +243,26 @@ def junk_onnx(tmp_path):
 
 def test_unreadable_onnx_files_are_named(junk_onnx):
     pytest.importorskip("onnxruntime")
-    with pytest.raises(ValueError, match="fsanet-1x1-iter-688590.onnx: not a readable ONNX"):
-        load_ruler("fsanet", junk_onnx)
+    with pytest.raises(ValueError, match="fsanet-1x1-iter-688590.onnx: not an ONNX file"):
+        load_estimator("fsanet", junk_onnx)
 
 
-def test_fsanet_says_that_onnxruntime_is_missing(junk_onnx, monkeypatch):
+def test_fsanet_without_onnxruntime_is_named(junk_onnx, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(ValueError, match="pip install onnxruntime"):
-        load_ruler("fsanet", junk_onnx)
+    with pytest.raises(ValueError, match="needs onnxruntime: pip install"):
+        load_estimator("fsanet", junk_onnx)
+
+
+@pytest.mark.parametrize(("name", "output"), [(c.name, output) for c in CARDS.values() for output in c.outputs])
+def test_networks_without_files_are_untrained(name, output):
+    if name in ("fsanet", "inception_fid"):
+        with pytest.raises(ValueError, match=f"'{name}' cannot be built without its file"):
+            untrained_estimator(name, output)
+        return
+    estimator = untrained_estimator(name, output)
+    assert estimator.weight_hash == "untrained" and not estimator.network.training
+    couple = (images(), images()) if output == "perceptual" else (images(),)
+    with torch.inference_mode():
+        readings = estimator(*couple)
+    shape = {"pose": (2, 3), "perceptual": (2,)}.get(output)
+    assert torch.isfinite(readings).all() and (shape is None or readings.shape == shape)

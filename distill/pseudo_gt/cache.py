@@ -1,0 +1,72 @@
+"""An LRU cache of tensors computed from single images: identities, embeddings, poses."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+import teachers
+
+Row = tuple[Tensor, ...]
+
+
+class LruCache:
+    """Rows of tensors keyed by (kind, index of the image), at most `limit` bytes; the least recently used go first.
+
+    Rows stay on the device while four times `limit` is free there, otherwise in main memory.
+    """
+
+    def __init__(self, limit: int, device: torch.device, batch_size: int):
+        free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 0
+        self.device = device
+        self.storage = device if free > 4 * limit or device.type != "cuda" else torch.device("cpu")
+        self.limit, self.batch_size = limit, batch_size
+        self.rows: OrderedDict[tuple[str, int], Row | None] = OrderedDict()
+        self.bytes = self.hits = self.misses = 0
+
+    def get(self, kind: str, images: Sequence[int], compute: Callable[[list[int]], Row]) -> list[Row | None]:
+        """A row for each of `images`; None where `compute` raises teachers.NoFace.
+
+        `compute` takes positions in `images` and returns columns of rows. All missing rows are computed in one call,
+        filled up to the batch size: on CPU convolutions round differently in batches of another size (in one size a row
+        depends neither on its position nor on its neighbours), and a row must not depend on the pairs before it.
+        """
+        rows = {i: self.rows[kind, i] for i in images if (kind, i) in self.rows}
+        for image in rows:
+            self.rows.move_to_end((kind, image))
+        todo = [position for position, i in enumerate(images) if i not in rows and i not in images[:position]]
+        self.hits, self.misses = self.hits + len(images) - len(todo), self.misses + len(todo)
+        while todo:
+            filled = todo + todo[-1:] * (self.batch_size - len(todo))
+            try:
+                columns = compute(filled)
+            except teachers.NoFace as error:
+                faceless = {filled[i] for i in error.index}
+                if not faceless:
+                    raise
+                rows |= {images[position]: self._keep(kind, images[position], None) for position in sorted(faceless)}
+                todo = [position for position in todo if position not in faceless]
+                continue
+            for position, *row in zip(todo, *columns, strict=False):  # without the filling
+                rows[images[position]] = self._keep(kind, images[position], tuple(row))
+            break
+        return [rows[i] for i in images]
+
+    def _keep(self, kind: str, image: int, row: Row | None) -> Row | None:
+        kept = row and tuple(part.to(self.storage, copy=True) for part in row)  # a view would keep the whole batch
+        self.rows[kind, image] = kept
+        self.bytes += _bytes(kept)
+        while self.bytes > self.limit and self.rows:
+            self.bytes -= _bytes(self.rows.popitem(last=False)[1])
+        return kept
+
+    def stack(self, rows: Sequence[Row]) -> Row:
+        """Rows as columns, on the device."""
+        return tuple(torch.stack(column).to(self.device, non_blocking=True) for column in zip(*rows, strict=True))
+
+
+def _bytes(row: Row | None) -> int:
+    return 128 + sum(part.numel() * part.element_size() for part in row or ())

@@ -1,0 +1,267 @@
+"""Estimators: the networks that measure swaps, each loaded from the files of its card."""
+
+from __future__ import annotations
+
+import hashlib
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from swapcore.files import sha256
+from swapcore.images import to_uint8
+from swapcore.weights import load_strictly, read_state
+
+from .cards import CARDS, EstimatorCard
+from .image_networks import Inception, Lpips, imagenet_frame, mean_over_positions
+from .networks import (
+    FaceParameters,
+    FaceRegressor,
+    FSANet,
+    euler_angles_deg,
+    face_parameters_crop,
+    fsanet_crop,
+    inner_square,
+    regressed_angles_deg,
+)
+
+UNTRAINED = "untrained"  # weight_hash of an estimator with random weights, which no Evaluation accepts
+
+
+@dataclass(frozen=True, eq=False)
+class Estimator:
+    """Reads images (N, 3, S, S) in [-1, 1]: to unit embeddings (N, D), to yaw, pitch and roll in degrees (N, 3), to
+    expression coefficients (N, E) or to features (N, D); or two batches of them to their perceptual distances (N,).
+
+    weight_hash: first digits of the sha256 of its weights. crop, colour_order: how it prepares its images.
+    coefficients: meaning and scaling of an expression's. flip: whether mirror images are read too. Raises ValueError
+    without a name or weight hash and on a network in training mode.
+    """
+
+    network: Callable[..., Tensor]
+    name: str
+    weight_hash: str
+    crop: str = "whole frame"
+    colour_order: str = "rgb"
+    note: str = ""
+    coefficients: str = ""
+    flip: str = "none"
+
+    def __post_init__(self) -> None:
+        if not self.name or not self.weight_hash:
+            raise ValueError("an estimator needs a name and the hash of its weights")
+        if isinstance(self.network, nn.Module) and self.network.training:
+            raise ValueError(
+                f"estimator '{self.name}' is in training mode, where a batch changes its readings; call .eval()"
+            )
+
+    def __call__(self, *images: Tensor) -> Tensor:
+        return self.network(*images)
+
+    def to(self, device: Any) -> Estimator:
+        """Move the network, where it is a module, to a device; the estimator itself is returned."""
+        if isinstance(self.network, nn.Module):
+            self.network.to(device)
+        return self
+
+    def as_dict(self) -> dict[str, str]:
+        """Its share of the protocol of a measured value."""
+        return {key: value for key, value in vars(self).items() if key not in ("network", "flip") and value}
+
+
+@dataclass(frozen=True, eq=False)
+class Estimators:
+    """The estimators of an evaluation by their role; metrics that need an absent one cannot be measured."""
+
+    recogniser: Estimator | None = None
+    pose: Estimator | None = None
+    expression: Estimator | None = None
+    perceptual: Estimator | None = None
+    features: Estimator | None = None
+
+    def items(self) -> Iterator[tuple[str, Estimator]]:
+        """Roles and estimators, those that are there."""
+        return ((role, estimator) for role, estimator in vars(self).items() if estimator is not None)
+
+    def need(self, role: str) -> Estimator:
+        """The estimator of a role. Raises ValueError where it is absent."""
+        estimator = getattr(self, role)
+        if estimator is None:
+            raise ValueError(f"this needs a {role} estimator: give Estimators({role}=...), or leave its metric out")
+        return estimator
+
+
+def mirrored(recogniser: Estimator) -> Estimator:
+    """A recogniser of the image and its mirror image, (N, 2D), as SphereFace and CosFace are evaluated."""
+    network = _Mirrored(recogniser.network).eval()
+    return replace(recogniser, network=network, flip="image and mirror image, concatenated")
+
+
+class _Mirrored(nn.Module):
+    def __init__(self, network: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        return F.normalize(torch.cat([self.network(images), self.network(images.flip(-1))], 1))
+
+
+class _Pipeline(nn.Module):
+    """Preparation, network and conversion of its outputs, one after the other."""
+
+    def __init__(self, prepare: Callable, network: Callable, finish: Callable) -> None:
+        super().__init__()
+        self.prepare, self.network, self.finish = prepare, network, finish
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.finish(self.network(self.prepare(images)))
+
+
+def load_estimator(
+    name: str | EstimatorCard, paths: str | Path | Sequence[str | Path], output: str | None = None
+) -> Estimator:
+    """The estimator of a card (or of the name of one in CARDS), read from the files of `card.files` (or one path).
+
+    output: one of the card's; its first by default. The caller has checked each sha256; those of VERIFIED are checked
+    again. Raises ValueError on an unknown name or output, on missing paths, and on a file that does not fit, naming it
+    and the key.
+    """
+    card, output = _known(name, output)
+    paths = [Path(path) for path in ([paths] if isinstance(paths, str | Path) else paths)]
+    if len(paths) != len(card.files):
+        files = ", ".join(one.file for one in card.files)
+        raise ValueError(f"estimator '{card.name}' needs {files}: expected {len(card.files)} paths, got {len(paths)}")
+    for path in paths:
+        if not path.is_file():
+            raise ValueError(f"{path}: no such file, needed for estimator '{card.name}'. {card.note}".strip())
+    return _estimator(card, output, paths)
+
+
+def untrained_estimator(name: str | EstimatorCard, output: str | None = None) -> Estimator:
+    """The estimator of a card with random weights and without files, to test or time it; no Evaluation accepts it.
+
+    Raises ValueError on an unknown name or output, and where the network itself is in the files.
+    """
+    card, output = _known(name, output)
+    if card.architecture in ONLY_IN_FILES:
+        raise ValueError(f"estimator '{card.name}' cannot be built without its files")
+    return _estimator(card, output, ())
+
+
+def build_network(card: EstimatorCard) -> FaceRegressor:
+    """The network of one of our own cards with fresh weights, to be trained. Raises ValueError on another card."""
+    if card.architecture != "face_regressor":
+        raise ValueError(f"'{card.name}' is not trained here; its weights come from {card.source}")
+    return FaceRegressor(**card.options)
+
+
+def _known(name: str | EstimatorCard, output: str | None) -> tuple[EstimatorCard, str]:
+    if isinstance(name, str) and name not in CARDS:
+        raise ValueError(f"unknown estimator '{name}', known: {', '.join(CARDS)}")
+    card = CARDS[name] if isinstance(name, str) else name
+    if output is not None and output not in card.outputs:
+        raise ValueError(f"estimator '{card.name}' gives {' and '.join(card.outputs)}, not '{output}'")
+    return card, output or card.outputs[0]
+
+
+def _estimator(card: EstimatorCard, output: str, paths: Sequence[Path]) -> Estimator:
+    network = ARCHITECTURES[card.architecture](card, output, paths).eval().requires_grad_(False)
+    digest = hashlib.sha256()
+    for path in (*paths, *([network.heads_file] if isinstance(network, Lpips) else [])):
+        with open(path, "rb") as file:
+            hashlib.file_digest(file, lambda: digest)
+    weight_hash = digest.hexdigest()[:16] if paths else UNTRAINED
+    coefficients = card.coefficients if output == "expression" else ""
+    return Estimator(network, card.name, weight_hash, card.crop, card.colour_order, card.note, coefficients)
+
+
+def _face_regressor(card: EstimatorCard, output: str, paths: Sequence[Path]) -> nn.Module:
+    network = build_network(card)
+    _load(network, card, paths)
+    if output == "features":
+        return _Pipeline(inner_square, network.features, mean_over_positions)
+    finish = {"embedding": F.normalize, "pose": regressed_angles_deg, "expression": lambda outputs: outputs[:, 3:]}
+    return _Pipeline(inner_square, network, finish[output])
+
+
+def _three_ddfa(card: EstimatorCard, output: str, paths: Sequence[Path]) -> nn.Module:
+    network = FaceParameters()
+    _load(network, card, paths)
+    if paths:
+        network.mean, network.std = _mean_and_std(paths[1])
+    finish = {"pose": euler_angles_deg, "expression": lambda parameters: parameters[:, 52:]}
+    return _Pipeline(face_parameters_crop, network, finish[output])
+
+
+def _fsanet(card: EstimatorCard, output: str, paths: Sequence[Path]) -> nn.Module:
+    return _Pipeline(fsanet_crop, FSANet(paths), lambda angles: angles * angles.new_tensor([1.0, -1.0, -1.0]))
+
+
+def _lpips(card: EstimatorCard, output: str, paths: Sequence[Path]) -> nn.Module:
+    network = Lpips(card.name.removeprefix("lpips_"))
+    for path in paths:
+        for part, state in network.states(_read(card, path), read_state(network.heads_file)):
+            load_strictly(part, state, f"{path}: '{card.name}'")
+    return network
+
+
+def _inception(card: EstimatorCard, output: str, paths: Sequence[Path]) -> nn.Module:
+    try:
+        return _Pipeline(to_uint8, Inception(_read(card, paths[0])), nn.Identity())
+    except RuntimeError as error:
+        raise ValueError(f"{paths[0]}: not the weights of '{card.name}': {' '.join(str(error).split())}") from error
+
+
+def _squeezenet(card: EstimatorCard, output: str, paths: Sequence[Path]) -> nn.Module:
+    from torchvision.models import squeezenet1_0  # only for this one: it is slow to import
+
+    network = squeezenet1_0()
+    _load(network, card, paths)
+    return _Pipeline(imagenet_frame, network.features, mean_over_positions)
+
+
+# (card, output, paths) -> the network with its preparation; without paths, with random weights.
+ARCHITECTURES: dict[str, Callable[[EstimatorCard, str, Sequence[Path]], nn.Module]] = {
+    "face_regressor": _face_regressor,
+    "three_ddfa": _three_ddfa,
+    "fsanet": _fsanet,
+    "lpips": _lpips,
+    "inception": _inception,
+    "squeezenet": _squeezenet,
+}
+VERIFIED = ("lpips", "inception", "squeezenet")  # their values mean nothing with other weights
+ONLY_IN_FILES = ("fsanet", "inception")  # their network, or its package, cannot do without the file
+
+
+def _load(network: nn.Module, card: EstimatorCard, paths: Sequence[Path]) -> None:
+    """Load the first file, where there is one."""
+    for path in paths[:1]:
+        load_strictly(network, _read(card, path), f"{path}: '{card.name}'")
+
+
+def _read(card: EstimatorCard, path: Path) -> dict[str, Tensor]:
+    """The tensors of the card's first file."""
+    if card.architecture in VERIFIED and not (card.sha256 and sha256(path).startswith(card.sha256)):
+        raise ValueError(
+            f"{path}: sha256 is {sha256(path)}, but that of '{card.name}' begins with {card.sha256}: damaged, or "
+            f"another file, whose values would not be what their name says; get it from {card.url or card.source}"
+        )
+    state = read_state(path)
+    for key, tensor in state.items():
+        if not torch.isfinite(tensor).all():
+            raise ValueError(f"{path}: damaged weights of '{card.name}': {key}: NaN or infinite values")
+    return state
+
+
+def _mean_and_std(path: Path) -> tuple[Tensor, ...]:
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return tuple(torch.from_numpy(arrays[key].reshape(62)).float() for key in ("mean", "std"))
+    except (KeyError, ValueError, TypeError, AttributeError, OSError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path}: expected arrays mean and std of 62 numbers ({error})") from error

@@ -1,0 +1,148 @@
+"""A metric, the values it measures, and its view of a swapper.
+
+Metrics and values describe themselves: every table, page and check derives from these descriptions.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from swapcore.images import to_float
+
+from .estimators import Estimators
+from .measured import Measured
+from .pairs import Pairs
+
+
+@dataclass(frozen=True)
+class Value:
+    """One value that a metric measures.
+
+    key: its name in metrics.json and MLflow. title: its name in tables. better: whether higher or lower is better, or
+    "target" where the best value lies in between. parts: tables show the share of each network of a swapper. brief: the
+    short table that compares variants has it. open_ended: `key` is a prefix, followed by the name of an estimator.
+    """
+
+    key: str
+    title: str
+    unit: str = ""
+    format: str = "{:.2f}"
+    better: Literal["higher", "lower", "target"] | None = None
+    parts: bool = False
+    brief: bool = True
+    open_ended: bool = False
+
+    @property
+    def digits(self) -> int:
+        """Decimal places in tables."""
+        return int(self.format[self.format.index(".") + 1])
+
+    def named(self, key: str) -> Value | None:
+        """The description of the measured `key`; None where it is not a key of this value."""
+        if self.open_ended:
+            return replace(self, key=key, title=key.replace("_", " ")) if key.startswith(self.key) else None
+        return self if key == self.key else None
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """One swapper and its swaps (N, 3, H, H) uint8 on the CPU, 8-bit as a file would hold them.
+
+    swapper: the callable, or a name alone where only its swaps are known. readings: cache of the estimators' readings
+    of sources, targets and gallery, keyed by (role, column) and shared by all swappers measured on these pairs.
+    """
+
+    swapper: Any
+    name: str
+    swaps: Tensor
+    pairs: Pairs
+    estimators: Estimators
+    device: torch.device
+    batch_size: int
+    readings: dict[tuple[str, str], Tensor]
+    own_readings: dict[tuple[str, str], Tensor] = field(default_factory=dict)
+
+    def read(self, role: str, column: str) -> Tensor:
+        """Readings of estimator `role` on column swap, source, target or gallery: (N or P, D) float32 on the CPU."""
+        cache = self.own_readings if column == "swap" else self.readings
+        if (role, column) not in cache:
+            images = self.swaps if column == "swap" else getattr(self.pairs, column)
+            cache[role, column] = self._read(role, images, f"{self.name}'s" if column == "swap" else column)
+        return cache[role, column]
+
+    @torch.inference_mode()
+    def _read(self, role: str, images: Tensor, whose: str) -> Tensor:
+        """Raises ValueError where the readings break their contract: shape, finite, unit length, three angles."""
+        estimator = self.estimators.need(role)
+        batches = images.split(self.batch_size)
+        readings = torch.cat([estimator(to_float(batch.to(self.device))).float().cpu() for batch in batches])
+        problem = None
+        if readings.ndim != 2 or len(readings) != len(images):
+            problem = f"expected ({len(images)}, D), got {tuple(readings.shape)}"
+        elif not torch.isfinite(readings).all():
+            problem = f"NaN or infinite for image {int((~torch.isfinite(readings)).any(1).nonzero()[0])}"
+        elif role == "pose" and readings.shape[1] != 3:
+            problem = f"expected yaw, pitch and roll, got {readings.shape[1]} numbers"
+        elif role == "recogniser" and (readings.norm(dim=1) - 1).abs().max() > 1e-3:
+            problem = "embeddings are not of unit length"
+        if problem:
+            raise ValueError(f"{role} '{estimator.name}' on {whose} images: {problem}")
+        return readings
+
+    def protocol(self, role: str | None = None) -> dict[str, Any]:
+        """Everything that all values on these pairs depend on, with estimator `role` where one is named.
+
+        Raises ValueError where that estimator was not given.
+        """
+        shared: dict[str, Any] = {
+            "pairs": self.pairs.name,
+            "pairs_hash": self.pairs.hash,
+            "pairs_count": len(self.pairs),
+            "resolution": self.pairs.resolution,
+            "swaps": "8-bit RGB: rounded, clipped",
+        }
+        if self.pairs.protocol:
+            shared["data"] = dict(self.pairs.protocol)
+        if role is None:
+            return shared
+        estimator = self.estimators.need(role)
+        return {**shared, role: estimator.as_dict(), "flip": estimator.flip}
+
+
+@dataclass(frozen=True)
+class Metric:
+    """measure: view of a swapper -> measured values by key; a value that the swapper or the pairs cannot have is
+    absent. values: all values it may give, in the order of tables. needs: the role of the estimator it depends on."""
+
+    measure: Callable[[View], dict[str, Measured]]
+    values: tuple[Value, ...]
+    needs: str | None = None
+
+    def __call__(self, view: View) -> dict[str, Measured]:
+        """Measure, with units, directions and the time it took. Raises ValueError on a key that no Value declares."""
+        started = time.perf_counter()
+        measured = described(self.measure(view), self.values)
+        seconds = round(time.perf_counter() - started, 3)
+        return {key: replace(one, seconds=seconds) for key, one in measured.items()}
+
+
+def find(key: str, values: Iterable[Value]) -> Value | None:
+    """The Value that describes `key`; None where there is none."""
+    return next(filter(None, (value.named(key) for value in values)), None)
+
+
+def described(measured: Mapping[str, Measured], values: Iterable[Value]) -> dict[str, Measured]:
+    """Measured values with unit and direction as described. Raises ValueError on a key that no Value declares."""
+    result = {}
+    for key, one in measured.items():
+        value = find(key, values)
+        if value is None:
+            raise ValueError(f"a metric measured '{key}', which none of its Values declares")
+        result[key] = replace(one, unit=value.unit, better=value.better)
+    return result

@@ -1,0 +1,82 @@
+"""A metric is one file and one line in METRICS: with that, its values appear in every table, page and record."""
+
+import pytest
+from helpers.line import experiment, in_process
+
+from distill.report import paper_pages
+from eval import METRICS
+from eval.measured import Measured
+from eval.metric import Metric, Value
+from swapcore.files import read_json
+
+PAIRS = 8
+
+
+def toy_score(view):
+    """0.625 for every swapper, with the shares of two networks."""
+    shares = {"parts": {"second": 0.5, "first": 0.125}}
+    return {"toy_score": Measured(0.625, len(view.pairs), None, view.protocol(), shares)}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """An experiment of two variants with the toy metric alone: its folder, its tracking database, its output."""
+    folder = tmp_path_factory.mktemp("toy")
+    value = Value("toy_score", "toy score", "toys", "{:.4f}", "target", parts=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(METRICS, "toy", Metric(toy_score, (value,)))
+        uri = f"sqlite:///{folder / 'mlflow.db'}"
+        path = experiment(
+            folder,
+            "toys",
+            variants={"narrow": {}, "wide": {"student.options.width": 16}},
+            train={"steps": 1},
+            loss={"adversarial": [0, 0, 0]},
+            eval={"metrics": ["toy"]},
+            tracking={"uri": uri, "experiment": "toys"},
+        )
+        yield in_process(path), uri
+
+
+def test_metrics_json_has_it(finished):
+    row = read_json(finished[0] / "narrow" / "metrics.json")["rows"]["compact"]
+    assert set(row) == {"toy_score"}
+    assert row["toy_score"]["value"] == 0.625 and row["toy_score"]["n"] == PAIRS
+    assert row["toy_score"]["unit"] == "toys" and row["toy_score"]["better"] == "target"
+
+
+def test_the_terminal_has_it(finished, capsys):
+    from distill.report.page import text_table
+
+    text = text_table(read_json(finished[0] / "narrow" / "metrics.json")["rows"])
+    lines = [line.split() for line in text.splitlines() if line]
+    assert lines[1][:4] == ["toy", "score", "→←", "0.6250"]
+    assert "0.1250 + 0.5000" in text
+
+
+def test_the_page_has_it(finished):
+    page = (finished[0] / "narrow" / "report.html").read_text()
+    assert "<td>toy score →←</td>" in page and "0.6250" in page and "first 0.1250" in page
+
+
+def test_the_comparison_has_it(finished):
+    table = (finished[0] / "comparison.md").read_text()
+    assert "| toy score →← |" in table and "0.6250" in table
+    rows = read_json(finished[0] / "comparison.json")["rows"]
+    assert {row["values"]["toy_score"]["mean"] for row in rows.values()} == {0.625} and len(rows) == 2
+
+
+def test_the_papers_tables_have_it(finished, tmp_path):
+    paper_pages.write(tmp_path, [finished[0] / "narrow"])
+    for name in ("paper.md", "paper.html"):
+        assert "toy score" in (tmp_path / name).read_text(), name
+    assert "toy_score" in (tmp_path / "paper.csv").read_text()
+
+
+def test_mlflow_has_it(finished):
+    import mlflow
+
+    mlflow.set_tracking_uri(finished[1])
+    runs = mlflow.search_runs(experiment_names=["toys"])
+    for name in ("metrics.toy_score", "metrics.eval/compact/toy_score", "metrics.eval/copy-target/toy_score"):
+        assert sorted(runs[name].dropna()) == [0.625, 0.625], name
