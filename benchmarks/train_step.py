@@ -35,8 +35,8 @@ from distill.estimate import noise, saved_bytes
 from distill.pseudo_gt.quality import DTYPES
 from distill.tracking import Tracker
 from distill.train.discriminator import build as build_discriminator
-from distill.train.log import Sums
 from distill.train.loop import Networks, Step, build_networks, mixture
+from distill.train.monitor import Sums
 from distill.train.perceptual import Perceptual, backbone
 from distill.train.stream import batches
 from students.identity_encoder import CARDS as ENCODERS

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from swapcore import frame
 from swapcore.onnx import Session
 from swapcore.three_ddfa import ThreeDDFA
 
@@ -59,9 +60,7 @@ def regressed_angles_deg(outputs: Tensor) -> Tensor:
 
 def inner_square(images: Tensor, size: int = 64) -> Tensor:
     """Rows and columns 26 to 229 of 256, antialiased bilinear: (N, 3, size, size) in [-1, 1]."""
-    side = images.shape[-1]
-    first, end = -(-26 * side // FRAME), 230 * side // FRAME
-    faces = images[:, :, first:end, first:end]
+    faces = frame.inner_square(images)
     return F.interpolate(faces, (size, size), mode="bilinear", align_corners=False, antialias=True)
 
 

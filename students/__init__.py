@@ -11,12 +11,11 @@ import inspect
 import json
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from swapcore.files import whole_file
-from swapcore.weights import load_strictly
+from swapcore.weights import load_strictly, read_header, read_state
 
 from .compact import Compact
 from .mobilefaceswap import MobileFaceSwap
@@ -72,12 +71,7 @@ def load(path: str | Path, expected: str | None = None) -> nn.Module:
     if not path.is_file():
         reason = "is a folder; give the student.safetensors in it" if path.is_dir() else "no such file"
         raise FileNotFoundError(f"{path}: {reason}")
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            state = {key: file.get_tensor(key) for key in file.keys()}
-    except SafetensorError as error:
-        raise ValueError(f"{path}: not a safetensors file ({error})") from error
+    metadata = read_header(path)
     missing = [key for key in ("student", "options") if key not in metadata]
     if missing:
         raise ValueError(f"{path}: not a saved student: its metadata lacks '{missing[0]}'")
@@ -89,7 +83,7 @@ def load(path: str | Path, expected: str | None = None) -> nn.Module:
         generator = build(name, **json.loads(metadata["options"]))
     except (ValueError, TypeError, RuntimeError) as error:
         raise ValueError(f"{where}: {error}") from error
-    load_strictly(generator, state, where)
+    load_strictly(generator, read_state(path), where)
     return generator.eval()
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from swapcore.weights import load_strictly, unwrap
 
 from .contract import check_embedding, check_inputs, check_map, check_options
+from .paddle import read_pdparams
 
 _SLOPE = 0.1
 _DOWNS, _UPS = 5, 4
@@ -213,9 +215,10 @@ def original_to_ours(key: str) -> str:
     return key.replace("._mean", ".running_mean").replace("._variance", ".running_var")
 
 
-def load_original(checkpoint: Mapping[str, Tensor], resolution: int = 224) -> MobileFaceSwap:
-    """The student of a checkpoint of Seanseattle/MobileFaceSwap @2955247 (`students.paddle.read_pdparams`), every
-    tensor used exactly once, in evaluation mode.
+def load_original(checkpoint: str | Path | Mapping[str, Tensor], resolution: int = 224) -> MobileFaceSwap:
+    """The student of a checkpoint of Seanseattle/MobileFaceSwap @2955247: a .pdparams file, or its tensors by name.
+
+    Every tensor is used exactly once; the student is in evaluation mode.
 
     It was trained with ArcFace IR-SE-101 (SimSwap's), which is not among the identity encoders here: the caller passes
     that network's unit embedding and its (512, 7, 7) map after the last normalisation, of the source at 112 x 112
@@ -224,6 +227,8 @@ def load_original(checkpoint: Mapping[str, Tensor], resolution: int = 224) -> Mo
     does not fit.
     """
     where, state = "MobileFaceSwap checkpoint", {}
+    if not isinstance(checkpoint, Mapping):
+        where, checkpoint = str(checkpoint), read_pdparams(checkpoint)
     for key, tensor in unwrap(checkpoint, where, ("state_dict",)).items():
         ours = original_to_ours(key)
         if ours in state or not tensor.is_floating_point():

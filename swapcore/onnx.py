@@ -153,9 +153,6 @@ class Session:
         return self.run(typed)[0].astype(np.float32)
 
 
-Graph = Session  # the name of before, for branches that were begun with it
-
-
 def last_initializer(path: str | Path, size: int) -> Tensor:
     """The last initializer (size, size) of a file, float32. Raises ValueError where it has another shape, or where the
     package onnx is absent."""

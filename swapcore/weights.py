@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -120,6 +120,15 @@ def read_state(path: str | Path, wrappers: tuple[str, ...] = WRAPPERS) -> dict[s
     path = Path(path)
     content = _read(path)
     return content if path.suffix == ".safetensors" else unwrap(content, path, wrappers)
+
+
+def read_header(path: str | Path) -> dict[str, str]:
+    """The texts that a .safetensors file holds beside its tensors. Raises ValueError where it is not such a file."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return file.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path}: not a safetensors file ({error})") from None
 
 
 def read_parts(path: str | Path, names: tuple[str, ...]) -> dict[str, dict[str, Tensor]]:

@@ -11,14 +11,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from swapcore.files import whole_file
 from swapcore.frame import Crop
-from swapcore.weights import build_with, load_strictly, read_state, tensor_of
+from swapcore.weights import build_with, load_strictly, read_header, read_state, tensor_of
 
 from . import aei_net, hearnet
 from .aei_net import AEINet
@@ -221,11 +220,7 @@ def read_metadata(path: str | Path) -> dict[str, str]:
     path = Path(path)
     if path.suffix != ".safetensors":
         return {}
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path}: not a readable safetensors file ({error})") from None
+    metadata = read_header(path)
     return metadata if metadata.get("teacher") == "faceshifter" and "options" in metadata else {}
 
 

@@ -18,7 +18,7 @@ from distill.evaluate.swappers import trained
 from distill.export import card
 from distill.report import tables
 from distill.stage import Stage, open_stage, upstream
-from distill.train.log import read_log
+from distill.train.monitor import read_log
 from swapcore.files import read_json, whole_file, write_json, write_text
 
 

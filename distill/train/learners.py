@@ -49,10 +49,7 @@ class StudentLearner(Learner):
 
     def __init__(self, name: str, encoder: IdentityEncoder, resolution: int, options: Mapping[str, Any]) -> None:
         """Raises ValueError for an unknown name, ValueError or TypeError for wrong options."""
-        shapes = {"resolution": resolution, "embedding_dim": encoder.card.embedding_dim}
-        if getattr(students.STUDENTS.get(name), "needs_map", False):
-            shapes["map_shape"] = list(encoder.map_shape)
-        super().__init__(encoder, students.build(name, **{**shapes, **options}))
+        super().__init__(encoder, students.build_for(encoder, name, **{"resolution": resolution, **options}))
 
     def save(self, net: nn.Module, path: Path, **metadata: str) -> None:
         students.save(net, path, **metadata)

@@ -27,11 +27,10 @@ from distill.train import batch_norm, losses
 from distill.train.checkpoint import State
 from distill.train.discriminator import build as build_discriminator
 from distill.train.learners import Learner
-from distill.train.log import Log, Sums
+from distill.train.monitor import Log, Preview, Sums
 from distill.train.online import OnlineTeacher, build_adapters, taps
 from distill.train.perceptual import Perceptual
 from distill.train.perceptual import build as build_perceptual
-from distill.train.preview import Preview
 from distill.train.stream import Mixture, batches
 from students.identity_encoder import IdentityEncoder
 from swapcore.hardware import git_commit

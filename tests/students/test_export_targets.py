@@ -1,23 +1,23 @@
-"""Every runtime: small students written, run, compared; wrong files seen; mistakes told; nothing half-written left."""
+"""Every runtime: small students are written, run and compared; wrong files raise errors; no partial files are left."""
 
 import importlib.util
 
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers.small_students import pictures, stirred, swapper
+from helpers.small_students import expected, pictures, stirred, swapper
 from torch import nn
 
 import students
 from students.export import equality, targets
-from students.export.models import Model, models
+from students.export.models import Model, Target, models
 from students.mobilefsgan import DecoderBlock, Head, ImageHead, Up
 
 FILES = [name for name, target in targets.TARGETS.items() if target.write]
-# What a runtime has no words for: ncnn's convolutions have constant kernels.
+# Models that a runtime cannot express: ncnn's convolutions have constant kernels.
 CANNOT = {("ncnn", "mobilefaceswap"): "computed kernels of ConvolutionDepthWise"}
-# tests/test_tnn.py has all of TNN's, onnx-batch writes what onnx does; the other converters take up to a minute for
-# hundreds of layers, and are shown `Part`, which is made of MobileFSGAN's, below.
+# test_tnn.py covers all generators in TNN; onnx-batch writes the same as onnx. The other converters take up to a minute
+# for hundreds of layers; they convert `Part`, below, a small network of MobileFSGAN's layers.
 GENERATORS = [(name, student) for name in ("onnx", "coreml", "ncnn") for student in ("mobilefsgan", "mobilefaceswap")]
 
 
@@ -29,7 +29,7 @@ def need(name):
 
 @pytest.fixture(scope="module")
 def known():
-    """Students by name, each with what PyTorch gives for two pairs."""
+    """Students by name, each with PyTorch's results for two pairs."""
     made = {}
     for name in students.STUDENTS:
         student = swapper(name)
@@ -75,7 +75,7 @@ def run(target, model, folder, inputs, precision="fp32"):
 
 
 class Part(nn.Module):
-    """What a generator is made of, in small: quick to convert."""
+    """The layers of a generator in a small network, which is quick to convert."""
 
     def __init__(self):
         super().__init__()
@@ -171,6 +171,25 @@ def test_damaged_files_are_named(name, known, tmp_path):
         path.with_suffix(".tnnmodel").write_bytes(b"")
     with pytest.raises(ValueError, match=str(path)):
         target.load(path, ("swap",), 1)
+
+
+def test_a_new_target_is_one_entry_of_the_registry(known, tmp_path, monkeypatch):
+    saved = {}
+
+    def write(model, path, precision, metadata):
+        path.write_bytes(b"four")
+        saved[path] = model
+        return path
+
+    def load(path, names, threads):
+        return lambda inputs: expected(saved[path], inputs)
+
+    toy = Target(".toy", ("fp32",), "torch", "float32 tensors by name", write, load)
+    monkeypatch.setitem(targets.TARGETS, "toy", toy)
+    assert targets.chosen(["toy"], ["all"]) == [("toy", "fp32")]
+    student, reference = known["compact"]
+    compared = equality.compare(models(student), reference, targets.check("toy", "fp32"), "fp32", tmp_path, {})
+    assert compared.facts["generator"]["bytes"] == 4 and compared.facts["whole"]["max_abs"] < 1e-5
 
 
 def test_unknown_targets_precisions_and_missing_packages_are_told(monkeypatch):

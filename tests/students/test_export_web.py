@@ -245,7 +245,7 @@ def test_smaller_weights_make_smaller_files_and_keep_the_swap(
     with browser.opened(path) as page, torch.inference_mode():
         difference = (page.swap(**given).swap - student(**given)).abs()
         assert 0 < difference.max() < allowed
-        assert "no face detector" in page.driver.find_element("id", "crops-only").text
+        assert "without a face detector" in page.driver.find_element("id", "crops-only").text
         modes = page.driver.find_elements("css selector", "input[value=photo]")
         assert len(modes) == 2 and not any(mode.is_enabled() for mode in modes)
 

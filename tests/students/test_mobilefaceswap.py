@@ -205,6 +205,20 @@ def test_checkpoints_may_be_wrapped_and_prefixed_and_must_be_numbers(checkpoint,
         load_original({**checkpoint, "extra": torch.zeros(1, dtype=torch.int64)})
 
 
+def test_checkpoints_are_read_from_paddle_files(tmp_path):
+    network, path = small(), tmp_path / "m.pdparams"
+    state = {key: tensor for key, tensor in network.state_dict().items() if not key.endswith("batches_tracked")}
+    arrays = {key: (t.T if key.endswith("style.weight") else t).contiguous().numpy() for key, t in state.items()}
+    path.write_bytes(pickle.dumps(arrays, protocol=2))
+    loaded = load_original(path, resolution=64)
+    assert loaded.options == network.options
+    assert all(torch.equal(loaded.state_dict()[key], tensor) for key, tensor in state.items())
+    del arrays["predictor.norm.running_mean"]
+    path.write_bytes(pickle.dumps(arrays, protocol=2))
+    with pytest.raises(ValueError, match=r"m\.pdparams: not the weights of MobileFaceSwap: predictor\.norm"):
+        load_original(path, resolution=64)
+
+
 def test_kernels_are_for_as_many_sources_as_targets():
     target, embedding, identity_map = small_inputs()
     kernels = small().kernels(embedding, identity_map)

@@ -70,6 +70,22 @@ def test_built_for_an_identity_encoder(name):
         students.build_for(encoder, "giant")
 
 
+def test_a_new_student_is_one_entry_of_the_registry(tmp_path, monkeypatch):
+    class Toy(nn.Conv2d):
+        name = "toy"
+
+        def __init__(self, width: int = 3, embedding_dim: int = 24) -> None:
+            super().__init__(3, width, 1)
+            self.options = {"width": width, "embedding_dim": embedding_dim}
+
+    monkeypatch.setitem(students.STUDENTS, "toy", Toy)
+    generator = students.build_for(Encoder(24), "toy", width=5)
+    students.save(generator, tmp_path / "toy.safetensors")
+    assert students.load(tmp_path / "toy.safetensors", "toy").weight.equal(generator.weight)
+    with pytest.raises(ValueError, match="student 'toy' has no option 'resolution', known: width, embedding_dim"):
+        students.build("toy", resolution=64)
+
+
 def test_saved_and_loaded_is_the_same(name, tmp_path):
     generator, path = small(name), tmp_path / "student.safetensors"
     generator.train()(*inputs(name))

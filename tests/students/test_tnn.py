@@ -53,7 +53,7 @@ def test_smaller_weights_give_nearly_the_same_swap_in_a_smaller_file(name, tmp_p
     full = (tmp_path / "m.tnnmodel").stat().st_size
     for precision, share in (("fp16", 0.56), ("int8", 0.32)):
         files = tmp_path / f"{precision}.tnnproto", tmp_path / f"{precision}.tnnmodel"
-        tnn.write(tnn.PRECISIONS[precision](graph), *files)
+        tnn.write(tnn.with_precision(graph, precision), *files)
         made = tnn.run(tnn.read(*files), {key: value.numpy() for key, value in given.items()})
         assert 0 < far(wanted, made) < TOLERANCE[precision] and files[1].stat().st_size < full * share
 

@@ -117,7 +117,7 @@ def test_other_forms_of_layers(name, tmp_path):
 @pytest.mark.parametrize("precision, most", [("fp16", 1e-2), ("int8", 1e-1)])
 def test_smaller_weights_go_there_and_back_and_compute_nearly_the_same(name, precision, most, tmp_path):
     graph, given = graph_of(name)
-    small = tnn.PRECISIONS[precision](graph)
+    small = tnn.with_precision(graph, precision)
     assert [blob.dtype for blob in small.layers[0].blobs] == (
         [np.float16] * 2 if precision == "fp16" else [np.int8, np.float32, np.float32]
     )

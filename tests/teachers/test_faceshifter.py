@@ -96,7 +96,7 @@ def test_metadata_says_what_a_file_needs(tmp_path):
     assert json.loads(metadata["options"])["resolution"] == 64 and json.loads(metadata["refiner_options"])["width"] == 4
     assert read_metadata(tmp_path / "absent.pth") == {}
     (tmp_path / "broken.safetensors").write_bytes(b"no")
-    with pytest.raises(ValueError, match=r"broken\.safetensors: not a readable safetensors file"):
+    with pytest.raises(ValueError, match=r"broken\.safetensors: not a safetensors file"):
         read_metadata(tmp_path / "broken.safetensors")
     with pytest.raises(ValueError, match="metadata 'options'"):
         save_faceshifter(tmp_path / "t.safetensors", AEINet(width=2, resolution=64), options="")

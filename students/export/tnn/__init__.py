@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 
 from ..models import Model, Run, Target
-from .exporter import PRECISIONS, export, trace
+from .exporter import PRECISIONS, export, trace, with_precision
 from .format import read, write
 from .interpreter import run
 from .layers import Graph, Layer
 
-__all__ = ["TARGET", "Graph", "Layer", "export", "read", "run", "trace", "write"]
+__all__ = ["TARGET", "Graph", "Layer", "export", "read", "run", "trace", "with_precision", "write"]
 
 
 def write_model(model: Model, path: str | Path, precision: str = "fp32", metadata: Mapping[str, str] = {}) -> Path:

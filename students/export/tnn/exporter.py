@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor, fx, nn
 from torch.export.graph_signature import InputKind, OutputKind
@@ -16,7 +15,7 @@ from ..conversion import halves, int8
 from .format import write
 from .layers import QUANTIZABLE, QUANTIZED, Graph, Layer, used
 from .ops import RULES
-from .values import Value
+from .values import Builder, Value
 
 
 def export(
@@ -36,7 +35,7 @@ def export(
     """
     if precision not in PRECISIONS:
         raise ValueError(f"unknown precision '{precision}', known: {', '.join(PRECISIONS)}")
-    graph = PRECISIONS[precision](trace(module, example_inputs, input_names, output_names))
+    graph = with_precision(trace(module, example_inputs, input_names, output_names), precision)
     write(graph, proto_path, model_path)
     return graph
 
@@ -54,7 +53,7 @@ def trace(
     if any(tensor.dtype != torch.float32 for tensor in example_inputs):
         raise ValueError("inputs of other types than float32 are not exported")
     program = torch.export.export(module, tuple(example_inputs)).run_decompositions({})
-    builder = _Builder({*input_names, *output_names})
+    builder = Builder({*input_names, *output_names})
     values = _start_values(program, iter(input_names))
     inputs = {value.name: value.shape for value in values.values() if isinstance(value, Value)}
     program.graph.eliminate_dead_code()
@@ -87,7 +86,7 @@ def _returned(program: torch.export.ExportedProgram) -> list[str | None]:
     return [getattr(spec.arg, "name", None) for spec in specs]
 
 
-def _lowered(builder: _Builder, node: fx.Node, values: dict):
+def _lowered(builder: Builder, node: fx.Node, values: dict):
     """The value of a node: computed if all its inputs are constant, else emitted as layers."""
     args, options = fx.map_arg((node.args, node.kwargs), lambda argument: values[argument.name])
     inputs = [values[argument.name] for argument in node.all_input_nodes]
@@ -120,42 +119,7 @@ def _place(node: fx.Node) -> str:
     )
 
 
-class _Builder:
-    """Collects layers in order, each named after its node."""
-
-    def __init__(self, reserved: set[str]) -> None:
-        self.reserved = reserved
-        self.layers: list[Layer] = []
-        self.constants: dict[str, np.ndarray] = {}
-        self.names: set[str] = set()
-        self.node: fx.Node
-
-    def _name(self) -> str:
-        base = self.node.name + ("_" if self.node.name in self.reserved else "")
-        name, count = base, 0
-        while name in self.names:
-            name, count = f"{base}.{count + 1}", count + 1
-        self.names.add(name)
-        return name
-
-    @property
-    def users(self) -> list[str]:
-        return [str(user.target).removeprefix("aten.") for user in self.node.users]
-
-    def emit(self, kind: str, inputs, shape, params=(), blobs=()) -> Value:
-        name = self._name()
-        weights = tuple(np.ascontiguousarray(blob.float().numpy()) for blob in blobs)
-        names = tuple(value.name for value in inputs)
-        self.layers.append(Layer(kind, name, names, (name,), tuple(params), weights))
-        return Value(name, tuple(shape))
-
-    def constant(self, tensor: Tensor) -> Value:
-        name = self._name()
-        self.constants[name] = np.ascontiguousarray(tensor.float().numpy())
-        return Value(name, tuple(tensor.shape))
-
-
-def _named(builder: _Builder, inputs: dict, outputs: list, names: Sequence[str]) -> Graph:
+def _named(builder: Builder, inputs: dict, outputs: list, names: Sequence[str]) -> Graph:
     """The graph of the layers that the outputs need, with the outputs under their own names."""
     if len(outputs) != len(names) or len(set(names) - set(inputs)) != len(names):
         raise ValueError(f"{len(outputs)} outputs, but the names {', '.join(names)}")
@@ -177,32 +141,24 @@ def _named(builder: _Builder, inputs: dict, outputs: list, names: Sequence[str])
     return Graph(inputs, tuple(names), tuple(layers), constants)
 
 
-def _halved(graph: Graph) -> Graph:
+def with_precision(graph: Graph, precision: str) -> Graph:
+    """A graph of float32 weights with its weights in another precision. Raises ValueError for weights beyond fp16."""
+    return replace(graph, layers=tuple(map(PRECISIONS[precision], graph.layers)))
+
+
+def _fp16(layer: Layer) -> Layer:
     """Slopes and constants of arithmetic stay float32: they are small, and exact numbers are meant."""
-    return _with_weights(graph, (*QUANTIZABLE, "BatchNormCxx"), _half)
-
-
-def _half(layer: Layer) -> Layer:
+    if layer.type not in (*QUANTIZABLE, "BatchNormCxx"):
+        return layer
     return replace(layer, blobs=tuple(halves(blob, f"layer {layer.name}") for blob in layer.blobs))
 
 
-def _quantized(graph: Graph) -> Graph:
-    return _with_weights(graph, QUANTIZABLE, _int8)
-
-
 def _int8(layer: Layer) -> Layer:
+    if layer.type not in QUANTIZABLE:
+        return layer
     weight, *rest = layer.blobs
     integers, scale = int8(weight)
     return replace(layer, type=QUANTIZED + layer.type, blobs=(integers, *rest, scale.reshape(-1)))
 
 
-def _with_weights(graph: Graph, types: Sequence[str], change: Callable[[Layer], Layer]) -> Graph:
-    layers = (change(layer) if layer.type in types else layer for layer in graph.layers)
-    return replace(graph, layers=tuple(layers))
-
-
-PRECISIONS: dict[str, Callable[[Graph], Graph]] = {
-    "fp32": lambda graph: graph,
-    "fp16": _halved,
-    "int8": _quantized,
-}
+PRECISIONS: dict[str, Callable[[Layer], Layer]] = {"fp32": lambda layer: layer, "fp16": _fp16, "int8": _int8}

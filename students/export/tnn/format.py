@@ -168,18 +168,14 @@ def _weights(graph: Graph) -> bytes:
     for layer in owners:
         # With 0 as the number of the type TNN reads its name.
         out += [struct.pack("<i", 0), _string(layer.base), _string(layer.name)]
-        payload = {"name": lambda layer=layer: _string(layer.name), "bias": lambda layer=layer: _bias(layer)}
-        out += [payload[item]() for item in kind(layer.type).payload]
+        for item in kind(layer.type).payload:
+            out.append(_string(layer.name) if item == "name" else struct.pack("<i", layer.params[9]))
         out += [_raw(blob, f"layer {layer.name}: ") for blob in layer.blobs]
     if graph.constants:
         out.append(struct.pack("<Ii", MAGIC, len(graph.constants)))
         for name, array in graph.constants.items():
             out += [_string(name), _raw(array, f"constant {name}: ")]
     return b"".join(out)
-
-
-def _bias(layer: Layer) -> bytes:
-    return struct.pack("<i", layer.params[9])
 
 
 @dataclass

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, fx
+
+from .layers import Layer
 
 
 @dataclass(frozen=True)
@@ -20,17 +22,43 @@ class Value:
     axes: tuple[int, ...] = ()
 
 
-class Builder(Protocol):
-    """The exporter's interface for rules: emit a layer, store a constant, list the users of the present result."""
+class Builder:
+    """Collects the layers that rules emit, each named after the node in work, and constants as blobs."""
+
+    def __init__(self, reserved: set[str]) -> None:
+        self.reserved = reserved
+        self.layers: list[Layer] = []
+        self.constants: dict[str, np.ndarray] = {}
+        self.names: set[str] = set()
+        self.node: fx.Node
+
+    def _name(self) -> str:
+        base = self.node.name + ("_" if self.node.name in self.reserved else "")
+        name, count = base, 0
+        while name in self.names:
+            name, count = f"{base}.{count + 1}", count + 1
+        self.names.add(name)
+        return name
+
+    @property
+    def users(self) -> list[str]:
+        """The operations that use the result of the node."""
+        return [str(user.target).removeprefix("aten.") for user in self.node.users]
 
     def emit(
         self, kind: str, inputs: Sequence[Value], shape: Sequence[int], params: Sequence = (), blobs: Sequence = ()
-    ) -> Value: ...
+    ) -> Value:
+        """Add a layer; returns its output blob."""
+        name = self._name()
+        weights = tuple(np.ascontiguousarray(blob.float().numpy()) for blob in blobs)
+        names = tuple(value.name for value in inputs)
+        self.layers.append(Layer(kind, name, names, (name,), tuple(params), weights))
+        return Value(name, tuple(shape))
 
-    def constant(self, tensor: Tensor) -> Value: ...
-
-    @property
-    def users(self) -> list[str]: ...
+    def constant(self, tensor: Tensor) -> Value:
+        name = self._name()
+        self.constants[name] = np.ascontiguousarray(tensor.float().numpy())
+        return Value(name, tuple(tensor.shape))
 
 
 def pair(value: int | Sequence[int]) -> tuple[int, int]:

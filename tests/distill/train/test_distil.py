@@ -14,7 +14,7 @@ import teachers
 from distill import config
 from distill.config import ConfigError, Teacher
 from distill.data.triplet import Triplet
-from distill.train.log import read_log
+from distill.train.monitor import read_log
 from distill.train.online import Adapters, OnlineTeacher, taps
 
 

@@ -9,7 +9,7 @@ from helpers.line import launch
 
 import students
 from distill import config
-from distill.train.log import read_log
+from distill.train.monitor import read_log
 
 SMALL = [
     "data.kind=synthetic", "data.resolution=128", "data.train_people=2", "data.val_people=2", "data.test_people=2",

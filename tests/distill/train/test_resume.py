@@ -9,7 +9,7 @@ from helpers.line import experiment, in_process, launch, same_state
 
 from distill import stage
 from distill.stage import OutOfTime
-from distill.train.log import read_log
+from distill.train.monitor import read_log
 
 TRAIN = "stages=[data, pseudo_gt, train]"
 
