@@ -41,11 +41,7 @@ def check_names(exp: Experiment) -> None:
     if stages & {"pseudo_gt", "train", "eval"}:
         _encoder_file(exp.student.identity_encoder, exp, "student.identity_encoder")
         with torch.device("meta"):  # shapes without values
-<<<<<<< HEAD
             learner(exp, IdentityEncoder(ENCODERS[exp.student.identity_encoder]))
-=======
-            learner(exp, IdentityEncoder(card))
->>>>>>> students
     if "eval" in stages:
         check_recogniser(exp, exp.student.identity_encoder, "student.identity_encoder")
         trains = exp.loss.perceptual > 0 and exp.loss.perceptual_network == "lpips"
@@ -247,13 +243,6 @@ def encoder_of(path: str | Path) -> str | None:
     if Path(path).suffix != ".safetensors":
         return None
     try:
-<<<<<<< HEAD
-        with safe_open(path, framework="pt") as file:
-            return (file.metadata() or {}).get("identity_encoder")
-    except SafetensorError:
-        return None  # the loader of the network reports the damage
-=======
         return weights.read_header(path).get("identity_encoder")
     except ValueError:
-        return None  # the teacher's own loader names the damage
->>>>>>> students
+        return None  # the loader of the network reports the damage

@@ -31,7 +31,7 @@ from eval import METRICS, estimators
 from eval.cards import CARDS
 from eval.evaluation import Evaluation
 from eval.networks import FaceRegressor
-from students.export import proof, targets
+from students.export import equality
 from students.export.models import models
 from swapcore.files import read_json, write_json
 
@@ -291,13 +291,12 @@ def test_example_of_an_estimator(monkeypatch):
 
 
 def test_example_of_an_export_target(tmp_path):
-    module = example("students/export/torch_program.py")
-    target = targets.Target(".pt2", module.write, module.load, module.PRECISIONS, "torch", "float32 tensors by name")
+    target = example("students/export/torch_program.py").TARGET
     model = models(swapper("compact"))["whole"]
     path = target.write(model, tmp_path / "whole.pt2", "fp32", {})
     given = inputs(model, 1)
     swaps = [model.module(*given.values()), target.load(path, model.outputs, 1)(given)["swap"]]
-    assert (swaps[0] - swaps[1]).abs().max() < proof.TOLERANCE["fp32"]
+    assert (swaps[0] - swaps[1]).abs().max() < equality.TOLERANCE["fp32"]
 
 
 def test_example_of_a_stage(tmp_path):

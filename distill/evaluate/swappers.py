@@ -67,15 +67,7 @@ def by_name(name: str, exp: Experiment, pairs: Pairs, device: Any) -> Any:
     if name.endswith("teacher.safetensors"):
         specs[name] = Teacher("faceshifter", weights={"generator": name})
     if name in specs or name in teachers.TEACHERS:
-<<<<<<< HEAD
         return TeacherSwapper(build.teacher(specs.get(name, Teacher(name)), exp, f"swapper '{name}'")).to(device)
-=======
-        return Steady(build.teacher(specs.get(name, Teacher(name)), exp, f"swapper '{name}'")).to(device)
-    saved = name.endswith(".safetensors") and Path(name).is_file()
-    teacher = weights.read_header(name).get("teacher") if saved else None
-    if teacher is not None:
-        return Steady(build.teacher(Teacher(teacher, weights={"generator": name}), exp, name)).to(device)
->>>>>>> students
     if name.endswith(".safetensors"):
         student = load_student(name, exp)
         _check_resolution(name, student.generator.options["resolution"], pairs.resolution)
@@ -164,11 +156,7 @@ def names_of(pairs: Pairs) -> Sequence[str]:
 def load_student(path: str | Path, exp: Experiment) -> students.StudentSwapper:
     """A student's file, with the identity encoder that trained it, as a swapper. Raises ConfigError, ValueError."""
     generator = students.load(path)
-<<<<<<< HEAD
     encoder = build.identity_encoder(exp, build.encoder_of(path))
-=======
-    encoder = build.identity_encoder(exp, weights.read_header(path).get("identity_encoder"))
->>>>>>> students
     build.check_recogniser(exp, encoder.card.name, str(path))
     swapper = students.StudentSwapper(generator, encoder).eval().requires_grad_(False)
     swapper.name = generator.name

@@ -22,10 +22,6 @@ from distill.evaluate import pairs as lists
 from distill.evaluate import swappers
 from distill.export.card import card, table
 from distill.stage import Stage, open_stage, upstream
-<<<<<<< HEAD
-=======
-from distill.tracking import Tracker
->>>>>>> students
 from eval.evaluation import Evaluation
 from eval.pairs import Pairs
 from students.export import equality, targets
@@ -148,15 +144,9 @@ class Identity:
         self.embeddings = self.recogniser(expected)
         self.pytorch = self.measure(expected)
 
-<<<<<<< HEAD
     def measure(self, swaps: Tensor) -> dict[str, float]:
         """The values of swaps (N, 3, R, R) in [-1, 1], by key."""
         values = self.evaluation.measure("export", ["id_retrieval", "id_similarity"], swaps=to_uint8(swaps))
-=======
-    def __call__(self, swaps, truth: equality.Reference) -> dict[str, float]:
-        values = self.evaluation.measure("export", ["id_retrieval", "id_similarity"], swaps=to_uint8(swaps))
-        seen, before = (self.recogniser(images) for images in (swaps, truth.swaps))
->>>>>>> students
         return {
             "id_top1_percent": values["id_retrieval_top1_pct"].value,
             "id_similarity": values["id_similarity_source"].value,
