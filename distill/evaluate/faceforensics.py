@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from distill.data import video
 from distill.data.faces import FaceFinder, align, nose_offset
-from distill.evaluate.pairs import FORMAT
+from distill.evaluate.pairs import pair_list
 from swapcore.files import digest, read_json, sha256, write_json
 from swapcore.images import DataError, save_png
 
@@ -64,37 +64,20 @@ def prepare(
                 skipped.append({"what": name, "reason": reason})
                 continue
             frame = number if sampled[source]["faces"][number] else sampled[source]["frontal"]
-            pairs.append(
-                {
-                    "name": name,
-                    "source": f"faces/{source}/{frame:02d}.png",
-                    "target": f"faces/{target}/{number:02d}.png",
-                    "source_person": source,
-                    "target_person": target,
-                }
-            )
+            files = f"faces/{source}/{frame:02d}.png", f"faces/{target}/{number:02d}.png"
+            pairs.append((name, *files, source, target))
     if not pairs:
         raise DataError(f"{root}: no pair is left of {2 * len(couples)}; the first: {skipped[0]}")
-    listing = {
-        "format": FORMAT,
-        "name": f"FaceForensics++ {compression}",
-        "resolution": resolution,
-        "protocol": {
-            "dataset": "FaceForensics++",
-            **settings,
-            "splits": {Path(path).name: sha256(path)[:16] for path in splits},
-            "pairs": "both directions of the data set's own, frame N onto frame N",
-            "alignment": "by detected landmarks",
-        },
-        "gallery_definition": GALLERY,
-        "gallery_holds_sources": False,
-        "pairs": pairs,
-        "gallery": [
-            {"file": f"faces/{name}/gallery.png", "person": name} for name, info in sampled.items() if info["gallery"]
-        ],
-        "skipped": skipped,
+    protocol = {
+        "dataset": "FaceForensics++",
+        **settings,
+        "splits": {Path(path).name: sha256(path)[:16] for path in splits},
+        "pairs": "both directions of the data set's own, frame N onto frame N",
+        "alignment": "by detected landmarks",
     }
-    write_json(out / "pairs.json", listing)
+    gallery = [(f"faces/{name}/gallery.png", name) for name, info in sampled.items() if info["gallery"]]
+    content = pair_list(f"FaceForensics++ {compression}", resolution, protocol, GALLERY, pairs, gallery, skipped)
+    write_json(out / "pairs.json", content)
     return out / "pairs.json"
 
 

@@ -78,27 +78,32 @@ def by_singles(name: str, photos: Photos, count: int, seed: int, dataset: str) -
 def _listing(name, photos, chosen, gallery, protocol, definition, holds_sources=False) -> dict[str, Any]:
     rows = photos.rows
     used = sorted({i for pair in chosen for i in pair} | set(gallery))
+    files, people = ([row[key] for row in rows] for key in ("file", "person"))
+    return pair_list(
+        name,
+        photos.resolution,
+        protocol,
+        definition,
+        pairs=[(f"{i:05d}", files[s], files[t], people[s], people[t]) for i, (s, t) in enumerate(chosen)],
+        gallery=[(files[i], people[i]) for i in gallery],
+        holds_sources=holds_sources,
+        pictures={files[i]: {k: rows[i][k] for k in FACTS if k in rows[i]} for i in used},
+    )
+
+
+def pair_list(
+    name: str, resolution: int, protocol: dict[str, Any], definition: str, pairs: Sequence[tuple[str, ...]],
+    gallery: Sequence[tuple[str, str]], skipped: Sequence[dict[str, str]] = (), holds_sources=False, **more: Any,
+) -> dict[str, Any]:  # fmt: skip
+    """The content of pairs.json. pairs: name, then files and people of source and target. gallery: files and people."""
+    keys = ("name", "source", "target", "source_person", "target_person")
     return {
-        "format": FORMAT,
-        "name": name,
-        "resolution": photos.resolution,
-        "protocol": protocol,
-        "gallery_definition": definition,
-        "gallery_holds_sources": holds_sources,
-        "pairs": [
-            {
-                "name": f"{i:05d}",
-                "source": rows[s]["file"],
-                "target": rows[t]["file"],
-                "source_person": rows[s]["person"],
-                "target_person": rows[t]["person"],
-            }
-            for i, (s, t) in enumerate(chosen)
-        ],
-        "gallery": [{"file": rows[i]["file"], "person": rows[i]["person"]} for i in gallery],
-        "skipped": [],
-        "pictures": {rows[i]["file"]: {k: rows[i][k] for k in FACTS if k in rows[i]} for i in used},
-    }
+        "format": FORMAT, "name": name, "resolution": resolution, "protocol": protocol,
+        "gallery_definition": definition, "gallery_holds_sources": holds_sources,
+        "pairs": [dict(zip(keys, pair, strict=True)) for pair in pairs],
+        "gallery": [{"file": file, "person": person} for file, person in gallery],
+        "skipped": list(skipped), **more,
+    }  # fmt: skip
 
 
 def load(listing: dict[str, Any], root: Path, resolution: int | None = None) -> tuple[Pairs, list[dict]]:

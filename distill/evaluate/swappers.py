@@ -64,10 +64,12 @@ def by_name(name: str, exp: Experiment, pairs: Pairs, device: Any) -> Any:
             raise ConfigError(f"swapper 'exact': the pairs '{pairs.name}' are photographs, whose exact swap is unknown")
         return FinishedSwaps("exact", pairs.exact)
     specs = {build.label(spec): spec for spec in exp.pseudo_gt.teachers}
-    if name.endswith("teacher.safetensors"):
-        specs[name] = Teacher("faceshifter", weights={"generator": name})
     if name in specs or name in teachers.TEACHERS:
         return TeacherSwapper(build.teacher(specs.get(name, Teacher(name)), exp, f"swapper '{name}'")).to(device)
+    saved = name.endswith(".safetensors") and Path(name).is_file()
+    teacher = weights.read_header(name).get("teacher") if saved else None
+    if teacher is not None:
+        return TeacherSwapper(build.teacher(Teacher(teacher, weights={"generator": name}), exp, name)).to(device)
     if name.endswith(".safetensors"):
         student = load_student(name, exp)
         _check_resolution(name, student.generator.options["resolution"], pairs.resolution)
