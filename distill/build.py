@@ -245,4 +245,4 @@ def encoder_of(path: str | Path) -> str | None:
     try:
         return weights.read_header(path).get("identity_encoder")
     except ValueError:
-        return None  # the teacher's own loader names the damage
+        return None  # the loader of the network reports the damage
