@@ -229,5 +229,5 @@ def _check_identity(row: Mapping[str, Any], pytorch: Mapping[str, float], place:
         raise equality.Unequal(
             f"{place.name}: ID retrieval is {row['id_top1_percent']:.1f} %, {pytorch['id_top1_percent']:.1f} % in "
             f"PyTorch; the cosine of its swaps to PyTorch's is {row['same_as_pytorch']:.3f}; allowed are "
-            f"a loss of {MAX_LOST_POINTS:g} points and a cosine of {MIN_COSINE:g}: use fp16; the int8 files were not kept"
+            f"a loss of {MAX_LOST_POINTS:g} points and a cosine of {MIN_COSINE:g}: use fp16; no int8 file is kept"
         )
