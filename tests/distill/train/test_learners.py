@@ -42,7 +42,9 @@ def test_names_are_checked_without_loading_weights(tmp_path, monkeypatch):
     build.check_names(config.load(experiment(tmp_path)))
     with pytest.raises(ConfigError, match="student.name, student.options: .*has no option 'widht'"):
         build.check_names(config.load(experiment(tmp_path, student={"options": {"widht": 8}})))
-    with pytest.raises(ConfigError, match="eval.expression: 'fsanet' gives pose, not 'expression'; known: synthetic_pose"):
+    with pytest.raises(
+        ConfigError, match="eval.expression: 'fsanet' gives pose, not 'expression'; known: synthetic_pose"
+    ):
         build.check_names(config.load(experiment(tmp_path, eval={"expression": "fsanet"})))
 
 
