@@ -291,7 +291,8 @@ def test_example_of_an_estimator(monkeypatch):
 
 
 def test_example_of_an_export_target(tmp_path):
-    target = example("students/export/torch_program.py").TARGET
+    module = example("students/export/torch_program.py")
+    target = module.TARGET
     model = models(swapper("compact"))["whole"]
     path = target.write(model, tmp_path / "whole.pt2", "fp32", {})
     given = inputs(model, 1)
