@@ -149,7 +149,7 @@ CARDS = {
 
 
 def _sampling_grid(a: float, b: float, c: float, d: float, size: tuple[int, int]) -> Tensor:
-    """(1, height, width, 2) for grid_sample without aligned corners. It serves frames of any size."""
+    """(1, height, width, 2) for grid_sample without aligned corners, valid for images of any size."""
     y, x = torch.meshgrid(*(torch.arange(pixels, dtype=torch.float64) for pixels in size), indexing="ij")
     u, v, norm = x - c, y - d, a * a + b * b
     frame = torch.stack([(a * u - b * v) / norm, (b * u + a * v) / norm], dim=-1)
@@ -179,7 +179,7 @@ class IdentityEncoder(nn.Module):
     def prepare(self, images: Tensor) -> Tensor:
         """Canonical crops (N, 3, S, S) in [-1, 1] to the network's input (N, 3, *card.input_size).
 
-        S is 16 or more: a quarter of 64. Differentiable with respect to the images. Raises ValueError on another shape.
+        S >= 16, a quarter of the smallest resolution. Differentiable. Raises ValueError on another shape.
         """
         if images.ndim != 4 or images.shape[1] != 3 or images.shape[2] != images.shape[3] or images.shape[2] < 16:
             raise ValueError(f"images: expected (N, 3, S, S) with S >= 16, got {tuple(images.shape)}")
@@ -221,7 +221,7 @@ def load_identity_encoder(card: EncoderCard | str, path: str | Path | None) -> I
     """The frozen encoder of a card (or of the name of one in CARDS) with the weights of the file `path`.
 
     Evaluation mode; no parameter requires a gradient. The caller has checked the file's sha256. Raises ValueError on an
-    unknown name, on a card without published weights where path is None, and on a file whose tensors do not fit.
+    unknown name, if path is None (a card without published weights), and on a file whose tensors do not fit.
     """
     if isinstance(card, str):
         if card not in CARDS:
