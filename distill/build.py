@@ -25,6 +25,7 @@ from students.identity_encoder import IdentityEncoder, load_identity_encoder
 from swapcore import weights
 
 OUTPUTS = {"recogniser": "embedding"}  # role -> output of its estimator, where the names differ
+PACKAGES = {"lpips": "lpips", "fsanet": "onnxruntime", "inception": "torch-fidelity"}  # architecture -> its package
 # teacher -> weight files used where the experiment names none: key -> name of a card
 DEFAULT_WEIGHTS = {"landmark_warp": {"landmarks": "3ddfa_v2_mb05"}}
 
@@ -176,8 +177,9 @@ def _files(choice: Choice, exp: Experiment) -> list[Path]:
         if choice.name in CARDS:
             problem = f"'{choice.name}' gives {' and '.join(CARDS[choice.name].outputs)}, not '{choice.output}'"
         raise ConfigError(f"{choice.key}: {problem}; known: {', '.join(known)}")
-    if choice.name.startswith("lpips_") and find_spec("lpips") is None:
-        raise ConfigError(f"{choice.key}: '{choice.name}' needs the package lpips: pip install lpips")
+    package = PACKAGES.get(CARDS[choice.name].architecture) if choice.name in CARDS else None
+    if package and find_spec(package.replace("-", "_")) is None:
+        raise ConfigError(f"{choice.key}: '{choice.name}' needs the package {package}: pip install {package}")
     return [weights.find(card, exp.weights) for card in known[choice.name]]
 
 

@@ -3,8 +3,8 @@
     evaluation = Evaluation(pairs, Estimators(recogniser=..., pose=...))
     evaluation.measure(swapper, ["id_retrieval", "pose_error"])["id_retrieval_top1_pct"].value
 
-Optional attributes of a swapper: `name`; `parts`, its networks by name, which are then measured apart; `files`, the
-saved files of those parts. Estimators are loaded by `eval.estimators`; networks that train a student are not used here.
+Optional attributes of a swapper: `name`; `parts`, its networks by name, to be measured separately; `files`, the saved
+files of those parts. Estimators are loaded by `eval.estimators`; networks that train a student are not used here.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ METRICS: dict[str, Metric] = {
 def table_values(keys: Iterable[str]) -> list[Value]:
     """Descriptions of measured keys in the order of tables: that of METRICS, then open-ended ones by name.
 
-    A key that no metric of today declares, as an older result may have it, is its own title.
+    A key of an older result that no current metric declares is its own title.
     """
     keys = set(keys)
     declared = [value for metric in METRICS.values() for value in metric.values]

@@ -1,6 +1,6 @@
 """Background error: how much the swapper changes outside the face, and on objects held in front of the face.
 
-No paper measures the second. The original handles neither: its loss knows no occluders.
+No paper measures the second. The original handles neither: its loss ignores occluders.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from .pairs import inner_face
 def background_error(view: View) -> dict[str, Measured]:
     """background_error: mean |swap - target|, of values in [-1, 1], outside the targets' inner faces.
 
-    occluder_error: the same on objects held in front of the targets' faces, over the pairs that have one.
+    occluder_error: the same on objects in front of the targets' faces, over the pairs that have one.
     """
     pairs = view.pairs
-    inner, whose = inner_face(pairs), "the targets' own" if pairs.mask is not None else "rows and columns of a square"
+    inner, region = inner_face(pairs), "the targets' own" if pairs.mask is not None else "rows and columns of a square"
     change = (view.swaps.short() - pairs.target.short()).abs().float().mean(1, keepdim=True) / 127.5
-    protocol = {**view.protocol(), "against": "the target", "where": f"outside the inner face, {whose}"}
+    protocol = {**view.protocol(), "against": "the target", "where": f"outside the inner face, {region}"}
     values = {"background_error": _mean(change, ~inner.expand_as(change), protocol)}
     if pairs.occluder is not None and pairs.occluder.any():
         values["occluder_error"] = _mean(change, pairs.occluder, {**protocol, "where": "what is held before the face"})
@@ -29,7 +29,7 @@ def background_error(view: View) -> dict[str, Measured]:
 
 
 def _mean(change: Tensor, where: Tensor, protocol: dict) -> Measured:
-    """Mean over the pairs that have such a pixel."""
+    """Mean change of the pixels in `where`, over the pairs that have such pixels."""
     pixels = where.flatten(1).sum(1)
     has = pixels > 0
     each = (change * where).flatten(1).sum(1)[has] / pixels[has]

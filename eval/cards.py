@@ -1,4 +1,4 @@
-"""Cards of the estimators' weights: origin, licence, and how the network takes its images."""
+"""Cards of the estimators' weights: origin, licence and image preprocessing."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from swapcore.weights import Card
 @dataclass(frozen=True, kw_only=True)
 class EstimatorCard(Card):
     """architecture: a key of ARCHITECTURES. outputs: embedding, pose, expression, perceptual, features. also: further
-    files that the network needs. options: of a network of our own. coefficients: meaning and scale of an expression's.
+    files that the network needs. options: of a FaceRegressor. coefficients: meaning and scale of the expression output.
     """
 
     architecture: str

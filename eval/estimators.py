@@ -36,12 +36,12 @@ UNTRAINED = "untrained"  # weight_hash of an estimator with random weights, whic
 
 @dataclass(frozen=True, eq=False)
 class Estimator:
-    """Reads images (N, 3, S, S) in [-1, 1]: to unit embeddings (N, D), to yaw, pitch and roll in degrees (N, 3), to
-    expression coefficients (N, E) or to features (N, D); or two batches of them to their perceptual distances (N,).
+    """Maps images (N, 3, S, S) in [-1, 1] to unit embeddings (N, D), to yaw, pitch and roll in degrees (N, 3), to
+    expression coefficients (N, E) or to features (N, D); or two batches of images to perceptual distances (N,).
 
     weight_hash: first digits of the sha256 of its weights. crop, colour_order: how it prepares its images.
-    coefficients: meaning and scaling of an expression's. flip: whether mirror images are read too. Raises ValueError
-    without a name or weight hash and on a network in training mode.
+    coefficients: meaning and scale of expression coefficients. flip: whether mirror images are read too. Raises
+    ValueError without a name or weight hash and on a network in training mode.
     """
 
     network: Callable[..., Tensor]
@@ -58,26 +58,26 @@ class Estimator:
             raise ValueError("an estimator needs a name and the hash of its weights")
         if isinstance(self.network, nn.Module) and self.network.training:
             raise ValueError(
-                f"estimator '{self.name}' is in training mode, where a batch changes its readings; call .eval()"
+                f"estimator '{self.name}' is in training mode, so its outputs depend on the batch; call .eval()"
             )
 
     def __call__(self, *images: Tensor) -> Tensor:
         return self.network(*images)
 
     def to(self, device: Any) -> Estimator:
-        """Move the network, where it is a module, to a device; the estimator itself is returned."""
+        """Move the network, if it is a module, to a device; returns the estimator itself."""
         if isinstance(self.network, nn.Module):
             self.network.to(device)
         return self
 
     def as_dict(self) -> dict[str, str]:
-        """Its share of the protocol of a measured value."""
+        """The estimator's entry in the protocol of a measured value."""
         return {key: value for key, value in vars(self).items() if key not in ("network", "flip") and value}
 
 
 @dataclass(frozen=True, eq=False)
 class Estimators:
-    """The estimators of an evaluation by their role; metrics that need an absent one cannot be measured."""
+    """The estimators of an evaluation by role; a metric whose estimator is absent cannot be measured."""
 
     recogniser: Estimator | None = None
     pose: Estimator | None = None
@@ -86,14 +86,14 @@ class Estimators:
     features: Estimator | None = None
 
     def items(self) -> Iterator[tuple[str, Estimator]]:
-        """Roles and estimators, those that are there."""
+        """Role and estimator of each that is present."""
         return ((role, estimator) for role, estimator in vars(self).items() if estimator is not None)
 
     def need(self, role: str) -> Estimator:
-        """The estimator of a role. Raises ValueError where it is absent."""
+        """The estimator of a role. Raises ValueError if it is absent."""
         estimator = getattr(self, role)
         if estimator is None:
-            raise ValueError(f"this needs a {role} estimator: give Estimators({role}=...), or leave its metric out")
+            raise ValueError(f"no {role} estimator: give Estimators({role}=...), or leave its metric out")
         return estimator
 
 
@@ -146,7 +146,7 @@ def load_estimator(
 def untrained_estimator(name: str | EstimatorCard, output: str | None = None) -> Estimator:
     """The estimator of a card with random weights and without files, to test or time it; no Evaluation accepts it.
 
-    Raises ValueError on an unknown name or output, and where the network itself is in the files.
+    Raises ValueError on an unknown name or output, and if the files are part of the network.
     """
     card, output = _known(name, output)
     if card.architecture in ONLY_IN_FILES:
@@ -219,7 +219,7 @@ def _inception(card: EstimatorCard, output: str, paths: Sequence[Path]) -> nn.Mo
 
 
 def _squeezenet(card: EstimatorCard, output: str, paths: Sequence[Path]) -> nn.Module:
-    from torchvision.models import squeezenet1_0  # only for this one: it is slow to import
+    from torchvision.models import squeezenet1_0  # imported here because it is slow
 
     network = squeezenet1_0()
     _load(network, card, paths)
@@ -236,11 +236,11 @@ ARCHITECTURES: dict[str, Callable[[EstimatorCard, str, Sequence[Path]], nn.Modul
     "squeezenet": _squeezenet,
 }
 VERIFIED = ("lpips", "inception", "squeezenet")  # their values mean nothing with other weights
-ONLY_IN_FILES = ("fsanet", "inception")  # their network, or its package, cannot do without the file
+ONLY_IN_FILES = ("fsanet", "inception")  # without the file the network cannot be built
 
 
 def _load(network: nn.Module, card: EstimatorCard, paths: Sequence[Path]) -> None:
-    """Load the first file, where there is one."""
+    """Load the first file, if there is one."""
     for path in paths[:1]:
         load_strictly(network, _read(card, path), f"{path}: '{card.name}'")
 
@@ -249,8 +249,8 @@ def _read(card: EstimatorCard, path: Path) -> dict[str, Tensor]:
     """The tensors of the card's first file."""
     if card.architecture in VERIFIED and not (card.sha256 and sha256(path).startswith(card.sha256)):
         raise ValueError(
-            f"{path}: sha256 is {sha256(path)}, but that of '{card.name}' begins with {card.sha256}: damaged, or "
-            f"another file, whose values would not be what their name says; get it from {card.url or card.source}"
+            f"{path}: sha256 is {sha256(path)}, but that of '{card.name}' begins with {card.sha256}: damaged or "
+            f"another file, so its values would not be comparable; get it from {card.url or card.source}"
         )
     state = read_state(path)
     for key, tensor in state.items():

@@ -1,4 +1,4 @@
-"""Any swapper measured on a fixed list of pairs, by metrics of METRICS."""
+"""Measures any swapper on a fixed list of pairs with the metrics of METRICS."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ Swapper = Callable[[Tensor, Tensor], Tensor]
 
 
 class Store(Protocol):
-    """Keeps finished batches of swaps, so that an evaluation that was stopped does not repeat them."""
+    """Stores finished batches of swaps, so that an interrupted evaluation does not repeat them."""
 
     def load(self, batch: slice) -> Tensor | None:
         """The swaps (n, 3, H, H) uint8 of these pairs, or None."""
 
     def save(self, batch: slice, swaps: Tensor, failed: Sequence[int]) -> None:
-        """Keep them; failed: numbers of the pairs among them whose swaps were not finite."""
+        """Store the swaps of these pairs. failed: indices of the pairs whose swaps were not finite."""
 
 
 class Evaluation:
-    """Fixed pairs and the estimators that read them; readings of sources, targets and gallery serve all swappers.
+    """Fixed pairs and estimators. Readings of sources, targets and gallery are computed once for all swappers.
 
     The estimators' networks are moved to `device`, and swappers get their images there. Raises ValueError on a batch
     size below 1 and on an estimator with untrained weights.
@@ -44,7 +44,7 @@ class Evaluation:
         estimators = estimators or Estimators()
         for role, estimator in estimators.items():
             if estimator.weight_hash == UNTRAINED:
-                raise ValueError(f"{role} '{estimator.name}' has untrained weights, whose readings mean nothing")
+                raise ValueError(f"{role} '{estimator.name}' has untrained weights; load trained ones")
             estimator.to(device)
         self.pairs, self.estimators = pairs, estimators
         self.device, self.batch_size = torch.device(device), batch_size
@@ -57,10 +57,10 @@ class Evaluation:
         swaps: Tensor | None = None,
         progress: Callable[[int], Any] | None = None,
     ) -> dict[str, Measured]:
-        """Measured values by key. With `swaps`, finished swaps (N, 3, H, H) uint8 of all pairs, none is computed; the
-        swapper may then be a name alone, without values that need its networks.
+        """Measured values by key. `swaps`, the finished swaps (N, 3, H, H) uint8 of all pairs, are not computed again;
+        the swapper may then be just a name, and values that need its networks are absent.
 
-        progress: is called with the number of pairs after each batch. Raises ValueError on an unknown metric, on one
+        progress: called with the number of pairs after each batch. Raises ValueError on an unknown metric, on one
         whose estimator is missing, and as `swap` and `view` do.
         """
         for metric in metrics:
@@ -72,11 +72,11 @@ class Evaluation:
         return {key: value for metric in metrics for key, value in METRICS[metric](view).items()}
 
     def view(self, swapper: Swapper | str, swaps: Tensor) -> View:
-        """The view that metrics have of a swapper. Raises ValueError on swaps of another size or type."""
-        name, wanted = _name(swapper), self.pairs.target
-        if swaps.shape != wanted.shape or swaps.dtype != torch.uint8:
+        """The input of the metrics for a swapper. Raises ValueError on swaps of another size or type."""
+        name, target = _name(swapper), self.pairs.target
+        if swaps.shape != target.shape or swaps.dtype != torch.uint8:
             got = f"{tuple(swaps.shape)} {swaps.dtype}"
-            raise ValueError(f"swapper '{name}': swaps: expected {tuple(wanted.shape)} uint8, got {got}")
+            raise ValueError(f"swapper '{name}': swaps: expected {tuple(target.shape)} uint8, got {got}")
         return View(
             swapper, name, swaps, self.pairs, self.estimators, self.device, self.batch_size, self._readings
         )  # fmt: skip
@@ -128,8 +128,8 @@ class Evaluation:
 
 
 def _name(swapper: Swapper | str) -> str:
-    """Raises ValueError on a module in training mode."""
+    """The name of a swapper. Raises ValueError on a module in training mode."""
     name = swapper if isinstance(swapper, str) else getattr(swapper, "name", None) or type(swapper).__name__
     if isinstance(swapper, nn.Module) and swapper.training:
-        raise ValueError(f"swapper '{name}' is in training mode, where a batch changes the swap; call .eval()")
+        raise ValueError(f"swapper '{name}' is in training mode, so its swaps depend on the batch; call .eval()")
     return name

@@ -1,7 +1,7 @@
-"""SSIM, PSNR and L1 to the exact swap, on pairs where it is known.
+"""SSIM, PSNR and L1 to the exact swap, on pairs for which it is known.
 
 SSIM: Wang et al., IEEE TIP 2004, by skimage.metrics.structural_similarity with the paper's settings: Gaussian window,
-sigma 1.5, no sample covariance, 8-bit data, each colour apart. PSNR of 8-bit data, the decibels averaged over pairs.
+sigma 1.5, no sample covariance, 8-bit data, each colour separately. PSNR of 8-bit data, in decibels, mean over pairs.
 """
 
 from __future__ import annotations
@@ -11,15 +11,15 @@ import numpy as np
 from .measured import Measured, mean_of
 from .metric import Metric, Value, View
 
-# Identical images have no finite PSNR, and one such pair would swallow the mean. 99 dB is about
-# what one value of one pixel off by one costs at 256 x 256 (101 dB), so no visible difference is cut off.
+# Identical images have infinite PSNR, and one such pair would make the mean infinite. At 256 x 256
+# a single value off by one gives 101 dB, so the cap hides no visible difference.
 PSNR_CAP_DB = 99.0
 SSIM_WINDOW = 11  # pixels, from sigma 1.5 cut off at 3.5 sigma
 
 
 def ssim(a: np.ndarray, b: np.ndarray) -> float:
     """SSIM of two (3, H, W) uint8 images, in [-1, 1]."""
-    from skimage.metrics import structural_similarity  # only where it is measured: it is slow to import
+    from skimage.metrics import structural_similarity  # imported here because it is slow
 
     settings = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
     return float(structural_similarity(a, b, channel_axis=0, data_range=255, **settings))
@@ -32,7 +32,7 @@ def psnr_db(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def exact_match(view: View) -> dict[str, Measured]:
-    """ssim, psnr_db, l1 (mean absolute difference of values in [-1, 1]); nothing where no exact swap is known."""
+    """ssim, psnr_db, l1 (mean absolute difference of values in [-1, 1]); nothing if no exact swap is known."""
     exact = view.pairs.exact
     if exact is None:
         return {}

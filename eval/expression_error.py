@@ -1,7 +1,7 @@
 """Expression error: the L2 norm of the difference of expression coefficients between swap and target, mean over pairs.
 
 There is no standard: papers use 10 coefficients of 3DDFA (whitened or not), the first 29 or all 64 of Deng 2019, 16 of
-FECNet. The protocol names the network, its coefficients, their number and scaling; compare nothing across those.
+FECNet. The protocol names the network, its coefficients, their number and scale; other protocols are not comparable.
 """
 
 from __future__ import annotations

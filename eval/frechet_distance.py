@@ -1,8 +1,8 @@
 """Distance of the distribution of swaps from that of targets: Frechet and kernel distance of their features.
 
 FID: Heusel et al., NeurIPS 2017, arXiv:1706.08500. KID: Binkowski et al., ICLR 2018, arXiv:1801.01401, the unbiased MMD
-with the kernel (x . y / D + 1)^3, over 100 subsets of 1000 (of half the swaps where there are fewer than 1000). Both by
-torchmetrics. Only with the Inception v3 of FID are they called fid and kid; other features give them their own name.
+with the kernel (x . y / D + 1)^3, over 100 subsets of 1000 (of half the swaps if there are fewer than 1000). Both are
+computed by torchmetrics. Only features of FID's Inception v3 give fid and kid; other features give other names.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ SUBSETS, SUBSET_SIZE, SEED = 100, 1000, 0
 
 
 def _features(count: int) -> nn.Module:
-    """In the place of torchmetrics' network, since its inputs are features already."""
+    """Replaces torchmetrics' network, since the inputs are features already."""
     network = nn.Identity()
     network.num_features = count
     return network
@@ -40,7 +40,7 @@ def frechet(a: Tensor, b: Tensor) -> float:
     from torchmetrics.image.fid import FrechetInceptionDistance
 
     metric = FrechetInceptionDistance(feature=_features(a.shape[1]))
-    return max(0.0, float(_compute(metric, a, b)))  # of equal sets it is a rounding error below 0
+    return max(0.0, float(_compute(metric, a, b)))  # for equal sets, rounding can give less than 0
 
 
 def kernel(
@@ -48,14 +48,14 @@ def kernel(
 ) -> tuple[float, float, int]:
     """Mean and deviation over subsets of the squared MMD of (N, D) and (M, D) features, and the size of the subsets.
 
-    The mean is unbiased, so of close sets it may be below 0. Raises ValueError for fewer than two samples of either.
+    The mean is unbiased, so for similar sets it may be below 0. Raises ValueError for fewer than two samples of either.
     """
     from torchmetrics.image.kid import KernelInceptionDistance
 
     fewest = min(len(a), len(b))
     size = subset_size or (SUBSET_SIZE if fewest >= SUBSET_SIZE else max(2, fewest // 2))
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # a warning that all features are kept, as they must be
+        warnings.simplefilter("ignore", UserWarning)  # that all features are kept in memory
         metric = KernelInceptionDistance(feature=_features(a.shape[1]), subsets=subsets, subset_size=size)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -64,10 +64,10 @@ def kernel(
 
 
 def frechet_distance(view: View) -> dict[str, Measured]:
-    """fid, kid (times 1000); frechet_NAME, kernel_NAME where the features are those of another estimator NAME.
+    """fid, kid (times 1000); frechet_NAME, kernel_NAME if the features are those of another estimator NAME.
 
     Neither has an interval: resampled pairs hold duplicates, which shrink the covariance and put equal images on both
-    sides of the kernel, so that the whole interval may lie beside the value. KID's deviation over subsets is in the
+    sides of the kernel, so that the interval may not contain the value. KID's deviation over subsets is in the
     details. With as many samples as features or fewer the covariance is singular, and the Frechet distance depends on
     the number of samples more than on the swaps; the details say so. Raises ValueError without torchmetrics and for
     fewer than two pairs.
@@ -75,7 +75,7 @@ def frechet_distance(view: View) -> dict[str, Measured]:
     try:
         import torchmetrics
     except ImportError as error:
-        raise ValueError("metric fid is torchmetrics' computation: pip install torchmetrics") from error
+        raise ValueError("metric fid needs the package torchmetrics: pip install torchmetrics") from error
     name = view.estimators.need("features").name
     swaps, targets = view.read("features", "swap"), view.read("features", "target")
     count, dimension = swaps.shape

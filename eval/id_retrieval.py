@@ -2,8 +2,8 @@
 
 Introduced by FaceShifter (Li et al., CVPR 2020, arXiv:1912.13457) with CosFace on FaceForensics++. Protocol here, as
 in CASIA-NLPRAI/face-swapping-survey eval_faceswap: cosine of unit embeddings against one gallery image per person,
-over all people of the gallery; with mirrored features where the recogniser reads them. Papers differ in recogniser,
-crop, gallery and in merging of doubled identities, and their numbers with them.
+over all people of the gallery; with mirrored features if the recogniser reads them. Papers differ in recogniser,
+crop, gallery and merging of duplicate identities, so their numbers are not comparable.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from .metric import Metric, Value, View
 def id_retrieval(view: View) -> dict[str, Measured]:
     """id_retrieval_top1_pct, id_retrieval_top5_pct: share of swaps with the source's person among the k nearest.
 
-    Another person just as near counts as nearer, so a recogniser with equal embeddings for all scores 0, not 100. Top-5
-    is absent for a gallery of up to five people, where it would always be 100.
+    A tie with another person counts as a miss, so a recogniser with equal embeddings for all scores 0, not 100. Top-5
+    is absent for a gallery of up to five people, as it would always be 100.
     """
     protocol = view.protocol("recogniser")
     cosine = view.read("recogniser", "swap") @ view.read("recogniser", "gallery").T

@@ -1,8 +1,8 @@
 """Identity similarity: mean cosine of the swap's embedding to the source image's and to the target image's.
 
-The first is the usual companion of ID retrieval (CASIA-NLPRAI/face-swapping-survey eval_faceswap); the second shows
-how much of the target's person remains. Two photos of one person are the practical upper end, so a sound swap cannot
-reach 1 to the source; the best value to the target is that of two strangers.
+The first is usually reported with ID retrieval (CASIA-NLPRAI/face-swapping-survey eval_faceswap); the second shows how
+much of the target's identity remains. The practical maximum to the source is the cosine of two photos of one person,
+not 1; the best value to the target is the cosine of two strangers.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Networks that compare whole pictures: LPIPS, and the features for Frechet and kernel distances.
 
-Their packages would download weights by themselves; here they get the content of a verified file, and nothing else.
+Their packages would download weights by themselves; here they get only the content of a verified file.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Lpips(nn.Module):
         except ImportError as error:
             raise ValueError(f"estimator 'lpips_{net}' needs the package lpips: pip install lpips") from error
         with warnings.catch_warnings():
-            # The option by which lpips asks torchvision for no weights is an old one.
+            # lpips passes torchvision a deprecated option to load no weights.
             warnings.filterwarnings("ignore", category=UserWarning, module="torchvision")
             self.network = lpips.LPIPS(pretrained=False, net=net, pnet_rand=True, verbose=False)
         self.heads_file = Path(lpips.__file__).parent / "weights" / f"v{LPIPS_VERSION}" / f"{net}.pth"
@@ -41,8 +41,7 @@ class Lpips(nn.Module):
     def states(
         self, backbone: Mapping[str, Tensor], heads: Mapping[str, Tensor]
     ) -> list[tuple[nn.Module, dict[str, Tensor]]]:
-        """Each part of the network with its state, of torchvision's state dict of the backbone and the package's of the
-        heads."""
+        """Each part of the network with its state dict. backbone: torchvision's state dict. heads: the package's."""
         ours = {"features." + name.split(".", 1)[1]: name for name in self.network.net.state_dict()}
         features = {ours.get(k, k): v for k, v in backbone.items() if not k.startswith("classifier.")}
         return [(self.network.net, features), (self.network.lins, {k.removeprefix("lin"): v for k, v in heads.items()})]
@@ -53,7 +52,7 @@ class Lpips(nn.Module):
 
 
 def imagenet_frame(images: Tensor) -> Tensor:
-    """The whole frame to 224 x 224, antialiased bilinear, by ImageNet's mean and deviation."""
+    """The whole frame to 224 x 224, antialiased bilinear, normalised by ImageNet's mean and deviation."""
     images = F.interpolate(images, (224, 224), mode="bilinear", align_corners=False, antialias=True)
     mean, std = (images.new_tensor(each).view(1, 3, 1, 1) for each in (IMAGENET_MEAN, IMAGENET_STD))
     return ((images + 1) / 2 - mean) / std
@@ -77,12 +76,12 @@ class Inception(nn.Module):
             from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
         except ImportError as error:
             raise ValueError("estimator 'inception_fid' needs torch-fidelity: pip install torch-fidelity") from error
-        # The package unpickles any file without restraint, so it gets a copy of tensors that were read safely.
+        # The package unpickles its file unsafely, so it gets a copy of tensors that were read safely.
         file = io.BytesIO()
-        torch.save(dict(state), file)  # a plain dict: older files lack the counters of batches
+        torch.save(dict(state), file)  # a plain dict has no version: batch counters may be absent
         file.seek(0)
         self.network = FeatureExtractorInceptionV3("inception", ["2048"], feature_extractor_weights_path=file)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Bytes (N, 3, H, W) to features (N, 2048)."""
+        """uint8 images (N, 3, H, W) to features (N, 2048)."""
         return self.network(images)[0]

@@ -1,7 +1,7 @@
 """Latency of one swap: median over runs at batch 1 after a warm-up, on one CPU thread, on all, and on the GPU.
 
-The whole swapper is timed, and its parts: an application with one source computes its embedding once, and then pays
-only the generator's share for every frame.
+The whole swapper and its parts are timed: an application with one source computes its embedding once, and then runs
+only the generator on every frame.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ GPU_RUNS, GPU_WARM_UP = 50, 10  # a GPU needs some runs to reach its clock rate
 
 
 def latency_ms(view: View, runs: int = 10, warm_up: int = 2) -> dict[str, Measured]:
-    """latency_ms on one CPU thread, latency_all_threads_ms; latency_gpu_ms where evaluation and swapper are on one.
+    """latency_ms on one CPU thread, latency_all_threads_ms; latency_gpu_ms if evaluation and swapper are on one.
 
-    Medians; p10, p90 and the parts' medians in the details. Absent for a swapper without networks or files; those of
-    the CPU also for one on another device that is no module, which cannot be copied to the CPU. Torch's number of
-    threads is restored. Raises ValueError for fewer than one run.
+    Medians; p10, p90 and the parts' medians in the details. Absent for a swapper without networks or files; the CPU
+    values also if it is on another device and not a module, so that it cannot be copied. Torch's number of threads is
+    restored. Raises ValueError for fewer than one run.
     """
     if runs < 1 or warm_up < 0:
-        raise ValueError(f"latency_ms: expected at least one run after no or more warm-ups, got {runs} after {warm_up}")
+        raise ValueError(f"latency_ms: expected runs from 1 on and warm_up from 0 on, got {runs} and {warm_up}")
     swapper = view.swapper
     if not parts_of(swapper) and not files_of(swapper):
         return {}
@@ -69,7 +69,7 @@ def on_gpu(swapper: Any, device: torch.device) -> bool:
 
 
 def on_cpu(swapper: Any, device: torch.device) -> Any | None:
-    """The swapper on the CPU: itself or a copy; None where it is on another device and no module."""
+    """The swapper on the CPU: itself or a copy; None if it is on another device and not a module."""
     if device.type == "cpu":
         return swapper
     return copy.deepcopy(swapper).cpu() if isinstance(swapper, nn.Module) else None
@@ -85,8 +85,8 @@ def timed(
 ) -> Measured:
     """Time runs of a swapper on its (1, 3, H, H) images; `where` describes the device in the protocol.
 
-    synchronize: waits until an asynchronous device has finished; it is called before every reading of the clock. Since
-    that holds up the device between parts, they are then timed in runs of their own.
+    synchronize: waits until an asynchronous device has finished; it is called before every reading of the clock. This
+    stalls the device between parts, so the parts are then timed in separate runs.
     """
 
     def clock() -> float:

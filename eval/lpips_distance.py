@@ -1,6 +1,6 @@
 """LPIPS (Zhang et al., CVPR 2018, arXiv:1801.03924): the perceptual distance of whole frames, mean over pairs.
 
-By the authors' package `lpips`, version 0.1 of its linear heads. The estimator's name tells the backbone (AlexNet,
+By the authors' package `lpips`, version 0.1 of its linear heads. The estimator's name gives the backbone (AlexNet,
 VGG16, SqueezeNet 1.1), and values of two backbones are not comparable. Images are compared in [-1, 1], at the
 resolution of the pairs.
 """
@@ -21,10 +21,10 @@ BATCH = 8  # VGG16 keeps 100 MB for each pair of 256 x 256
 
 
 def lpips_distance(view: View) -> dict[str, Measured]:
-    """lpips_exact: of the swap to the exact one, where that is known. lpips_target: to the target.
+    """lpips_exact: from the swap to the exact swap, if known. lpips_target: from the swap to the target.
 
-    Only copies have 0 to the target, so the best value there is that of the exact swap, which is in the details where
-    it is known. Raises ValueError for images below 32 pixels and for an estimator that gives no distances.
+    Only a copy of the target has lpips_target 0. The best value is that of the exact swap; it is in the details if the
+    exact swap is known. Raises ValueError for images below 32 pixels and for an estimator that gives no distances.
     """
     pairs = view.pairs
     if pairs.resolution < SMALLEST:

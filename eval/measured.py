@@ -21,9 +21,9 @@ INFORMATIVE = ("bytes_of", "pairs")
 class Measured:
     """One value. Two values whose protocols differ do not belong in one column.
 
-    n: pairs (or runs) behind it. interval: 95 % bootstrap over pairs, None where that means nothing. protocol:
-    everything the value depends on. details: further outcomes, as the shares of parts. unit and better are those of the
-    metric's Value; seconds is the time the metric took, with its share of the estimators' work.
+    n: pairs (or runs) behind it. interval: 95 % bootstrap over pairs, None if not meaningful. protocol:
+    everything the value depends on. details: further results, such as those of parts. unit and better are those of the
+    metric's Value; seconds is the time of the metric, with the estimator readings that it computed first.
     """
 
     value: float
@@ -40,7 +40,7 @@ class Measured:
             raise ValueError(f"a measured value must be finite, got {self.value}")
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain types, fit for JSON."""
+        """Plain types for JSON."""
         return {**asdict(self), "interval": None if self.interval is None else list(self.interval)}
 
 
@@ -58,7 +58,7 @@ def check_column(metric: str, values: Mapping[str, Mapping[str, Any]]) -> None:
             a, b = facts[first].get(key), facts[row].get(key)
             if a != b:
                 raise ValueError(
-                    f"{metric}: {first} and {row} were measured by different protocols and belong in no common column: "
+                    f"{metric}: {first} and {row} were measured by different protocols and cannot share a column: "
                     f"{key} is {a!r} and {b!r}"
                 )
 

@@ -25,8 +25,8 @@ class Value:
     """One value that a metric measures.
 
     key: its name in metrics.json and MLflow. title: its name in tables. better: whether higher or lower is better, or
-    "target" where the best value lies in between. parts: tables show the share of each network of a swapper. brief: the
-    short table that compares variants has it. cost: the plot of variants shows ID retrieval against it. open_ended:
+    "target" if the best value lies in between. parts: tables show the share of each network of a swapper. brief: shown
+    in the short table of variants. cost: the plot of variants shows ID retrieval against it. open_ended:
     `key` is a prefix, followed by the name of an estimator.
     """
 
@@ -46,7 +46,7 @@ class Value:
         return int(self.format[self.format.index(".") + 1])
 
     def named(self, key: str) -> Value | None:
-        """The description of the measured `key`; None where it is not a key of this value."""
+        """The description of the measured `key`; None if it is not a key of this value."""
         if self.open_ended:
             return replace(self, key=key, title=key.replace("_", " ")) if key.startswith(self.key) else None
         return self if key == self.key else None
@@ -56,7 +56,7 @@ class Value:
 class View:
     """One swapper and its swaps (N, 3, H, H) uint8 on the CPU, 8-bit as a file would hold them.
 
-    swapper: the callable, or a name alone where only its swaps are known. readings: cache of the estimators' readings
+    swapper: the callable, or just a name if only its swaps are known. readings: cache of the estimators' readings
     of sources, targets and gallery, keyed by (role, column) and shared by all swappers measured on these pairs.
     """
 
@@ -80,7 +80,7 @@ class View:
 
     @torch.inference_mode()
     def _read(self, role: str, images: Tensor, whose: str) -> Tensor:
-        """Raises ValueError where the readings break their contract: shape, finite, unit length, three angles."""
+        """Raises ValueError unless the readings have their shape, are finite and, from a recogniser, of unit length."""
         estimator = self.estimators.need(role)
         batches = images.split(self.batch_size)
         readings = torch.cat([estimator(to_float(batch.to(self.device))).float().cpu() for batch in batches])
@@ -98,9 +98,9 @@ class View:
         return readings
 
     def protocol(self, role: str | None = None) -> dict[str, Any]:
-        """Everything that all values on these pairs depend on, with estimator `role` where one is named.
+        """The protocol of all values on these pairs, with that of estimator `role` if one is named.
 
-        Raises ValueError where that estimator was not given.
+        Raises ValueError if that estimator is absent.
         """
         shared: dict[str, Any] = {
             "pairs": self.pairs.name,
@@ -119,8 +119,8 @@ class View:
 
 @dataclass(frozen=True)
 class Metric:
-    """measure: view of a swapper -> measured values by key; a value that the swapper or the pairs cannot have is
-    absent. values: all values it may give, in the order of tables. needs: the role of the estimator it depends on."""
+    """measure: view of a swapper -> measured values by key; a value that does not apply to the swapper or the
+    pairs is absent. values: all possible values, in the order of tables. needs: the role of its estimator."""
 
     measure: Callable[[View], dict[str, Measured]]
     values: tuple[Value, ...]
@@ -135,7 +135,7 @@ class Metric:
 
 
 def find(key: str, values: Iterable[Value]) -> Value | None:
-    """The Value that describes `key`; None where there is none."""
+    """The Value that describes `key`, or None."""
     return next(filter(None, (value.named(key) for value in values)), None)
 
 

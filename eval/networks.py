@@ -1,4 +1,4 @@
-"""Networks that read faces, and the preparation of each: canonical crops (N, 3, S, S) in [-1, 1] to its own frame.
+"""Networks that read faces, each with its preprocessing: canonical crops (N, 3, S, S) in [-1, 1] to its own crop.
 
 FaceRegressor is ours. FaceParameters is the network of 3DDFA_V2 (Guo et al., ECCV 2020, arXiv:2009.09960). FSA-Net
 (Yang et al., CVPR 2019) is run from ONNX files.
@@ -17,16 +17,16 @@ from swapcore import frame
 from swapcore.onnx import Session
 from swapcore.three_ddfa import ThreeDDFA
 
-POSE_UNIT_DEG = 15.0  # FaceRegressor gives angles in this unit, so that all its outputs have a spread near one
-FRAME = 256  # side of the frame in which all crops below are stated
+POSE_UNIT_DEG = 15.0  # FaceRegressor gives angles in this unit, so that all its outputs have a deviation near one
+FRAME = 256  # side in pixels of the frame to which the coordinates of all crops below refer
 
 
 class FaceRegressor(nn.Module):
-    """Plain convolutions that regress the exactly known facts of a synthetic face: identity, or pose and expression.
+    """Plain convolutions that regress the known numbers of a synthetic face: identity, or pose and expression.
 
     Each stage is a stride-2 convolution with batch norm and ReLU, then `depth` - 1 more of stride 1. The last map is
     flattened, not averaged, since positions in the face matter. No residual or depthwise convolutions and no
-    bottleneck: it shares no design with the encoders that train students. Raises ValueError where input_size is no
+    bottleneck: it shares no design with the encoders that train students. Raises ValueError if input_size is not a
     multiple of 2 to the number of stages.
     """
 
@@ -49,7 +49,7 @@ class FaceRegressor(nn.Module):
         self.head = nn.Linear(before * (input_size // 2 ** len(widths)) ** 2, outputs)
 
     def forward(self, faces: Tensor) -> Tensor:
-        """Prepared faces (N, 3, input_size, input_size) in [-1, 1] to (N, outputs), each of a spread near one."""
+        """Prepared faces (N, 3, input_size, input_size) in [-1, 1] to (N, outputs), each with a deviation near one."""
         return self.head(self.features(faces).flatten(1))
 
 
@@ -83,8 +83,8 @@ class FaceParameters(ThreeDDFA):
 def face_parameters_crop(images: Tensor) -> Tensor:
     """The square from (x 0.2, y 33.6) with side 258 of 256, black outside: (N, 3, 120, 120) BGR, (x - 127.5) / 128.
 
-    Sampled at pixel centres 0.2 + 2.15 k without smoothing: the choice that repeats the published figures for known
-    photographs within 0.2 degrees, where OpenCV's rule is up to 2 degrees off. Larger frames are first brought to 256.
+    Sampled at pixel centres 0.2 + 2.15 k without smoothing: this reproduces the published angles of known photographs
+    within 0.2 degrees; OpenCV's pixel centres are up to 2 degrees off. Larger frames are first brought to 256.
     """
     if images.shape[-1] > FRAME:
         images = F.interpolate(images, (FRAME, FRAME), mode="bilinear", align_corners=False, antialias=True)
@@ -99,7 +99,7 @@ def face_parameters_crop(images: Tensor) -> Tensor:
 def euler_angles_deg(parameters: Tensor) -> Tensor:
     """Yaw, pitch, roll in degrees, (N, 3), of (N, 62) face parameters.
 
-    As 3DDFA_V2's utils/pose.py, but for its special case of yaw beyond 86 degrees, where pitch and roll are one.
+    As 3DDFA_V2's utils/pose.py, without its special case for yaw beyond 86 degrees, where pitch and roll are one angle.
     """
     matrix = parameters[:, :12].reshape(-1, 3, 4)
     right, down = F.normalize(matrix[:, 0, :3]), F.normalize(matrix[:, 1, :3])

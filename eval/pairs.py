@@ -1,4 +1,4 @@
-"""The data of an evaluation: a fixed list of pairs, the gallery of people, and all known facts of them."""
+"""The data of an evaluation: a fixed list of pairs, the gallery of people, and their ground truth."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ class Pairs:
 
     source, target: (N, 3, H, H) uint8 RGB, the canonical aligned crop. exact: the true swaps, the same shape, or None.
     source_person, target_person: (N,) int64. gallery: (P, 3, H, H) uint8, one image of each person of gallery_person
-    (P,) int64; every source's person is there, never by the source image itself unless `gallery_holds_sources`, which
-    is for data with one image per person. target_pose_deg: (N, 3) float32, true yaw, pitch, roll of the targets. mask:
+    (P,) int64; every source's person is in it, with an image other than the source unless `gallery_holds_sources` (data
+    with one image per person). target_pose_deg: (N, 3) float32, true yaw, pitch, roll of the targets. mask:
     (N, 1, H, H) bool, the targets' inner faces. occluder: (N, 1, H, H) bool, objects in front of the targets' faces.
     names: one for each pair, for files. protocol: further facts that values on these pairs depend on.
 
-    Raises ValueError naming the field and the remedy where any of this does not hold.
+    Raises ValueError naming the field and the remedy if any of this does not hold.
     """
 
     name: str
@@ -61,7 +61,7 @@ class Pairs:
         if self.source.ndim != 4 or self.source.shape[1] != 3 or self.source.shape[2] != self.source.shape[3]:
             raise self._error("source", f"expected (N, 3, H, H), got {tuple(self.source.shape)}; align the pictures")
         if len(self.source) == 0:
-            raise self._error("source", "no pairs at all; choose at least one")
+            raise self._error("source", "no pairs; choose at least one")
         if len(self.gallery) == 0:
             raise self._error("gallery", "empty; give one image of every person, the sources' people included")
         sizes = {"n": len(self.source), "p": len(self.gallery), "s": self.resolution, "1": 1, "3": 3}
@@ -71,12 +71,12 @@ class Pairs:
                 continue
             if tuple(array.shape) != shape or array.dtype != dtype or array.device.type != "cpu":
                 got = f"{tuple(array.shape)} {array.dtype} on {array.device}"
-                raise self._error(key, f"expected {shape} {dtype} on cpu, as source has it, got {got}; convert it")
+                raise self._error(key, f"expected {shape} {dtype} on cpu, to match source, got {got}; convert it")
         if self.target_pose_deg is not None and not torch.isfinite(self.target_pose_deg).all():
             row = int((~torch.isfinite(self.target_pose_deg)).any(1).nonzero()[0])
             raise self._error("target_pose_deg", f"NaN or infinite in row {row}; leave such pairs out")
         if self.mask is not None and not self.mask.any():
-            raise self._error("mask", "no pixel of any target is inner face; give None where masks are unknown")
+            raise self._error("mask", "no pixel of any target is inner face; give None if masks are unknown")
         names = self.names
         if names is not None and not len(names) == len(set(names)) == len(self):
             got = f"{len(set(names))} of {len(names)}"
@@ -93,7 +93,7 @@ class Pairs:
             if person not in column:
                 raise self._error("gallery", f"no image of person {person}, the source of pair {i}; add one")
             if not self.gallery_holds_sources and torch.equal(self.gallery[column[person]], self.source[i]):
-                raise self._error("gallery", f"person {person} is there by the source image of pair {i}; use another")
+                raise self._error("gallery", f"the image of person {person} is the source of pair {i}; use another")
 
     def _error(self, key: str, problem: str) -> ValueError:
         return ValueError(f"pairs '{self.name}': {key}: {problem}")
@@ -108,7 +108,7 @@ class Pairs:
 
     @cached_property
     def hash(self) -> str:
-        """First 16 hexadecimal digits of the sha256 over the arrays: equal for the same list, whatever its names.
+        """First 16 hexadecimal digits of the sha256 over the arrays: equal for equal lists, names ignored.
 
         Occluders are left out: they follow from the targets.
         """
@@ -127,7 +127,7 @@ class Pairs:
         return torch.tensor([column[person] for person in self.source_person.tolist()])
 
     def subset(self, index: Sequence[int]) -> Pairs:
-        """The pairs of these numbers, in this order, with the whole gallery. Raises ValueError where there are none."""
+        """The pairs of these numbers, in this order, with the whole gallery. Raises ValueError if there are none."""
         index = torch.as_tensor(list(index), dtype=torch.int64)
         of_pairs = [key for key, (axes, _) in FIELDS.items() if axes[0] == "n" and getattr(self, key) is not None]
         names = None if self.names is None else tuple(self.names[i] for i in index.tolist())
@@ -135,18 +135,18 @@ class Pairs:
 
 
 def merged(pairs: Pairs, groups: Sequence[Sequence[int]]) -> Pairs:
-    """The same list with the people of each group as one: data sets have some people under several names.
+    """The list with the people of each group merged into one: data sets have some people under several names.
 
     The gallery keeps the first image of each person; pairs of a person with themself are left out, and counted in
     `protocol`. Values with and without merging cannot be compared. Raises ValueError on a person
-    who is unknown or in two groups, and where no pair is left.
+    who is unknown or in two groups, and if no pair is left.
     """
     known = set(pairs.gallery_person.tolist()) | set(pairs.source_person.tolist()) | set(pairs.target_person.tolist())
     into = {person: person for person in known}
     for group in groups:
         for person in group:
             if person not in known:
-                raise ValueError(f"pairs '{pairs.name}': groups: person {person} is nobody of this list")
+                raise ValueError(f"pairs '{pairs.name}': groups: person {person} is not in this list")
             if into[person] != person or sum(person in other for other in groups) > 1:
                 raise ValueError(f"pairs '{pairs.name}': groups: person {person} is in two groups; make them one")
             into[person] = min(group)
@@ -170,7 +170,7 @@ def merged(pairs: Pairs, groups: Sequence[Sequence[int]]) -> Pairs:
 
 
 def inner_face(pairs: Pairs) -> Tensor:
-    """(N or 1, 1, H, H) bool: the masks, or the square around eyes, nose and mouth (80 to 200 of 256) without them."""
+    """(N or 1, 1, H, H) bool: the masks; without masks a square around eyes, nose and mouth (rows 80 to 199)."""
     if pairs.mask is not None:
         return pairs.mask
     side = pairs.resolution

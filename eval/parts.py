@@ -1,4 +1,4 @@
-"""A swapper's networks, and how a growing quantity (time, operations) is attributed to them."""
+"""A swapper's networks, and the share of each in a growing quantity (time, operations)."""
 
 from __future__ import annotations
 

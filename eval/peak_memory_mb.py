@@ -2,7 +2,7 @@
 
 On the CPU the allocations are those that torch's profiler records: with the scratch memory of torch's own operators,
 without that of libraries with their own allocator; on a GPU those of torch's allocator. Neither counts the two images,
-nor the memory of torch and its libraries themselves. The runtime of a phone needs another amount.
+nor the memory of torch and its libraries themselves. The runtime of a phone needs a different amount.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ MB = 10**6
 def peak_memory_mb(view: View) -> dict[str, Measured]:
     """peak_memory_mb on the CPU, peak_memory_gpu_mb on the evaluation's GPU: 10^6 bytes, shares in the details.
 
-    Absent for a swapper without networks, and for one with a part that does not run in torch; on the CPU also for one
-    on another device that is no module, which cannot be copied to the CPU.
+    Absent for a swapper without networks, and for one with a part that does not run in torch; on the CPU also if it
+    is on another device and not a module, so that it cannot be copied.
     """
     swapper = view.swapper
     if not parts_of(swapper) or set(files_of(swapper)) - set(parts_of(swapper)):
@@ -68,7 +68,7 @@ def weight_bytes(networks: Iterable[nn.Module]) -> int:
 @torch.inference_mode()
 def cpu_bytes(call: Callable[[], Any]) -> int:
     """The peak of allocations on one thread during a second call, above those before it."""
-    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else it logs every start and every missing GPU
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # otherwise it logs every start and every missing GPU
     threads_before = torch.get_num_threads()
     try:
         torch.set_num_threads(1)
@@ -84,7 +84,7 @@ def cpu_bytes(call: Callable[[], Any]) -> int:
     memory = sorted((event for event in events if event["name"] == "[memory]"), key=lambda event: event["ts"])
     allocated = peak = 0
     for event in memory:
-        allocated += event["args"]["Bytes"]  # below 0 where memory is freed
+        allocated += event["args"]["Bytes"]  # below 0 if memory is freed
         peak = max(peak, allocated)
     return peak
 

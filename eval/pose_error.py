@@ -22,8 +22,8 @@ def angle_distance_deg(a: Tensor, b: Tensor) -> Tensor:
 def pose_error(view: View) -> dict[str, Measured]:
     """pose_error_deg: the estimator's reading of the swap against its reading of the target.
 
-    pose_error_true_deg, where the targets' pose is known: its reading of the swap against the truth. The estimator's
-    own error on the unchanged targets is in the details: no sound swap can be expected below it.
+    pose_error_true_deg, if the targets' pose is known: its reading of the swap against the true pose. The estimator's
+    error on the unchanged targets is in the details: even a perfect swap has this error.
     """
     protocol = view.protocol("pose")
     swap, target = view.read("pose", "swap"), view.read("pose", "target")

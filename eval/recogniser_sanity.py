@@ -1,4 +1,4 @@
-"""Quality of a recogniser on a set of photographs, before it measures anything: does it separate these people?
+"""Quality of a recogniser on a set of photographs, before it measures swaps: does it separate these people?
 
 Same/different as on LFW (Huang et al., 2007), but over all pairs of photographs; closed-set identification by the
 nearest neighbour and by one gallery photograph a person.
@@ -27,14 +27,14 @@ def recogniser_sanity(embeddings: Any, persons: Any, protocol: dict[str, Any] | 
 
     same_different_auc: the probability that a pair of one person is nearer than a pair of two, over all pairs; ties
     count half. It has no interval, since its pairs share photographs. nearest_neighbour_top1_pct: share of photographs
-    whose nearest other one is of the same person; people with one photograph are only wrong answers.
+    whose nearest other one is of the same person; people with one photograph serve only as wrong answers.
     one_shot_top1_pct: share of photographs whose person is the nearest in a gallery of everybody's first photograph, in
     the order given; the gallery's own photographs are no queries. The choice of the gallery may matter more than the
     recogniser does, so the details have the mean over all choices, each person's photograph chosen independently, and
-    the deviation of 200 seeded galleries from their mean. In both top-1, another person just as near counts as nearer.
+    the deviation of 200 seeded galleries from their mean. In both top-1, a tie with another person counts as a miss.
 
-    `protocol` is added to that of the values. Takes some 60 bytes for every pair of photographs. Raises ValueError on
-    other shapes, NaN, embeddings not of unit length, fewer than two people, and where nobody has two photographs.
+    `protocol` is added to that of the values. Takes about 60 bytes for every pair of photographs. Raises ValueError on
+    other shapes, NaN, embeddings not of unit length, fewer than two people, and if nobody has two photographs.
     """
     embeddings, person = _checked(embeddings, persons)
     cosine = embeddings @ embeddings.T
@@ -87,14 +87,14 @@ def _checked(embeddings: Any, persons: Any) -> tuple[np.ndarray, np.ndarray]:
     count = np.bincount(person)
     if len(count) < 2 or count.max() < 2:
         raise ValueError(
-            f"to separate people takes two people or more, one of them with two photographs: got {len(count)} people "
+            f"expected two people or more, one of them with two photographs or more, got {len(count)} people "
             f"and {len(person)} photographs"
         )
     return embeddings, person
 
 
 def _auc(cosine: np.ndarray, same: np.ndarray) -> tuple[float, int]:
-    """Mann and Whitney's U of pairs, as a share, and the number of pairs of one person."""
+    """The Mann-Whitney U statistic as a share of its maximum, and the number of pairs of one person."""
     ones = int(same.sum())
     others = len(same) - ones
     excess = rankdata(cosine)[same].sum() - ones * (ones + 1) / 2
@@ -113,8 +113,8 @@ def _over_galleries(cosine: np.ndarray, person: np.ndarray, groups: list[np.ndar
     """(N,) share of all galleries of one photograph per person in which a photograph's own person is the nearest; NaN
     for people with one photograph.
 
-    Given the gallery photograph of the own person, every other person is further away independently of the rest, with a
-    probability that is the share of their photographs which are.
+    For a fixed gallery photograph of the own person, every other person is further away independently of the rest; the
+    probability is the share of that person's photographs that are further away.
     """
     shares = np.full(len(person), np.nan)
     for i, row in enumerate(cosine):

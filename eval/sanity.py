@@ -1,7 +1,7 @@
-"""Swappers that bound every table, and warnings of a swapper that has collapsed.
+"""The trivial swappers copy-target and copy-source, and warnings about a collapsed swapper.
 
 copy-target has pose error 0 and is recognised as the target's person, who is never the source: its top-1 is 0, below
-the chance of 1 in P people, its top-k the chance of k - 1 in P - 1. copy-source has retrieval near 100 % and the
+the chance of 1 / P with P people, and its top-k is (k - 1) / (P - 1). copy-source has retrieval near 100 % and the
 source's pose.
 """
 
@@ -15,13 +15,13 @@ from torch import Tensor
 from .measured import Measured
 from .pairs import Pairs, inner_face
 
-# Change of the inner face, as a share of the change by the exact swap (or, where unknown, by the source's pixels).
-# Photographs that lose half, three quarters and seven eighths of their resolution change by 7, 13 and 22 %, so
-# less than 5 % is a copy whatever a recogniser says, and up to 15 % a blurred one where retrieval is at chance.
+# Change of the inner face, as a share of the change by the exact swap (or, if unknown, by the source's pixels).
+# Photographs downscaled by 2, 4 and 8 change by 7, 13 and 22 %. So less than 5 % is a copy, whatever the recogniser
+# measures, and up to 15 % is a blurred copy if retrieval is at chance.
 COPY_SHARE = 0.05
 BLURRED_COPY_SHARE = 0.15
 # Cosine to the target above which a recogniser sees the same picture. The photographs above have .99, .92 and .57 to
-# their originals, two photographs of one person .58 (MobileFaceNet). Used where retrieval is no better than chance.
+# their originals, two photographs of one person .58 (MobileFaceNet). Used if retrieval is no better than chance.
 COPY_SIMILARITY = 0.9
 # Difference between swap and source as a share of that between target and source. A sound swap has the target's pose,
 # light and background, and stays near 1.
@@ -52,10 +52,10 @@ def warnings(
     pairs: Pairs,
     copy_target_values: Mapping[str, Measured] | None = None,
 ) -> list[str]:
-    """One sentence for each way in which a swapper fails as a whole; none for a sound one.
+    """One sentence for each kind of collapse of a swapper; none for a sound one.
 
-    swaps: (N, 3, H, H) uint8, of `pairs`. values: measured on them; those of ID retrieval and similarity are used where
-    they are present. copy_target_values: those of copy-target on the same pairs, used instead of chance. Raises
+    swaps: (N, 3, H, H) uint8, of `pairs`. values: measured on them; those of ID retrieval and similarity are used if
+    present. copy_target_values: those of copy-target on the same pairs, used instead of chance. Raises
     ValueError for swaps of another shape.
     """
     if swaps.shape != pairs.target.shape or swaps.dtype != torch.uint8:
@@ -63,11 +63,11 @@ def warnings(
             f"{name}: expected swaps {tuple(pairs.target.shape)} uint8, got {tuple(swaps.shape)} {swaps.dtype}"
         )
     sentences = []
-    spread, wanted = _spread(swaps), _spread(pairs.target)
-    if len(pairs) > 1 and wanted > 0 and spread < CONSTANT_SHARE * wanted:
+    spread, target_spread = _spread(swaps), _spread(pairs.target)
+    if len(pairs) > 1 and target_spread > 0 and spread < CONSTANT_SHARE * target_spread:
         sentences.append(
-            f"{name} gives nearly the same picture for every pair: its swaps vary by {spread / wanted:.1%} of what the "
-            "targets vary by"
+            f"{name} gives nearly the same picture for every pair: its swaps have {spread / target_spread:.1%} of the "
+            "targets' variation"
         )
     inner = inner_face(pairs)
     change = _difference(swaps, pairs.target, inner)
@@ -75,10 +75,10 @@ def warnings(
     at_chance = _no_better_than_chance(values, copy_target_values)
     similarity = values.get("id_similarity_target")
     if possible > 0 and change < (BLURRED_COPY_SHARE if at_chance else COPY_SHARE) * possible:
-        against = "the source would" if pairs.exact is None else "the exact swap does"
+        reference = "source" if pairs.exact is None else "exact swap"
         sentences.append(
-            f"{name} has collapsed to copying the target: it changes the inner face by {change / possible:.1%} of what "
-            f"{against}"
+            f"{name} has collapsed to copying the target: it changes the inner face by {change / possible:.1%} of the "
+            f"target's difference to the {reference}"
         )
     elif at_chance and similarity is not None and similarity.value > COPY_SIMILARITY:
         sentences.append(
@@ -91,13 +91,13 @@ def warnings(
     distance = _difference(swaps, pairs.source)
     if apart > 0 and distance < COPY_SOURCE_SHARE * apart:
         sentences.append(
-            f"{name} copies the source: its swaps differ from it by {distance / apart:.1%} of what the targets do"
+            f"{name} copies the source: its swaps differ from it by {distance / apart:.1%} of the targets' difference"
         )
     return sentences
 
 
 def _no_better_than_chance(values: Mapping[str, Measured], copied: Mapping[str, Measured] | None) -> str:
-    """A clause on retrieval that is no better than chance; empty where it is better or was not measured."""
+    """A clause on retrieval that is no better than chance; empty if it is better or was not measured."""
     top1 = values.get("id_retrieval_top1_pct")
     if top1 is None:
         return ""

@@ -24,7 +24,7 @@ def saved_bytes(part: nn.Module) -> int:
 
 
 def multiply_adds(view: View) -> tuple[float, dict[str, float]]:
-    """Multiply-adds of one swap at the pairs' resolution, in all and by part: half of torch.utils.flop_counter's."""
+    """Multiply-adds of one swap at the pairs' resolution, in total and by part: half of torch.utils.flop_counter's."""
     source, target = (to_float(images[:1].to(view.device)) for images in (view.pairs.source, view.pairs.target))
     counter = FlopCounterMode(display=False)
     with torch.no_grad(), counter, attributed(parts_of(view.swapper), counter.get_total_flops) as shares:
@@ -35,7 +35,7 @@ def multiply_adds(view: View) -> tuple[float, dict[str, float]]:
 def size_mb(view: View) -> dict[str, Measured]:
     """size_mb (10^6 bytes), size_mib (2^20 bytes), parameters, macs_g (10^9 multiply-adds); by part in the details.
 
-    A part's own file counts where the swapper names it in `files`, else its state dict written as safetensors. A
+    A part's own file counts if the swapper names it in `files`, else its state dict written as safetensors. A
     swapper without parts and files, such as copy-target, has none of these values.
     """
     parts, files = parts_of(view.swapper), files_of(view.swapper)

@@ -48,9 +48,9 @@ def build_for(identity_encoder: nn.Module, name: str, **options) -> nn.Module:
 
 
 def save(generator: nn.Module, path: str | Path, **metadata: str) -> None:
-    """Write a generator as safetensors with its name, its options and `metadata`; no partial file is ever visible.
+    """Write a generator as safetensors with its name, its options and `metadata`, atomically.
 
-    Raises ValueError where a metadata value is not text, or its key is `student` or `options`.
+    Raises ValueError if a metadata value is not text, or its key is `student` or `options`.
     """
     for key, value in metadata.items():
         if key in ("student", "options") or not isinstance(value, str):
@@ -96,9 +96,9 @@ class StudentSwapper(nn.Module):
 
     def __init__(self, generator: nn.Module, identity_encoder: nn.Module) -> None:
         super().__init__()
-        wanted, actual = generator.options["embedding_dim"], identity_encoder.embedding_dim
-        if wanted != actual:
-            raise ValueError(f"the generator wants embeddings of {wanted} numbers, the identity encoder gives {actual}")
+        expected, actual = generator.options["embedding_dim"], identity_encoder.embedding_dim
+        if expected != actual:
+            raise ValueError(f"embeddings: the generator takes {expected} numbers, the identity encoder gives {actual}")
         self.generator = generator
         self.identity_encoder = identity_encoder
 

@@ -43,7 +43,7 @@ class BlendHead(nn.Module):
 
     def __init__(self, channels: int, upscale: int = 1) -> None:
         super().__init__()
-        # Without it a few large steps close the mask so far that no gradient comes back.
+        # Without it a few large steps close the mask so far that it passes no gradient.
         self.norm = nn.GroupNorm(1, channels, affine=False)
         self.conv = nn.Conv2d(channels, 4 * upscale**2, 3, padding=1)
         self.upscale = upscale

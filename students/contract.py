@@ -22,9 +22,9 @@ def check_embedding(embedding: Tensor, embedding_dim: int) -> None:
 
 def check_map(identity_map: Tensor, sources: int, map_shape: Sequence[int]) -> None:
     """Raise ValueError unless identity_map is (sources, *map_shape)."""
-    wanted = (sources, *map_shape)
-    if tuple(identity_map.shape) != wanted:
-        raise ValueError(f"identity_map: expected {wanted}, got {tuple(identity_map.shape)}")
+    expected = (sources, *map_shape)
+    if tuple(identity_map.shape) != expected:
+        raise ValueError(f"identity_map: expected {expected}, got {tuple(identity_map.shape)}")
 
 
 def check_options(resolution: int, **sizes: int) -> None:

@@ -64,7 +64,7 @@ class SmallResNet(nn.Module):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Card(weights.Card):
+class EncoderCard(weights.Card):
     """An identity encoder: a weight file, its network and the preprocessing of its images.
 
     options: keyword arguments of the network. mean and std apply to values in [0, 1], in the network's colour order
@@ -96,7 +96,7 @@ ARCHITECTURES = {"mobilefacenet": MobileFaceNet, "small_resnet": SmallResNet}
 _AFFINE_CROPS = {"arcface": (0.57467, 0.00308, -17.677, -17.138), "sphereface": (0.57467, 0.00308, -25.677, -17.138)}
 
 CARDS = {
-    "mobilefacenet_512": Card(
+    "mobilefacenet_512": EncoderCard(
         name="mobilefacenet_512",
         file=None,
         sha256=None,
@@ -107,7 +107,7 @@ CARDS = {
         options={"embedding_dim": 512},
         note="Train your own with `python -m distill.pretrain identity_encoder`, or choose another encoder.",
     ),
-    "foamliu_128": Card(
+    "foamliu_128": EncoderCard(
         name="foamliu_128",
         file="mobilefacenet_foamliu.pt",
         sha256="90a00ba1d8b0b688af3deb731ed53dca582e6106805d1bc3cfdef55f570493f4",
@@ -121,7 +121,7 @@ CARDS = {
         std=IMAGENET_STD,
         note="LFW 99.20 %.",
     ),
-    "xiaoccer_128": Card(
+    "xiaoccer_128": EncoderCard(
         name="xiaoccer_128",
         file="mobilefacenet_xiaoccer_068.ckpt",
         sha256="e839247cdbdfc023fb7cadeaf53a4549d50c8fc24ad154c02e35920ea8910d99",
@@ -134,7 +134,7 @@ CARDS = {
         std=(128 / 255, 128 / 255, 128 / 255),
         note="LFW 98.72 %. Without a licence: for measuring on your own machine, never to be shipped.",
     ),
-    "synthetic_identity": Card(
+    "synthetic_identity": EncoderCard(
         name="synthetic_identity",
         file="synthetic_identity.safetensors",
         sha256="5cbaa513e526a7c3c8f1fd8341d7255612dd0d88449eaa8fb5e2d98dea80e70e",
@@ -149,7 +149,7 @@ CARDS = {
 
 
 def _sampling_grid(a: float, b: float, c: float, d: float, size: tuple[int, int]) -> Tensor:
-    """(1, height, width, 2) for grid_sample without aligned corners. It serves frames of any size."""
+    """(1, height, width, 2) for grid_sample without aligned corners, valid for images of any size."""
     y, x = torch.meshgrid(*(torch.arange(pixels, dtype=torch.float64) for pixels in size), indexing="ij")
     u, v, norm = x - c, y - d, a * a + b * b
     frame = torch.stack([(a * u - b * v) / norm, (b * u + a * v) / norm], dim=-1)
@@ -159,7 +159,7 @@ def _sampling_grid(a: float, b: float, c: float, d: float, size: tuple[int, int]
 class IdentityEncoder(nn.Module):
     """A recognition network behind its card's preprocessing: canonical crops in, unit embeddings out."""
 
-    def __init__(self, card: Card) -> None:
+    def __init__(self, card: EncoderCard) -> None:
         """The encoder of a card with fresh weights. Raises ValueError on an unknown architecture."""
         super().__init__()
         if card.architecture not in ARCHITECTURES:
@@ -179,7 +179,7 @@ class IdentityEncoder(nn.Module):
     def prepare(self, images: Tensor) -> Tensor:
         """Canonical crops (N, 3, S, S) in [-1, 1] to the network's input (N, 3, *card.input_size).
 
-        S is 16 or more: a quarter of 64. Differentiable with respect to the images. Raises ValueError on another shape.
+        S >= 16, a quarter of the smallest resolution. Differentiable. Raises ValueError on another shape.
         """
         if images.ndim != 4 or images.shape[1] != 3 or images.shape[2] != images.shape[3] or images.shape[2] < 16:
             raise ValueError(f"images: expected (N, 3, S, S) with S >= 16, got {tuple(images.shape)}")
@@ -217,11 +217,11 @@ def _unit(embeddings: Tensor) -> Tensor:
     return F.normalize(embeddings)
 
 
-def load_identity_encoder(card: Card | str, path: str | Path | None) -> IdentityEncoder:
+def load_identity_encoder(card: EncoderCard | str, path: str | Path | None) -> IdentityEncoder:
     """The frozen encoder of a card (or of the name of one in CARDS) with the weights of the file `path`.
 
     Evaluation mode; no parameter requires a gradient. The caller has checked the file's sha256. Raises ValueError on an
-    unknown name, on a card without published weights where path is None, and on a file whose tensors do not fit.
+    unknown name, if path is None (a card without published weights), and on a file whose tensors do not fit.
     """
     if isinstance(card, str):
         if card not in CARDS:

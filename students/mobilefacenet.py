@@ -43,7 +43,7 @@ class Unit(nn.Module):
 
 
 class Bottleneck(nn.Sequential):
-    """Expand by 1x1, filter depthwise by 3x3, project by 1x1; residual where the shape stays."""
+    """Expand by 1x1, filter depthwise by 3x3, project by 1x1; residual if the shape stays."""
 
     def __init__(self, inputs: int, outputs: int, expanded: int, stride: int, activation: str) -> None:
         super().__init__(

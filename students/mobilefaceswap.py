@@ -64,7 +64,7 @@ class Predictor(nn.Module):
         self.conv = nn.Conv2d(inputs, outputs, 3, padding=1)
         self.norm = nn.BatchNorm2d(outputs)
         self.weight = nn.Conv2d(outputs, outputs, 3, padding=1)
-        # Kernels start with a length of about one: with smaller ones, nine layers deep, the source has no effect.
+        # Kernels start with a norm of about one: with smaller ones in nine layers the source has no effect.
         nn.init.normal_(self.weight.weight, std=0.3 * (9 * outputs) ** -0.5)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -232,7 +232,7 @@ def load_original(checkpoint: str | Path | Mapping[str, Tensor], resolution: int
     for key, tensor in unwrap(checkpoint, where, ("state_dict",)).items():
         ours = original_to_ours(key)
         if ours in state or not tensor.is_floating_point():
-            raise ValueError(f"{where}: {key}: expected one tensor of floating point by this name")
+            raise ValueError(f"{where}: {key}: expected one floating-point tensor of this name")
         # Paddle keeps the weights of linear layers as (in, out).
         state[ours] = tensor.T if key.endswith("style.weight") and tensor.ndim == 2 else tensor
     first, style = state.get("predictor.first.weight"), state.get("encoder_modulation.0.style.weight")

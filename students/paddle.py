@@ -32,7 +32,7 @@ class _Unpickler(pickle.Unpickler):
 
 
 def _tensor(value: Any) -> Tensor:
-    """Raises TypeError where value is not an array of numbers."""
+    """An array as a tensor. Raises TypeError if value is not an array of numbers."""
     if isinstance(value, tuple) and len(value) == 2:  # (name, array): a tensor that was not saved in a state dict
         value = value[1]
     if not isinstance(value, np.ndarray):
@@ -45,7 +45,7 @@ def _tensor(value: Any) -> Tensor:
 def read_pdparams(path: str | Path) -> dict[str, Tensor]:
     """Names -> tensors, in Paddle's layouts, of a state dict, or {"state_dict": ...}, that `paddle.save` wrote.
 
-    Raises ValueError naming the file where it holds anything else, FileNotFoundError where there is no such file.
+    Raises ValueError naming the file if it holds anything else, FileNotFoundError if there is no such file.
     """
     path = Path(path)
     with open(path, "rb") as file:
@@ -58,7 +58,7 @@ def read_pdparams(path: str | Path) -> dict[str, Tensor]:
     if isinstance(content, dict):
         content = content.get("state_dict", content)
     if not isinstance(content, dict) or not content.keys() - {_NAMES}:
-        raise ValueError(f"{path}: expected names of arrays, got {type(content).__name__}")
+        raise ValueError(f"{path}: expected arrays by name, got {type(content).__name__}")
     state = {}
     for key, value in content.items():
         if key == _NAMES:

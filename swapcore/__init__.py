@@ -1,1 +1,1 @@
-"""The floor below every room: files, images, the canonical frame, weights, ONNX, hardware, the terminal."""
+"""Shared by all packages: files, images, the canonical crop, weights, ONNX, hardware, the terminal."""

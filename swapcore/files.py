@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, JSON, and hashes."""
+"""Atomic writes of files and folders, JSON, and hashes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Any
 
 
 class FileError(ValueError):
-    """A file is damaged or in the way; the message names it and says what to do."""
+    """A file is damaged, or stands where a folder is needed. The message names the file and the remedy."""
 
 
 @contextmanager
@@ -37,7 +37,7 @@ def whole_file(path: str | Path) -> Iterator[Path]:
 @contextmanager
 def whole_folder(path: str | Path) -> Iterator[Path]:
     """Yield a path of the same name in a temporary folder beside `path`, for a converter that writes a file or a folder
-    and insists on the name. It replaces `path` if the block succeeds, and is removed if not."""
+    and needs the final name. It replaces `path` if the block succeeds, and is removed if not."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
@@ -49,7 +49,7 @@ def whole_folder(path: str | Path) -> Iterator[Path]:
 
 
 def check_folder(path: Path) -> None:
-    """Raise FileError, before any work, where the output folder `path` is a file."""
+    """Raise FileError if the output folder `path` is a file. Commands call this before any work."""
     if path.exists() and not path.is_dir():
         raise FileError(f"--out {path}: is a file; name a folder")
 
@@ -64,7 +64,7 @@ def write_json(path: str | Path, value: Any) -> None:
 
 
 def read_json(path: str | Path) -> Any:
-    """The content of a JSON file. Raises FileError where it is damaged."""
+    """The content of a JSON file. Raises FileError if it is damaged."""
     path = Path(path)
     try:
         return json.loads(path.read_text(encoding="utf-8"))
@@ -93,7 +93,7 @@ def bytes_hash(content: bytes) -> str:
 
 
 def sha256(path: str | Path) -> str:
-    """The sha256 of a file, computed again only where its size or time of change differ."""
+    """The sha256 of a file, computed again only if its size or modification time changed."""
     status = os.stat(path)
     return _sha256(Path(path), status.st_size, status.st_mtime_ns)
 

@@ -34,9 +34,9 @@ TEMPLATES["faceshifter_256"] = tuple(
 
 
 def inner_square(images: Tensor) -> Tensor:
-    """Rows and columns 26 to 229 of 256: the face with little around it, from canonical crops (N, C, H, H)."""
+    """Rows and columns 26 to 229 of 256 of canonical crops (N, C, H, H): the face with a narrow border."""
     size = images.shape[-1]
-    # Rounded up by positive numbers: torch.jit.trace, which some exporters want, rounds negative ones to zero.
+    # Rounded up with positive numbers only: torch.jit.trace, which ncnn needs, rounds negative quotients towards zero.
     first, end = (26 * size + 255) // 256, 230 * size // 256
     return images[:, :, first:end, first:end]
 
@@ -86,7 +86,7 @@ class Crop(nn.Module):
 
 
 def _sample(images: Tensor, transform: Tensor, size: int, padding: str = "border") -> Tensor:
-    """Images as (N, C, size, size) whose pixel at p shows the image at transform(p), in fractions of the side."""
+    """Images resampled to (N, C, size, size): pixel p is the image at transform(p), in fractions of the side."""
     linear, shift = transform[:, :2], transform[:, 2]
     theta = torch.cat([linear, (2 * shift + linear.sum(1) - 1)[:, None]], 1)  # fractions of [0, 1] to [-1, 1]
     grid = F.affine_grid(theta[None].float(), [1, 1, size, size], align_corners=False).to(images.dtype)

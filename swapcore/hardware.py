@@ -1,4 +1,4 @@
-"""What a number depends on beside the experiment: processor, cores, GPU, versions, commit."""
+"""The environment of a measurement: processor, cores, GPU, package versions, commit."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PACKAGES = ("torch", "torchvision", "timm", "accelerate", "safetensors", "numpy"
 
 
 def processor() -> str:
-    """The model of this machine's CPU, or at least its kind, where the system does not tell more."""
+    """The model name of this machine's CPU, or its architecture if the system gives no model name."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -29,7 +29,7 @@ def available_cores() -> int:
 
 
 def environment() -> dict[str, str]:
-    """Commit, package versions and hardware: what a number depends on beside the experiment."""
+    """Commit, package versions and hardware of a measurement, by name."""
     facts = {"commit": git_commit(), "python": platform.python_version(), "platform": platform.platform()}
     for package in PACKAGES:
         try:
@@ -43,7 +43,7 @@ def environment() -> dict[str, str]:
 
 
 def git_commit() -> str:
-    """Commit of the checkout, with `+changes` where tracked files differ; `unknown` outside a checkout."""
+    """Commit of the checkout, with `+changes` if tracked files differ; `unknown` outside a checkout."""
     root = Path(__file__).resolve().parent.parent
 
     def git(*arguments: str) -> str:

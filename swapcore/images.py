@@ -1,4 +1,4 @@
-"""Images: decoding, uint8 <-> float in [-1, 1], grids of faces, and PNG files, marked where AI generated them."""
+"""Images: decoding, uint8 <-> float in [-1, 1], grids of faces, and PNG files, marked if AI-generated."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def to_uint8(images: Tensor, check: bool = True) -> Tensor:
 
 def grid(columns: dict[str, Tensor], cell: int = 128) -> Image.Image:
     """Columns of (n, 3, H, W) uint8 faces under their titles, one row per sample, each face `cell` pixels wide."""
-    from matplotlib import font_manager  # only where something is drawn: it is slow to import
+    from matplotlib import font_manager  # imported here because it is slow
 
     rows = min(len(images) for images in columns.values())
     gap, top = max(2, cell // 32), 26
@@ -85,7 +85,7 @@ def grid(columns: dict[str, Tensor], cell: int = 128) -> Image.Image:
 def save_png(
     picture: Image.Image | Tensor | np.ndarray, path: str | Path, generated: bool = True, compress_level: int = 6
 ) -> None:
-    """Write a picture, a uint8 tensor (3, H, W) or a uint8 array (H, W, 3) or (H, W) as PNG, whole or not at all.
+    """Write a picture, a uint8 tensor (3, H, W) or a uint8 array (H, W, 3) or (H, W) as PNG, atomically.
 
     `generated` pictures are marked as AI-generated in XMP and in PNG text. Pass False for a photograph that is only
     decoded, resized or cropped, and for a mask.
@@ -101,7 +101,7 @@ def save_png(
 
 
 def marked(picture: Image.Image) -> Image.Image:
-    """A copy whose own `save` as PNG adds the AI-generated mark, for a library that saves it by itself (MLflow)."""
+    """A copy whose `save` adds the AI-generated mark to the PNG, for a library that calls `save` itself (MLflow)."""
     info = PngInfo()
     info.add_text("Software", "SwapDistill")
     info.add_text("Comment", COMMENT)

@@ -14,7 +14,7 @@ from torch import Tensor
 INSTALL = "pip install swapdistill[onnx]"
 PROVIDERS = ("CUDAExecutionProvider", "CoreMLExecutionProvider", "CPUExecutionProvider")
 _TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(double)": np.float64}
-_ANY = 512  # length of an axis of any size in the trial run, as of an embedding
+_ANY = 512  # length of a free axis in the trial run; most embeddings have it
 
 Shape = tuple[int | None, ...]  # without the batch; None is any size
 
@@ -23,21 +23,21 @@ class Session:
     """An ONNX file opened by onnxruntime.
 
     `run` takes and returns arrays by name, as the file declares them. After `fit` has checked the file, calling the
-    session takes tensors and returns the first output, in whole batches where the file accepts them.
+    session takes tensors and returns the first output, in whole batches if the file accepts them.
     """
 
     def __init__(self, path: str | Path, providers: Sequence[str] | str | None = None, threads: int = 0) -> None:
         """Open a file. providers: of onnxruntime, best first, with or without "ExecutionProvider"; None takes those of
         CUDA, CoreML and CPU that are available. threads: of a CPU, 0 for onnxruntime's choice.
 
-        Raises ValueError: no onnxruntime, no such provider, no such file, not an ONNX file. A provider given by the
-        caller must start; a default one may give way to the next, with a warning.
+        Raises ValueError if onnxruntime, the provider or the file is missing, if the file is not ONNX, and if a
+        provider that the caller names does not start. If a default provider does not start, it warns and uses the next.
         """
         runtime = _onnxruntime()
         chosen = _choose(runtime, providers)
         options = runtime.SessionOptions()
         options.intra_op_num_threads = threads
-        options.log_severity_level = 4  # errors are raised as well
+        options.log_severity_level = 4  # fatal only: errors are raised as exceptions too
         device = torch.cuda.current_device() if torch.cuda.is_available() else 0
         settings = [{"device_id": str(device)} if name.startswith("CUDA") else {} for name in chosen]
         self.path, self.failures = Path(path), _failures()
@@ -49,7 +49,7 @@ class Session:
             raise ValueError(f"{path}: not an ONNX file that onnxruntime can run: {_short(error)}") from None
         running = self.session.get_providers()
         if chosen[0] not in running:
-            message = f"{path}: {chosen[0]} could not be started, which leaves {', '.join(running)}"
+            message = f"{path}: {chosen[0]} does not start; onnxruntime would use {', '.join(running)}"
             if providers is not None:
                 raise ValueError(f"{message}; install the libraries of that provider, or take it out of providers")
             warnings.warn(message, stacklevel=2)
@@ -65,7 +65,7 @@ class Session:
         return self.session.get_modelmeta().custom_metadata_map
 
     def run(self, arrays: Mapping[str, np.ndarray], outputs: Sequence[str] | None = None) -> list[np.ndarray]:
-        """The named outputs, or all in the file's order. Raises ValueError where onnxruntime fails."""
+        """The named outputs, or all in the file's order. Raises ValueError if onnxruntime fails."""
         try:
             return self.session.run(outputs, {key: np.ascontiguousarray(array) for key, array in arrays.items()})
         except self.failures as error:
@@ -90,7 +90,7 @@ class Session:
         for name, shape in inputs.items():
             batch, *own = [size if isinstance(size, int) else None for size in nodes[name].shape] or [None]
             if not _fits(own, shape):
-                raise ValueError(f"{refusal}: give the file that belongs here, or change the card as '{name}' wants it")
+                raise ValueError(f"{refusal}: give the file that belongs here, or change the card to match '{name}'")
             if nodes[name].type not in _TYPES:
                 raise ValueError(f"{refusal} of {' or '.join(_TYPES)}: export it with floating-point inputs")
             self.types[name] = _TYPES[nodes[name].type]
@@ -118,7 +118,7 @@ class Session:
         return self.output
 
     def _takes_two_rows(self, noise: Mapping[str, np.ndarray], second: np.ndarray) -> bool:
-        """Whether a batch of two gives the second row's own result: traced graphs may fail, or mix the rows."""
+        """Whether the second row of a batch of two has the same result as alone: traced graphs may fail or mix rows."""
         try:
             both = self._first_output(noise)
         except ValueError:
@@ -154,7 +154,7 @@ class Session:
 
 
 def last_initializer(path: str | Path, size: int) -> Tensor:
-    """The last initializer (size, size) of a file, float32. Raises ValueError where it has another shape, or where the
+    """The last initializer (size, size) of a file, float32. Raises ValueError if it has another shape, or if the
     package onnx is absent."""
     try:
         import onnx
@@ -168,7 +168,7 @@ def last_initializer(path: str | Path, size: int) -> Tensor:
     shape = tuple(initializers[-1].dims) if initializers else None
     if shape != (size, size):
         raise ValueError(
-            f"{path}: its last initializer is {shape and _text(shape)}; the card says a matrix {(size, size)}: give "
+            f"{path}: its last initializer is {shape and _text(shape)}; the card needs a matrix {(size, size)}: give "
             f"the original file (a simplified one is in another order), or set embedding of the card to l2 or raw"
         )
     matrix = onnx.numpy_helper.to_array(initializers[-1], base_dir=str(Path(path).parent))
@@ -184,7 +184,7 @@ def _onnxruntime() -> ModuleType:
 
 
 def _failures() -> tuple[type[Exception], ...]:
-    """The exceptions of onnxruntime, which have no common class."""
+    """The exceptions of onnxruntime, which have no common base class."""
     from onnxruntime.capi import onnxruntime_pybind11_state as state
 
     names = (

@@ -1,4 +1,4 @@
-"""Shared by all commands: the parser of options, one `error:` line, the nearest known name, tables of text."""
+"""Shared by all commands: the option parser, one-line errors, suggestions for unknown names, text tables."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from collections.abc import Callable, Iterable, Sequence
 
 
 def parser(description: str) -> argparse.ArgumentParser:
-    """A parser whose help shows the description as it is, and a module's name as in `python -m distill.swap`."""
+    """An option parser. Its help keeps the description's line breaks and starts a module as `python -m MODULE`."""
     spec = sys.modules["__main__"].__spec__
     name = f"python -m {spec.name.removesuffix('.__main__')}" if spec else None
     return argparse.ArgumentParser(name, description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
 
 
 def run_command(command: Callable[[], int | None], kinds: tuple[type[Exception], ...] = (ValueError, OSError)) -> int:
-    """Run a command; its exit status. A mistake of the user (`kinds`) ends it with one line and status 2."""
+    """Run a command and return its exit status. An error of the user (`kinds`) prints one line and returns 2."""
     try:
         return command() or 0
     except kinds as error:
@@ -25,7 +25,7 @@ def run_command(command: Callable[[], int | None], kinds: tuple[type[Exception],
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """`; did you mean 'x'?`, or the list of known names, to end an error message with."""
+    """The end of an error message: `; did you mean 'x'?`, or the list of known names."""
     known = list(known)
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
     if close:
@@ -34,7 +34,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def text_table(rows: Sequence[Sequence[str]], least: int = 12) -> str:
-    """Rows of cells in columns: the first to the left, the others to the right, equally wide, at least `least`."""
+    """Rows of cells as text: the first column left-aligned, the others right-aligned, all of one width >= `least`."""
     first = max(20, max(len(row[0]) for row in rows))
     width = max([least, *(len(cell) + 2 for row in rows for cell in row[1:])])
     return "\n".join(f"{head:{first}}" + "".join(f"{cell:>{width}}" for cell in cells) for head, *cells in rows)

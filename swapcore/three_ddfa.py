@@ -1,6 +1,6 @@
 """The MobileNet-v1 x 0.5 of cleardusk/3DDFA_V2 @1b6c676 (Guo et al., ECCV 2020, arXiv:2009.09960).
 
-Teachers take its landmarks, the evaluation its face parameters; both load the same published weights.
+Teachers use its landmarks, the evaluation uses its face parameters; both load the same published weights.
 """
 
 from __future__ import annotations

@@ -33,8 +33,8 @@ TIMEOUT_S = 30
 class Card:
     """Origin and licence of a weight file.
 
-    file: its name, None where nobody published the weights. sha256: all 64 digits, or the first ones where only those
-    are published (torchvision: eight). url: where to download it, None where it must be fetched by hand. source: the
+    file: its name, None if nobody published the weights. sha256: all 64 digits, or the first ones if only those
+    are published (torchvision: eight). url: where to download it, None if it must be fetched by hand. source: the
     project and the commit that it comes from.
     """
 
@@ -65,8 +65,8 @@ def search_folders(folders: Iterable[str | Path] = ()) -> list[Path]:
 def find(card: Card, folders: Iterable[str | Path] = ()) -> Path:
     """The path of the card's file, downloaded if necessary, its sha256 checked.
 
-    Raises WeightsError where the file is in no folder and has no URL, where the download fails, and where a file of
-    that name has another sha256.
+    Raises WeightsError if the file is in no folder and has no URL, if the download fails, and if a file of that name
+    has another sha256.
     """
     if card.file is None:
         raise WeightsError(f"weights '{card.name}': nobody published them. {card.note}")
@@ -97,7 +97,7 @@ def _verify(path: Path, card: Card) -> None:
 def _download(card: Card) -> Path:
     """Download the card's file into the cache, verified before it appears there."""
     path, timeout_s = cache_folder() / card.file, socket.getdefaulttimeout()
-    socket.setdefaulttimeout(TIMEOUT_S)  # torch.hub sets none: a connection that went dead would wait for ever
+    socket.setdefaulttimeout(TIMEOUT_S)  # torch.hub sets no timeout: a dead connection would block for ever
     try:
         with whole_file(path) as temporary:
             torch.hub.download_url_to_file(card.url, str(temporary))
@@ -115,7 +115,7 @@ def _download(card: Card) -> Path:
 def read_state(path: str | Path, wrappers: tuple[str, ...] = WRAPPERS) -> dict[str, Tensor]:
     """The state dict of a .safetensors or torch file, on the CPU; in a torch file it may be nested under `wrappers`.
 
-    Nothing in the file is executed. Raises ValueError where the file is not readable or holds no state dict.
+    Nothing in the file is executed. Raises ValueError if the file is not readable or holds no state dict.
     """
     path = Path(path)
     content = _read(path)
@@ -123,7 +123,7 @@ def read_state(path: str | Path, wrappers: tuple[str, ...] = WRAPPERS) -> dict[s
 
 
 def read_header(path: str | Path) -> dict[str, str]:
-    """The texts that a .safetensors file holds beside its tensors. Raises ValueError where it is not such a file."""
+    """The metadata of a .safetensors file, text by key. Raises ValueError if the file cannot be read."""
     try:
         with safe_open(path, framework="pt") as file:
             return file.metadata() or {}
@@ -134,8 +134,8 @@ def read_header(path: str | Path) -> dict[str, str]:
 def read_parts(path: str | Path, names: tuple[str, ...]) -> dict[str, dict[str, Tensor]]:
     """The state dicts that a torch file holds side by side, by their names: {"generator": ..., "encoder": ...}.
 
-    All other content, as optimiser states, stays out of memory. Raises ValueError as `read_state` does, and where a
-    name is missing. A state dict may be empty.
+    All other content, such as optimiser states, is not read into memory. Raises ValueError as `read_state` does, and if
+    a name is missing. A state dict may be empty.
     """
     content = _read(Path(path), mmap=True)
     parts = {}
@@ -156,12 +156,12 @@ def unwrap(content: object, where: str | Path, wrappers: tuple[str, ...] = WRAPP
             if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
                 content = content[wrapper]
     if not isinstance(content, Mapping) or not content or not all(isinstance(t, Tensor) for t in content.values()):
-        raise ValueError(f"{where}: expected names of tensors (a state dict), got {_describe(content)}")
+        raise ValueError(f"{where}: expected tensors by name (a state dict), got {_describe(content)}")
     return {key.removeprefix("module."): tensor for key, tensor in content.items()}
 
 
 def tensor_of(state: Mapping[str, Tensor], key: str, dimensions: int, where: str) -> Tensor:
-    """A tensor from whose shape a loader reads an option. Raises ValueError if it is absent or has another rank."""
+    """The tensor `key`, whose shape gives a loader an option. Raises ValueError if it is absent or has another rank."""
     if key not in state or state[key].ndim != dimensions:
         raise ValueError(f"{where}: {key}: expected {dimensions} dimensions, found {_shape(state.get(key))}")
     return state[key]
@@ -180,31 +180,31 @@ def load_strictly(
     """Load tensors into a network; none may be missing, left over or of another shape.
 
     `rename` maps a name in the file to the network's. Only the counters of batch normalisation, which old checkpoints
-    lack, may be absent. `name` is how messages call the weights, by default by the network's class. With `assign` the
-    tensors become the network's own, without a copy: the network may then be built on the meta device. With `finite`
-    NaN and infinite values are refused. Raises ValueError naming `where` (the file) and the first wrong tensor.
+    lack, may be absent. `name`: the name of the weights in messages, by default the network's class. With `assign` the
+    tensors become the network's parameters without a copy, so it may be built on the meta device. With `finite` NaN and
+    infinite values are refused. Raises ValueError naming `where` (the file) and the first wrong tensor.
     """
     weights = f"'{name}'" if name else type(network).__name__
     expected = network.state_dict()
-    given = {rename(key): (key, tensor) for key, tensor in state.items()}
+    renamed = {rename(key): (key, tensor) for key, tensor in state.items()}
     for key, tensor in expected.items():
-        if key not in given and key.endswith("num_batches_tracked"):
-            given[key] = (key, torch.zeros(tensor.shape, dtype=tensor.dtype) if tensor.is_meta else tensor)
-    for key in [*expected, *given]:
-        original_key, tensor = given.get(key, (key, None))
+        if key not in renamed and key.endswith("num_batches_tracked"):
+            renamed[key] = (key, torch.zeros(tensor.shape, dtype=tensor.dtype) if tensor.is_meta else tensor)
+    for key in [*expected, *renamed]:
+        original_key, tensor = renamed.get(key, (key, None))
         if key not in expected or tensor is None or tensor.shape != expected[key].shape:
-            wanted = f"shape {tuple(expected[key].shape)}" if key in expected else "no such tensor"
-            fault = f"expected {wanted}, found {_shape(tensor)}"
+            required = f"shape {tuple(expected[key].shape)}" if key in expected else "no such tensor"
+            fault = f"expected {required}, found {_shape(tensor)}"
             raise ValueError(f"{where}: not the weights of {weights}: {original_key}: {fault}")
         if finite and not torch.isfinite(tensor).all():
             raise ValueError(f"{where}: damaged weights of {weights}: {original_key}: NaN or infinite values")
-    network.load_state_dict({key: given[key][1].to(expected[key].dtype) for key in expected}, assign=assign)
+    network.load_state_dict({key: renamed[key][1].to(expected[key].dtype) for key in expected}, assign=assign)
 
 
 def build_with(
     build: Callable[[], nn.Module], state: Mapping[str, Tensor], where: str | Path, rename: Callable[[str], str] = str
 ) -> nn.Module:
-    """The network of `build`, loaded strictly. It takes the tensors as its own: nothing is initialised or copied.
+    """The network that `build` returns, loaded strictly. The tensors become its parameters without a copy.
 
     `build` runs on the meta device, so a network with buffers that no file holds cannot be built this way.
     """
@@ -215,7 +215,7 @@ def build_with(
 
 
 class _Opaque:
-    """Takes the place of an object of a foreign class that a trainer stored beside its tensors; keeps none of it."""
+    """Stand-in for an object of another class that a trainer stored beside its tensors; its content is dropped."""
 
     def __init__(self, *_arguments: object) -> None: ...
 
@@ -232,7 +232,7 @@ def _read(path: Path, mmap: bool = False) -> object:
 
 
 def _torch_load(path: Path, mmap: bool) -> object:
-    """torch.load without executing anything. Foreign objects, as the hyperparameters and callbacks of Lightning, become
+    """torch.load without executing anything. Objects of other classes, such as Lightning's hyperparameters, become
     `_Opaque`. `mmap` applies to the files of torch 1.6 and later, which are zip archives."""
     zipped = zipfile.is_zipfile(path)
     mmap = mmap and zipped

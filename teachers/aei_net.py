@@ -26,7 +26,7 @@ class Layout:
     mask_per_channel: bool  # otherwise one mask for all channels
     kernel: int  # side of the convolutions that compute gains, shifts and mask
     bias: bool  # of all other convolutions
-    zero_to_one: bool  # the network works on [0, 1] and ends in a sigmoid; otherwise on [-1, 1] and in tanh
+    zero_to_one: bool  # input and output in [0, 1], sigmoid at the end; otherwise [-1, 1] and tanh
 
 
 LAYOUTS = {
@@ -126,8 +126,8 @@ class AEINet(nn.Module):
     proportion (even; the paper has 64); embedding_dim; resolution, a multiple of 32, at least 64.
 
     The encoder halves the resolution at most seven times, while at least 2 pixels remain: to 2x2 from 64, 128 and 256,
-    to 3x3 from 96 and 192, where the 2x2 map computed from the embedding is enlarged. Each level less drops one
-    attribute map and the widest remaining block of the generator. Wrong options raise ValueError. `self.options`
+    to 3x3 from 96 and 192, where the 2x2 map computed from the embedding is enlarged. Each missing level drops
+    one attribute map and the widest remaining block of the generator. Wrong options raise ValueError. `self.options`
     rebuild the network.
     """
 

@@ -30,7 +30,7 @@ __all__ = ["AEINet", "FaceShifterTeacher", "HEARNet", "read_metadata", "save_fac
 _RESERVED = ("teacher", "options", "refiner_options")
 _ORIGINAL_SIZE = 256
 _TEMPLATES = {"taotaonice": "faceshifter_256", "mindslab": "ffhq_512"}
-# Two tensors by whose names a layout is recognised; their shapes give half the width and the embedding's length.
+# The names of these two tensors identify a layout; their shapes give half the width and the embedding's length.
 _MARKS = {
     "taotaonice": ("encoder.conv1.0.weight", "generator.up1.weight"),
     "mindslab": ("E.Encoder.layer_0.0.weight", "G.convt.weight"),
@@ -73,7 +73,7 @@ class FaceShifterTeacher(Teacher):
     def _load_own(self, path: Path, metadata: dict[str, str], identity_encoder: Callable | None) -> None:
         others = [key for key in self.weights if key != "generator"]
         if others:
-            raise ValueError(f"teacher '{self.name}': {path} is complete, weights.{others[0]} does not go with it")
+            raise ValueError(f"teacher '{self.name}': {path} is complete; leave weights.{others[0]} out")
         if identity_encoder is None:
             known = metadata.get("identity_encoder", "not named in the file")
             raise ValueError(f"teacher '{self.name}': {path} needs the identity encoder it was trained with: {known}")
@@ -130,7 +130,7 @@ class FaceShifterTeacher(Teacher):
         refiner: HEARNet | None = None,
         template: str = "faceshifter_256",
     ) -> None:
-        """identity_network: IR-SE-50 of taotaonice or ResNet-101 of mindslab; None where an identity encoder is given.
+        """identity_network: IR-SE-50 of taotaonice or ResNet-101 of mindslab; None if an identity encoder is given.
         template: that of the generator's crop."""
         self.generator, self.identity_network, self.refiner = generator, identity_network, refiner
         self.crop = Crop(template, generator.options["resolution"])
@@ -192,9 +192,9 @@ def whole_112(native: Tensor) -> Tensor:
 
 
 def save_faceshifter(path: str | Path, generator: AEINet, refiner: HEARNet | None = None, **metadata: str) -> None:
-    """Write a teacher as .safetensors, whole or not at all, with the options of its networks and the given metadata.
+    """Write a teacher as .safetensors, atomically, with the options of its networks and the given metadata.
 
-    The metadata should name the `identity_encoder`. Raises ValueError where a value is no text or a key is reserved.
+    The metadata should name the `identity_encoder`. Raises ValueError if a value is not text or a key is reserved.
     """
     for key, value in metadata.items():
         if key in _RESERVED or not isinstance(value, str):
@@ -238,7 +238,7 @@ def _own_network(
 
 def _resnet101(path: Path, state: Mapping[str, Tensor], embedding_dim: int) -> nn.Module:
     """mindslab's identity network, stored in its checkpoint under Z."""
-    from torchvision.models import resnet101  # only for this layout: it is slow to import
+    from torchvision.models import resnet101  # imported here because it is slow
 
     with torch.device("meta"):
         network = resnet101(num_classes=embedding_dim)

@@ -1,5 +1,5 @@
-"""The classical swap without learning: the source's inner face is warped onto the target's landmarks, takes the
-target's colours and is blended in with a soft edge.
+"""The classical swap without a learned generator: the source's inner face is warped onto the target's landmarks, takes
+the target's colours and is blended in with a soft edge.
 
 FaceForensics++ (Roessler et al., ICCV 2019, arXiv:1901.08971) calls this kind FaceSwap, after MarekKowalski/FaceSwap.
 That program fits a textured 3D model; here a piecewise-affine map between 68 landmarks warps the picture. Colours
@@ -36,10 +36,10 @@ MEAN_SHAPE = torch.tensor([
 FOREHEAD_SHAPE = (0.4, 0.75, 0.95, 1.0, 1.0, 1.0, 1.0, 0.95, 0.75, 0.4)  # relative height above each brow point
 INSET = 0.1  # share of the way to the nose by which the jaw line is moved inwards
 MIDDLE = 0.06  # half the width of the strip between the halves of a face, in sides
-TURN = (0.2, 0.5)  # turns at which filling begins and is complete: yaws of 10 and 27 degrees
+TURN = (0.2, 0.5)  # turns at which filling begins and ends: yaws of 10 and 27 degrees
 OPEN = 0.12  # opening of a mouth that shows its inside, in widths of the mouth
 COLOURS = ("lab", "rgb", "none")
-CHUNK = 1 << 20  # numbers in one step of the search for triangles, few enough to stay in a CPU's cache
+CHUNK = 1 << 20  # numbers in one step of the search for triangles; they fit in a CPU's cache
 
 
 class LandmarkWarpTeacher(Teacher):
@@ -102,7 +102,7 @@ class LandmarkWarpTeacher(Teacher):
         # The half that turns away from the camera is filled from the other half (Hassner et al., CVPR 2015).
         hidden = interpolate(self._hidden(mesh, target_mesh), place, self.triangles)
         warped = warped + hidden * (self._fetch(source.flip(3), mirrored_mesh, place) - warped)
-        # Where only the target's lips part, the target's mouth is kept: the source does not show its inside.
+        # If only the target's mouth is open, the target's mouth is kept: the source shows no mouth inside.
         parted = (mouth_opening(source_points) < OPEN) & (mouth_opening(target_points) > OPEN)
         kept = blur(per_pixel((self.mouth_inside & parted[:, None]).float(), place), max(1, radius // 4))
         mask = soft_inside(place.inside, radius) * (1 - kept)
@@ -130,7 +130,7 @@ class Place(NamedTuple):
     """Positions of a picture's pixels in a mesh.
 
     triangle: (N, S, S) index of the triangle. weights: (N, S, S, 3) barycentric coordinates in it. inside: (N, S, S)
-    bool, false outside the mesh, where the other two are arbitrary.
+    bool, false outside the mesh (the other two are then arbitrary).
     """
 
     triangle: Tensor
@@ -161,8 +161,8 @@ def triangulate(points: Tensor) -> Tensor:
 def locate(points: Tensor, triangles: Tensor, size: int) -> Place:
     """The triangle (T, 3) of points (N, K, 2), fractions of the side, that contains each of size x size pixels.
 
-    Triangles seen from behind, as those behind the nose in a profile, are left out. Where others overlap, a pixel
-    belongs to the one in which its smallest barycentric coordinate is largest.
+    Triangles seen from behind, such as those behind the nose in a profile, are left out. If others overlap, a pixel
+    belongs to the triangle in which its smallest barycentric coordinate is largest.
     """
     n, count = len(points), len(triangles)
     corners = points[:, triangles].double()  # (N, T, 3, 2)
@@ -209,7 +209,7 @@ def per_pixel(values: Tensor, place: Place) -> Tensor:
 
 
 def double_area(corners: Tensor) -> Tensor:
-    """Twice the signed area of triangles (..., 3, 2), positive where they turn from x to y."""
+    """Twice the signed area of triangles (..., 3, 2), positive if they turn from x to y."""
     a, b = corners[..., 1, :] - corners[..., 0, :], corners[..., 2, :] - corners[..., 0, :]
     return a[..., 0] * b[..., 1] - a[..., 1] * b[..., 0]
 

@@ -1,7 +1,7 @@
 """68 facial landmarks (the iBUG / 300-W scheme) of canonical crops, and whether a picture shows a face.
 
 The network is the MobileNet-v1 x 0.5 of cleardusk/3DDFA_V2 @1b6c676 (Guo et al., ECCV 2020, arXiv:2009.09960). Its head
-`fc_lm`, which the original only trains with, gives all x and then all y in half sides from the centre of its crop.
+`fc_lm`, which the original uses only in training, gives all x and then all y in half sides from the centre of its crop.
 Fitted to five detected points of 240 photographs, the best slopes are 1.02 and 1.00 half sides and the best offsets
 1.00 and 1.00; the plain map 60 (1 + p) of 120 pixels is therefore used.
 """
@@ -22,7 +22,7 @@ from .teacher import NoFace
 
 FRAME = 256  # side in pixels of the frame in which VIEWS are given
 # First pixel in x and y, and side, of the two squares that the network reads. The first is the one 3DDFA_V2 expects.
-# The second is of the mirrored picture, smaller and 25 pixels aside: a face is where both give the same landmarks.
+# The second, for the mirrored picture, is smaller and shifted by 25 pixels: a face gives the same landmarks in both.
 VIEWS = ((0.2, 33.6, 258.0), (42.6, 52.6, 220.0))
 # All of 3,679 aligned photographs are within both limits, none of 239 pictures without a face is.
 MOST_DISAGREEMENT = 16 / 256  # mean distance between the points of both views, in sides
@@ -31,7 +31,7 @@ MOST_DISPLACEMENT = 32 / 256  # mean distance of the five points from those of t
 TRUST = (1.0, 1.0, 0.1, 0.5, 0.5)
 STIFFNESS = 0.008  # weight of the ridge that keeps the correction small, in squared sides
 
-# Index of the landmark at each one's position in a mirrored picture.
+# For each landmark, the index of the landmark at its position in a mirrored picture.
 MIRRORED = [
     *range(16, -1, -1), *range(26, 16, -1), *range(27, 31), *range(35, 30, -1), 45, 44, 43, 42, 47, 46, 39, 38, 37, 36,
     41, 40, *range(54, 47, -1), *range(59, 54, -1), *range(64, 59, -1), 67, 66, 65,

@@ -1,4 +1,4 @@
-"""MegaFS as a teacher: faces encoded to, mixed as and drawn from StyleGAN2 latents (Zhu et al. 2021, arXiv:2105.04932).
+"""MegaFS as a teacher: encodes faces as StyleGAN2 latents, mixes them, decodes (Zhu et al. 2021, arXiv:2105.04932).
 
 Own implementation of the networks of zyainfal/One-Shot-Face-Swapping-on-Megapixels @f01b195 (CC BY-NC 4.0), reading
 its checkpoints: the encoder is in `hierfe.py`, the face transfer modules FTM, injection and LCR are here, the generator
@@ -115,8 +115,8 @@ def build_transfer(name: str, latents: int = 18, dim: int = 512) -> nn.Module:
 class MegaFSTeacher(Teacher):
     """MegaFS from the original files; width, number of latents and resolution follow from their tensors.
 
-    transfer: the face transfer module that the first file holds. refine: encode the swap again and draw it from its own
-    latents. rescale: how the generator's output is brought to [-1, 1]; 'minmax' stretches every image between its
+    transfer: the face transfer module that the first file holds. refine: encode the swap again and generate it from its
+    own latents. rescale: how the generator's output is brought to [-1, 1]; 'minmax' stretches every image between its
     darkest and brightest value, as the reference does, 'clamp' clips.
 
     The reference pastes the result into the target through a softly eroded mask of face and mouth, from a face parser
@@ -199,7 +199,7 @@ class MegaFSTeacher(Teacher):
             image = 2 * (image - low) / (high - low).clamp_min(1e-6) - 1
         image = image.clamp(-1, 1)
         size = target.shape[-1]
-        if size < image.shape[-1]:  # pasting samples single points, so that fine texture would alias
+        if size < image.shape[-1]:  # pasting samples single points: fine texture would alias
             image = F.interpolate(image, (size, size), mode="bilinear", align_corners=False, antialias=True)
         swap = self.crop.paste(image, target)
         if self.mask is None:

@@ -30,7 +30,7 @@ class OnnxTeacher(Teacher):
 
     family: a card of CARDS. card: fields of a card, for a graph of another kind or in place of the family's.
     identity_encoder: canonical crops (N, 3, H, H) to embeddings (N, D), in place of weights.embedder. providers and
-    threads: as of swapcore.onnx.Session; CUDA runs on torch's current device.
+    threads: see swapcore.onnx.Session; CUDA runs on torch's current device.
 
     Raises ValueError before the first swap, naming the file, its inputs and outputs, the card's fields and the remedy.
     """
@@ -65,7 +65,7 @@ class OnnxTeacher(Teacher):
             raise ValueError(f"teacher '{self.name}': {error}") from None
 
     def _check_files(self, card: GraphCard) -> None:
-        """Raise ValueError where a file that the card needs is missing or a file is not used."""
+        """Raise ValueError if a file that the card needs is missing or a file is not used."""
         embeds, encoder = card.source == "embedding", self.identity_encoder
         for key, need in {"embedder": embeds and encoder is None, "converter": card.converter}.items():
             what = self.FILES[key].removeprefix("optional: ")
@@ -101,20 +101,20 @@ class OnnxTeacher(Teacher):
 
     @property
     def parts(self) -> dict[str, nn.Module]:
-        """None: the identity encoder alone would be counted as the whole teacher."""
+        """Empty: otherwise the identity encoder would be counted as the whole teacher."""
         return {}
 
     @torch.no_grad()
     def identity(self, source: Tensor, rows: list[dict] | None = None) -> tuple[Tensor, ...]:
         """The graph's source input of sources (N, 3, H, H): embeddings (N, D) or images (N, 3, h, h), float32.
 
-        Raises ValueError where the embeddings of an identity encoder do not match the card's matrix.
+        Raises ValueError if the embeddings of an identity encoder do not match the card's matrix.
         """
         if self.identity_encoder is None:
-            shown = ((self.source_crop.take(source.float()) + 1) / 2 - self.source_mean) / self.source_std
+            pixels = ((self.source_crop.take(source.float()) + 1) / 2 - self.source_mean) / self.source_std
             if self.card.source == "image":
-                return (shown,)
-            embedding = self.sessions["embedder"](shown)
+                return (pixels,)
+            embedding = self.sessions["embedder"](pixels)
         else:
             embedding = self.identity_encoder(source).float()
         if self.card.converter:
@@ -134,10 +134,10 @@ class OnnxTeacher(Teacher):
     def swap(self, identity: tuple[Tensor, ...], target: Tensor, rows: list[dict] | None = None) -> Tensor:
         """Swaps (N, 3, H, H) of those identities onto targets (N, 3, H, H), equal to the target outside the crop.
 
-        Raises ValueError where the embeddings of an identity encoder do not match the graph's input.
+        Raises ValueError if the embeddings of an identity encoder do not match the graph's input.
         """
-        shown = ((self.crop.take(target.float()) + 1) / 2 - self.mean) / self.std
-        swap = self.sessions["model"](shown, *identity)
+        pixels = ((self.crop.take(target.float()) + 1) / 2 - self.mean) / self.std
+        swap = self.sessions["model"](pixels, *identity)
         if self.card.output == "denormalise":
             swap = swap * self.std + self.mean
         return self.crop.paste(swap.clamp(0, 1) * 2 - 1, target.float()).to(target.dtype)

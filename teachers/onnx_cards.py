@@ -1,8 +1,8 @@
 """How public ONNX face swappers are run: one card per family.
 
 The facts are those of facefusion/facefusion (its model table, pre- and post-processing; read 2026-08). The files have
-their own authors and licences. Every family but the image-fed ones takes embeddings of ArcFace w600k R50, each
-normalised or converted in its own way.
+their own authors and licences. All families except those that take an image take embeddings of ArcFace w600k R50,
+each normalised or converted in its own way.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ class GraphCard:
     size, template, mean, std: the target is the crop of `template` at `size` pixels, RGB, as (x - mean) / std of x in
     [0, 1].
     source: "embedding" or "image". The source_ fields describe the crop of an image; source_size None is `size`.
-    embedding: "raw" goes in as it is, "l2" at unit length, "matrix" as embedding @ M / |embedding|, where M, 512 x 512,
+    embedding: "raw" is unchanged, "l2" at unit length, "matrix" as embedding @ M / |embedding|, where M, 512 x 512,
     is the last initializer of the graph. converter: whether the embedding first passes a converter network.
-    output: of the first output, the swapped crop; "zero_one" is in [0, 1], "denormalise" becomes y * std + mean.
+    output: range of the first output, the swapped crop; "zero_one" is in [0, 1], "denormalise" becomes y * std + mean.
     target_input, source_input: names of the graph's inputs.
 
     Raises ValueError naming the field.
@@ -80,8 +80,8 @@ class GraphCard:
 
     def _triple(self, key: str) -> tuple[float, float, float]:
         """The field as three numbers, for R, G and B; a single number holds for all three."""
-        given = getattr(self, key)
-        numbers = tuple(given) if isinstance(given, list | tuple) else (given,) * 3
+        value = getattr(self, key)
+        numbers = tuple(value) if isinstance(value, list | tuple) else (value,) * 3
         plain = len(numbers) == 3 and all(type(n) in (int, float) for n in numbers)
         if not plain or (key.endswith("std") and min(numbers) <= 0):
             self._refuse(key, "a number or three" + (", above 0" if key.endswith("std") else ""))
@@ -117,7 +117,7 @@ CARDS = {
 def find_card(family: str | None = None, card: Mapping[str, Any] | None = None) -> GraphCard:
     """The card of a family, with the fields of `card` in place of its own; without a family, a card of `card` alone.
 
-    Raises ValueError where neither is given, and for an unknown family or field and a wrong value.
+    Raises ValueError if neither is given, and for an unknown family or field and a wrong value.
     """
     own = dict(card or {})
     known = [field.name for field in fields(GraphCard)]

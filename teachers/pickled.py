@@ -91,7 +91,7 @@ class _Unpickler(pickle.Unpickler):
             return _DTYPES[name]
         if _HARMLESS.fullmatch(full):
             return _Node
-        raise _Refused(f"refused, nothing of it was executed: it asks for {full}, which no network needs")
+        raise _Refused(f"refused, nothing was executed: it names {full}, which no network needs")
 
     def persistent_load(self, reference: Any) -> Any:
         """A class stored with its source, which is ignored, or the numbers that tensors are views of."""
@@ -101,7 +101,7 @@ class _Unpickler(pickle.Unpickler):
         if key not in self.numbers:
             if not 0 <= count * dtype.itemsize <= self.bytes_at_most:
                 raise _Refused(f"damaged: {count} numbers announced in {self.bytes_at_most} bytes")
-            self.numbers[key] = torch.empty(count, dtype=dtype)  # takes no memory before it is filled
+            self.numbers[key] = torch.empty(count, dtype=dtype)  # uses no memory until it is filled
         if view and view[0] is not None:
             _, offset, size = view[0]
             return self.numbers[key][offset : offset + size]
@@ -112,7 +112,7 @@ def read_module(path: str | Path) -> dict[str, Tensor]:
     """The state dict of a pickled module, alone or under "model" of a training state; of a state dict, itself.
 
     `module.` prefixes are removed. Of a training state only the network's numbers are read into memory. Raises
-    ValueError where the file holds neither, is damaged, or names a class or function that no module needs.
+    ValueError if the file holds neither, is damaged, or names a class or function that no module needs.
     """
     path = Path(path)
     try:
@@ -154,7 +154,7 @@ def _legacy(path: Path) -> object:
             numbers = unpickler.numbers[key]
             (count,) = struct.unpack("<q", file.read(8))
             if count != len(numbers):
-                raise _Refused(f"damaged: {count} numbers where {len(numbers)} were announced")
+                raise _Refused(f"damaged: {count} numbers, announced were {len(numbers)}")
             if key in needed:
                 _fill(numbers, file)
                 needed.remove(key)

@@ -169,7 +169,7 @@ def load_generator(
     network = build_with(lambda: SimSwapGenerator(native, is_deep, normalised), state, path, _renamer(state))
     for option, wanted in (("size", size), ("deep", deep)):
         if wanted not in (None, network.options[option]):
-            raise ValueError(f"{path}: {option}: expected {wanted}, its generator's is {network.options[option]}")
+            raise ValueError(f"{path}: {option}: expected {wanted}, the file has {network.options[option]}")
     return network.eval()
 
 

@@ -30,7 +30,7 @@ class Teacher(nn.Module):
     def __init__(self, weights: Mapping[str, str | Path] | None = None, **facts: Any) -> None:
         """weights: paths by the keys of FILES. facts: options that change the swaps.
 
-        Raises ValueError naming the key and the remedy where a file is unknown, missing or no file.
+        Raises ValueError naming the key and the remedy if a key is unknown or a file is missing.
         """
         super().__init__()
         self.weights = {key: Path(path) for key, path in (weights or {}).items()}
@@ -62,7 +62,7 @@ class Teacher(nn.Module):
         return teacher.eval().requires_grad_(False)
 
     def _assemble(self, *networks: nn.Module) -> None:
-        """Take the networks of this teacher and everything that follows from them, as the crop."""
+        """Set the networks of this teacher and everything derived from them, such as the crop."""
         raise NotImplementedError
 
     @cached_property
@@ -80,7 +80,7 @@ class Teacher(nn.Module):
 
     @property
     def files(self) -> dict[str, Path]:
-        """The files whose bytes the evaluation counts where `parts` is empty."""
+        """The files whose bytes the evaluation counts if `parts` is empty."""
         return {} if self.parts else self.weights
 
     def identity(self, source: Tensor, rows: list[dict] | None = None) -> tuple[Tensor, ...]:

@@ -75,7 +75,7 @@ def card(
         },
         "compared_on": {
             "pairs": pairs.name, "hash": pairs.hash, "count": len(pairs), "gallery": len(pairs.gallery),
-            "note": "the pair list, its hash as in metrics.json, the number of pairs, and the number of people among "
+            "told": "the pair list, its hash as in metrics.json, the number of pairs, and the number of people among "
             "whom retrieval searches each source",
         },
         "pytorch": facts["pytorch"],

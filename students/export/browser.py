@@ -33,7 +33,7 @@ FLAGS = (
     "--disable-extensions",
     "--no-first-run",
 )
-# WebGPU on the CPU, by the SwiftShader that comes with Chromium: the code path is real, its speed is not.
+# WebGPU on the CPU, by Chromium's SwiftShader: the same code path as on a GPU, but not its speed.
 SOFTWARE_WEBGPU = (
     "--enable-unsafe-webgpu",
     "--enable-features=Vulkan",
@@ -68,7 +68,7 @@ class Swap:
 
 @dataclass(frozen=True)
 class Page:
-    """An open page. `driver`: Selenium's, for clicks and screenshots. `requests`: all paths that it asked for."""
+    """An open page. `driver`: Selenium's, for clicks and screenshots. `requests`: all paths that it requested."""
 
     driver: Any
     address: str

@@ -37,13 +37,13 @@ def converting(
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Hold back all output of this process and its children, also of their C++ code. If the block raises anything but
-    a ValueError, whose message is for the user, the output is printed after all."""
-    with tempfile.TemporaryFile() as held:
+    """Capture all output of this process and its children, also of their C++ code. It is printed only if the block
+    raises an exception other than ValueError, whose message is for the user."""
+    with tempfile.TemporaryFile() as captured:
         _flush()
         streams = [(number, os.dup(number)) for number in (1, 2)]
         for number, _ in streams:
-            os.dup2(held.fileno(), number)
+            os.dup2(captured.fileno(), number)
         crashed = False
         try:
             yield
@@ -58,8 +58,8 @@ def quiet() -> Iterator[None]:
                 os.dup2(before, number)
                 os.close(before)
             if crashed:
-                held.seek(0)
-                print(held.read().decode(errors="replace"), file=sys.stderr)
+                captured.seek(0)
+                print(captured.read().decode(errors="replace"), file=sys.stderr)
 
 
 def _flush() -> None:
@@ -72,7 +72,7 @@ def halves(weights: np.ndarray, name: str) -> np.ndarray:
     with np.errstate(over="ignore"):
         small = weights.astype(np.float16)
     if not np.isfinite(small).all():
-        raise ValueError(f"{name}: a weight of {np.abs(weights).max():g} is beyond fp16; take precision fp32")
+        raise ValueError(f"{name}: a weight of {np.abs(weights).max():g} is beyond fp16; use precision fp32")
     return small
 
 

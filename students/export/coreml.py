@@ -1,7 +1,7 @@
 """Core ML: an .mlpackage with an ML program. Needs the extra `export-coreml`.
 
 Converted by coremltools from torch.export's graph, for iOS 16 and newer. Inputs and outputs are float32 in every
-precision. Core ML runs the package on a Mac; elsewhere `mil.py` does, and RUNS_IN says which.
+precision. Core ML runs the package on a Mac; elsewhere `mil.py` does. RUNS_IN names the one in use.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Export a student's models to a runtime, run the files there, and compare them with PyTorch.
 
-The reference is the student before any folding, on the caller's pictures. Reported are, model by model, the largest and
-the mean difference, and the time beside PyTorch's, both on one core, in alternation. A file that differs by more than
-its precision allows raises Unequal.
+The reference is the student before any folding, on the caller's pictures. For each model it reports the largest and the
+mean difference, and the times of the file and of PyTorch, measured alternately on one core. A file that differs by more
+than its precision allows raises Unequal.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from swapcore.files import sha256
 from .. import StudentSwapper
 from .models import Model, Run, Target, models
 
-# Largest allowed difference of a swap in [-1, 1]. That of int8 only stops gross errors: int8 is limited by identities.
+# Largest allowed difference of a swap in [-1, 1]. For int8 it only catches gross errors.
 TOLERANCE = {"fp32": 1e-3, "fp16": 2e-2, "int8": 0.5}
 TIMED_RUNS = 7
 
@@ -78,8 +78,8 @@ def compare(
 ) -> Compared:
     """Write every model into `folder`, run it and compare it.
 
-    detector: a face detector's file, for targets that find faces in photographs themselves. Raises ValueError where a
-    model cannot be written, Unequal where its file differs from PyTorch.
+    detector: a face detector's file, for targets that find faces in photographs themselves. Raises ValueError if a
+    model cannot be written, Unequal if its file differs from PyTorch.
     """
     if target.compare is not None:
         return target.compare(folded, reference, precision, folder, metadata, detector)
@@ -131,7 +131,7 @@ def difference(exported: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -
 
 
 def check_difference(facts: Mapping[str, float], precision: str, where: str) -> None:
-    """Raise Unequal where the difference is NaN or larger than the precision allows."""
+    """Raise Unequal if the difference is NaN or larger than the precision allows."""
     allowed = TOLERANCE[precision]
     if not facts["max_abs"] <= allowed:  # NaN fails every comparison
         raise Unequal(
@@ -160,7 +160,7 @@ def median_ms(calls: list[Callable[[], Any]]) -> list[float]:
 
 
 def folding(swapper: StudentSwapper, reference: Reference) -> dict[str, dict[str, float]]:
-    """The effect of folding the normalisations in PyTorch itself: by model, the difference and both times."""
+    """The effect of folding the normalisations, in PyTorch: by model, the difference and both times."""
     facts = {}
     with one_core():
         for name, model in models(swapper).items():
@@ -172,7 +172,7 @@ def folding(swapper: StudentSwapper, reference: Reference) -> dict[str, dict[str
 
 @contextmanager
 def one_core():
-    """Limit PyTorch to one thread; where the system allows it, keep all threads of the process on one core."""
+    """Limit PyTorch to one thread; if the system allows it, keep all threads of the process on one core."""
     threads = torch.get_num_threads()
     cores = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
     torch.set_num_threads(1)

@@ -1,8 +1,8 @@
-"""Folding of normalisations into convolutions and linear layers where the function stays the same.
+"""Folding of normalisations into convolutions and linear layers, without changing the function.
 
 In evaluation a BatchNorm is a scale and a shift per channel. Before a 1x1 convolution, after any convolution and before
 a 3x3 convolution on reflected borders both go into weights and bias. Before a modulation by the embedding they go into
-the layers that compute gain and shift. Before a convolution that pads with zeros they stay: the shift is not padded.
+the layers that compute gain and shift. A BatchNorm before a zero-padded convolution is kept: the padding has no shift.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from ..mobilefsgan import AttributeBlock, IdentityBlock, Up
 
 
 def folded(network: nn.Module) -> nn.Module:
-    """A copy of a network in evaluation mode, its normalisations folded where possible. Raises ValueError in training
-    mode, where a normalisation depends on the batch."""
+    """A copy of a network in evaluation mode, its normalisations folded if possible. Raises ValueError in training
+    mode, as a normalisation then depends on the batch."""
     if network.training:
         raise ValueError("a network in training mode cannot be folded, as it normalises by its batch; call .eval()")
     network = copy.deepcopy(network)

@@ -3,9 +3,9 @@
 Converted by MNN's own program from the ONNX file that `onnx.py` writes, and run by the MNN package. fp16 and int8 make
 the weights in the file smaller; here arithmetic is float32 in every precision.
 
-MNN multiplies convolutions in Winograd tiles, by default the largest, whose rounding costs two digits: the original's
-generator then differs by up to 4e-4 to 2e-3, with small tiles by 3e-6, in 1.3 times the time (3.6.1). The file is the
-same: the app chooses the tiles. Here they are small (hint WINOGRAD_MEMORY_LEVEL = 1).
+MNN computes convolutions in Winograd tiles. The default is the largest, which loses two digits by rounding: the
+original's generator then differs from PyTorch by up to 4e-4 to 2e-3, with small tiles by 3e-6, in 1.3 times the time
+(MNN 3.6.1). The app chooses the tiles; the file is the same. Here they are small (hint WINOGRAD_MEMORY_LEVEL = 1).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The models that are exported of a student, and the description of a runtime for them.
+"""The models that are exported from a student, and the description of a runtime.
 
     generator          target (1, 3, R, R), embedding (1, D) [, identity_map (1, C, h, w)]  ->  swap (1, 3, R, R)
     identity_encoder   source (1, 3, R, R)  ->  embedding (1, D) [, identity_map]
@@ -92,7 +92,7 @@ def program(model: Model) -> torch.export.ExportedProgram:
 
 
 def models(swapper: StudentSwapper, fold: bool = True) -> dict[str, Model]:
-    """The three models of a student by name, with folded normalisations or as they are.
+    """The three models of a student by name, with folded or original normalisations.
 
     Raises ValueError for a student in training mode.
     """
@@ -107,7 +107,7 @@ def models(swapper: StudentSwapper, fold: bool = True) -> dict[str, Model]:
     if needs_map:
         identity["identity_map"] = torch.zeros(1, *encoder.map_shape)
     whole = StudentSwapper(generator, encoder).eval()
-    # Two tensors for two images: torch.export silently takes a tensor that is passed twice for one input.
+    # Two tensors for two images: torch.export silently merges two inputs that are the same tensor.
     every = (
         Model("generator", _Generator(generator), {"target": image, **identity}, ("swap",)),
         Model("identity_encoder", _Encoder(encoder, needs_map), {"source": image}, tuple(identity)),

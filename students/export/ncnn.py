@@ -106,7 +106,7 @@ def _renamed(text: str, model: Model) -> str:
     lines = []
     for line in layers:
         words = line.split()
-        if "." in words[0] or "::" in words[0]:  # pnnx writes torch's name where it knows no layer
+        if "." in words[0] or "::" in words[0]:  # pnnx writes torch's name if it knows no layer
             raise ValueError(f"{model.name}: cannot be converted to ncnn: no layer for {words[0]} ({words[1]})")
         if words[0].startswith("Convolution") and words[2] != "1":  # ncnn would ignore the second input
             raise ValueError(f"{model.name}: cannot be converted to ncnn: computed kernels of {words[0]} ({words[1]})")

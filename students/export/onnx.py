@@ -1,7 +1,7 @@
 """ONNX: one file per model, run by onnxruntime. Needs the extra `export-onnx`.
 
-Exported by torch.onnx from torch.export's graph, by default for opset 18; onnxruntime 1.20 and newer runs it. Notes on
-the Python origin of nodes, a twentieth of the file, are removed. fp16 computes in half precision. int8 stores int8
+Exported by torch.onnx from torch.export's graph, by default for opset 18; onnxruntime 1.20 and newer runs it. Debug
+data (a twentieth of the file) is removed from the nodes. fp16 computes in half precision. int8 stores int8
 weights and computes in float32. (onnxruntime's dynamic quantization, which also rounds the inputs of layers, was no
 faster, and its error three times as large.)
 """
@@ -35,7 +35,7 @@ def write(
 ) -> Path:
     """Write a model with `metadata` in the file. The batch is one, or of any size with `dynamic_batch`.
 
-    Raises ValueError naming the operator that cannot be expressed.
+    Raises ValueError naming the operator that cannot be exported.
     """
     import onnx
 
@@ -74,7 +74,7 @@ def _halved(proto):
     """Weights and arithmetic in half precision; inputs and outputs stay float32."""
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
-    del proto.graph.value_info[:]  # it holds the old types, with which onnxruntime refuses the file
+    del proto.graph.value_info[:]  # it holds the old types, and onnxruntime would refuse the file
     return convert_float_to_float16(proto, keep_io_types=True, disable_shape_infer=True)
 
 
@@ -82,7 +82,7 @@ def narrow(proto, precision: str) -> None:
     """Store weights as fp16, or as int8 with a scale for each output channel; arithmetic stays float32.
 
     Added nodes convert the weights to float32, which a runtime computes once, when it loads the file. Scalars stay
-    float32, with int8 also vectors and small tensors. Raises ValueError where a weight is beyond fp16.
+    float32, with int8 also vectors and small tensors. Raises ValueError if a weight is beyond fp16.
     """
     from onnx import TensorProto, checker, helper, numpy_helper
 

@@ -30,7 +30,7 @@ from .models import Model, Target
 
 PACKAGE, VERSION = "onnxruntime-web", "1.30.0"
 INSTALL = f"npm install {PACKAGE}@{VERSION}"
-# The page loads the first two, or the last two where the browser has WebGPU (from dist/, version 1.30.0).
+# The page loads the first two, or the last two if the browser has WebGPU (from dist/, version 1.30.0).
 RUNTIME = (
     "ort.wasm.bundle.min.mjs",
     "ort-wasm-simd-threaded.wasm",
@@ -68,7 +68,7 @@ def write(
         raise ValueError(f"unknown precision '{precision}' for web, known: {', '.join(TOLERANCES)}")
     ours = all((path / name).exists() for name in (ABOUT, "index.html", "generator.onnx", "runtime"))
     if path.exists() and not ours and (not path.is_dir() or any(path.iterdir())):
-        raise ValueError(f"{path}: exists and is no page of this command; delete it or take another path")
+        raise ValueError(f"{path}: exists and is not a page of this command; delete it or choose another path")
     package = _package(runtime)
     if detector is not None:
         _check_detector(Path(detector))
@@ -134,7 +134,7 @@ def _package(runtime: str | Path | None) -> Path:
         raise ValueError(f"{folder / 'package.json'}: damaged ({error}): {INSTALL}") from None
     name, version = package.get("name"), package.get("version")
     if (name, version) != (PACKAGE, VERSION):
-        raise ValueError(f"{folder}: holds {name} {version}, the page wants {PACKAGE} {VERSION}: {INSTALL}")
+        raise ValueError(f"{folder}: holds {name} {version}, the page needs {PACKAGE} {VERSION}: {INSTALL}")
     missing = [name for name in RUNTIME if not (folder / "dist" / name).is_file()]
     if missing:
         raise ValueError(f"{folder / 'dist' / missing[0]}: missing: {INSTALL}")

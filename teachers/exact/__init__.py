@@ -1,7 +1,7 @@
 """The exact teacher: a parametric face and its renderer.
 
-A synthetic person's identity and the attributes of a picture, which are all else, are two independent lists of numbers.
-The exact swap of any pair is the source's identity drawn with the target's attributes.
+Two independent lists of numbers describe a picture: the person's identity, and attributes for the rest of the picture.
+The exact swap of any pair is the source's identity rendered with the target's attributes.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ def smooth(a: float | Tensor, b: float | Tensor, x: Tensor) -> Tensor:
 
 
 def bump(x: Tensor, y: Tensor, cx, cy, sx, sy) -> Tensor:
-    """A hill of height 1 at (cx, cy), (1 - d2 / 4)^4: close to exp(-d2), of finite extent, at a fifth of the time."""
+    """A hill of height 1 at (cx, cy), (1 - d2 / 4)^4: close to exp(-d2), of finite extent, in a fifth of the time."""
     dx, dy = (x - cx).div_(sx), (y - cy).div_(sy)
     return dx.square_().add_(dy.square_()).mul_(-0.25).add_(1).clamp_(min=0).square_().square_()
 

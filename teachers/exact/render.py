@@ -17,7 +17,7 @@ from .scene import background, behind, glasses, occluder
 
 VERSION = 1  # of the pictures: increase it when any pixel changes, and train the networks of the benchmark again
 PIXELS_PER_UNIT = 92.6 / 256  # head radius in sides of the picture; the eyes of the mean face are 63 of 256 apart
-CHUNK_PIXELS = 50_000  # rendered at once on a CPU, few enough to stay in its cache
+CHUNK_PIXELS = 50_000  # rendered at once on a CPU; they fit in its cache
 CHUNK_PIXELS_GPU = 8_000_000
 FACE_POINT = (0.0, -0.30, 0.86)  # fixed as the head turns, as the inner face is in aligned photographs
 

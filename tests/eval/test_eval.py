@@ -53,11 +53,11 @@ def test_no_picture_of_nan(bad):
         (lambda p: {"gallery": p.gallery[-1:], "gallery_person": p.gallery_person[-1:]}, "one person only"),
         (lambda p: {"gallery": p.gallery[:-1], "gallery_person": p.gallery_person[:-1]}, "no image of person 0"),
         (lambda p: {"gallery_person": p.gallery_person * 0}, "several images"),
-        (lambda p: {"gallery": p.source.flip(0)}, "by the source image of pair 0"),
+        (lambda p: {"gallery": p.source.flip(0)}, "person 0 is the source of pair 0"),
         (lambda p: {"target": p.target[:, :, :16, :16]}, "target: expected .* got"),
         (lambda p: {"target": p.target.float()}, "target: expected .*uint8"),
         (lambda p: {"exact": p.exact[:3]}, "exact: expected"),
-        (lambda p: {"source": p.source[:0]}, "no pairs at all"),
+        (lambda p: {"source": p.source[:0]}, "no pairs; choose"),
         (lambda p: {"source": p.source[:, :1]}, "align"),
         (lambda p: {"source_person": p.source_person.float()}, "source_person: expected"),
         (lambda p: {"target_pose_deg": p.target_pose_deg * math.nan}, "target_pose_deg: NaN .* row 0"),
@@ -175,7 +175,7 @@ def test_a_missing_estimator_is_named(pairs, metric, role):
     def never(source, target):
         raise AssertionError("swapped before the estimators were checked")
 
-    with pytest.raises(ValueError, match=f"needs a {role} estimator"):
+    with pytest.raises(ValueError, match=f"no {role} estimator"):
         Evaluation(pairs, Estimators()).measure(never, ["exact_match", metric])
 
 
@@ -320,7 +320,7 @@ def test_latency_restores_the_number_of_threads(pairs):
     assert 0 < one.details["p10"] <= one.value <= one.details["p90"]
     assert 0 < one.details["parts"]["generator"] < one.details["p90"]
     assert not view.swapper.generator._forward_hooks
-    with pytest.raises(ValueError, match="at least one run"):
+    with pytest.raises(ValueError, match="expected runs from 1 on"):
         latency_ms(view, runs=0)
 
 

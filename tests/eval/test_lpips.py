@@ -148,7 +148,7 @@ def test_without_an_exact_swap_the_best_value_is_unknown():
 
 def test_bad_input_is_named():
     pairs = toy_pairs()
-    with pytest.raises(ValueError, match="needs a perceptual estimator"):
+    with pytest.raises(ValueError, match="no perceptual estimator"):
         Evaluation(pairs, Estimators()).measure(copy_target, ["lpips"])
     images = {k: getattr(pairs, k)[:, :, :16, :16] for k in ("source", "target", "exact", "gallery")}
     with pytest.raises(ValueError, match="32 pixels or more, got 16"):

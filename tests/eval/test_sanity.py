@@ -33,7 +33,7 @@ def test_warning_on_copying_the_target(pairs, noise):
     assert len(said) == 1 and "student has collapsed to copying the target" in said[0]
     copied = Evaluation(pairs, ESTIMATORS).measure(copy_target, ["id_retrieval"])
     assert "collapsed" in warned(copy_target, pairs, copy_target_values=copied)[0]
-    assert "what the source would" in warned(copy_target, changed(pairs, exact=None))[0]
+    assert "difference to the source" in warned(copy_target, changed(pairs, exact=None))[0]
     assert "collapsed" in warnings("student", {}, pairs.target, pairs)[0]
 
 

@@ -22,6 +22,7 @@ REGISTRIES = {
     "TEACHERS": "teachers/__init__.py",
     "METRICS": "eval/__init__.py",
     "TARGETS": "students/export/targets.py",
+    "LEARNERS": "distill/train/learners.py",
 }
 
 

@@ -21,6 +21,11 @@ CANNOT = {("ncnn", "mobilefaceswap"): "computed kernels of ConvolutionDepthWise"
 GENERATORS = [(name, student) for name in ("onnx", "coreml", "ncnn") for student in ("mobilefsgan", "mobilefaceswap")]
 
 
+def files(*slow):
+    """The targets that write files, those of which the test is slow marked so."""
+    return [pytest.param(name, marks=pytest.mark.slow) if name in slow else name for name in FILES]
+
+
 def need(name):
     missing = [p for p in targets.TARGETS[name].packages if importlib.util.find_spec(p) is None]
     if missing:
@@ -37,7 +42,7 @@ def known():
     return made
 
 
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("name", files("executorch", "litert"))
 def test_every_target_gives_pytorchs_numbers(name, known, tmp_path, monkeypatch):
     need(name)
     monkeypatch.setattr(equality, "TIMED_RUNS", 1)
@@ -136,7 +141,7 @@ def _dropped_layer(network):
     network.block.block.conv1x1 = nn.Identity()
 
 
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("name", files("executorch"))
 def test_what_computes_something_else_is_refused(name, tmp_path):
     """A converter that swaps weights, takes other corners or forgets a layer, as if it were this one."""
     need(name)

@@ -126,7 +126,7 @@ def test_bad_names_and_files(tmp_path):
             load_identity_encoder("foamliu_128", path)
     path = tmp_path / "list.pt"
     torch.save([1, 2], path)
-    with pytest.raises(ValueError, match=rf"{path}: expected names of tensors \(a state dict\), got list"):
+    with pytest.raises(ValueError, match=rf"{path}: expected tensors by name \(a state dict\), got list"):
         load_identity_encoder("foamliu_128", path)
 
 

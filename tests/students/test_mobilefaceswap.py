@@ -156,7 +156,7 @@ def test_paddle_files_are_read_without_executing_them(tmp_path, checkpoint):
     with pytest.raises(ValueError, match=r"m\.pdparams: refused: it would execute \w+\.open"):
         read_pdparams(path)
     assert not mark.exists()
-    for content, said in ((b"text", "not a .pdparams file"), (pickle.dumps([1]), "expected names of arrays")):
+    for content, said in ((b"text", "not a .pdparams file"), (pickle.dumps([1]), "expected arrays by name")):
         path.write_bytes(content)
         with pytest.raises(ValueError, match=said):
             read_pdparams(path)
@@ -201,7 +201,7 @@ def test_a_cut_paddle_file_and_an_absent_one_are_told(tmp_path):
 def test_checkpoints_may_be_wrapped_and_prefixed_and_must_be_numbers(checkpoint, student):
     wrapped = load_original({"state_dict": {f"module.{key}": tensor for key, tensor in checkpoint.items()}})
     assert all(torch.equal(tensor, student.state_dict()[key]) for key, tensor in wrapped.state_dict().items())
-    with pytest.raises(ValueError, match="extra: expected one tensor of floating point"):
+    with pytest.raises(ValueError, match="extra: expected one floating-point tensor"):
         load_original({**checkpoint, "extra": torch.zeros(1, dtype=torch.int64)})
 
 

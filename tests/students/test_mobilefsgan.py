@@ -105,7 +105,7 @@ def test_original_checkpoints_must_fit():
         load_original(incomplete)
     with pytest.raises(ValueError, match=r"decoder\.ups\.0\.conv\.weight: .*found shape \(64, 64, 1, 1\)"):
         load_original({**state, "decoder.up128.conv.weight": torch.zeros(64, 64, 1, 1)})
-    with pytest.raises(ValueError, match=r"expected names of tensors \(a state dict\), got nothing"):
+    with pytest.raises(ValueError, match=r"expected tensors by name \(a state dict\), got nothing"):
         load_original({})
     with pytest.raises(ValueError, match="MobileFSGAN checkpoint: it lacks encoder_head.conv_image.weight"):
         load_original({key: tensor for key, tensor in state.items() if "conv_image" not in key})

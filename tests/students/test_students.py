@@ -200,5 +200,5 @@ def test_swapper(name):
         given = students.condition(encoder, source, generator)
         assert torch.equal(swapper(source, target), generator(target, *given)[0])
     assert swapper.parts == {"generator": generator, "identity_encoder": encoder}
-    with pytest.raises(ValueError, match="wants embeddings of 24 numbers, the identity encoder gives 25"):
+    with pytest.raises(ValueError, match="embeddings: the generator takes 24 numbers, the identity encoder gives 25"):
         students.StudentSwapper(generator, Encoder(25))

@@ -224,7 +224,7 @@ def test_what_is_asked_for_wrongly_is_told(tmp_path):
     files, x = (tmp_path / "a.tnnproto", tmp_path / "a.tnnmodel"), torch.randn(1, 4)
     module = Of(lambda m, x, y: m.linear(x) + y, linear=nn.Linear(4, 4)).eval()
     for examples, names, outputs, precision, message in (
-        ([x, x], ["x", "y"], ["z"], "fp32", "one tensor serves as two inputs"),
+        ([x, x], ["x", "y"], ["z"], "fp32", "one tensor is given as two inputs"),
         ([x, x.clone()], ["x"], ["z"], "fp32", "2 inputs, but the names x"),
         ([x, x.double()], ["x", "y"], ["z"], "fp32", "other types than float32"),
         ([x, x.clone()], ["x", "x"], ["z"], "fp32", "2 inputs, but the names x, x"),

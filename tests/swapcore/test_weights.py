@@ -126,7 +126,7 @@ def test_state_dicts_are_unwrapped(tmp_path):
         read = weights.read_state(tmp_path / f"{number}.pth")
         assert read.keys() == state.keys() and all(torch.equal(read[key], state[key]) for key in state)
     torch.save({"epoch": 3}, tmp_path / "none.pth")
-    with pytest.raises(ValueError, match=r"none\.pth: expected names of tensors .*got a mapping with the keys epoch"):
+    with pytest.raises(ValueError, match=r"none\.pth: expected tensors by name .*got a mapping with the keys epoch"):
         weights.read_state(tmp_path / "none.pth")
 
 

@@ -109,7 +109,7 @@ def test_own_files_must_fit(tmp_path):
     own_file(path, refiner=False)
     with pytest.raises(ValueError, match=r"t\.safetensors needs the identity encoder .*: mean_colours"):
         FaceShifterTeacher({"generator": path})
-    with pytest.raises(ValueError, match=r"weights\.refiner does not go with it"):
+    with pytest.raises(ValueError, match=r"leave weights\.refiner out"):
         FaceShifterTeacher({"generator": path, "refiner": path}, MeanColours())
     with pytest.raises(ValueError, match=r"weights\.generator is missing"):
         FaceShifterTeacher({}, MeanColours())
@@ -223,7 +223,7 @@ def test_what_lies_beside_the_tensors_is_not_executed(tmp_path):
     FaceShifterTeacher({"generator": tmp_path / "G.pth"}, MeanColours())
     assert [path.name for path in tmp_path.iterdir()] == ["G.pth"]
     torch.save({**state, "start": Exploit(tmp_path / "written")}, tmp_path / "G.pth")
-    with pytest.raises(ValueError, match=r"G\.pth: expected names of tensors"):
+    with pytest.raises(ValueError, match=r"G\.pth: expected tensors by name"):
         FaceShifterTeacher({"generator": tmp_path / "G.pth"}, MeanColours())
     assert [path.name for path in tmp_path.iterdir()] == ["G.pth"]
 

@@ -280,7 +280,7 @@ def test_foreign_files_are_named(tmp_path, folder, networks):
         ({"e": parts["e"]}, r"expected a state dict under 's', got a mapping with the keys e"),
         (parts["e"], r"expected a state dict under 'e', got a mapping with the keys fpn\."),
         ({"e": {}, "s": {}}, r"e: not a HieRFE: fpn\.backbone\.conv1\.weight: .*found none"),
-        ({"e": {"x": 3}, "s": {}}, r"e: expected names of tensors"),
+        ({"e": {"x": 3}, "s": {}}, r"e: expected tensors by name"),
         (3, r"expected a state dict under 'e', got int"),
     ):
         torch.save(content, path)
@@ -299,7 +299,7 @@ def test_files_and_options_that_do_not_go_together(tmp_path, folder):
         MegaFSTeacher(weights)
     with pytest.raises(ValueError, match=r"generator\.pth: expected a state dict under 'e'"):
         MegaFSTeacher({"encoder_and_transfer": folder / "generator.pth", "generator": generator})
-    with pytest.raises(ValueError, match=r"ftm_final\.pth: expected names of tensors"):
+    with pytest.raises(ValueError, match=r"ftm_final\.pth: expected tensors by name"):
         MegaFSTeacher({"encoder_and_transfer": folder / "ftm_final.pth", "generator": folder / "ftm_final.pth"})
     with pytest.raises(ValueError, match=r"weights\.generator is missing: the path of the stylegan2"):
         MegaFSTeacher({"encoder_and_transfer": folder / "ftm_final.pth"})

@@ -76,15 +76,15 @@ def test_graphs_of_another_family(tmp_path, encoders):
     weights = {"model": model, "embedder": embedder}
     refused(
         r"m\.onnx: its inputs are target \(batch, 3, 128, 128\) of tensor\(float\).*expected target "
-        r"\(N, 3, 256, 256\).*change the card as 'target'",
+        r"\(N, 3, 256, 256\).*change the card to match 'target'",
         weights,
         family="hyperswap_256",
     )
-    refused("change the card as 'source'", {"model": model}, family="blendswap_256", card={"size": 128})
+    refused("change the card to match 'source'", {"model": model}, family="blendswap_256", card={"size": 128})
     refused("its inputs are .*expected image", weights, family="inswapper_128", card={"target_input": "image"})
     last, _ = write_swapper(tmp_path / "l.onnx", "hyperswap_256")
     refused(
-        r"l\.onnx: its last initializer is \(4\); the card says a matrix \(512, 512\)",
+        r"l\.onnx: its last initializer is \(4\); the card needs a matrix \(512, 512\)",
         {"model": last, "embedder": embedder},
         family="inswapper_128",
         card={"size": 256, "mean": 0.5},
@@ -114,7 +114,7 @@ def test_inputs_and_outputs_that_do_not_fit(tmp_path):
         card=card,
     )
     other = [helper.make_node("Identity", ["source"], ["swap"])]
-    refused("change the card as 'target'", build(target=["batch", 3], nodes=other), card=card)
+    refused("change the card to match 'target'", build(target=["batch", 3], nodes=other), card=card)
     large = [
         helper.make_node("Add", ["target", "source"], ["small"]),
         helper.make_node("Resize", ["small", "", "grid"], ["swap"]),

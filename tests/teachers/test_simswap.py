@@ -113,9 +113,9 @@ def test_variants_follow_from_the_tensors(tmp_path):
 
 
 def test_a_generator_of_another_variant_is_named(files, wide):
-    with pytest.raises(ValueError, match=r"550000_net_G\.pth: size: expected 224, its generator's is 512"):
+    with pytest.raises(ValueError, match=r"550000_net_G\.pth: size: expected 224, the file has 512"):
         load_generator(wide, size=224)
-    with pytest.raises(ValueError, match=r"latest_net_G\.pth: deep: expected True, its generator's is False"):
+    with pytest.raises(ValueError, match=r"latest_net_G\.pth: deep: expected True, the file has False"):
         teachers.build("simswap", files, deep=True)
 
 

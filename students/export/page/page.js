@@ -12,7 +12,7 @@ const find = (id) => document.getElementById(id);
 const sides = { source: {}, target: {} };
 let about, student, detector, swap, pasted;
 
-// Work runs one piece after the other: a picture chosen while another is processed waits.
+// Tasks run one after the other: a picture that is chosen while another is processed waits.
 let queue = Promise.resolve();
 function inTurn(work) {
   const done = queue.then(work);

@@ -67,7 +67,7 @@ export function resize(picture, size) {
 }
 
 // A picture scaled down by `factor`; each pixel is the mean of the area it covers, as in OpenCV's INTER_AREA. Sizes are
-// rounded to whole pixels; the picture is stretched to them, or else its last pixels reach beyond the border.
+// rounded to whole pixels; the picture is `stretched` to them; otherwise the last pixels reach beyond the border.
 export function shrink(picture, factor, stretched) {
   const [width, height] = [Math.round(picture.width * factor), Math.round(picture.height * factor)];
   const [x, y] = stretched ? [picture.width / width, picture.height / height] : [1 / factor, 1 / factor];

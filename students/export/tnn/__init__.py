@@ -1,8 +1,8 @@
 """TNN: a .tnnproto and a .tnnmodel (Tencent/TNN @f0cb08129, version 2 of the files), written without TNN installed.
 
 `export` turns a module that torch.export can trace into TNN's layers and writes them. `read` and `run` check the files:
-they are read back completely and reproduce the module's numbers. TNN itself does not run here, as no package registry
-has it. Files of this layout were run once in its own x86 runtime, within 1.2e-6 of PyTorch.
+`read` parses every byte, and `run` must reproduce the module's numbers. TNN itself does not run here, as no package
+registry has it. Files of this layout were run once in its own x86 runtime, within 1.2e-6 of PyTorch.
 """
 
 from __future__ import annotations

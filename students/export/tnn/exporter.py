@@ -47,11 +47,11 @@ def trace(
     if module.training:
         raise ValueError("a module in training mode cannot be exported; call .eval()")
     if len({id(tensor) for tensor in example_inputs}) != len(example_inputs):
-        raise ValueError("one tensor serves as two inputs, which would merge them")
+        raise ValueError("one tensor is given as two inputs, which would merge; give a clone")
     if len(set(input_names)) != len(example_inputs) or len(set(input_names)) != len(input_names):
         raise ValueError(f"{len(example_inputs)} inputs, but the names {', '.join(input_names)}")
     if any(tensor.dtype != torch.float32 for tensor in example_inputs):
-        raise ValueError("inputs of other types than float32 are not exported")
+        raise ValueError("inputs of other types than float32 cannot be exported")
     program = torch.export.export(module, tuple(example_inputs)).run_decompositions({})
     builder = Builder({*input_names, *output_names})
     values = _start_values(program, iter(input_names))
@@ -105,18 +105,18 @@ def _lowered(builder: Builder, node: fx.Node, values: dict):
     except (ValueError, TypeError, AttributeError) as error:  # the latter two if a weight is not a constant
         raise ValueError(f"TNN has no layers for {operation}, {_place(node)}: {error}") from None
     expected = node.meta["val"] if isinstance(node.meta["val"], list | tuple) else [node.meta["val"]]
-    for value, wanted in zip(result if isinstance(result, list) else [result], expected, strict=False):
-        if value.shape != tuple(wanted.shape) and operation != "expand.default":
-            raise ValueError(f"{operation}, {_place(node)}: gives {value.shape}, not {tuple(wanted.shape)}")
+    for value, traced in zip(result if isinstance(result, list) else [result], expected, strict=False):
+        if value.shape != tuple(traced.shape) and operation != "expand.default":
+            raise ValueError(f"{operation}, {_place(node)}: gives {value.shape}, not {tuple(traced.shape)}")
     return result
 
 
 def _place(node: fx.Node) -> str:
     """The submodule of a node, as `in NAME (CLASS)`."""
     stack = list(node.meta.get("nn_module_stack", {}).values())
-    return (
-        f"in {stack[-1][0] or 'the module itself'} ({str(stack[-1][1]).rpartition('.')[2]})" if stack else "somewhere"
-    )
+    if not stack:
+        return "in no submodule"
+    return f"in {stack[-1][0] or 'the module itself'} ({str(stack[-1][1]).rpartition('.')[2]})"
 
 
 def _named(builder: Builder, inputs: dict, outputs: list, names: Sequence[str]) -> Graph:
@@ -147,7 +147,7 @@ def with_precision(graph: Graph, precision: str) -> Graph:
 
 
 def _fp16(layer: Layer) -> Layer:
-    """Slopes and constants of arithmetic stay float32: they are small, and exact numbers are meant."""
+    """Slopes and constants of arithmetic stay float32: they are small and must be exact."""
     if layer.type not in (*QUANTIZABLE, "BatchNormCxx"):
         return layer
     return replace(layer, blobs=tuple(halves(blob, f"layer {layer.name}") for blob in layer.blobs))

@@ -54,8 +54,8 @@ class Graph:
 @dataclass(frozen=True)
 class Kind:
     """A layer type: the allowed numbers of inputs, the number of parameters (as a function of them), the indices of
-    fractional parameters, the shapes of the weights. payload: fields before the weights in the file, of "name" (the
-    layer's) and "bias" (whether there is one).
+    fractional parameters, the shapes of the weights. payload: fields before the weights in the file: "name" (of the
+    layer), "bias" (whether it has one).
     """
 
     inputs: Callable[[int], bool] = lambda n: n == 1
@@ -71,7 +71,7 @@ def _convolution(layer: Layer) -> list[Shape]:
 
 
 def _operand(layer: Layer) -> list[Shape | None]:
-    """A constant operand, of any shape, replaces the second input; the parameter gives its side."""
+    """A constant operand of any shape replaces one input; the parameter gives its position, 0 or 1, or -1 for none."""
     constant = layer.params[0] in (0, 1)
     if constant == (len(layer.inputs) == 2) or not -1 <= layer.params[0] <= 1:
         raise ValueError(f"position {layer.params[0]} of a constant does not fit {len(layer.inputs)} inputs")
@@ -151,7 +151,7 @@ def numbers(type_name: str, words: Sequence[str]) -> tuple[int | float, ...]:
 
 
 def shapes(layer: Layer) -> list[Shape | None]:
-    """The required shapes of a layer's weights, None for any shape. Raises ValueError where the number of its inputs,
+    """The required shapes of a layer's weights, None for any shape. Raises ValueError if the number of its inputs,
     outputs or parameters is wrong."""
     known = kind(layer.type)
     if not known.inputs(len(layer.inputs)) or len(layer.outputs) != 1:

@@ -1,7 +1,7 @@
 """Operations of torch as layers of TNN, one rule each.
 
 A rule takes the builder and the operation's arguments: a `Value` for a blob, a tensor for a constant. It emits layers
-and returns their output blobs, or raises ValueError where TNN cannot express the operation.
+and returns their output blobs, or raises ValueError if TNN cannot express the operation.
 """
 
 from __future__ import annotations

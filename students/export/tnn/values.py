@@ -23,7 +23,7 @@ class Value:
 
 
 class Builder:
-    """Collects the layers that rules emit, each named after the node in work, and constants as blobs."""
+    """Collects the layers that rules emit, each named after the current node, and constants as blobs."""
 
     def __init__(self, reserved: set[str]) -> None:
         self.reserved = reserved
@@ -92,7 +92,7 @@ def pointwise(b: Builder, kind: str, x: Value, params: Sequence = (), blobs: Seq
 
 
 def unsqueeze(b: Builder, x: Value, axes: int | Sequence[int]) -> Value:
-    """Insert axes of length one, in rising order; where an Unsqueeze precedes, both become one layer."""
+    """Insert axes of length one, in rising order; after another Unsqueeze, both become one layer."""
     axes = [axes % (len(x.shape) + 1)] if isinstance(axes, int) else list(axes)
     shape = list(x.shape)
     for axis in axes:

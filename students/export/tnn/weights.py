@@ -30,7 +30,7 @@ def conv2d(b: Builder, x: Value, weight, bias=None, stride=1, padding=0, dilatio
 
 
 def _computed_depthwise(b: Builder, x: Value, weight: Value, stride, padding, groups: int) -> Value:
-    """TNN's convolutions have constant weights, so: the sum over the kernel's taps, each times the pixels it meets."""
+    """TNN's convolutions need constant weights. This sums, over the kernel's taps, the tap times a slice of pixels."""
     channels, (kh, kw) = x.shape[1], weight.shape[2:]
     depthwise = x.shape[0] == 1 and weight.shape[:2] == (channels, 1) and groups == channels
     want(
@@ -58,7 +58,7 @@ def linear(b: Builder, x: Value, weight: Tensor, bias: Tensor | None = None) -> 
 
 
 def flip(b: Builder, x: Value, axes: Sequence[int]) -> Value:
-    want(tuple(axes) == (1,) and len(x.shape) == 4, f"a flip of axes {tuple(axes)}; one of the channels is")
+    want(tuple(axes) == (1,) and len(x.shape) == 4, f"a flip of axes {tuple(axes)}; only the channels can be flipped")
     return conv2d(b, x, torch.eye(x.shape[1]).flip(0)[:, :, None, None])
 
 

@@ -32,7 +32,7 @@ def test_new_fields_are_checked(fields, message):
 def test_the_sources_may_be_the_gallery_only_where_the_list_says_so():
     pairs = toy_pairs()
     fields = {"gallery": pairs.source, "gallery_person": pairs.source_person}
-    with pytest.raises(ValueError, match="is there by the source image"):
+    with pytest.raises(ValueError, match="is the source of pair"):
         changed(pairs, **fields)
     own = changed(pairs, **fields, gallery_holds_sources=True)
     value = values_of(copy_source, own, "id_retrieval")["id_retrieval_top1_pct"]
@@ -45,7 +45,7 @@ def test_a_part_of_a_list_has_the_whole_gallery():
     assert part.names == ("g", "b") and len(part.gallery) == PEOPLE and part.hash != pairs.hash
     for key in ("source", "target", "exact", "source_person", "target_pose_deg"):
         assert torch.equal(getattr(part, key), getattr(pairs, key)[[6, 1]])
-    with pytest.raises(ValueError, match="no pairs at all"):
+    with pytest.raises(ValueError, match="no pairs; choose"):
         pairs.subset([])
 
 
@@ -65,7 +65,7 @@ def test_people_under_several_names_are_one():
 @pytest.mark.parametrize(
     ("groups", "message"),
     [
-        ([[0, 99]], "person 99 is nobody"),
+        ([[0, 99]], "person 99 is not in this list"),
         ([[0, 1], [1, 2]], "person 1 is in two groups"),
         ([list(range(PEOPLE))], "every pair would be of one person"),
     ],

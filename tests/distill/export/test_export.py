@@ -50,6 +50,7 @@ def test_the_command_writes_files_a_card_and_a_table(exported, file):
     assert content["student"]["name"] == "mobilefsgan" and content["environment"]["commit"]
     assert content["models"]["generator"]["inputs"]["embedding"]["shape"] == [1, 56]
     assert content["compared_on"]["count"] == 32 and len(content["compared_on"]["hash"]) > 8
+    assert content["compared_on"].keys() == {"pairs", "hash", "count", "gallery", "told"}, "the format of older cards"
     full, half = content["targets"]
     assert full["max_abs"] < 1e-4 < half["max_abs"] < 2e-2 and half["mb"]["whole"] < 0.6 * full["mb"]["whole"]
     assert full["same_as_pytorch"] > 0.999 and full["runs_in"].startswith("the interpreter")

@@ -42,12 +42,25 @@ def test_names_are_checked_without_loading_weights(tmp_path, monkeypatch):
     build.check_names(config.load(experiment(tmp_path)))
     with pytest.raises(ConfigError, match="student.name, student.options: .*has no option 'widht'"):
         build.check_names(config.load(experiment(tmp_path, student={"options": {"widht": 8}})))
-    with pytest.raises(ConfigError, match="eval.expression: unknown estimator 'fsanet'; known: synthetic_pose"):
+    with pytest.raises(
+        ConfigError, match="eval.expression: 'fsanet' gives pose, not 'expression'; known: synthetic_pose"
+    ):
         build.check_names(config.load(experiment(tmp_path, eval={"expression": "fsanet"})))
 
 
-def test_estimators_that_need_an_absent_package_are_named_before_the_run(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("metric", "choice", "package"),
+    [
+        ("lpips", {"perceptual": "lpips_squeeze"}, "lpips"),
+        ("pose_error", {"pose": "fsanet"}, "onnxruntime"),
+        ("fid", {"features": "inception_fid"}, "torch-fidelity"),
+    ],
+)
+def test_estimators_that_need_an_absent_package_are_named_before_the_run(
+    metric, choice, package, tmp_path, monkeypatch
+):
     monkeypatch.setattr(build, "find_spec", lambda name: None)
-    exp = config.load(experiment(tmp_path, eval={"metrics": ["lpips"]}))
-    with pytest.raises(ConfigError, match="eval.perceptual: 'lpips_squeeze' needs the package lpips"):
+    exp = config.load(experiment(tmp_path, eval={"metrics": [metric], **choice}))
+    ((role, name),) = choice.items()
+    with pytest.raises(ConfigError, match=f"eval.{role}: '{name}' needs the package {package}: pip install {package}"):
         build.check_names(exp)
