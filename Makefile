@@ -1,4 +1,4 @@
-# `make quickstart` and `make test` do all the set-up; the rest is for daily work.
+# `make quickstart` and `make test` also install everything that they need.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -24,7 +24,7 @@ $(VENV)/.installed-test: $(VENV)/.installed
 test: $(VENV)/.installed-test lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
 
-# The page in a headless Chromium; it wants npm, chromium and chromedriver. Without them `make test` skips these tests.
+# Test the web page in headless Chromium. Needs npm, chromium, chromedriver; without them `make test` skips these tests.
 test-web: $(VENV)/.installed-test node_modules/onnxruntime-web/package.json
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/students/test_export_web.py
 

@@ -1,4 +1,4 @@
-"""Packaging. The upper bounds keep torch and torchvision a pair that fits: each torchvision names its one torch."""
+"""Packaging. The upper bounds keep torch and torchvision compatible: each torchvision requires exactly one torch."""
 
 from setuptools import find_packages, setup
 

@@ -1,4 +1,4 @@
-"""Loss curves of two ways to train, compared: the second should lie within the spread of the first over seeds."""
+"""Compare the loss curves of two training steps: (b) should lie within the spread of (a) over seeds."""
 
 from __future__ import annotations
 

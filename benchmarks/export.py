@@ -2,12 +2,12 @@
 
     python benchmarks/export.py --out FOLDER
 
-Their weights were never published. These are fresh ones with the statistics of synthetic faces, which affects neither
-size nor speed. The masks start small: fresh masks square large features, block after block, until the last bit of a
-number decides a pixel. The last two normalisations of the encoder see one number per picture and stay fresh: statistics
-of so few numbers would amplify the differences between pictures, and all rounding with them. Identities are not
-measured, as nothing was learnt. For int8, whose limit is one of identities, the difference is only reported; a gross
-one is refused.
+The original's weights were never published. Random weights with the normalisation statistics of synthetic faces replace
+them, which affects neither size nor speed. The weights of the masks are multiplied by 0.1, because random masks square
+large features in every block until rounding errors decide pixels. The last two normalisations of the encoder keep their
+initial statistics: they see one number per picture, and statistics of so few numbers would amplify rounding errors.
+Identity is not measured, because nothing was learnt. The limit of int8 is one of identity, so its difference is only
+reported; a gross one is refused.
 """
 
 import argparse
@@ -32,16 +32,16 @@ def main() -> str | None:
     parser.add_argument("--to", default="all", help=f"all, or some of {','.join(targets.TARGETS)}")
     parser.add_argument("--precision", default="all", help="all, or some of fp32,fp16,int8")
     parser.add_argument("--student", default="mobilefsgan", choices=students.STUDENTS)
-    parser.add_argument("--size", type=int, default=256)
-    parser.add_argument("--pairs", type=int, default=32, help="number of pairs to compare on")
-    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER")
+    parser.add_argument("--size", type=int, default=256, help="pixels; default: 256")
+    parser.add_argument("--pairs", type=int, default=32, help="number of pairs to compare on; default: 32")
+    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="output folder")
     args = parser.parse_args()
-    wanted = targets.chosen(args.to.split(","), args.precision.split(","))
+    selected = targets.chosen(args.to.split(","), args.precision.split(","))
     pairs = convert.synthetic_pairs(args.size, args.pairs)
     student = fresh(args.student, args.size, to_float(pairs.source), to_float(pairs.target))
     refused = None
     try:
-        convert.export(student, pairs, wanted, args.out)
+        convert.export(student, pairs, selected, args.out)
     except ValueError as error:
         refused = f"error: {error}"
     print((args.out / "equality.md").read_text(encoding="utf-8"))

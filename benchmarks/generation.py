@@ -2,10 +2,10 @@
 
 python benchmarks/generation.py                                    # full width at native resolution: for a GPU
 python benchmarks/generation.py simswap_224 --precisions fp32 --batch 2 --pairs 4
-python benchmarks/generation.py --quick                            # narrow networks: does everything run?
+python benchmarks/generation.py --quick                            # narrow networks, to check that everything runs
 
-The weights are random, so that the swaps are noise; only the times mean something. Classes, crops and the stage around
-them are those of real weights. `benchmarks/pseudo_gt.py` times teachers with weights.
+The weights are random, so the swaps are noise and only the times mean something. Classes, crops and the stage around
+them are the same as with real weights. `benchmarks/pseudo_gt.py` times teachers with weights.
 """
 
 import argparse
@@ -70,11 +70,11 @@ NETWORKS: dict[str, tuple[int, Callable[[bool], Teacher]]] = {
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("networks", nargs="*", metavar="NETWORK", help=f"of {', '.join(NETWORKS)}; all by default")
-    parser.add_argument("--precisions", nargs="+", choices=DTYPES, default=["bf16", "fp32"])
-    parser.add_argument("--pairs", type=int, default=256)
-    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--precisions", nargs="+", choices=DTYPES, default=["bf16", "fp32"], help="default: bf16 fp32")
+    parser.add_argument("--pairs", type=int, default=256, help="pairs to swap; default: 256")
+    parser.add_argument("--batch", type=int, default=16, help="pairs per forward pass; default: 16")
     parser.add_argument("--people", type=int, default=16, help="synthetic people, two pictures each")
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads; default: 1")
     parser.add_argument("--quick", action="store_true", help="64 px, 4 pairs, narrow networks where possible")
     parser.add_argument("--out", type=Path, help="JSON file for all results")
     args = parser.parse_args(arguments)

@@ -1,8 +1,8 @@
 """The training step as HoiM/MobileFSGAN @478175b runs it (main.py, losses/Losses.py), in code of our own.
 
 fp32, NCHW, eager; batch normalisation synchronised; a Python loop over the samples in the identity loss, which waits
-for the device at each of them, and in the adversarial one; real pictures chosen by a mask, for whose length the host
-waits; identity encoder and perceptual network are in evaluation mode but not frozen, so that every step computes
+for the device at each of them, and in the adversarial one; real pictures chosen by a mask, whose length the host
+waits for; identity encoder and perceptual network are in evaluation mode but not frozen, so every step computes
 gradients of their weights that nothing uses; plain Adam.
 
 The losses are those of `distill/train/loop.py` for the same experiment, so that the two steps can be compared: identity
@@ -72,10 +72,10 @@ class OriginalStep:
         # Discriminator.
         self.optimiser_d.zero_grad()
         real = torch.cat([batch.source[batch.src_as_true], batch.target[~batch.src_as_true]])
-        of_swaps = self.discriminator([swap.detach() for swap in swaps])
-        of_real = self.discriminator([losses.shrink(real, swap.shape[-1]) for swap in swaps])
-        terms["discriminator"] = _adversarial(of_real, weights.adversarial, True)
-        terms["discriminator"] = terms["discriminator"] + _adversarial(of_swaps, weights.adversarial, False)
+        swap_logits = self.discriminator([swap.detach() for swap in swaps])
+        real_logits = self.discriminator([losses.shrink(real, swap.shape[-1]) for swap in swaps])
+        terms["discriminator"] = _adversarial(real_logits, weights.adversarial, True)
+        terms["discriminator"] = terms["discriminator"] + _adversarial(swap_logits, weights.adversarial, False)
         terms["discriminator"].backward()
         self.optimiser_d.step()
         return terms

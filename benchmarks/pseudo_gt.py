@@ -31,7 +31,7 @@ from distill.tracking import Tracker
 
 
 class Stopwatch:
-    """A function that adds up the seconds inside another one, the device's work included."""
+    """Wraps a function and adds up the seconds that its calls take, with the work of the device."""
 
     def __init__(self, function, device):
         self.function, self.device, self.seconds = function, device, 0.0
@@ -54,18 +54,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("teachers", nargs="+", metavar="TEACHER", help="names of teachers.TEACHERS")
     parser.add_argument(
-        "--weights", nargs="*", default=[], metavar="PART=FILE", help="files that the teacher reads, or cards"
+        "--weights", nargs="*", default=[], metavar="PART=FILE", help="weight file or card of each part"
     )
-    parser.add_argument("--options", default="{}", help="options of the teacher, as YAML")
-    parser.add_argument("--folders", nargs="*", default=[], help="folders searched for weights")
+    parser.add_argument("--options", default="{}", help="options of the teacher, as YAML: '{key: value}'")
+    parser.add_argument("--folders", nargs="*", default=[], help="folders to search for weight files")
     parser.add_argument("--photos", help="folder of aligned photographs; without it, synthetic faces are drawn")
-    parser.add_argument("--size", type=int, default=256)
-    parser.add_argument("--pairs", type=int, default=64)
-    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--size", type=int, default=256, help="pixels; default: 256")
+    parser.add_argument("--pairs", type=int, default=64, help="pairs to swap; default: 64")
+    parser.add_argument("--batch", type=int, default=8, help="pairs per forward pass; default: 8")
     parser.add_argument("--people", type=int, default=16, help="synthetic people, two pictures each")
-    parser.add_argument("--pose", help="also measure the pose with this estimator")
-    parser.add_argument("--precision", choices=DTYPES, default="fp32")
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--pose", help="pose estimator (a card of eval/cards.py) that also runs")
+    parser.add_argument("--precision", choices=DTYPES, default="fp32", help="default: fp32")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads; default: 1")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     accelerator = Accelerator(cpu=not torch.cuda.is_available())

@@ -15,10 +15,10 @@ from teachers.exact import render, sample_attributes, sample_identities
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--runs", type=int, default=7)
-    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads; default: 1")
+    parser.add_argument("--batch", type=int, default=8, help="pictures per call; default: 8")
+    parser.add_argument("--runs", type=int, default=7, help="timed calls; default: 7")
+    parser.add_argument("--device", default="cpu", help="cpu (default) or cuda")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     identity = sample_identities(args.batch, 0).to(args.device)

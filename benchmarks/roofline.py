@@ -97,7 +97,7 @@ def _is_view(inputs: list[torch.Tensor], outputs: list[torch.Tensor]) -> bool:
 
 
 def host_waits(work: Callable[[], object], device: torch.device) -> int | None:
-    """The number of waits of the host for a GPU during `work` that torch notices; None without a GPU."""
+    """How often the host waits for the GPU during `work`, as far as torch reports it; None without a GPU."""
     if device.type != "cuda":
         return None
     with warnings.catch_warnings(record=True) as caught:

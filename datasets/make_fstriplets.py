@@ -40,7 +40,7 @@ def shifted(name: str, step: float, guide: str) -> Change:
 Changes = dict[str, Change | float]
 WITH_HAIR: Changes = {"bald": 0.0}
 WEIGHT = "cheek_fullness"
-# branch: changes of the original, then changes of the edit, as parameters of teachers/exact/face.py.
+# branch -> changes of the original picture, changes of the edit; parameters of teachers/exact/face.py.
 EDITS: dict[str, tuple[Changes, Changes]] = {
     "source_as_gt/beard": (
         {"brow_darkness": 1.5},
@@ -73,7 +73,7 @@ def half_another(identity: Tensor, other: Tensor) -> Tensor:
 
 
 def write(folder: Path, count: int, images: int, size: int, seed: int, device: str) -> dict[str, int]:
-    """Draw the missing pictures; the number of pictures of each branch."""
+    """Draw the missing pictures; returns the number of pictures of each branch."""
     jobs: list[tuple[Path, Tensor, Tensor]] = []
     identity = people("fstriplets", seed, count, 1)[0]
     everyone = identity.repeat_interleave(images, 0)
@@ -109,10 +109,10 @@ def write(folder: Path, count: int, images: int, size: int, seed: int, device: s
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--people", type=int, default=50)
-    parser.add_argument("--images", type=int, default=4, help="pictures of each person in vanilla and edited_target")
-    parser.add_argument("--size", type=int, default=256, help="pixels")
+    parser.add_argument("folder", type=Path, help="output folder")
+    parser.add_argument("--people", type=int, default=50, help="default: 50")
+    parser.add_argument("--images", type=int, default=4, help="per person in vanilla and edited_target; default: 4")
+    parser.add_argument("--size", type=int, default=256, help="pixels; default: 256")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     args = parser.parse_args()

@@ -29,26 +29,26 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     kinds = parser.add_subparsers(dest="kind", required=True, metavar="KIND")
     common = argparse.ArgumentParser(add_help=False)
-    common.add_argument("folder", type=Path, metavar="FOLDER")
+    common.add_argument("folder", type=Path, metavar="FOLDER", help="pictures, or the root of FaceForensics++")
     common.add_argument("--out", type=Path, required=True, metavar="LIST", help="folder to write to")
     common.add_argument("--resolution", type=int, default=256, help="side of the crops in pixels (default: 256)")
-    common.add_argument("--weights", nargs="+", default=[], metavar="FOLDER", help="where weight files are looked for")
+    common.add_argument("--weights", nargs="+", default=[], metavar="FOLDER", help="folders to search for weight files")
     drawn = argparse.ArgumentParser(add_help=False)
-    drawn.add_argument("--count", type=int, default=1000, help="pairs (default: 1000)")
+    drawn.add_argument("--count", type=int, default=1000, help="number of pairs (default: 1000)")
     drawn.add_argument("--seed", type=int, default=0)
     for kind, text in (("people", "people with several photographs"), ("singles", "one photograph a person")):
         command = kinds.add_parser(kind, parents=[common, drawn], help=text)
         command.add_argument("--align", action="store_true", help="find and align the faces first (extra: video)")
     command = kinds.add_parser("synthetic", parents=[common, drawn], help="synthetic people, whose exact swap is known")
-    command.add_argument("--split", default="test", help="of the folder's manifest (default: test)")
+    command.add_argument("--split", default="test", help="split of the folder's manifest (default: test)")
     command = kinds.add_parser("faceforensics", parents=[common], help="FaceForensics++ by the field's protocol")
     command.add_argument(
         "--splits", type=Path, nargs="+", required=True, help="the data set's own train, val, test.json"
     )
     command.add_argument("--compression", default="c23", choices=("raw", "c23", "c40"))
-    command.add_argument("--frames", type=int, default=10, help="of each video, evenly (default: 10)")
+    command.add_argument("--frames", type=int, default=10, help="frames of each video (default: 10)")
     command.add_argument(
-        "--swaps-of", metavar="METHOD", help="write that method's finished swaps to LIST/METHOD as well"
+        "--swaps-of", metavar="METHOD", help="also write the swaps of this method, such as Deepfakes, to LIST/METHOD"
     )
     args = parser.parse_args(arguments)
     return run_command(lambda: write_list(args))
@@ -67,7 +67,7 @@ def write_list(args: argparse.Namespace) -> None:
 
 
 def folder_list(args: argparse.Namespace) -> Path:
-    """Write pairs.json of a folder of pictures; its path."""
+    """Write pairs.json of a folder of pictures; returns its path."""
     if args.count < 1:
         raise ConfigError(f"--count: expected at least 1, got {args.count}")
     if args.kind == "synthetic":
@@ -78,7 +78,7 @@ def folder_list(args: argparse.Namespace) -> Path:
     else:
         folder, skipped = args.folder, []
         if (folder / "manifest.jsonl").is_file():
-            raise DataError(f"{folder}: holds synthetic people; give `synthetic` in place of `{args.kind}`")
+            raise DataError(f"{folder}: holds synthetic people; use `synthetic`, not `{args.kind}`")
         if args.align:
             from distill.data import faces  # needs the extra `video`
 
@@ -105,12 +105,12 @@ def folder_list(args: argparse.Namespace) -> Path:
 
 
 def faceforensics_list(args: argparse.Namespace) -> Path:
-    """Write pairs.json of a copy of FaceForensics++; its path."""
+    """Write pairs.json of a copy of FaceForensics++; returns its path."""
     from distill.evaluate import faceforensics
 
     if args.frames < 2:
         raise ConfigError(
-            f"--frames: expected at least 2, as the frame of the gallery lies between two, got {args.frames}"
+            f"--frames: expected at least 2, because the gallery frame lies between two, got {args.frames}"
         )
     path = faceforensics.prepare(
         args.folder, args.splits, args.out, find_face=_detector(args), compression=args.compression, frames=args.frames,

@@ -1,1 +1,1 @@
-"""What is thrown away after training: data, pseudo ground truth, losses, the loop, reports."""
+"""The training framework: data, pseudo ground truth, losses, training loop, evaluation, export, reports."""

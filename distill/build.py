@@ -1,6 +1,6 @@
-"""Experiment -> networks by name, with verified weights: students, teachers and estimators meet here.
+"""Build the networks that an experiment names, with verified weights: students, teachers and estimators.
 
-Errors name the key of the experiment and list what is known.
+Errors name the key of the experiment and list the known names.
 """
 
 from __future__ import annotations
@@ -24,21 +24,25 @@ from students.identity_encoder import CARDS as ENCODERS
 from students.identity_encoder import IdentityEncoder, load_identity_encoder
 from swapcore import weights
 
-OUTPUTS = {"recogniser": "embedding"}  # output of the estimator of a role, where the names differ
-PACKAGES = {"lpips": "lpips", "fsanet": "onnxruntime", "inception": "torch-fidelity"}  # by architecture of a card
-# Files that a teacher reads where the experiment names none, by card.
+OUTPUTS = {"recogniser": "embedding"}  # role -> output of its estimator, where the names differ
+PACKAGES = {
+    "lpips": "lpips",
+    "fsanet": "onnxruntime",
+    "inception": "torch-fidelity",
+}  # architecture of a card -> package
+# teacher -> weight files used where the experiment names none: key -> name of a card
 DEFAULT_WEIGHTS = {"landmark_warp": {"landmarks": "3ddfa_v2_mb05"}}
 
 
 def check_names(exp: Experiment) -> None:
-    """Check every name, option and file that the stages need, before hours go into the first. No weights are loaded.
+    """Check every name, option and file that the stages need, before the first stage runs. No weights are loaded.
 
     Raises ConfigError, WeightsError.
     """
     stages, chosen = set(exp.stages), []
     refined = [name for name, kinds in LEARNERS.items() if "refine" in kinds]
     if "refine" in stages and exp.student.name not in refined:
-        raise ConfigError(f"student.name: expected {' or '.join(refined)}, which have a stage `refine`")
+        raise ConfigError(f"student.name: stage `refine` needs {' or '.join(refined)}, got '{exp.student.name}'")
     if stages & {"pseudo_gt", "train", "eval"}:
         _encoder_file(exp.student.identity_encoder, exp, "student.identity_encoder")
         with torch.device("meta"):  # shapes without values
@@ -69,7 +73,7 @@ def check_names(exp: Experiment) -> None:
 def identity_encoder(
     exp: Experiment, name: str | None = None, key: str = "student.identity_encoder"
 ) -> IdentityEncoder:
-    """The frozen identity encoder of a name, by default the experiment's. Raises ConfigError, WeightsError."""
+    """The frozen identity encoder `name`, by default the experiment's. Raises ConfigError, WeightsError."""
     path = _encoder_file(name or exp.student.identity_encoder, exp, key)
     encoder = load_identity_encoder(name or exp.student.identity_encoder, path)
     encoder.weight_hash = weights.sha256(path)[:16]
@@ -85,7 +89,7 @@ def _encoder_file(name: str, exp: Experiment, key: str) -> Path:
 def learner(exp: Experiment, encoder: IdentityEncoder, stage: str = "train") -> Learner:
     """A new learner of a stage, for this experiment's resolution and encoder. Raises ConfigError.
 
-    That of stage `refine` builds on the file of stage `train`.
+    The learner of stage `refine` loads the file that stage `train` wrote.
     """
     kind, name = learner_of(exp.student.name, stage), exp.student.name
     if stage == "refine":
@@ -101,7 +105,7 @@ def learner(exp: Experiment, encoder: IdentityEncoder, stage: str = "train") -> 
 
 
 def check_recogniser(exp: Experiment, trainer: str, where: str) -> None:
-    """Raise ConfigError where the recogniser is the identity encoder `trainer`, which `where` was trained with."""
+    """Raise ConfigError if the recogniser of `exp` is `trainer`, the identity encoder that trained `where`."""
     if exp.eval.recogniser == trainer:
         raise ConfigError(
             f"eval.recogniser: '{exp.eval.recogniser}' is also the identity encoder of {where}; a network must not "
@@ -142,20 +146,20 @@ def _choices(exp: Experiment, metrics: Iterable[str]) -> dict[str, Choice]:
 
 
 def quality_estimators(exp: Experiment) -> tuple[Estimator, Estimator | None]:
-    """(recogniser, pose or None) that choose among the teachers' swaps. Raises ConfigError, WeightsError."""
+    """The recogniser and pose estimator (or None) that rate the teachers' swaps. Raises ConfigError, WeightsError."""
     loaded = {role: _estimator(choice, exp) for role, choice in _quality_choices(exp).items()}
     return loaded["recogniser"], loaded.get("pose")
 
 
 def _quality_choices(exp: Experiment) -> dict[str, Choice]:
-    """Raises ConfigError where one of them also evaluates, since no network may measure its own choice."""
+    """The same by role, not loaded. Raises ConfigError where one also evaluates: it must not measure its own choice."""
     quality = exp.pseudo_gt.quality
     names = {"recogniser": quality.recogniser or exp.student.identity_encoder, "pose": quality.pose}
     for role, name in names.items():
         if name is not None and name == getattr(exp.eval, role):
             raise ConfigError(
-                f"pseudo_gt.quality.{role}: '{name}' is also eval.{role}, which must not evaluate what it has chosen; "
-                f"take another, or set it to null"
+                f"pseudo_gt.quality.{role}: '{name}' is also eval.{role}; an estimator must not evaluate swaps that it "
+                f"chose: name another estimator, or set the key to null"
             )
     return {r: Choice(n, OUTPUTS.get(r, r), f"pseudo_gt.quality.{r}") for r, n in names.items() if n}
 
@@ -184,7 +188,7 @@ def _files(choice: Choice, exp: Experiment) -> list[Path]:
 
 
 def _known(output: str) -> dict[str, tuple[weights.Card, ...]]:
-    """The cards of the estimators with an output, by name; identity encoders may be recognisers too."""
+    """The cards of all estimators that have this output, by name. Identity encoders also count as recognisers."""
     cards = {name: card.files for name, card in CARDS.items() if output in card.outputs}
     return cards | ({name: (card,) for name, card in ENCODERS.items()} if output == "embedding" else {})
 
@@ -212,7 +216,7 @@ def teacher_files(spec: Teacher, exp: Experiment, key: str = "pseudo_gt.teachers
     named = {**DEFAULT_WEIGHTS.get(spec.name, {}), **spec.weights}
     for part in spec.sha256:
         if part not in named:
-            raise ConfigError(f"{key}: sha256.{part}: there is no weights.{part}")
+            raise ConfigError(f"{key}: sha256.{part}: there is no weights.{part}; name the file there")
     return {part: _file(name, spec.sha256.get(part), exp, f"{key}: weights.{part}") for part, name in named.items()}
 
 
@@ -222,7 +226,7 @@ def label(spec: Teacher) -> str:
 
 
 def _file(name: str, sha256: str | None, exp: Experiment, key: str) -> Path:
-    """The file of a card or of a path, which may be relative to a folder of weights."""
+    """The file of a card or of a path; a path may be relative to a folder of weights."""
     cards = {**CARDS, **ENCODERS}
     if name in cards:
         return weights.find(cards[name], exp.weights)
@@ -235,13 +239,13 @@ def _file(name: str, sha256: str | None, exp: Experiment, key: str) -> Path:
         )
     if sha256 and not weights.sha256(path).startswith(sha256.lower()):
         raise ConfigError(
-            f"{key}: {path}: sha256 is {weights.sha256(path)}, expected {sha256}: damaged or another file"
+            f"{key}: {path}: sha256 is {weights.sha256(path)}, expected {sha256}: the file is damaged, or another one"
         )
     return path
 
 
 def encoder_of(path: str | Path) -> str | None:
-    """The identity encoder that a network trained here names in its .safetensors file; None where it names none."""
+    """The identity encoder that the metadata of a .safetensors file names, or None."""
     if Path(path).suffix != ".safetensors":
         return None
     try:

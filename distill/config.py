@@ -28,7 +28,7 @@ class ConfigError(ValueError):
 
 
 class Child(NamedTuple):
-    """One run of an experiment with variants: `exp` has a folder of its own in the experiment's."""
+    """One run of an experiment with variants. The folder of `exp` lies in the experiment's folder."""
 
     variant: str
     seed: int | None
@@ -39,7 +39,7 @@ def load(path: str | Path, overrides: Iterable[Override] = (), full_size: bool =
     """Read an experiment file and apply overrides in order. Raises ConfigError.
 
     An override is text, `section.key=value`, or a pair of `section.key` and a value, which is not parsed. With
-    full_size, the overrides under that key of the file come first.
+    full_size, the settings under `full_size` in the file are applied first.
     """
     path = Path(path)
     try:
@@ -60,7 +60,7 @@ def load(path: str | Path, overrides: Iterable[Override] = (), full_size: bool =
 
 
 def default(name: str, overrides: Iterable[Override] = ()) -> Experiment:
-    """An experiment without a file: the defaults, and overrides as `load` has them. Raises ConfigError."""
+    """An experiment without a file: the defaults, then overrides as in `load`. Raises ConfigError."""
     return _experiment({"name": name}, overrides, "the command")
 
 
@@ -77,8 +77,8 @@ def _experiment(tree: dict[str, Any], overrides: Iterable[Override], where: str)
 
 
 def children(exp: Experiment, where: str = "variants") -> list[Child]:
-    """The runs of an experiment with `variants` or `seeds`, in order; none without. A variant's own `seeds` stand for
-    the experiment's. Raises ConfigError."""
+    """The runs of an experiment with `variants` or `seeds`, in order; an empty list without them. A variant's own
+    `seeds` replace the experiment's. Raises ConfigError."""
     if not exp.variants and not exp.seeds:
         return []
     runs = []
@@ -135,7 +135,7 @@ def _parse(override: str) -> tuple[str, Any]:
 
 
 def _typed(hint: Any, node: yaml.Node | None, loader: Any) -> Any:
-    """The value of a node. A scalar without quotes is text where this type is text; else all is as PyYAML has it."""
+    """The value of a node. An unquoted scalar stays text if the type is text. PyYAML converts all other values."""
     unquoted = isinstance(node, yaml.ScalarNode) and node.style is None
     if typing.get_origin(hint) is types.UnionType:
         empty = unquoted and node.value.lower() in ("", "~", "null", "none")
@@ -151,7 +151,7 @@ def _typed(hint: Any, node: yaml.Node | None, loader: Any) -> Any:
 
 
 def _below(hint: Any, key: str) -> Any:
-    """The type of one key of a section or map, or of the entries of a list; Any where the schema has none."""
+    """The type of one key of a section or map, or of the entries of a list; Any for a key that the schema lacks."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if hint is Changes:
         return functools.reduce(_below, key.split("."), Experiment)
@@ -163,11 +163,11 @@ def _below(hint: Any, key: str) -> Any:
 
 
 def _change(tree: dict[str, Any], changes: Iterable[tuple[str, Any]], where: str, fixed: tuple[str, ...] = ()) -> None:
-    """Set section.key in a tree, none of it in `fixed`. A section as a whole replaces the one in the tree."""
+    """Set each section.key in a tree; a whole section replaces the old one. Raises ConfigError for keys in `fixed`."""
     for key, value in changes:
         *parents, leaf = key.split(".")
         if (parents or [leaf])[0] in fixed:
-            raise ConfigError(f"{where}: {key}: cannot be set here, it is the whole experiment's")
+            raise ConfigError(f"{where}: {key}: cannot be set here; set it at the top level of the file")
         section = tree
         for parent in parents:
             section = section.setdefault(parent, {})
@@ -187,10 +187,10 @@ def _build(cls: type, tree: Any, prefix: str, where: str) -> Any:
         try:
             values[key] = _convert(hints[key], value, f"{prefix}{key}", where)
         except ConfigError as error:
-            meant = [
+            similar = [
                 other for other, hint in hints.items() if isinstance(value, str) and value in typing.get_args(hint)
             ]
-            raise ConfigError(f"{error}; did you mean {prefix}{meant[0]}?" if meant else str(error)) from None
+            raise ConfigError(f"{error}; did you mean {prefix}{similar[0]}?" if similar else str(error)) from None
     if cls is Teacher and "name" not in values:
         raise ConfigError(f"{where}: {prefix}name: expected text, got nothing")
     return cls(**values)
@@ -261,7 +261,7 @@ def _check(exp: Experiment, where: str) -> None:
     require(not data.occlusion_share or data.occlusions is not None, "data.occlusions", "a folder of pictures")
     require(len(teachers) >= 1, "pseudo_gt.teachers", "at least one teacher")
     require(min(teacher.share for teacher in teachers) > 0, "pseudo_gt.teachers", "shares above 0")
-    require(len(set(labels)) == len(labels), "pseudo_gt.teachers", "a `label` each for teachers of the same name")
+    require(len(set(labels)) == len(labels), "pseudo_gt.teachers", "a `label` for each teacher of the same name")
     require(0 <= exp.train.ema < 1, "train.ema", "a decay in [0, 1)")
     require(exp.train.lr > 0, "train.lr", "more than 0")
     require(exp.train.fstriplets.different_poses == 0, "train.fstriplets.different_poses", "0: no such pictures exist")

@@ -1,5 +1,5 @@
-"""The needs of a training run before it begins: parameters, operations, memory, time. A step of two samples at the
-real size is counted, and whole steps on this device are timed.
+"""Estimate a training run before it starts: parameters, operations, memory, time. The operations and memory of one
+step of two samples are counted at full resolution, and whole steps are timed on this device:
 
     python distill/run.py exp.yaml --estimate
     python distill/run.py exp.yaml --full-size --estimate
@@ -24,12 +24,12 @@ from distill.data.triplet import Triplet
 from distill.train.loop import Networks, Step, build_networks
 from swapcore.hardware import environment
 
-COUNTED_SAMPLES = 2  # the least that batch normalisation takes
-TIMED_STEPS = 2  # after a first one
+COUNTED_SAMPLES = 2  # the fewest that batch normalisation accepts
+TIMED_STEPS = 2  # after one warm-up step
 
 
 def run(exp: Experiment, accelerator) -> list[str]:
-    """Lines to print about the stage `train` of one experiment; they leave out the loading of data."""
+    """The estimate of stage `train` of one experiment, as lines to print. Loading of data is not included."""
     device, batch_size, size = accelerator.device, exp.train.batch_size, exp.data.resolution
     networks = build_networks(exp, device)
     eager = replace(exp, train=replace(exp.train, compile=False))  # compiled code hides its operations
@@ -39,7 +39,7 @@ def run(exp: Experiment, accelerator) -> list[str]:
     flop_per_sample = counter.get_total_flops() / COUNTED_SAMPLES
     activations = saved_bytes(lambda: step.learn(noise(COUNTED_SAMPLES, size))) / COUNTED_SAMPLES
 
-    # Weights, gradients and both moments of the networks that learn, their average, and the frozen ones; all float32.
+    # In float32: weights, gradients and both Adam moments of the trained networks, the EMA, and the frozen networks.
     parameters, state = _parameters(networks), step.state
     frozen = sum(count for name, count in parameters.items() if name not in ("student", "discriminator"))
     learning, ema = sum(map(_count, (state.net, state.discriminator, state.adapters))), _count(state.ema)
@@ -72,7 +72,7 @@ def run(exp: Experiment, accelerator) -> list[str]:
 
 
 def of_all(exps: list[Experiment], accelerator_of: Callable) -> None:
-    """Print the lines of every experiment; steps of the same size are measured once."""
+    """Print the estimate of every experiment. Experiments that differ in name and seed alone are measured once."""
     measured: dict[str, str] = {}
     for exp in exps:
         accelerator = accelerator_of(exp)
@@ -83,13 +83,13 @@ def of_all(exps: list[Experiment], accelerator_of: Callable) -> None:
 
 
 def noise(count: int, size: int) -> Triplet:
-    """A batch as the loader gives it: uint8."""
+    """A batch of `count` random samples, uint8 as from the loader."""
     images = torch.randint(0, 256, (3, count, 3, size, size), dtype=torch.uint8)
     return Triplet(*images, torch.ones(count), torch.ones(count, dtype=torch.bool), torch.ones(count))
 
 
 def saved_bytes(work: Callable[[], object]) -> int:
-    """Most bytes that autograd kept at one time for backward passes of `work`, every storage counted once."""
+    """The peak of the bytes that autograd saves for the backward pass in `work`; every storage counts once."""
     users: dict[int, int] = {}  # address of a storage -> tensors of the graph in it
     most = now = 0
 
@@ -116,7 +116,7 @@ def saved_bytes(work: Callable[[], object]) -> int:
 
 
 class _Kept:
-    """A tensor in the graph; it lives as long as the graph keeps it."""
+    """A tensor that autograd saved; it is deleted together with the graph."""
 
     def __init__(self, tensor: torch.Tensor) -> None:
         self.tensor = tensor

@@ -3,10 +3,10 @@
     python -m distill.pretrain identity_encoder | recogniser | pose | pose_quality [--people N] [--steps N]
 
 The networks regress the exact numbers of a synthetic face: its identity, or its Euler angles and expression. A
-recogniser trained to classify people learns far less from as many pictures. The encoder that trains students and the
-recogniser that measures them differ in architecture, seed and people. The command writes NAME.safetensors and NAME.json
-(recipe, data, accuracy on unseen people, sha256) into the folder of the shipped weights; the sha256 of the network's
-card must then be set to the new one.
+recogniser trained to classify people learns far less from the same number of pictures. The encoder that trains students
+and the recogniser that measures them differ in architecture, seed and people. The command writes NAME.safetensors and
+NAME.json (recipe, data, accuracy on unseen people, sha256) into the folder of the shipped weights. Afterwards, copy the
+new sha256 into the network's card.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def _draw(numbers: tuple[Tensor, Tensor]):
 
 
 def disturb(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Shift a batch, blur it or not, cover a patch or not: such pictures come from swaps and other crops."""
+    """Shift a batch; blur it and cover a patch, each with probability 1/2. Swaps and other crops look similar."""
 
     def draw(low: int, high: int) -> int:
         return int(torch.randint(low, high, (), generator=generator))
@@ -92,8 +92,8 @@ def disturb(images: Tensor, generator: torch.Generator) -> Tensor:
     return images
 
 
-def train(network: nn.Module, prepare, pictures: Tensor, wanted: Tensor, steps: int, batch: int, lr: float, seed: int):
-    """Regress `wanted` (n, K) from pictures (n, 3, SIZE, SIZE) uint8 with AdamW and a one-cycle rate."""
+def train(network: nn.Module, prepare, pictures: Tensor, truth: Tensor, steps: int, batch: int, lr: float, seed: int):
+    """Regress `truth` (n, K) from pictures (n, 3, SIZE, SIZE) uint8 with AdamW and a one-cycle rate."""
     generator = torch.Generator().manual_seed(seed)
     optimiser = torch.optim.AdamW(network.parameters(), lr, weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, lr, total_steps=steps, pct_start=0.15)
@@ -102,7 +102,7 @@ def train(network: nn.Module, prepare, pictures: Tensor, wanted: Tensor, steps: 
     for step in bar:
         index = torch.randint(len(pictures), (batch,), generator=generator)
         images = disturb(to_float(pictures[index]), generator)
-        loss = F.mse_loss(network(prepare(images)), wanted[index])
+        loss = F.mse_loss(network(prepare(images)), truth[index])
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
@@ -113,7 +113,7 @@ def train(network: nn.Module, prepare, pictures: Tensor, wanted: Tensor, steps: 
 
 
 def trust_outputs(last: nn.Module, embeddings: Tensor) -> None:
-    """Scale each output of the last layer by 1 / its spread over pictures of one person, from (people * 2, K).
+    """Divide each output of the last layer by its deviation over pictures of one person. embeddings: (people * 2, K).
 
     Uncertain outputs then count little in a cosine (linear discriminant analysis with a diagonal within-class
     covariance; Fisher 1936).
@@ -130,7 +130,7 @@ def predict(network: nn.Module, prepare, pictures: Tensor) -> Tensor:
 
 
 def retrieval_pct(embeddings: Tensor) -> float:
-    """Top-1 retrieval in %: second pictures looked up among first ones of 64 people, from (people * 2, K)."""
+    """Top-1 retrieval in %: each second picture is searched among the first ones of 64 people, from (people * 2, K)."""
     gallery, query = (F.normalize(e) for e in (embeddings[0::2], embeddings[1::2]))
     hits = [
         (query[i : i + GALLERY] @ gallery[i : i + GALLERY].T).argmax(1).eq(torch.arange(GALLERY)).float().mean()
@@ -139,12 +139,12 @@ def retrieval_pct(embeddings: Tensor) -> float:
     return 100 * float(torch.stack(hits).mean())
 
 
-def accuracy(targets: str, predicted: Tensor, wanted: Tensor) -> dict[str, float]:
+def accuracy(targets: str, predicted: Tensor, truth: Tensor) -> dict[str, float]:
     """Agreement with the true numbers (n, K) of unseen people."""
-    r2 = 1 - (predicted - wanted).square().mean(0) / wanted.var(0)
+    r2 = 1 - (predicted - truth).square().mean(0) / truth.var(0)
     if targets == "identity":
         return {"mean_r2": round(float(r2.mean()), 3)}
-    error = (predicted - wanted)[:, :3] * POSE_UNIT_DEG
+    error = (predicted - truth)[:, :3] * POSE_UNIT_DEG
     return {
         "pose_error_l2_deg": round(float(error.norm(dim=1).mean()), 2),
         "yaw_pitch_roll_mae_deg": [round(v, 2) for v in error.abs().mean(0).tolist()],
@@ -155,12 +155,12 @@ def accuracy(targets: str, predicted: Tensor, wanted: Tensor) -> dict[str, float
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("network", choices=RECIPES)
-    parser.add_argument("--people", type=int, default=24000)
-    parser.add_argument("--steps", type=int, default=4000)
-    parser.add_argument("--batch", type=int, default=96)
-    parser.add_argument("--lr", type=float, default=3e-3)
-    parser.add_argument("--seed", type=int, help="default: one of its own for each network")
-    parser.add_argument("--out", type=Path, help="folder; default: that of the shipped weights")
+    parser.add_argument("--people", type=int, default=24000, help="people to draw; default: 24000")
+    parser.add_argument("--steps", type=int, default=4000, help="default: 4000")
+    parser.add_argument("--batch", type=int, default=96, help="pictures per step; default: 96")
+    parser.add_argument("--lr", type=float, default=3e-3, help="highest learning rate; default: 0.003")
+    parser.add_argument("--seed", type=int, help="default: a fixed seed for each network")
+    parser.add_argument("--out", type=Path, help="output folder; default: the folder of the shipped weights")
     args = parser.parse_args()
     recipe = RECIPES[args.network]
     seed = recipe.seed if args.seed is None else args.seed

@@ -1,4 +1,4 @@
-"""The command: one YAML from data to report.
+"""Run an experiment, from data to report, as one YAML file describes it:
 
     accelerate launch distill/run.py experiments/quickstart.yaml [section.key=value ...]
     python -m torch.distributed.run --nproc_per_node 2 distill/run.py exp.yaml      # two processes on CPU
@@ -52,7 +52,7 @@ def main(arguments: list[str] | None = None) -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, prog="distill/run.py"
     )
     parser.add_argument("experiment", help="YAML file, see experiments/")
-    parser.add_argument("overrides", nargs="*", default=[], metavar="section.key=value")
+    parser.add_argument("overrides", nargs="*", default=[], metavar="section.key=value", help="change keys of the file")
     parser.add_argument("--full-size", action="store_true", help="apply the file's full_size settings")
     parser.add_argument("--dry-run", action="store_true", help="print the resolved experiment and stop")
     parser.add_argument("--estimate", action="store_true", help="print the memory, operations and time of training")
@@ -79,7 +79,7 @@ def command(args: argparse.Namespace) -> int:
 
 
 def set_threads(exp: config.Experiment) -> None:
-    # Both launchers set OMP_NUM_THREADS=1 where the user did not, and all cores but one would be idle.
+    # Both launchers set OMP_NUM_THREADS=1 unless the user sets it; all cores but one would be idle.
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     torch.set_num_threads(exp.threads or max(1, available_cores() // processes))
 
@@ -91,8 +91,8 @@ def run(exp: config.Experiment) -> None:
     warnings.filterwarnings("ignore", message=".*broadcast_buffers", category=FutureWarning)
     accelerator = new_accelerator(exp)
     children = config.children(exp)
-    for one in [child.exp for child in children] or [exp]:
-        build.check_names(one)
+    for each in [child.exp for child in children] or [exp]:
+        build.check_names(each)
     if children:
         variants.run(exp, children, lambda one, **parent: run_stages(one, new_accelerator(one), **parent), accelerator)
     else:
@@ -101,7 +101,7 @@ def run(exp: config.Experiment) -> None:
 
 
 def run_stages(exp: config.Experiment, accelerator: Accelerator, **parent) -> None:
-    """Run the stages that the experiment names; `parent` are options of Tracker for the run of a variant."""
+    """Run the stages that the experiment names; `parent`: options of Tracker for the run of a variant."""
     if accelerator.is_main_process:
         write_text(exp.folder / "experiment.yaml", config.dump(exp))
     tracker = Tracker(exp, enabled=accelerator.is_main_process, **parent)
@@ -126,7 +126,7 @@ def new_accelerator(exp: config.Experiment) -> Accelerator:
     # Running statistics are equal on all processes (or local by choice): buffers need no broadcast before each pass.
     # With cpu=True, Accelerate joins the processes of torch.distributed.run; without it each would run alone. Apple's
     # GPU is not used: it lacks operations of the renderer and of the metrics.
-    AcceleratorState._reset_state()  # the precision of the variant before must not stay; the process group does
+    AcceleratorState._reset_state()  # forgets the precision of the previous variant, keeps the process group
     return Accelerator(
         cpu=not torch.cuda.is_available(),
         mixed_precision={"fp32": "no"}.get(exp.train.precision, exp.train.precision),

@@ -49,9 +49,9 @@ class Teacher:
     """A frozen swapper. A teacher without other keys may be given by its name alone."""
 
     name: str  # of teachers.TEACHERS
-    share: float = 1.0  # of the pairs, where several teachers share them; any scale
+    share: float = 1.0  # of the pairs that this teacher swaps; shares need not sum to one
     weights: dict[str, str] = field(default_factory=dict)  # file of each network: its path, or the name of its card
-    sha256: dict[str, str] = field(default_factory=dict)  # expected hashes of those files
+    sha256: dict[str, str] = field(default_factory=dict)  # expected sha256 of those files, or its first digits
     options: dict[str, Any] = field(default_factory=dict)  # arguments of the teacher's class
     label: str | None = None  # name in tables; null: `name`
 
@@ -62,9 +62,9 @@ class Quality:
 
     recogniser: str | None = None  # a recogniser or identity encoder; null: student.identity_encoder
     pose: str | None = None  # a pose estimator; null: the pose is not measured
-    min_id_similarity: float | None = None  # least cosine to the source
-    max_pose_error_deg: float | None = None  # largest angle to the target
-    cosine_per_degree: float = 0.01  # best_of ranks by cosine - this * pose error
+    min_id_similarity: float | None = None  # drops swaps with a lower cosine to the source; null: none
+    max_pose_error_deg: float | None = None  # drops swaps with a larger pose error to the target; null: none
+    cosine_per_degree: float = 0.01  # best_of ranks swaps by cosine - this value * pose error in degrees
 
 
 @dataclass(frozen=True)
@@ -72,13 +72,13 @@ class PseudoGT:
     """Stage `pseudo_gt`: frozen teachers swap pairs; source, target and swap are written as tar shards."""
 
     teachers: tuple[Teacher, ...] = (Teacher("exact"),)  # their swaps are the pseudo-GT
-    choose: Literal["share", "best_of"] = "share"  # one teacher per pair by shares, or the best swap of all teachers
-    pairs: int = 4000  # swaps in all
+    choose: Literal["share", "best_of"] = "share"  # share: one teacher per pair; best_of: the best swap of all
+    pairs: int = 4000  # number of pairs that are swapped
     shard_size: int = 500  # pairs per tar file
-    batch_size: int = 16  # pairs that a teacher swaps at once
+    batch_size: int = 16  # pairs per forward pass of a teacher
     quality: Quality = Quality()
     destination: str | None = None  # folder or fsspec URL (s3://bucket/path) of the shards; null: the run's folder
-    precision: Literal["fp32", "fp16", "bf16"] = "fp32"  # of the teachers that support it
+    precision: Literal["fp32", "fp16", "bf16"] = "fp32"  # of the teachers that support it; others: fp32
     identity_cache_mb: int = 512  # memory for the teachers' embeddings of sources
 
 
@@ -106,13 +106,13 @@ class Mix:
 class FSTriplets:
     """Shares of the branches of the original dataset (HoiM/MobileFSGAN @478175b, dataset.py); normalised.
 
-    "Shown as real": the discriminator sees the target as a real picture, elsewhere the source.
+    "Shown as real": the discriminator gets the target as the real picture. In other branches it gets the source.
     """
 
     vanilla: float = 0.6  # two people, no GT
     vanilla_same: float = 0.112  # one photograph twice, each augmented; GT = target
     edited_target: float = 0.06  # photograph 1, photograph 2 edited; GT = photograph 2
-    different_poses: float = 0.0  # must stay 0: a name without pictures in the original
+    different_poses: float = 0.0  # must stay 0: the original names it, but has no pictures for it
     beard: float = 0.024  # GT = source
     fat: float = 0.054  # GT = source
     bald: float = 0.012  # GT = target, shown as real
@@ -137,10 +137,10 @@ class Train:
     warmup_steps: int = 0  # linear increase of lr from 0
     lr_final: float = 1.0  # cosine decay of lr to this share at the last step; 1 = constant
     grad_clip: float = 10.0  # largest L2 norm of the gradient
-    ema: float = 0.999  # decay per step of the averaged weights, smaller in the first steps; 0 = off
+    ema: float = 0.999  # decay of the EMA of the weights per step, smaller in the first steps; 0 = off
     precision: Literal["fp32", "fp16", "bf16"] = "fp32"  # of forward and backward passes; weights stay fp32
     compile: bool = False  # torch.compile: minutes at the start, then faster steps with other rounding
-    autotune: bool = False  # cuDNN chooses algorithms by speed: faster, but not the same bits every time
+    autotune: bool = False  # cuDNN chooses the fastest algorithms; results then differ in the last bits
     sync_batch_norm: bool = True  # batch statistics over all processes
     flip: bool = False  # mirror whole triplets at random
     mix: Mix = Mix()
@@ -156,12 +156,12 @@ class Loss:
 
     adversarial: tuple[float, float, float] = (1.0, 0.02, 0.02)  # hinge loss of the discriminator
     identity: tuple[float, float, float] = (20.0, 20.0, 20.0)  # 1 - cosine of the embeddings of swap and source
-    identity_margin: float = 0.02  # part of 1 - cosine without a loss
+    identity_margin: float = 0.02  # subtracted from 1 - cosine; the loss is at least 0
     reconstruction: tuple[float, float, float] = (10.0, 0.0, 0.0)  # difference of swap and GT, where there is a GT
     reconstruction_norm: Literal["l1", "l2"] = "l1"  # l1: mean difference; l2: half the mean square, as in FaceShifter
-    reconstruction_kind: Literal["masked", "original"] = "masked"  # masked: with GT only; original: borders to black
+    reconstruction_kind: Literal["masked", "original"] = "masked"  # masked: samples with GT; original: with its defect
     attribute: float = 0.0  # FaceShifter's: half the squared distance of attribute maps of swap and target
-    adversarial_batch: Literal["mean", "sum"] = "mean"  # over the batch; sum: as in the original
+    adversarial_batch: Literal["mean", "sum"] = "mean"  # mean or sum over the batch; the original sums
     perceptual: float = 4.0  # distance of feature maps of swap and GT, or target without GT
     perceptual_network: str = "identity_encoder"  # or squeezenet, vgg16, lpips: distill/train/perceptual.py
     discriminator: dict[str, Any] = field(default_factory=dict)  # arguments of its class
@@ -233,8 +233,8 @@ class Experiment:
     name: str  # folder under `runs`; in a file the default is the name of the file
     seed: int = 0  # of people, pairs, initialisation and order
     runs: str = "runs"  # folder of all results
-    threads: int = 0  # CPU threads per process; 0: the cores of the machine, shared by its processes
-    minutes: float = 0.0  # the command stops after this time, and the same command goes on; 0: no limit
+    threads: int = 0  # CPU threads per process; 0: cores of the machine / processes
+    minutes: float = 0.0  # stop after this time; the same command continues the run; 0: no limit
     stages: tuple[str, ...] = ("data", "pseudo_gt", "train", "eval", "report")  # in this order; also refine, export
     weights: tuple[str, ...] = ()  # folders with weight files, searched before $SWAPDISTILL_WEIGHTS and the cache
     data: Data = Data()
@@ -248,7 +248,7 @@ class Experiment:
     export: Export = Export()
     tracking: Tracking = Tracking()
     variants: dict[str, Changes] = field(default_factory=dict)  # name: {section.key: value}; each becomes a run
-    seeds: tuple[int, ...] = ()  # each variant is trained with each, as train.seed; it may have `seeds` of its own
+    seeds: tuple[int, ...] = ()  # each variant is trained with each train.seed; a variant may set its own `seeds`
     full_size: Changes = field(default_factory=dict)  # {section.key: value} for a GPU, set by --full-size
 
     @property
@@ -301,7 +301,7 @@ def _tables(section: type, title: str, titles: dict[type, str]) -> str:
 
 
 def _changed(section: Any) -> Any:
-    """The keys of a section with other values than its class has as defaults; the name of a teacher."""
+    """The keys of a section whose values differ from the defaults of its class; of a teacher, its name."""
     if isinstance(section, Teacher):
         return section.name
     plain = vars(type(section)())

@@ -1,4 +1,4 @@
-"""The folder of a stage: `inputs.json` when it starts, then its files, and `done.json` last of all."""
+"""The folder of a stage: `inputs.json` when it starts, then its files, and `done.json` last."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import torch
 from distill.config import Experiment
 from swapcore.files import digest, flatten, read_json, write_json
 
-STARTED = time.monotonic()  # about when the command was given
+STARTED = time.monotonic()  # approximate start of the command
 
 
 class StageError(ValueError):
@@ -34,7 +34,7 @@ def stop_if_out_of_time(exp: Experiment, accelerator, where: str, before: Callab
     if accelerator.reduce(over, "sum").item():
         if before:
             before()
-        raise OutOfTime(f"stopped after {exp.minutes:g} minutes {where}; the same command goes on")
+        raise OutOfTime(f"stopped after {exp.minutes:g} minutes {where}; the same command continues the run")
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Stage:
 
     def finish(self, **facts: Any) -> Path:
         """Write `done.json` with the hash of the inputs, the minutes since the stage was opened (unless `facts` has
-        other ones) and the facts. The main process calls it when every other file is in place."""
+        `minutes`) and the facts. The main process calls it when every other file is in place."""
         minutes = round((time.time() - self.started) / 60, 2)
         write_json(self.folder / "done.json", {"hash": self.hash, "minutes": minutes, **facts})
         return self.folder
@@ -70,8 +70,8 @@ def open_stage(
     extendable: tuple[str, ...] = (),
     redo: bool = False,
 ) -> Stage:
-    """Open or create the folder of a stage. Raises StageError where its files depend on other inputs: they stay as
-    they are.
+    """Open or create the folder of a stage. Raises StageError where its files were made from other inputs; they are
+    not changed.
 
     `extendable` inputs may differ (more training steps). With `redo` all may differ: evaluation and report are quick
     and are written again.
@@ -98,9 +98,9 @@ def _refuse_other_inputs(stage: Stage, before: dict[str, Any], extendable: tuple
     old, new = flatten(before), flatten(stage.inputs)
     changed = [k for k in sorted(old.keys() | new.keys()) if old.get(k) != new.get(k) and k not in extendable]
     if changed:
-        shown = ", ".join(f"{k} was {old.get(k)!r}, now {new.get(k)!r}" for k in changed[:3])
+        examples = ", ".join(f"{k} was {old.get(k)!r}, now {new.get(k)!r}" for k in changed[:3])
         more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
         raise StageError(
-            f"{stage.folder}: made with other inputs ({shown}{more}); "
+            f"{stage.folder}: made with other inputs ({examples}{more}); "
             f"give the experiment another name (name=...), or delete that folder to make it anew"
         )

@@ -25,7 +25,7 @@ class Tracker:
         self.mlflow = None
         if not enabled or exp.tracking.uri == "none":
             return
-        os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "ERROR")  # else its first use prints every table that it creates
+        os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "ERROR")  # otherwise MLflow prints every table that it creates
         import mlflow
 
         self.mlflow = mlflow
@@ -37,7 +37,7 @@ class Tracker:
         try:
             run_id = known["run_id"] if known.get("uri") == exp.tracking.uri else None
             self.run = mlflow.start_run(run_id=run_id, **new)
-        except mlflow.exceptions.MlflowException:  # the folder outlived its database
+        except mlflow.exceptions.MlflowException:  # the database was deleted, the folder was not
             self.run = mlflow.start_run(**new)
         write_json(record, {"uri": exp.tracking.uri, "run_id": self.run.info.run_id})
         own_tags = {
@@ -48,7 +48,7 @@ class Tracker:
         }
         mlflow.set_tags({f"env.{k}": v for k, v in environment().items()} | own_tags | (tags or {}))
         mlflow.log_text(dump(exp), "experiment.yaml")
-        if not self.run.data.params:  # MLflow refuses to change them; a resumed run with more steps keeps the first
+        if not self.run.data.params:  # MLflow refuses to change parameters; a resumed run keeps its first ones
             mlflow.log_params({k: str(v)[:500] for k, v in flatten(to_dict(exp)).items() if v not in ({}, [])})
 
     @property
@@ -69,6 +69,6 @@ class Tracker:
             self.mlflow.log_image(marked(picture), key=key, step=step, synchronous=True)
 
     def end(self, status: str = "FINISHED") -> None:
-        """`FINISHED`, `FAILED` or `KILLED`."""
+        """End the run; `status` is FINISHED, FAILED or KILLED."""
         if self.mlflow:
             self.mlflow.end_run(status)

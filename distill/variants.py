@@ -18,7 +18,7 @@ from swapcore.files import digest, read_json, write_text
 
 
 def run(exp: Experiment, children: Sequence[Child], run_stages: Callable, accelerator) -> None:
-    """Run the stages of every child, which takes a moment where they are finished; then compare the children."""
+    """Run the stages of every child, without the finished ones; then compare the children."""
     main = accelerator.is_main_process
     if main:
         write_text(exp.folder / "experiment.yaml", dump(exp))

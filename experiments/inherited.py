@@ -118,10 +118,10 @@ def plot(columns: dict, path: Path) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("experiment", help="YAML of a finished run with one neural teacher, on synthetic people")
-    parser.add_argument("overrides", nargs="*", metavar="section.key=value")
-    parser.add_argument("--full-size", action="store_true")
+    parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="as in the command of the run")
+    parser.add_argument("--full-size", action="store_true", help="as in the command of the run")
     parser.add_argument("--control", type=Path, help="a student of the same kind that was trained on exact swaps")
-    parser.add_argument("--out", type=Path, help="folder; by default experiments/results/NAME")
+    parser.add_argument("--out", type=Path, help="output folder; default: experiments/results/NAME")
     args = parser.parse_intermixed_args()
     return run_command(lambda: write(args))
 

@@ -22,20 +22,20 @@ FOLDERS = ("photos", "heldout", "fstriplets", "occlusions")
 
 
 def keep(run: Path, out: Path) -> list[Path]:
-    """Copy one run; the written files. Raises ValueError where it is not finished."""
+    """Copy one run; returns the written files. Raises ValueError if the run is not finished."""
     if not (run / "experiment.yaml").is_file():
-        raise ValueError(f"{run}: no run: it has no experiment.yaml; expected a folder under runs/")
+        raise ValueError(f"{run}: not a run, it has no experiment.yaml; expected a folder under runs/")
     tree = yaml.safe_load((run / "experiment.yaml").read_text(encoding="utf-8"))
     for key in FOLDERS:
         tree["data"][key] = tree["data"][key] and "FOLDER"
     tree |= {"weights": ["FOLDER"] if tree["weights"] else [], "runs": "runs"}
     written = [out / "experiment.yaml"]
     write_text(written[0], yaml.safe_dump(tree, sort_keys=False, default_flow_style=None, width=120))
-    whole = (run / "comparison.json").is_file()
-    for child in sorted(p.parent for p in run.glob("*/metrics.json")) if whole else [run]:
+    has_variants = (run / "comparison.json").is_file()
+    for child in sorted(p.parent for p in run.glob("*/metrics.json")) if has_variants else [run]:
         if not (child / "metrics.json").is_file():
-            raise ValueError(f"{child}: not finished: it has no metrics.json; run its command again")
-        target = out / child.name if whole else out
+            raise ValueError(f"{child}: not finished, it has no metrics.json; run its command again")
+        target = out / child.name if has_variants else out
         target.mkdir(parents=True, exist_ok=True)
         metrics = read_json(child / "metrics.json")
         shutil.copyfile(child / "train" / "log.jsonl", target / "log.jsonl")
@@ -43,12 +43,12 @@ def keep(run: Path, out: Path) -> list[Path]:
         facts = {key: metrics["environment"][key] for key in ("commit", "processor", "threads", "gpu", "torch")}
         trained = {"trained_at": done["commit"], "steps": done["steps"]}
         write_json(target / "run.json", {**facts, **trained, "minutes": metrics["minutes"]})
-        if not whole:
+        if not has_variants:
             shutil.copyfile(child / "metrics.json", target / "metrics.json")
             written.append(target / "metrics.json")
         written += [target / "log.jsonl", target / "run.json"]
-    pictures = ["comparison.json", "comparison.png", "comparison.md"] if whole else []
-    if tree["data"]["kind"] == "synthetic" and not whole:
+    pictures = ["comparison.json", "comparison.png", "comparison.md"] if has_variants else []
+    if tree["data"]["kind"] == "synthetic" and not has_variants:
         pictures.append("eval/grid.png")
     for name in pictures:
         if (run / name).is_file():
@@ -59,9 +59,9 @@ def keep(run: Path, out: Path) -> list[Path]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN")
-    parser.add_argument("--results", type=Path, default=ROOT / "experiments" / "results")
-    parser.add_argument("--as", dest="name", help="name of the folder (default: the run's)")
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folder of a finished run")
+    parser.add_argument("--results", type=Path, default=ROOT / "experiments" / "results", help="output folder")
+    parser.add_argument("--as", dest="name", help="name of the folder in RESULTS; default: the run's")
     args = parser.parse_args()
     return run_command(lambda: keep_all(args.runs, args.results, args.name))
 

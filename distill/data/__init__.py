@@ -1,1 +1,1 @@
-"""Aligned crops on disk, and everything that turns pictures into them."""
+"""Aligned crops on disk, and the code that prepares and reads them."""

@@ -20,7 +20,7 @@ KEPT_OCCLUSIONS = 1000  # 150 MB of them at 256 pixels
 
 
 def augment(pictures: torch.Tensor, draws: Sequence[np.random.Generator], grey_share: float) -> torch.Tensor:
-    """Mirror half of uint8 pictures (n, 3, H, W), turn `grey_share` of them grey, jitter 30 %; a new tensor.
+    """Mirror half of uint8 pictures (n, 3, H, W), make `grey_share` of them grey, jitter 30 %; returns a copy.
 
     Follows HoiM/MobileFSGAN @478175b, dataset/dataset.py. Differences: hue is a rotation about the grey axis, not a
     shift in HSV, so that all steps are one affine map of colours; values are clipped once, at the end.
@@ -43,13 +43,13 @@ def _colours(rng: np.random.Generator, mean: np.ndarray, grey: bool, jitter: boo
     matrix, offset = np.tile(GREY, (3, 1)) if grey else np.eye(3), np.zeros(3)
     if jitter:
         brightness, contrast, saturation = rng.uniform(1 - JITTER, 1 + JITTER, 3)
-        turn = 2 * math.pi * rng.uniform(-HUE, HUE)
-        about = np.array([[0, -1, 1], [1, 0, -1], [-1, 1, 0]]) / 3**0.5
+        angle = 2 * math.pi * rng.uniform(-HUE, HUE)
+        cross = np.array([[0, -1, 1], [1, 0, -1], [-1, 1, 0]]) / 3**0.5
         steps = (
             brightness * np.eye(3),
             contrast * np.eye(3),
             saturation * np.eye(3) + (1 - saturation) * np.tile(GREY, (3, 1)),
-            math.cos(turn) * np.eye(3) + math.sin(turn) * about + (1 - math.cos(turn)) / 3,
+            math.cos(angle) * np.eye(3) + math.sin(angle) * cross + (1 - math.cos(angle)) / 3,
         )
         for step in rng.permutation(4):
             level = GREY @ (matrix @ mean + offset) if step == 1 else 0.0  # contrast pivots on the mean grey
@@ -60,8 +60,8 @@ def _colours(rng: np.random.Generator, mean: np.ndarray, grey: bool, jitter: boo
 class Occlusions:
     """Pictures with an alpha channel, to be pasted over faces of `resolution` pixels. Raises DataError.
 
-    Their size, 64 to 96 of 256 pixels and inside the picture, is that of the original's code, where the share of
-    occlusions is 0. Differences: alpha in place of white as the transparent colour, and any rotation.
+    As in the original's code (where their share is 0), they have 64 to 96 of 256 pixels and lie inside the picture.
+    Differences: an alpha channel gives the transparency, not the colour white, and the rotation is random.
     """
 
     def __init__(self, folder: str | Path, resolution: int):

@@ -76,7 +76,7 @@ def opencv() -> ModuleType:
 def align(image: np.ndarray, landmarks: np.ndarray, size: int) -> np.ndarray:
     """The canonical crop (size, size, 3) uint8 of a picture (H, W, 3) uint8 with five landmarks (5, 2) in pixels.
 
-    The picture's border is repeated outside it. Raises ValueError on landmarks that are no face.
+    The picture's border is repeated outside it. Raises ValueError on landmarks that do not form a face.
     """
     cv2 = opencv()
     transform = _to_crop(landmarks, size)
@@ -123,8 +123,8 @@ def _between_pixel_centres(transform: np.ndarray) -> np.ndarray:
 
 
 def nose_offset(landmarks: np.ndarray) -> float:
-    """How far a face is turned to the side: the nose's distance from the middle of the eyes along their line, in
-    distances between the eyes. 0 is frontal, a profile is beyond 0.5."""
+    """How far a face is turned to the side: distance of the nose from the middle of the eyes, along the line of the
+    eyes, divided by the distance between the eyes. 0 is frontal, a profile is above 0.5."""
     left, right, nose = np.asarray(landmarks, dtype=float)[:3]
     line = right - left
     length = float(np.hypot(*line))
@@ -132,7 +132,7 @@ def nose_offset(landmarks: np.ndarray) -> float:
 
 
 def align_folder(folder: Path, out: Path, size: int, find_face: FaceFinder) -> tuple[Path, list[dict[str, str]]]:
-    """Align the largest face of every picture of a folder to OUT/<same name>.png; OUT, and the skipped pictures.
+    """Write the aligned largest face of every picture to OUT/<same name>.png. Returns OUT and the skipped pictures.
 
     Files that exist are kept. Raises DataError where there is no picture, or no face in any.
     """

@@ -14,9 +14,9 @@ edited_target may also have the original's layout: `edited_target/original/PERSO
 edits, `edited_target/edited/PERSON*/NAME.png`. A branch with share 0 may be absent.
 
 As in the original, source and target of vanilla, vanilla_same and target_as_gt are augmented (and mirrored)
-independently, and the source of edited_target is; gt follows the picture that it equals. `train.flip` mirrors whole
-triplets. Differences: the two photographs of vanilla are never the same (the original draws with replacement), and an
-occlusion is pasted over both target and gt, because the swap has to keep it; without gt, over the target alone.
+independently; in edited_target only the source is. gt is the augmented picture that it equals. `train.flip` mirrors
+whole triplets. Differences: the two photographs of vanilla are never the same (the original draws with replacement),
+and an occlusion is pasted over both target and gt, because the swap must keep it; without gt, over the target alone.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Branch:
     target: Literal["first", "second", "original", "edited", "other"]  # other: the one of the pair that is not source
     gt: Literal["source", "target", "original"] | None
     src_as_true: bool  # the source, not the target, is shown to the discriminator as real
-    augmented: tuple[str, ...]  # which of source and target
+    augmented: tuple[str, ...]  # of source and target
 
 
 BOTH = ("source", "target")
@@ -154,15 +154,15 @@ class FSTriplets:
         files, position = np.unique(parts, return_inverse=True)  # decode no file twice
         images = self.pictures[files.tolist()][torch.from_numpy(position.reshape(-1, 3))]
         for part, name in enumerate(BOTH):
-            some = [i for i, branch in enumerate(branches) if name in branch.augmented]
-            images[some, part] = augment(images[some, part], [draws[i] for i in some], GREY_SHARE[name])
+            rows = [i for i, branch in enumerate(branches) if name in branch.augmented]
+            images[rows, part] = augment(images[rows, part], [draws[i] for i in rows], GREY_SHARE[name])
         for i, branch in enumerate(branches):
             if branch.gt in BOTH:
                 images[i, 2] = images[i, BOTH.index(branch.gt)]
         if self.occlusions:
-            some = [i for i, rng in enumerate(draws) if rng.random() < self.occlusion_share]
-            if some:
-                images[some, 1:] = self.occlusions.paste(images[some, 1:], [draws[i] for i in some])
+            rows = [i for i, rng in enumerate(draws) if rng.random() < self.occlusion_share]
+            if rows:
+                images[rows, 1:] = self.occlusions.paste(images[rows, 1:], [draws[i] for i in rows])
         with_gt = torch.tensor([float(branch.gt is not None) for branch in branches])
         images[with_gt == 0, 2] = 0
         return images, with_gt, torch.tensor([branch.src_as_true for branch in branches])

@@ -99,7 +99,7 @@ def scan(folder: str | Path, min_size: int) -> tuple[list[dict[str, Any]], list[
 
 
 def _flaw(path: Path, min_size: int) -> str | None:
-    """Why a photograph cannot be used, or None."""
+    """The reason why a photograph cannot be used, or None."""
     try:
         with Image.open(path) as picture:
             if picture.mode != "RGB":
@@ -132,16 +132,16 @@ def register(exp, folder: Path, accelerator) -> dict[str, int]:
         if both := [row["file"] for row in heldout if row["file"] in files]:
             raise DataError(f"data.heldout: {data.heldout}: lies within data.photos; {both[0]} is in both")
     else:
-        able = [p for p in people if counts[p] >= 2]  # one picture for the gallery, another as source
-        if "eval" in exp.stages and len(able) < data.test_people + 2:
+        eligible = [p for p in people if counts[p] >= 2]  # one picture for the gallery, another as source
+        if "eval" in exp.stages and len(eligible) < data.test_people + 2:
             raise DataError(
-                f"data.photos: {data.photos}: {len(able)} of {len(people)} people have two photographs or more, "
-                f"too few to hold {data.test_people} out (data.test_people); or set data.heldout=FOLDER"
+                f"data.photos: {data.photos}: {len(eligible)} of {len(people)} people have two photographs or "
+                f"more, too few for data.test_people={data.test_people}; lower it, or set data.heldout=FOLDER"
             )
-        test = set(able[: data.test_people])
+        test = set(eligible[: data.test_people])
     val = set([p for p in people if p not in test][: data.val_people])
     if len(people) - len(test) - len(val) < 2:
-        raise DataError(f"data.photos: {data.photos}: {len(people)} people are too few to train, check and test on")
+        raise DataError(f"data.photos: {data.photos}: {len(people)} people are too few to split into train, val, test")
     splits = [{**r, "split": "test" if r["person"] in test else "val" if r["person"] in val else "train"} for r in rows]
     splits += [{**r, "split": "test"} for r in heldout]
     write_manifest(folder, splits)

@@ -40,7 +40,7 @@ def people(split: str, seed: int, count: int, images: int) -> tuple[torch.Tensor
 
 
 def draw(exp, folder: Path, accelerator) -> dict[str, int]:
-    """Draw the splits of an experiment into `folder`; their numbers of images. Each process draws its own chunks."""
+    """Draw the splits of an experiment into `folder`; returns the images of each. Each process draws its own chunks."""
     data = exp.data
     counts = {
         "train": (data.train_people, data.train_images),

@@ -16,8 +16,8 @@ from swapcore.images import to_float
 class Triplet(NamedTuple):
     """source, target, gt (N, 3, H, W); with_gt (N,) float32 0/1; src_as_true (N,) bool; weight (N,) float32.
 
-    src_as_true: the discriminator sees the source, not the target, as the real picture. weight: how much the sample
-    counts in the losses that compare with gt; below 1 where `distil.quality_power` distrusts the teacher's swap.
+    src_as_true: the discriminator sees the source, not the target, as the real picture. weight: factor of the
+    sample in the losses that compare with gt; below 1 for poor swaps if `distil.quality_power` is set.
 
     On the device images are float32 in [-1, 1], and gt is -1 everywhere where with_gt is 0. The loader hands them over
     as uint8 in [0, 255], a quarter of the bytes; `on_device` converts.
@@ -35,7 +35,7 @@ class Triplet(NamedTuple):
         return Triplet(*images, *(flag.to(device, non_blocking=True) for flag in self[3:]))
 
     def check(self) -> Triplet:
-        """Itself, with shapes and types checked. Raises ValueError; never makes the host wait for a GPU."""
+        """Check shapes and types; returns the triplet. Raises ValueError; never makes the host wait for a GPU."""
         n = len(self.source)
         expected = dict.fromkeys(("source", "target", "gt"), ((n, 3, *self.source.shape[2:]), torch.float32))
         expected |= dict.fromkeys(("with_gt", "weight"), ((n,), torch.float32)) | {"src_as_true": ((n,), torch.bool)}

@@ -29,7 +29,7 @@ def read(path: str | Path, indices: Iterable[int]) -> dict[int, np.ndarray]:
     Frames that the video does not have are absent from the result: files are often cut off. Raises DataError naming the
     file where none of the frames can be read.
     """
-    av, wanted = _av(), set(indices)
+    av, requested = _av(), set(indices)
     frames: dict[int, np.ndarray] = {}
     flaw = None
     try:
@@ -37,14 +37,14 @@ def read(path: str | Path, indices: Iterable[int]) -> dict[int, np.ndarray]:
             stream = container.streams.video[0]
             stream.thread_type = "AUTO"
             for number, frame in enumerate(container.decode(stream)):
-                if number in wanted:
+                if number in requested:
                     frames[number] = frame.to_ndarray(format="rgb24")
-                if len(frames) == len(wanted):
+                if len(frames) == len(requested):
                     break
     except (av.error.FFmpegError, IndexError, OSError) as error:
         flaw = _short(error)
-    if wanted and not frames:
-        raise DataError(f"{path}: not a readable video ({flaw or 'it ends before the first frame asked for'})")
+    if requested and not frames:
+        raise DataError(f"{path}: not a readable video ({flaw or 'it ends before the first requested frame'})")
     return frames
 
 

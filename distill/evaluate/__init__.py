@@ -1,1 +1,1 @@
-"""Any swapper, measured on fixed pairs of people never trained on."""
+"""Measure swappers on fixed pairs of people who are not in the training data."""

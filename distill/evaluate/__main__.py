@@ -6,8 +6,8 @@
 
 A SWAPPER is one of these:
 
-    copy-target, copy-source    one input unchanged; they bound every table
-    exact                       the exact swap, which is known for synthetic people
+    copy-target, copy-source    one input unchanged: references for every table
+    exact                       the exact swap; only for synthetic people
     landmark_warp, simswap ...  a teacher, by name
     FILE.safetensors            a student, or a teacher that was trained here
     FILE.onnx                   an exported student: whole.onnx, or generator.onnx
@@ -17,8 +17,8 @@ A SWAPPER is one of these:
 `python datasets/make_pairs.py` writes a LIST. An experiment gives metrics, estimators and, without --pairs, the pairs
 of its test people; its stage `data` must have run.
 
-The command writes three things to the folder OUT: metrics.json with every value and everything the value depends on,
-grid.png, and swaps/SWAPPER/ with the swaps. Give the same command again to continue after a stop.
+The command writes to the folder OUT: metrics.json with every value and its protocol, grid.png, and swaps/SWAPPER/ with
+the swaps. Give the same command again to continue after a stop.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ from swapcore.files import check_folder, read_json
 
 def main(arguments: list[str] | None = None) -> int:
     parser = terminal.parser(__doc__)
-    parser.add_argument("swappers", nargs="+", metavar="SWAPPER")
+    parser.add_argument("swappers", nargs="+", metavar="SWAPPER", help="see above")
     parser.add_argument("--pairs", type=Path, metavar="LIST", help="folder that datasets/make_pairs.py wrote")
     parser.add_argument("--experiment", metavar="FILE", help="YAML file of an experiment")
     known = ", ".join(METRICS)
@@ -59,13 +59,13 @@ def main(arguments: list[str] | None = None) -> int:
         text = f"{role} estimator: the name of a card in eval/cards.py"
         parser.add_argument(f"--{role}", dest=f"eval.{role}", metavar="NAME", help=text)
     parser.add_argument(
-        "--flip", dest="eval.flip", action="store_true", default=None, help="add embeddings of mirrored images"
+        "--flip", dest="eval.flip", action="store_true", default=None, help="append embeddings of mirrored images"
     )
     parser.add_argument("--weights", nargs="+", metavar="FOLDER", help="folders to search for weight files first")
-    parser.add_argument("--same-people", type=Path, metavar="FILE", help="each line lists names of one person of LIST")
-    parser.add_argument("--resolution", type=int, help="side in pixels to read LIST at; default: that of LIST")
-    parser.add_argument("--skip-missing", action="store_true", help="leave out pairs that some FOLDER has no swap for")
-    parser.add_argument("--out", type=Path, help="default: runs/evaluation/LIST, or runs/EXPERIMENT/evaluation")
+    parser.add_argument("--same-people", type=Path, metavar="FILE", help="each line: names in LIST of one person")
+    parser.add_argument("--resolution", type=int, help="read LIST at this side in pixels; default: its own")
+    parser.add_argument("--skip-missing", action="store_true", help="leave out pairs without a swap in some FOLDER")
+    parser.add_argument("--out", type=Path, help="folder; default: runs/evaluation/LIST or runs/EXPERIMENT/evaluation")
     parser.add_argument(
         "--set", nargs="*", default=[], metavar="section.key=value", help="change keys, as in eval.batch_size=8"
     )
@@ -79,7 +79,7 @@ def _names(text: str) -> list[str]:
 
 def evaluate(args: argparse.Namespace) -> None:
     if args.pairs is None and args.experiment is None:
-        raise ConfigError("on which pairs? Give --pairs LIST, or --experiment FILE for those of its test people")
+        raise ConfigError("no pairs: give --pairs LIST, or --experiment FILE for the pairs of its test people")
     options = {key: value for key, value in vars(args).items() if key.startswith("eval.") or key == "weights"}
     overrides = [*args.set, *((key, value) for key, value in options.items() if value is not None)]
     exp = config.load(args.experiment, overrides) if args.experiment else config.default("evaluation", overrides)
@@ -108,7 +108,7 @@ def evaluate(args: argparse.Namespace) -> None:
     pairs, rows = _without_missing(pairs, rows, args.skip_missing)
     path = out / "metrics.json"
     if path.is_file() and (dropped := read_json(path)["rows"].keys() - rows.keys()):
-        print(f"{path}: overwritten, without {', '.join(sorted(dropped))}; another --out keeps both")
+        print(f"{path}: overwritten, without {', '.join(sorted(dropped))}; to keep them, give another --out")
     content, swaps = measure(exp, rows, pairs, estimators, skipped, out, device)
     write_grid(out / "grid.png", pairs, swaps, exp.eval.pictures)
     print(tables.as_text(content["rows"]))

@@ -8,8 +8,8 @@ in the tree that the official download script makes:
     ROOT/manipulated_sequences/Deepfakes/c23/videos/000_003.mp4      target 000, source 003
     train.json, val.json, test.json                                  lists of pairs: [["000", "003"], ...]
 
-Its 1,000 videos show fewer than 1,000 people. Papers that merge the doubled ones and papers that do not cannot be
-compared; `python -m distill.evaluate --same-people FILE` merges them.
+Its 1,000 videos show fewer than 1,000 people. Papers that merge duplicates cannot be compared with papers that do
+not; `python -m distill.evaluate --same-people FILE` merges them.
 """
 
 from __future__ import annotations
@@ -142,7 +142,7 @@ def evenly(count: int, frames: int) -> tuple[list[int], list[int]]:
 def _sample(path: Path, folder: Path, settings: dict[str, Any], find_face: FaceFinder) -> dict[str, Any]:
     """Align the sampled frames of a video into `folder`; return the content of its sampled.json.
 
-    faces: the five landmarks of each frame, or None. cut_off: frames that the video turns out not to have. frontal: the
+    faces: the five landmarks of each frame, or None. cut_off: frames missing at the end of the video. frontal: the
     number of the most frontal frame. gallery: whether gallery.png exists. flaw: why the video cannot be used, or None.
     """
     record, key = folder / "sampled.json", digest(settings)
@@ -186,7 +186,7 @@ def _sample(path: Path, folder: Path, settings: dict[str, Any], find_face: FaceF
 
 
 def _reason_to_skip(sampled: dict[str, dict[str, Any]], target: str, source: str, number: int) -> str:
-    """Why this frame of the source cannot be swapped onto that of the target; empty where it can."""
+    """The reason why frame `number` of the source cannot be swapped onto the target's; empty if it can."""
     if sampled[source]["frontal"] is None or not sampled[source]["gallery"]:
         return f"source: {sampled[source]['flaw']}"
     if not sampled[target]["faces"]:

@@ -65,13 +65,13 @@ def run(exp: Experiment, accelerator, tracker) -> Stage:
         tracker.artifact(stage.folder / name)
     for warning in content["verdicts"]:
         accelerator.print(f"  ! {warning}")
-    shutil.rmtree(stage.folder / "swaps", ignore_errors=True)  # they only serve a second start
+    shutil.rmtree(stage.folder / "swaps", ignore_errors=True)  # only needed to resume
     stage.finish()
     return stage
 
 
 def write_grid(path: Path, pairs: Pairs, swaps: Mapping[str, Tensor], count: int) -> dict[str, Tensor]:
-    """Write one picture of the first `count` pairs and their swaps; the columns of the picture by title."""
+    """Write the first `count` pairs and their swaps as one picture; returns its columns by title."""
     columns = {"source": pairs.source, "target": pairs.target, **swaps}
     columns = {title: images[:count] for title, images in columns.items()}
     save_png(grid(columns, cell=max(128, pairs.resolution)), path)
@@ -100,8 +100,8 @@ def measure(
     """Measure swappers, given by the name of their row, with the metrics of `exp`. Returns the content of metrics.json,
     and the swaps (N, 3, H, H) uint8 by row.
 
-    metrics.json is written after every row. A row is not measured again where the file has it with the same swapper,
-    pairs, metrics, estimators and device. `track` gets each row. Raises ValueError where a swapper cannot be measured.
+    metrics.json is written after every row. A row is not measured again if the file has it for the same swapper,
+    pairs, metrics, estimators and device. `track` gets each row. Raises ValueError if a swapper cannot be measured.
     """
     evaluation = Evaluation(pairs, estimators, device, exp.eval.batch_size)
     path = folder / "metrics.json"

@@ -62,13 +62,13 @@ def by_people(name: str, photos: Photos, count: int, seed: int, dataset: str) ->
 
 def by_singles(name: str, photos: Photos, count: int, seed: int, dataset: str) -> dict[str, Any]:
     """A list of `count` pairs, drawn by seed, of pictures that all show different people. Every picture is a source
-    once before one is one again. The sources are the gallery, as nobody has a second picture. Raises ConfigError for
+    once before any is used again. The gallery is the sources, since nobody has a second picture. Raises ConfigError for
     fewer than two pictures."""
     if len(photos) < 2:
         raise ConfigError(f"{photos.root}: {len(photos)} pictures; two people are needed at least")
     rng = np.random.default_rng((seed, 12))
     order = np.concatenate([rng.permutation(len(photos)) for _ in range(-(-count // len(photos)))])[:count]
-    # A step of at least one and less than all leads from every source to another picture.
+    # An offset of 1 to n - 1 pictures from the source never gives the source itself.
     chosen = [(int(i), int((i + rng.integers(1, len(photos))) % len(photos))) for i in order]
     gallery = sorted({source for source, _ in chosen})
     protocol = {"dataset": dataset, "pairs": f"of two pictures, by seed {seed}"}
@@ -107,7 +107,7 @@ def pair_list(
 
 
 def load(listing: dict[str, Any], root: Path, resolution: int | None = None) -> tuple[Pairs, list[dict]]:
-    """The pictures of a list, each decoded once, as Pairs; and all skipped pictures, those of the list included.
+    """Decode the pictures of a list, each once. Returns Pairs, and all skipped pictures with those that the list names.
 
     A pair with a missing or damaged picture is skipped. Raises DataError where a picture of the gallery is missing or
     damaged, and where no pair is left.
@@ -189,7 +189,7 @@ def exact_swaps(source: list[dict], target: list[dict], size: int) -> torch.Tens
 
 
 def save(listing: dict[str, Any], root: Path, out: Path) -> Path:
-    """Write OUT/pairs.json and return its path. Paths of pictures are relative to `root` before, to OUT afterwards.
+    """Write OUT/pairs.json and return its path. Paths relative to `root` become relative to OUT.
 
     Raises ConfigError where OUT holds another list: results may have been measured on it.
     """

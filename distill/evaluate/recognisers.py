@@ -37,12 +37,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "names", nargs="+", metavar="NAME", help="a card of eval/cards.py or students/identity_encoder.py"
     )
-    parser.add_argument("--photos", type=Path, required=True, metavar="FOLDER")
+    parser.add_argument("--photos", type=Path, required=True, metavar="FOLDER", help="aligned face crops")
     parser.add_argument("--split", default="test", help="part of a manifest: train, val or test; default: test")
     parser.add_argument("--weights", nargs="+", default=[], metavar="FOLDER", help="folders to search for weight files")
     parser.add_argument("--resolution", type=int, default=256, help="side in pixels of the crops; default: 256")
-    parser.add_argument("--flip", action="store_true", help="add embeddings of mirrored images")
-    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--flip", action="store_true", help="append embeddings of mirrored images")
+    parser.add_argument("--batch-size", type=int, default=32, help="images per forward pass; default: 32")
     parser.add_argument("--out", type=Path, metavar="FILE.json", help="also write every value with its protocol")
     args = parser.parse_args(arguments)
     return terminal.run_command(lambda: _command(args))

@@ -1,6 +1,6 @@
 """Swappers by name, by file and by folder: callables (source, target) -> swap on canonical crops.
 
-copy-target, copy-source, exact         the rows that bound every table; exact for synthetic people
+copy-target, copy-source, exact         references for every table; exact for synthetic people only
 landmark_warp, simswap, ...             a teacher, with the files that `pseudo_gt.teachers` names
 student.safetensors                     a student, with the identity encoder that the file names
 teacher.safetensors                     a teacher that was trained here
@@ -37,7 +37,7 @@ COPIES = {"copy-target": sanity.copy_target, "copy-source": sanity.copy_source}
 
 
 def of_experiment(exp: Experiment, pairs: Pairs, device: Any) -> dict[str, Any]:
-    """The rows of an experiment's table by name: the bounds, the teachers, the networks that it trained."""
+    """The rows of an experiment's table by name: the references, the teachers, the networks that it trained."""
     names = [*COPIES, *(["exact"] if pairs.exact is not None else [])]
     rows = {name: by_name(name, exp, pairs, device) for name in names}
     specs = []
@@ -85,10 +85,10 @@ def by_name(name: str, exp: Experiment, pairs: Pairs, device: Any) -> Any:
     )
 
 
-def _check_resolution(path: str | Path, own: int, wanted: int) -> None:
-    if own != wanted:
+def _check_resolution(path: str | Path, own: int, expected: int) -> None:
+    if own != expected:
         raise ConfigError(
-            f"{path}: swaps at {own} x {own} pixels, the pairs have {wanted} x {wanted}; read the list at its size "
+            f"{path}: swaps at {own} x {own} pixels, the pairs have {expected} x {expected}; read the list at its size "
             f"with --resolution {own}"
         )
 
@@ -169,10 +169,10 @@ def load_student(path: str | Path, exp: Experiment) -> students.StudentSwapper:
 
 class OnnxStudent:
     """An exported student in onnxruntime: a whole model (source, target) -> swap, or a generator (target, embedding) ->
-    swap, with the identity encoder that its metadata names in PyTorch, else the experiment's.
+    swap. A generator runs with the PyTorch identity encoder that its metadata names, else with the experiment's.
 
-    Raises ValueError that names the file and its inputs, and ConfigError where it does not swap at `resolution`; None
-    takes the file's own resolution.
+    Raises ValueError that names the file and its inputs, and ConfigError where it does not swap at `resolution`; with
+    None, it uses the file's own resolution.
     """
 
     def __init__(self, path: str | Path, exp: Experiment, resolution: int | None) -> None:
@@ -181,8 +181,8 @@ class OnnxStudent:
         if set(inputs) not in ({"source", "target"}, {"target", "embedding"}, {"target", "embedding", "identity_map"}):
             raise ValueError(
                 f"{path}: its inputs are {', '.join(sorted(inputs))}; expected source and target (whole.onnx), or "
-                f"target and embedding (generator.onnx); a face swapper of another kind is measured as a teacher: onnx "
-                f"of pseudo_gt.teachers"
+                f"target and embedding (generator.onnx); measure another kind of face swapper as a teacher: onnx in "
+                f"pseudo_gt.teachers"
             )
         own = (inputs["target"] or [None])[-1]
         if isinstance(own, int) and resolution is not None:
@@ -220,8 +220,8 @@ class OnnxStudent:
 
 
 def own_estimators(name: str, swapper: Any, estimators: Estimators) -> list[str]:
-    """A warning for each estimator that is also a network of the swapper, as the landmarks of `landmark_warp` are: the
-    swapper optimises what that estimator measures."""
+    """A warning for each estimator that is also a network of the swapper, like the landmarks of `landmark_warp`: the
+    swapper optimises the value that this estimator measures."""
     teacher = getattr(swapper, "teacher", None)
     files = [*getattr(swapper, "files", {}).values(), *(teacher.weights.values() if teacher is not None else ())]
     hashes = {weights.sha256(path)[:16] for path in files}
@@ -230,7 +230,7 @@ def own_estimators(name: str, swapper: Any, estimators: Estimators) -> list[str]
     warnings = []
     for role, estimator in estimators.items():
         card = CARDS.get(estimator.name)
-        own = {estimator.weight_hash, *((one.sha256 or "")[:16] for one in (card.files if card else ()))}
+        own = {estimator.weight_hash, *((file.sha256 or "")[:16] for file in (card.files if card else ()))}
         if own & hashes:
             warnings.append(f"{name} is measured by a network of its own, the {role} {estimator.name}: take another")
     return warnings

@@ -1,1 +1,1 @@
-"""A finished student in the formats of other runtimes."""
+"""Export a trained student to other runtimes."""

@@ -32,20 +32,20 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("student", type=Path, metavar="STUDENT", help="a student.safetensors, as training writes it")
     parser.add_argument("--to", required=True, metavar="A,B", help=f"all, or some of {', '.join(targets.TARGETS)}")
     parser.add_argument("--precision", default="fp32", metavar="A,B", help="all, or some of fp32 (default), fp16, int8")
-    parser.add_argument("--out", type=Path, help="default: the folder `export` beside the student")
-    parser.add_argument("--pairs", type=Path, metavar="LIST", help="folder that datasets/make_pairs.py wrote")
+    parser.add_argument("--out", type=Path, help="output folder; default: `export` beside the student")
+    parser.add_argument("--pairs", type=Path, metavar="LIST", help="folder of make_pairs.py; default: synthetic people")
     parser.add_argument("--recogniser", metavar="NAME", help="recogniser for identity: a card in eval/cards.py")
     parser.add_argument("--weights", nargs="+", default=[], metavar="FOLDER", help="folders to search for weight files")
     args = parser.parse_args(arguments)
     try:
         return terminal.run_command(lambda: export(args))
     except KeyboardInterrupt:
-        print("stopped; the same command goes on", file=sys.stderr)
+        print("stopped; the same command continues", file=sys.stderr)
         return 130
 
 
 def export(args: argparse.Namespace) -> None:
-    wanted = targets.chosen(args.to.split(","), args.precision.split(","))
+    selected = targets.chosen(args.to.split(","), args.precision.split(","))
     out = args.out or args.student.parent / "export"
     check_folder(out)
     options: list[tuple[str, Any]] = [("weights", args.weights)]
@@ -58,7 +58,7 @@ def export(args: argparse.Namespace) -> None:
     if pairs.exact is None and not args.recogniser:  # photographs
         exp = config.default("export", [*options, ("eval.recogniser", PHOTO_ESTIMATORS["eval.recogniser"])])
         build.check_recogniser(exp, student.identity_encoder.card.name, str(args.student))
-    convert.export(student, convert.first_pairs(pairs), wanted, out, exp, args.student.parent / "metrics.json")
+    convert.export(student, convert.first_pairs(pairs), selected, out, exp, args.student.parent / "metrics.json")
     print((out / "equality.md").read_text(encoding="utf-8"))
     print(out / "card.json")
 

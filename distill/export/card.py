@@ -53,8 +53,8 @@ def card(
     facts: Mapping[str, Any],
     metrics: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
-    """The content of card.json: inputs and outputs, the pairs of the comparison, and the files of each target (`feed`
-    is the way in which its runtime takes inputs)."""
+    """The content of card.json: inputs and outputs, the pairs of the comparison, and the files of each target. `feed`
+    says how its runtime takes inputs."""
     side, generator = student.generator.options["resolution"], student.generator
     condition = {"embedding": {"shape": [1, generator.options["embedding_dim"]], "range": "unit length"}}
     if getattr(generator, "needs_map", False):

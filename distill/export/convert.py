@@ -40,14 +40,14 @@ MIN_COSINE = 0.9
 
 
 def run(exp: Experiment, accelerator, tracker) -> Stage:
-    wanted = targets.chosen(exp.export.to, exp.export.precisions)
-    stage = open_stage(exp, "export", {"train": upstream(exp, "train"), "wanted": wanted}, accelerator, redo=True)
+    selected = targets.chosen(exp.export.to, exp.export.precisions)
+    stage = open_stage(exp, "export", {"train": upstream(exp, "train"), "wanted": selected}, accelerator, redo=True)
     if stage.done:
         accelerator.print(f"  finished before: {stage.folder}")
     elif accelerator.is_main_process:
         student = swappers.load_student(exp.folder / "train" / "student.safetensors", exp)
         pairs, metrics = first_pairs(lists.test_pairs(exp)[0]), exp.folder / "eval" / "metrics.json"
-        content = export(student, pairs, wanted, stage.folder, exp, metrics, replace_others=True)
+        content = export(student, pairs, selected, stage.folder, exp, metrics, replace_others=True)
         for row in content["targets"]:
             name = f"export/{row['target']}-{row['precision']}"
             tracker.metrics({f"{name}/max_abs": row["max_abs"], f"{name}/mb": row["mb"]["whole"]})
@@ -61,30 +61,30 @@ def run(exp: Experiment, accelerator, tracker) -> Stage:
 def export(
     student: students.StudentSwapper,
     pairs: Pairs,
-    wanted: Sequence[tuple[str, str]],
+    selected: Sequence[tuple[str, str]],
     folder: Path,
     exp: Experiment | None = None,
     metrics: Path | None = None,
     replace_others: bool = False,
 ) -> dict[str, Any]:
-    """Write a student for every (target, precision), run each file and compare it. Returns the content of card.json,
-    which is written after each target.
+    """Export a student to every selected (target, precision), run each file and compare it. Returns the content of
+    card.json, which is written after each target.
 
-    Finished exports of the same student, compared on the same pairs, are kept and stay in the card. Those of others are
-    deleted with `replace_others`. exp: names the recogniser that measures identity, and the folders of weights; without
-    it, for a student with untrained weights, identity is not measured. metrics: a metrics.json whose row of the student
-    the card repeats.
+    Finished exports of the same student, compared on the same pairs, are kept and stay in the card. `replace_others`
+    deletes other exports. exp: names the recogniser that measures identity, and the folders of weights; without it, for
+    a student with untrained weights, identity is not measured. metrics: a metrics.json; the card repeats its row of the
+    student.
 
-    Raises ValueError where a target cannot express the student or its file gives other numbers, after the last target,
-    so that the others are written. Raises ConfigError where the folder holds exports of others, or where the student
-    and the pairs have different sizes.
+    Raises ValueError where a target cannot express the student or its file differs from PyTorch, but only after all
+    targets are tried. Raises ConfigError where the folder holds other exports, or where the student and the pairs have
+    different sizes.
     """
     side = student.generator.options["resolution"]
     if pairs.resolution != side:
         raise ConfigError(f"{student.name}: works on {side} pixels, the pairs '{pairs.name}' have {pairs.resolution}")
     reference = equality.Reference(student, to_float(pairs.source), to_float(pairs.target))
     identity = Identity(exp, pairs, reference.swaps) if exp else None
-    detector = find_detector(exp) if exp and "web" in dict(wanted) else None
+    detector = find_detector(exp) if exp and "web" in dict(selected) else None
     origin = digest([student.weight_hash, reference.hash, identity.key if identity else None])
     job = _Job(student, models(student), reference, identity, origin, detector)
     refused: dict[str, str] = {}
@@ -93,13 +93,13 @@ def export(
     measured = read_json(metrics)["rows"].get(student.name) if metrics and metrics.is_file() else None
     rows = _finished(folder, origin, replace_others)
     known = [(name, precision) for name, target in targets.TARGETS.items() for precision in target.precisions]
-    for one in wanted:
+    for choice in selected:
         try:
-            rows[one] = _export_one(*one, job, folder)
+            rows[choice] = _export_one(*choice, job, folder)
         except ValueError as error:
             print(f"  refused: {error}", flush=True)
-            refused["-".join(one)] = str(error)
-        content = card(student, pairs, [rows[one] for one in known if one in rows], facts, measured)
+            refused["-".join(choice)] = str(error)
+        content = card(student, pairs, [rows[key] for key in known if key in rows], facts, measured)
         write_json(folder / "card.json", content)
         write_text(folder / "equality.md", table(content))
     if refused:
@@ -156,7 +156,7 @@ class Identity:
 
 @dataclass(frozen=True)
 class _Job:
-    """The inputs of every target. origin: their hash; exports with another one are of another student or pairs."""
+    """The inputs of every target. origin: their hash; exports with another hash have another student or other pairs."""
 
     student: students.StudentSwapper
     models: Mapping[str, Model]
@@ -175,7 +175,7 @@ def _finished(folder: Path, origin: str, replace_others: bool) -> dict[tuple[str
         if record["of"] == origin and _intact(place, row):
             rows[row["target"], row["precision"]] = row
         elif record["of"] == origin:
-            print(f"  {place}: changed since it was compared, and left out; export it again")
+            print(f"  {place}: left out, its files changed since they were compared; export it again")
         elif replace_others:
             shutil.rmtree(place)
         else:
@@ -225,9 +225,9 @@ def _export_one(name: str, precision: str, job: _Job, folder: Path) -> dict[str,
 def _check_identity(row: Mapping[str, Any], pytorch: Mapping[str, float], place: Path) -> None:
     """Raise Unequal where int8 changes identity too much."""
     lost = pytorch["id_top1_percent"] - row["id_top1_percent"]
-    if lost > MAX_LOST_POINTS or not row["same_as_pytorch"] >= MIN_COSINE:  # nor may it be NaN
+    if lost > MAX_LOST_POINTS or not row["same_as_pytorch"] >= MIN_COSINE:  # `not >=` also refuses NaN
         raise equality.Unequal(
             f"{place.name}: ID retrieval is {row['id_top1_percent']:.1f} %, {pytorch['id_top1_percent']:.1f} % in "
-            f"PyTorch, and its swaps look like PyTorch's by a cosine of {row['same_as_pytorch']:.3f}; allowed are "
-            f"{MAX_LOST_POINTS:g} points and {MIN_COSINE:g}: take fp16 for this student; nothing of it was kept"
+            f"PyTorch; the cosine of its swaps to PyTorch's is {row['same_as_pytorch']:.3f}; allowed are "
+            f"a loss of {MAX_LOST_POINTS:g} points and a cosine of {MIN_COSINE:g}: use fp16; no int8 file is kept"
         )

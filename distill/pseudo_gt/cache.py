@@ -14,7 +14,7 @@ Row = tuple[Tensor, ...]
 
 
 class LruCache:
-    """Rows of tensors keyed by (kind, index of the image), at most `limit` bytes; the least recently used go first.
+    """Rows of tensors keyed by (kind, index of the image), at most `limit` bytes; drops the least recently used.
 
     Rows stay on the device while four times `limit` is free there, otherwise in main memory.
     """

@@ -2,8 +2,8 @@
 
 Pair i and its teacher depend on the seed and i alone. Shard k holds the pairs from k * shard_size on, and process r of
 w makes the shards k with k % w == r, so any number of processes makes each pair once, in one run or in several.
-Machines that do not communicate may share a `destination`: each takes the shards in an order of its own and skips those
-that have appeared meanwhile. The bytes of a shard depend on the experiment and on batch_size alone (networks round
+Machines that do not communicate may share a `destination`: each takes the shards in random order and skips those that
+another machine has written. The bytes of a shard depend on the experiment and on batch_size alone (networks round
 differently in batches of another size).
 """
 
@@ -32,7 +32,7 @@ from distill.pseudo_gt.store import Store
 from distill.stage import Stage, StageError, open_stage, upstream
 from swapcore.images import to_float
 
-DEPTH = 4  # batches between two threads
+DEPTH = 4  # batches queued between two threads
 
 
 def run(exp: Experiment, accelerator, tracker) -> Stage:
@@ -49,10 +49,10 @@ def run(exp: Experiment, accelerator, tracker) -> Stage:
     if len(photos.people) < 2:
         raise StageError(f"{photos.root}: swapping needs two people to train on, there are {len(photos.people)}")
     rank, world = accelerator.process_index, accelerator.num_processes
-    shards = [k for k in missing if k % world == rank]  # by number: processes need not see the same shards missing
+    shards = [k for k in missing if k % world == rank]  # by number: processes may see different missing shards
     if settings.destination:
         random.SystemRandom().shuffle(shards)
-        if rank == 0:  # fails before hours of work where the destination cannot be written to
+        if rank == 0:  # an unwritable destination fails here, before hours of work
             store.write_json("inputs.json", stage.inputs, indent=2)
     cache = LruCache(settings.identity_cache_mb * 2**20, accelerator.device, settings.batch_size)
     swapper = Swapper(frozen, estimators, photos.rows, cache, settings.precision)
@@ -67,7 +67,7 @@ def run(exp: Experiment, accelerator, tracker) -> Stage:
     if not accelerator.is_main_process:
         return stage
     if left := _missing(exp, store, stage.hash):
-        accelerator.print(f"  {len(left)} of {len(_shards(exp))} shards are still with others; run again after them")
+        accelerator.print(f"  other machines still write {len(left)} of {len(_shards(exp))} shards; run again later")
         return stage
     described = {
         build.label(spec): {"name": spec.name, "weight_hash": teacher.weight_hash}
@@ -107,7 +107,7 @@ def decode_pairs(exp: Experiment, store: Store, shards: Sequence[int], photos: P
     everybody = list(range(len(settings.teachers)))
     for shard in shards:
         numbers = list(_pairs_of(exp, shard))
-        if settings.destination and all(store.exists(_name(shard, s)) for s in ("json", "tar")):  # by another machine
+        if settings.destination and all(store.exists(_name(shard, s)) for s in ("json", "tar")):  # of another machine
             bar.total -= len(numbers)
             continue
         groups = [(everybody, numbers)]

@@ -1,4 +1,4 @@
-"""Work in threads before and after the main thread's, with a bounded number of items between them."""
+"""Threads that work before and after the main thread, with bounded queues between them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 
 def ahead(items: Iterable[Any], depth: int) -> Iterator[Any]:
-    """The same items, computed in a thread that is at most `depth` of them ahead. Close it to end the thread early."""
+    """Yield the items, computed in a thread at most `depth` items ahead. Close the iterator to end the thread early."""
     iterator, end = iter(items), object()
     with ThreadPoolExecutor(1, "ahead") as pool:
         pending = deque(pool.submit(next, iterator, end) for _ in range(depth))
@@ -24,7 +24,7 @@ def ahead(items: Iterable[Any], depth: int) -> Iterator[Any]:
 
 @contextmanager
 def behind(work: Callable[..., None], depth: int) -> Iterator[Callable[..., None]]:
-    """Yield a function that has `work` called in a thread; it waits while `depth` calls are pending.
+    """Yield a function that queues a call of `work` for a thread; it waits while `depth` calls are pending.
 
     The end of the block waits for all of them. An error of `work` is raised by one of the next calls or by the end of
     the block; the calls after the failed one are skipped.

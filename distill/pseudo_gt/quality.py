@@ -54,7 +54,7 @@ class Candidates:
 
 @dataclass(frozen=True)
 class Decision:
-    """The swap of a pair that is kept, or the best one with the reason why it is dropped."""
+    """The kept swap of a pair; or its best swap, with the reason why it is dropped."""
 
     teacher: int
     row: int | None  # of the teacher's Candidates; None: no teacher found a face
@@ -113,9 +113,9 @@ class Swapper:
             )
             positions = [position for position, row in enumerate(identity) if row is not None]
             while positions:
-                given = self.cache.stack([identity[p] for p in positions])
+                identities = self.cache.stack([identity[p] for p in positions])
                 try:
-                    images = teacher.swap(given, target[positions], rows(targets, positions)).float()
+                    images = teacher.swap(identities, target[positions], rows(targets, positions)).float()
                 except teachers.NoFace as error:
                     faceless = {positions[i] for i in error.index}
                     if not faceless:
@@ -150,7 +150,7 @@ def choose(batch: Batch, candidates: Sequence[Candidates], quality: Quality) -> 
             score = measured["id_similarity"] - quality.cosine_per_degree * measured.get("pose_error_deg", 0.0)
             reason = _reason(measured, quality)
             options[position].append(Decision(own.teacher, row, measured, round(score, 4), reason))
-    return [_best(some) if some else Decision(batch.teachers[0], None, {}, 0.0, "no_face") for some in options]
+    return [_best(pair) if pair else Decision(batch.teachers[0], None, {}, 0.0, "no_face") for pair in options]
 
 
 def _reason(measured: dict[str, float], quality: Quality) -> str | None:

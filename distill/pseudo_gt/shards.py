@@ -24,7 +24,7 @@ from distill.pseudo_gt.store import Store
 from swapcore.images import DataError, decode
 
 PARTS = ("source.png", "target.png", "gt.png", "json")
-ANEW = "delete it and run again: only it is made anew"
+ANEW = "delete it and run again; the other shards are kept"
 
 Sample = tuple[str, Sequence[np.ndarray], dict[str, Any]]
 
@@ -40,7 +40,7 @@ def append(tar: tarfile.TarFile, samples: Iterable[Sample], pool: ThreadPoolExec
 
 
 def contents(path: Path) -> dict[str, Any]:
-    """The part of a sidecar that saves scanning a local tar: its size, and key and place of each sample."""
+    """The part of a sidecar that replaces a scan of the tar: its size, and key and place of each sample."""
     with open(path, "rb") as file:
         samples = _scan(file, str(path), path.stat().st_size)
     return {"bytes": path.stat().st_size, "keys": list(samples), "places": [_flat(p) for p in samples.values()]}
@@ -103,7 +103,7 @@ class Shards:
         return np.array([np.nan if value is None else value for value in values], np.float32)
 
     def _places(self, name: str, sizes: dict[str, int]) -> tuple[list, list[float | None] | None]:
-        """Offset and size of the parts of each sample, and their cosines, from the sidecar; else by a scan, without."""
+        """Offset and size of the parts of each sample, and their cosines. Without a sidecar: by a scan, no cosines."""
         path, sidecar = self.store.path(name), f"{name.removesuffix('.tar')}.json"
         if sidecar in sizes:
             content = self.store.read_json(sidecar)

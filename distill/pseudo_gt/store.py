@@ -89,7 +89,7 @@ class Store:
             try:
                 with whole_file(self.folder / name) as temporary:
                     yield temporary
-            except FileNotFoundError:  # another machine wrote the same file and removed this one
+            except FileNotFoundError:  # another machine wrote the same file and removed the temporary one
                 if not self.exists(name):
                     raise
             for left in self.folder.glob(f".{name.partition('.')[0]}.*"):  # left by a killed process
@@ -133,7 +133,7 @@ class Store:
 
     @contextmanager
     def _clear_errors(self) -> Iterator[None]:
-        """Turn errors of a file system into StageError naming the URL. Those of botocore are no OSError."""
+        """Turn errors of a file system into StageError naming the URL. Errors of botocore are not OSErrors."""
         kinds = (
             (OSError, sys.modules["botocore.exceptions"].BotoCoreError)
             if "botocore.exceptions" in sys.modules

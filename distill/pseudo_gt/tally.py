@@ -66,7 +66,7 @@ def summary(parts: Iterable[dict[str, float]]) -> dict[str, Any]:
 
 
 def index(sidecars: dict[str, dict[str, Any]], teachers: dict[str, dict[str, str]]) -> dict[str, Any]:
-    """The content of `index.json`: totals, those of each teacher, those of each shard. `sidecars` are by shard file."""
+    """The content of `index.json`: counts in total, by teacher and by shard. `sidecars` are by shard file."""
     by_teacher = {
         label: {**described, **summary(sidecar["sums"][label] for sidecar in sidecars.values())}
         for label, described in teachers.items()
@@ -89,17 +89,17 @@ def as_text(facts: dict[str, Any], best_of: bool) -> list[str]:
             continue
         if own["dropped"]:
             lines.append(
-                f"  ! teacher '{label}': every swap was dropped ({_reasons(own)}); nothing of it is trained on"
+                f"  ! teacher '{label}': every swap was dropped ({_reasons(own)}); no swap of it is trained on"
             )
         elif best_of:
             lines.append(f"  ! teacher '{label}': none of its swaps was the best of its pair")
         else:
-            lines.append(f"  ! teacher '{label}': its share gave it no pair")
+            lines.append(f"  ! teacher '{label}': no pair was drawn for it; raise its share")
     return lines
 
 
 def metrics(facts: dict[str, Any]) -> dict[str, float]:
-    """An index as numbers by name, for the tracker; those of each teacher where there are several."""
+    """An index as numbers by name, for the tracker; also by teacher if there are several."""
     parts = {"pseudo_gt": facts}
     if len(facts["teachers"]) > 1:
         names = {label: re.sub(r"[^A-Za-z0-9_. -]", "_", label) for label in facts["teachers"]}

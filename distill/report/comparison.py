@@ -20,7 +20,7 @@ from swapcore.files import whole_file, write_json, write_text
 from swapcore.terminal import markdown_table
 
 QUALITY = "id_retrieval_top1_pct"
-# Where a point's name may stand in the plot, the best first: offset in points, then the alignment of the text.
+# Positions of the name of a point in the plot, best first: offset in points, then the alignment of the text.
 PLACES = (
     (6, 4, "left", "bottom"), (-6, 4, "right", "bottom"), (6, -4, "left", "top"), (-6, -4, "right", "top"),
     (14, 17, "left", "bottom"), (-14, 17, "right", "bottom"), (14, -17, "left", "top"), (-14, -17, "right", "top"),
@@ -37,8 +37,8 @@ def collect(runs: Sequence[tuple[Child, dict[str, Any]]]) -> dict[str, Any]:
     lists = {metrics["pairs"]["hash"] for _, metrics in runs}
     if len(lists) > 1:
         raise ConfigError(
-            f"variants: measured on {len(lists)} different lists of pairs, which no table can compare; let data, seed "
-            f"and eval.pairs be the same for all"
+            f"variants: measured on {len(lists)} different pair lists, so they cannot be compared; use the same data, "
+            f"seed and eval.pairs for all"
         )
     students = {child.exp.name: metrics["rows"][list(trained(child.exp))[-1]] for child, metrics in runs}
     columns(students)
@@ -64,14 +64,14 @@ def collect(runs: Sequence[tuple[Child, dict[str, Any]]]) -> dict[str, Any]:
 def markdown(table: Mapping[str, Any]) -> str:
     """Variants down, metrics across; ± is the standard deviation over seeds."""
     rows = table["rows"]
-    shown = [v for v in table_values({key for row in rows.values() for key in row["values"]}) if v.brief]
-    shown = [value for value in shown if value.key != "train_minutes"]
-    lines = [["variant", "seeds", *map(heading, shown), "minutes"]]
+    brief = [v for v in table_values({key for row in rows.values() for key in row["values"]}) if v.brief]
+    brief = [value for value in brief if value.key != "train_minutes"]
+    lines = [["variant", "seeds", *map(heading, brief), "minutes"]]
     for name, values in table["references"].items():
-        cells = (value.format.format(values[value.key]) if value.key in values else "–" for value in shown)
+        cells = (value.format.format(values[value.key]) if value.key in values else "–" for value in brief)
         lines.append([f"*{name}*", "", *cells, ""])
     for name, row in rows.items():
-        cells = (_cell(row["values"].get(value.key), value.format) for value in shown)
+        cells = (_cell(row["values"].get(value.key), value.format) for value in brief)
         lines.append([name, str(len(row["seeds"])), *cells, _cell(row["values"]["train_minutes"], "{:.1f}")])
     return markdown_table(lines) + "\n"
 
@@ -147,7 +147,7 @@ def plot(name: str, table: Mapping[str, Any]) -> Figure | None:
 
 
 def _label(axes, rows: Mapping[str, Mapping[str, Any]], cost: str) -> None:
-    """Write names beside the points, each in the place that hides least: other names, points, bars, the front."""
+    """Write a name beside each point, where it overlaps the fewest other names, points, bars and lines."""
     drawn = [line.get_path().transformed(line.get_transform()) for line in axes.lines]
     drawn += [path.transformed(bar.get_transform()) for bar in axes.collections for path in bar.get_paths()]
     taken: list[Bbox] = []
@@ -157,13 +157,13 @@ def _label(axes, rows: Mapping[str, Mapping[str, Any]], cost: str) -> None:
             name, point, xytext=(0, 0), textcoords="offset points", fontsize=7.5,
             path_effects=[withStroke(linewidth=2.5, foreground="white")],
         )  # fmt: skip
-        hidden = []
+        overlaps = []
         for place in PLACES:
             box = _move(text, place).padded(2)
             outside = not (axes.bbox.x0 <= box.x0 and box.x1 <= axes.bbox.x1 and axes.bbox.y0 <= box.y0)
             crossed = sum(path.intersects_bbox(box, filled=False) for path in drawn)
-            hidden.append(10 * (outside + sum(box.overlaps(other) for other in taken)) + crossed)
-        taken.append(_move(text, PLACES[hidden.index(min(hidden))]))
+            overlaps.append(10 * (outside + sum(box.overlaps(other) for other in taken)) + crossed)
+        taken.append(_move(text, PLACES[overlaps.index(min(overlaps))]))
 
 
 def _move(text, place: tuple[float, float, str, str]) -> Bbox:

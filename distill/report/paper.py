@@ -27,8 +27,8 @@ ROLES = ("recogniser", "pose", "expression")
 
 @dataclass(frozen=True)
 class Cell:
-    """One value of one system. published: as printed; published_source: where it was read; sure: seen there, or
-    secondary, a quotation there as well. measured: ours in the same unit. other: ours has another protocol."""
+    """One value of one system. published: as printed; published_source: where it was read; sure: `seen` (read
+    there) or `secondary` (quoted there). measured: ours in the same unit. other: ours has another protocol."""
 
     unit: str
     published: float | None = None
@@ -84,12 +84,12 @@ def tables(results: Sequence[Path] = (), book_path: Path = sizes.PUBLISHED) -> l
 def agrees(requires: Mapping[str, Any], facts: Mapping[str, Any]) -> bool:
     """Whether flat facts have every required value; a list is a closed range."""
 
-    def fits(wanted: Any, value: Any) -> bool:
-        if isinstance(wanted, list):
-            return isinstance(value, int | float) and wanted[0] <= value <= wanted[1]
-        return value == wanted
+    def fits(required: Any, value: Any) -> bool:
+        if isinstance(required, list):
+            return isinstance(value, int | float) and required[0] <= value <= required[1]
+        return value == required
 
-    return all(fits(wanted, facts.get(key)) for key, wanted in requires.items())
+    return all(fits(required, facts.get(key)) for key, required in requires.items())
 
 
 def size_tables(book: Mapping[str, Any]) -> Iterator[Table]:
@@ -158,8 +158,8 @@ def _published_table(book: Mapping[str, Any], spec: Mapping[str, Any], results: 
                 if metric == "macs_g":
                     notes.append(f"Ours at {computed.resolution} x {computed.resolution}.")
             else:
-                wanted = requires and requires | spec["columns"][metric].get("requires", {})
-                cell |= _ours(row["system"], column, wanted, results)
+                required = requires and requires | spec["columns"][metric].get("requires", {})
+                cell |= _ours(row["system"], column, required, results)
                 if "measured" in cell and unknown:
                     notes.append(f"Protocols agree as far as they are known; unknown of the published one: {unknown}.")
             if cell["published"] is None:
@@ -178,7 +178,7 @@ def _also(also: Mapping[str, Any], entry: Mapping[str, Any], titles: Mapping[str
 
 
 def _ours(system: str, column: Value, requires: Mapping[str, Any] | None, results: Sequence[Result]) -> dict[str, Any]:
-    """Fields of a cell: our value of this system under the required protocol, or that ours has another protocol."""
+    """Fields of a cell: our value of this system under the required protocol; else `other`: ours has another one."""
     other = False
     for result in results:
         for swapper, row in result.rows.items():

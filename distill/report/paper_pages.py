@@ -21,8 +21,8 @@ FIELDS = (
 LONG = ("system", "published", "ours", "difference", "unit", "explanation")
 LEGEND = (
     "Bold: measured here, beside the published value where the protocol is the same (difference: ours less published). "
-    "Plain: quoted from the given source. unknown: nobody could verify a number. A source is seen where the number was "
-    "read in it, secondary where it is a quotation there as well."
+    "Plain: quoted from the given source. unknown: nobody could verify a number. seen: the number was read in its "
+    "source. secondary: the source quotes the number from elsewhere."
 )
 
 
@@ -83,11 +83,11 @@ def table_markdown(table: Table) -> str:
 
 def html(tables: Sequence[Table]) -> str:
     """One page that refers to no other file."""
-    shown = []
+    contents = []
     for table in tables:
         rows, remarks = _entries(table)
-        shown.append({"title": table.title, "facts": _facts(table), "rows": rows, "remarks": remarks})
-    return render("paper.html", tables=shown, summary=summary(tables), legend=LEGEND)
+        contents.append({"title": table.title, "facts": _facts(table), "rows": rows, "remarks": remarks})
+    return render("paper.html", tables=contents, summary=summary(tables), legend=LEGEND)
 
 
 class Entry(NamedTuple):
@@ -183,6 +183,6 @@ def _number(value: float, digits: int) -> str:
 def _difference(cell: Cell, column: Value) -> str:
     if cell.difference is None:
         return ""
-    shown = _number(abs(cell.difference), _digits(cell, column))
-    sign = "±" if float(shown.replace(",", "")) == 0 else "+" if cell.difference > 0 else "−"
-    return sign + shown
+    text = _number(abs(cell.difference), _digits(cell, column))
+    sign = "±" if float(text.replace(",", "")) == 0 else "+" if cell.difference > 0 else "−"
+    return sign + text

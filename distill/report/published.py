@@ -27,7 +27,7 @@ class PaperError(ValueError):
 
 
 def read(path: Path) -> dict[str, Any]:
-    """published.yaml, checked: no unknown key, no number without source and confidence, no gap without a reason.
+    """Read and check published.yaml: known keys, a source and confidence for each number, a reason for each gap.
 
     Raises PaperError naming table, row and key.
     """
@@ -88,8 +88,8 @@ def _check_cell(where: str, cell: Mapping[str, Any], sources: Mapping[str, Any])
     if cell.get("value") is None:
         _require(isinstance(cell.get("unknown"), str), f"{where}: no number, and no reason under 'unknown'")
         return
-    for one in (cell, *cell.get("also", ())):
-        number, (source, sure) = one.get("value"), (one.get(key, cell.get(key)) for key in ("source", "sure"))
+    for part in (cell, *cell.get("also", ())):
+        number, (source, sure) = part.get("value"), (part.get(key, cell.get(key)) for key in ("source", "sure"))
         finite = isinstance(number, int | float) and math.isfinite(number)
         _require(finite, f"{where}: expected a number, got {number!r}")
         _require(source in sources, f"{where}: a number without a known source, known: {', '.join(sources)}")

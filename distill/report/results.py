@@ -45,7 +45,7 @@ def read_result(path: Path) -> Result:
         if not all(isinstance(v["value"], int | float) and isinstance(v["protocol"], dict) for v in values):
             raise TypeError("each value needs a number and a protocol")
         pairs = {key: pairs[key] for key in PAIRS} | pairs
-        shown = path.resolve().relative_to(ROOT) if path.resolve().is_relative_to(ROOT) else path
-        return Result(f"{shown} @{commit[:10]}", content["experiment"], pairs, rows)
+        where = path.resolve().relative_to(ROOT) if path.resolve().is_relative_to(ROOT) else path
+        return Result(f"{where} @{commit[:10]}", content["experiment"], pairs, rows)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise PaperError(f"{path}: not the metrics.json of an evaluation ({type(error).__name__}: {error})") from None

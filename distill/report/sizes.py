@@ -1,7 +1,7 @@
 """The original's size table, rebuilt: `python -m distill.report.sizes [--out FILE.md]`.
 
 The printed table (HoiM/MobileFSGAN @478175b, README) mixes MB (10^6 bytes) with MiB (2^20) rounded up, and inference
-weights with training state. Every network is built here, and the file behind the printed number is saved to a counter
+weights with training state. Every network is built here, and the file that has the printed size is saved to a counter
 of bytes. A second table has the inference weights alone, in one unit.
 """
 
@@ -36,7 +36,7 @@ from teachers.simswap import SimSwapGenerator
 from teachers.stylegan2 import StyleGAN2
 
 PUBLISHED = Path(__file__).with_name("published.yaml")
-ARCMARGIN_CLASSES = 85_164  # of the margin head in the SimSwap checkpoint; gives the length of the published file
+ARCMARGIN_CLASSES = 85_164  # of the margin head in the SimSwap checkpoint; this count gives the published file size
 STYLEGAN2_DISCRIMINATOR = 29_012_513 + 256  # parameters of StyleGAN2's discriminator at 1024, which is not built here
 
 

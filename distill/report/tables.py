@@ -1,5 +1,5 @@
-"""Tables of measured values, as text for a terminal and as HTML. The descriptions of metrics in `eval` say which
-columns there are and how they look."""
+"""Tables of measured values, as text for a terminal and as HTML. The metrics in `eval` describe the columns and their
+format."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def render(template: str, **values: Any) -> Markup:
 
 
 def columns(rows: Mapping[str, Row]) -> list[Value]:
-    """The values that some row has. Raises ValueError where two rows measured one of them by different protocols."""
+    """The values that occur in any row. Raises ValueError where two rows measured a value by different protocols."""
     values = table_values(key for row in rows.values() for key in row)
     for value in values:
         check_column(value.key, {name: row[value.key] for name, row in rows.items() if value.key in row})
@@ -41,7 +41,7 @@ def columns(rows: Mapping[str, Row]) -> list[Value]:
 
 
 def heading(column: Any) -> str:
-    """The title of a column; higher (↑), lower (↓) or something in between (→←) is better."""
+    """The title of a column, with an arrow: higher (↑), lower (↓) or a target value (→←) is better."""
     return f"{column.title} {ARROWS.get(column.better, '')}".rstrip()
 
 
@@ -56,8 +56,8 @@ def as_text(rows: Mapping[str, Row]) -> str:
     lines = [["", *rows]]
     for value in columns(rows):
         measured = [row.get(value.key) for row in rows.values()]
-        lines.append([heading(value), *(value.format.format(one["value"]) if one else "–" for one in measured)])
-        networks = [" + ".join(map(value.format.format, shares(value, one).values())) for one in measured]
+        lines.append([heading(value), *(value.format.format(cell["value"]) if cell else "–" for cell in measured)])
+        networks = [" + ".join(map(value.format.format, shares(value, cell).values())) for cell in measured]
         if any(networks):
             lines.append(["  of its networks", *(network or "–" for network in networks)])
     return f"\n{terminal.text_table(lines)}\n"

@@ -1,1 +1,1 @@
-"""A finished student at work on photographs and videos."""
+"""Swap faces in photographs and videos with a trained student."""

@@ -4,9 +4,9 @@
     python -m distill.swap SOURCE TARGET -o OUT --student whole.onnx --faces all
     python -m distill.swap SOURCE TARGET -o OUT --student student.safetensors --reference PHOTO
 
-SOURCE is a photograph; its largest face gives the identity. TARGET is a photograph or a video; its faces are replaced:
-the largest, as many of the largest as --faces says, or with --reference only the face most similar to the one in PHOTO.
-Swapped faces are pasted back with a soft border, and a video keeps its sound. The metadata of OUT say that it is
+SOURCE is a photograph; its largest face gives the identity. TARGET is a photograph or a video. Its
+largest face is swapped; --faces swaps more faces, and --reference swaps the face that is most similar to the one in
+PHOTO. Swapped faces are pasted back with a soft border; a video keeps its sound. The metadata of OUT say that it is
 AI-generated. Use pictures of people who agreed to it: see Consent in the README.
 """
 
@@ -40,7 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--student", type=Path, default=DEFAULT_STUDENT, help=f".safetensors or .onnx; default: {DEFAULT_STUDENT}"
     )
-    parser.add_argument("--faces", default="largest", help="largest (default), all, or a number of the largest")
+    parser.add_argument("--faces", default="largest", help="largest (default), all, or N for the N largest")
     parser.add_argument("--reference", type=Path, metavar="PHOTO", help="swap only the face most similar to this one")
     parser.add_argument("--weights", nargs="+", default=[], metavar="FOLDER", help="folders to search for weight files")
     args = parser.parse_args(arguments)
@@ -50,7 +50,7 @@ def main(arguments: list[str] | None = None) -> int:
 def swap(args: argparse.Namespace) -> None:
     kind = _kind(args.target)
     if kind != _kind(args.out):
-        raise ConfigError(f"-o {args.out}: {args.target} is a {kind}, so OUT must have the ending of a {kind} too")
+        raise ConfigError(f"-o {args.out}: {args.target} is a {kind}, so OUT needs the ending of a {kind} too")
     if args.out.exists() and any(p.exists() and args.out.samefile(p) for p in (args.source, args.target)):
         raise ConfigError(f"-o {args.out}: would replace an input; name another file")
     count = {"largest": "1", "all": None}.get(args.faces, args.faces)

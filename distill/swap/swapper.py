@@ -1,4 +1,4 @@
-"""A student at work on whole pictures: it finds faces, aligns them, swaps them and pastes them back."""
+"""Swap faces in whole pictures: find the faces, align them, swap them with a student and paste them back."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from swapcore.images import DataError, decode, to_float, to_uint8
 
 
 class Swapper:
-    """Pictures (H, W, 3) uint8 RGB of any size to the same pictures with faces swapped. `swapped` counts the faces.
+    """Swaps faces in pictures (H, W, 3) uint8 RGB of any size. `swapped` counts the swapped faces.
 
     student: .safetensors or .onnx file. source: photograph whose largest face gives the identity. count: how many of
     the largest faces are swapped, None for all. reference: photograph of a face; with it, only the face with the

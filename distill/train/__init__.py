@@ -1,1 +1,1 @@
-"""Students learn from triplets."""
+"""Train networks on triplets (source, target, gt)."""

@@ -1,7 +1,7 @@
 """Batch normalisation over the batches of all processes, and its statistics for averaged weights.
 
-torch.nn.SyncBatchNorm refuses CPU tensors. On CUDA torch's own is used; elsewhere the one here, whose sums are
-all-reduced in both passes, so that a run on CPU computes the same as one on GPU.
+torch.nn.SyncBatchNorm refuses CPU tensors. It is used on CUDA. Other devices use the class here, which all-reduces the
+sums in both passes, so that a run on CPU computes the same as one on GPU.
 """
 
 from __future__ import annotations
@@ -80,8 +80,8 @@ def calibrate(network: nn.Module, batches: Iterable[Any], forward: Callable[[Any
     """Replace the running statistics of a network's BatchNorms by their mean over `batches`. `forward` passes one batch
     through the network. Every process calls it. The network is left in evaluation mode.
 
-    An average of weights otherwise has the statistics of the network that learns. Where layers multiply their own
-    outputs, as MobileFSGAN's masks do, that small misfit grows to infinity for some pictures. As Izmailov et al.,
+    Without this, an EMA has the statistics of the network in training. Where layers multiply their own outputs, as
+    MobileFSGAN's masks do, this small mismatch grows to infinity for some pictures. Method: Izmailov et al.,
     Averaging Weights Leads to Wider Optima, UAI 2018, section 3.
     """
     layers = [m for m in network.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]

@@ -1,4 +1,4 @@
-"""The state of a training run, saved so that N steps, a kill and N more are 2N steps bit for bit."""
+"""The state of a training run, saved so that N steps, a kill and N more steps equal 2N steps, bit for bit."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FORMAT = 2
 
 
 class State:
-    """The networks in training without their wrappers, the average `ema` of `net`, both optimisers and the step."""
+    """The networks in training without their wrappers, the EMA of `net`, both optimisers and the step."""
 
     def __init__(self, net: nn.Module, discriminator: nn.Module, adapters: nn.Module, exp: Experiment) -> None:
         self.net, self.discriminator, self.adapters = net, discriminator, adapters
@@ -47,7 +47,7 @@ class State:
 
     @torch.no_grad()
     def update_ema(self) -> None:
-        decay = min(self.settings.ema, (1 + self.step) / (10 + self.step))  # the first steps would weigh too long
+        decay = min(self.settings.ema, (1 + self.step) / (10 + self.step))  # else the first steps keep too much weight
         torch._foreach_lerp_(list(self.ema.parameters()), list(self.net.parameters()), 1 - decay)
         if buffers := list(self.ema.buffers()):
             torch._foreach_copy_(buffers, list(self.net.buffers()))
@@ -61,7 +61,7 @@ class State:
         return {key: part for key, part in parts.items() if part is not None}
 
     def save(self, folder: Path, accelerator) -> None:
-        """Write `step-NNNNNNN.pt` whole, then remove the one before. Every process calls it."""
+        """Write `step-NNNNNNN.pt` whole, then remove older checkpoints. Every process calls it."""
         rng = {"cpu": torch.get_rng_state()}
         if accelerator.device.type == "cuda":
             rng["cuda"] = torch.cuda.get_rng_state(accelerator.device)
@@ -79,7 +79,7 @@ class State:
                 old.unlink()
 
     def load(self, folder: Path, accelerator) -> bool:
-        """Go on from the newest checkpoint, if there is one. Raises StageError naming a damaged or foreign file."""
+        """Load the newest checkpoint; False if there is none. Raises StageError naming a damaged or foreign file."""
         paths = sorted(folder.glob("step-*.pt"))
         if not paths:
             return False
@@ -87,7 +87,7 @@ class State:
         try:
             content = torch.load(path, map_location="cpu", weights_only=True)
             if content["format"] != FORMAT:
-                raise StageError(f"{path}: checkpoint format {content['format']}, this program writes {FORMAT}")
+                raise StageError(f"{path}: format {content['format']}, expected {FORMAT}; delete it to start anew")
             for key, part in self._parts().items():
                 part.load_state_dict(content[key])
         except (RuntimeError, KeyError, EOFError, OSError, AttributeError, TypeError) as error:

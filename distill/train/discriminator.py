@@ -1,7 +1,7 @@
-"""The discriminators: one PatchGAN for each of the scales of a picture, independent of each other.
+"""The discriminators: one independent PatchGAN for each scale of a picture.
 
-Own implementations. That of multi-scale gradients (HoiM/MobileFSGAN @478175b, 2,107,923 parameters at its defaults)
-sees the generator's own images at full, half and quarter resolution, so gradients enter at every scale. FaceShifter's
+Own implementations. MobileFSGAN's (HoiM/MobileFSGAN @478175b, 2,107,923 parameters at its defaults) sees the
+generator's own images at full, half and quarter resolution, so gradients enter at every scale. FaceShifter's
 (taotaonice/FaceShifter @376b09e, 46,047,555 parameters) is wider, deeper and normalises every picture by itself.
 """
 
@@ -37,7 +37,7 @@ def _normalised_patch_gan(ndf: int, layers: int) -> nn.Sequential:
 
 
 class MultiScaleDiscriminator(nn.Module):
-    """Options: ndf, channels of the first layer, doubled at every further one; layers of stride 2; scales.
+    """PatchGANs. ndf: channels of the first layer, doubled in each further one. layers: how many have stride 2.
 
     The vectors of the spectral norm are buffers, so a resumed run continues with the same power iteration.
     Raises ValueError on an option below 1.
@@ -69,7 +69,7 @@ class MultiScaleDiscriminator(nn.Module):
 
 
 class PyramidDiscriminator(MultiScaleDiscriminator):
-    """That of FaceShifter, taotaonice/FaceShifter @376b09e. Channels are doubled up to eight times ndf. Its logit maps
+    """FaceShifter's, taotaonice/FaceShifter @376b09e. Channels are doubled up to eight times ndf. Its logit maps
     are 7, 5 and 4 pixels wide from images of 256, 128 and 64 at the defaults."""
 
     patch_gan = staticmethod(_normalised_patch_gan)
@@ -83,9 +83,9 @@ DISCRIMINATORS = {"multi_scale": MultiScaleDiscriminator, "pyramid": PyramidDisc
 
 
 def build(options: Mapping[str, Any]) -> nn.Module:
-    """A discriminator of DISCRIMINATORS by `kind` (multi_scale where there is none) with its other options.
+    """A discriminator of DISCRIMINATORS by `kind` (default: multi_scale), with its other options.
 
-    Raises ValueError: an unknown kind (the known are listed), an option that does not exist or does not fit.
+    Raises ValueError for an unknown kind (it lists the known kinds), an unknown option or a wrong value.
     """
     kind = options.get("kind", "multi_scale")
     if kind not in DISCRIMINATORS:

@@ -1,4 +1,4 @@
-"""The learners: each holds the network that a stage trains, its frozen inputs and the file that it is saved as.
+"""The learners: each holds the network that a stage trains, its frozen inputs and the name of its file.
 
 The `net` of a learner maps (target, *condition) to swaps at full, half and quarter resolution. The first element of the
 condition is the source's embedding.
@@ -33,12 +33,12 @@ class Learner:
         return students.condition(self.encoder, source, self.net)
 
     def complete(self, batch: Triplet, condition: tuple[Tensor, ...], without_gt: Tensor) -> Triplet:
-        """The batch with ground truth from the condition for its samples `without_gt` (n,), where the learner has it;
-        here, the batch itself."""
+        """The batch; a subclass may add ground truth, from the condition, to its samples `without_gt` (n,). Here it is
+        returned unchanged."""
         return batch
 
     def save(self, net: nn.Module, path: Path, **metadata: str) -> None:
-        """Write `net`, which is the learner's or its average, whole or not at all."""
+        """Write `net`, the learner's network or its EMA, whole or not at all."""
         raise NotImplementedError
 
 
@@ -77,14 +77,14 @@ class HEARNetLearner(Learner):
         self.first = first
 
     def condition(self, source: Tensor, target: Tensor) -> tuple[Tensor, ...]:
-        """The source's embedding, the first stage's swap, and the error of its swap of the target with itself."""
+        """The source's embedding, the first stage's swap, and the target minus its swap onto itself."""
         embedding = self.encoder(source)
         embeddings = torch.cat([embedding, self.encoder(target)])
         swap, own = self.first.first_stage(embeddings, target.repeat(2, 1, 1, 1)).chunk(2)
         return embedding, swap, target - own
 
     def complete(self, batch: Triplet, condition: tuple[Tensor, ...], without_gt: Tensor) -> Triplet:
-        """The first stage's swap is the GT of pairs of people: HEAR-Net must not change more than it has to."""
+        """For pairs of people, the first stage's swap is the GT: HEAR-Net must change as little as possible."""
         gt = batch.gt.index_copy(0, without_gt, condition[1][without_gt].to(batch.gt.dtype))
         return batch._replace(gt=gt, with_gt=torch.ones_like(batch.with_gt))
 

@@ -1,7 +1,7 @@
-"""Stage `train`: a network learns from triplets. The paragraph comments of `run`, `Step` and `Step.learn` alone tell
-the algorithm.
+"""Stage `train`: a network learns from triplets. The paragraph comments of `run`, `Step` and `Step.learn`
+summarise the algorithm.
 
-Names: `net` is the network that learns, `ema` its average and `ddp` the wrapper that Accelerate puts around it;
+Names: `net` is the network in training, `ema` its averaged weights, `ddp` the wrapper that Accelerate puts around it;
 `discriminator` and `ddp_discriminator`, `adapters` and `ddp_adapters` likewise. Images are (N, 3, R, R) float32 RGB in
 [-1, 1], embeddings (N, D) of unit length.
 """
@@ -36,8 +36,8 @@ from students.identity_encoder import IdentityEncoder
 from swapcore.hardware import git_commit
 from swapcore.images import save_png
 
-CALIBRATION_STEPS = 20  # batches from which the average takes its statistics of batch normalisation in the end
-# Keys of `train` that change how a run is computed, not its result: a run may go on with others.
+CALIBRATION_STEPS = 20  # batches for the EMA's statistics of batch normalisation, after the last step
+# Keys of `train` that do not change the result: a resumed run may have other values.
 EXECUTION_KEYS = ("checkpoint_steps", "log_steps", "preview_steps", "compile", "autotune")
 
 
@@ -88,7 +88,7 @@ def run(exp: Experiment, accelerator, tracker, name: str = "train") -> Stage:
             tracker.metrics({f"{name}/{k}": v for k, v in means.items()}, state.step)
             bar.set_postfix({k: f"{means[k]:.3f}" for k in ("identity", "reconstruction") if k in means})
 
-        # Every preview_steps: the average swaps people that it was never trained on.
+        # Every preview_steps: the EMA swaps people that are not in training.
         if (state.step % settings.preview_steps == 0 or final) and main:
             metrics, grid = preview.swap(state.ema, learner.condition)
             log.write(state.step, metrics)
@@ -96,7 +96,7 @@ def run(exp: Experiment, accelerator, tracker, name: str = "train") -> Stage:
             save_png(grid, stage.folder / "previews" / f"{state.step:07d}.png")
             tracker.image(grid, "preview", state.step)
 
-        # Every checkpoint_steps: the state. When the time is up as well, but only where no losses wait for their line.
+        # Every checkpoint_steps: save the state. Also when the time is up, but only just after a line of losses.
         if state.step % settings.checkpoint_steps == 0 or final:
             _stop_if_diverged(sums.look(accelerator), state.step, stage)
             state.save(stage.folder / "state", accelerator)
@@ -105,7 +105,7 @@ def run(exp: Experiment, accelerator, tracker, name: str = "train") -> Stage:
             stop_if_out_of_time(exp, accelerator, where, lambda: state.save(stage.folder / "state", accelerator))
     bar.close()
 
-    # The average takes statistics of batch normalisation of its own, from the batches that would come next.
+    # The EMA gets its own statistics of batch normalisation, from the batches that would come next.
     def swap_with_ema(batch: Triplet) -> None:
         batch = batch.on_device(device)
         with accelerator.autocast():
@@ -114,7 +114,7 @@ def run(exp: Experiment, accelerator, tracker, name: str = "train") -> Stage:
     following = batches(stream, settings.batch_size, last, last + CALIBRATION_STEPS, *ranks, workers=0, pin=False)
     batch_norm.calibrate(state.ema, following, swap_with_ema)
 
-    # Save the average alone, without discriminator and optimisers: the student, or the teacher.
+    # Save the EMA alone, without discriminator and optimisers: it is the student, or the teacher.
     if main:
         path = stage.folder / learner.file
         encoder_facts = {"identity_encoder": encoder.card.name, "identity_encoder_hash": encoder.weight_hash}
@@ -142,10 +142,10 @@ class Networks:
 
 
 def build_networks(exp: Experiment, device: torch.device, stage: str = "train") -> Networks:
-    """Those of an experiment, with its weights and seed.
+    """The networks of an experiment, with its weights and seed.
 
-    The order is part of the seed's meaning, as is every random number on the way: even a network whose weights come
-    from a file is first filled with fresh ones.
+    The order of the lines decides the initial weights, because each network draws random numbers, even if its weights
+    come from a file. Do not change it.
     """
     torch.manual_seed(exp.train_seed)
     loss = exp.loss
@@ -160,7 +160,7 @@ def build_networks(exp: Experiment, device: torch.device, stage: str = "train") 
 
 
 class Step:
-    """One training step. `state` holds the networks that learn, for the loop and its checkpoints."""
+    """One training step. `state` holds the networks in training, for the loop and its checkpoints."""
 
     def __init__(self, exp: Experiment, networks: Networks, accelerator) -> None:
         self.exp, self.accelerator, self.device = exp, accelerator, accelerator.device
@@ -191,8 +191,8 @@ class Step:
         self.one_pass = self.device.type == "cuda" and getattr(discriminator, "per_picture", False)
         torch.backends.cudnn.benchmark = exp.train.autotune
 
-        # Compile in place: names, checkpoints and the average stay what they are. A net with tapped layers is left
-        # out, because compiled code does not see hooks that come and go.
+        # Compile in place: names, checkpoints and the EMA do not change. A net with tapped layers is not
+        # compiled, because compiled code ignores hooks that are added later.
         if exp.train.compile:
             if not self.layers:
                 net.compile(dynamic=False)
@@ -202,7 +202,7 @@ class Step:
             self.perceptual = self.perceptual and self.perceptual.compiled()
 
     def learn(self, batch: Triplet) -> dict[str, Tensor]:
-        """Train net and discriminator on one batch of the loader; the weighted loss terms by name."""
+        """Train net and discriminator on one batch of the loader. Returns the weighted losses by name."""
         state, accelerator, loss = self.state, self.accelerator, self.exp.loss
         without_gt = torch.nonzero(batch.with_gt == 0).flatten()  # on the CPU, where nothing waits for the device
         batch, without_gt = batch.on_device(self.device).check(), without_gt.to(self.device, non_blocking=True)
@@ -258,8 +258,8 @@ class Step:
             weights, norm = loss.reconstruction, loss.reconstruction_norm
             terms["reconstruction"] = losses.reconstruction(swaps, batch.gt, counts, weights, norm)
         if loss.attribute:
-            own, wanted = (self.state.net.attribute_maps(images) for images in (swaps[0], batch.target))
-            terms["attribute"] = loss.attribute * losses.attribute(own, wanted)
+            own, expected = (self.state.net.attribute_maps(images) for images in (swaps[0], batch.target))
+            terms["attribute"] = loss.attribute * losses.attribute(own, expected)
         if self.perceptual:  # the original compares with the target; ground truth is the better reference
             reference = torch.where(known.view(-1, 1, 1, 1), batch.gt, batch.target)
             distances = self.perceptual(swaps[0], reference, gram=distil.gram > 0)
@@ -272,12 +272,12 @@ class Step:
             adapted = self.ddp_adapters([maps[layer] for layer in self.layers], teacher_maps)
             terms["features"] = distil.features * losses.features(adapted, teacher_maps).mean()
         if not terms:
-            raise StageError("loss: every weight is 0, there is nothing to learn")
+            raise StageError("loss: every weight is 0; set one above 0")
         return terms
 
     def discriminate(self, real: Sequence[Tensor], swaps: Sequence[Tensor]) -> tuple[Sequence[Tensor], ...]:
-        """Logits of real pictures and those of swaps, by scale. In two passes where the discriminator normalises over
-        the batch."""
+        """Logits of real pictures and of swaps, by scale; in two passes if the discriminator normalises over the
+        batch."""
         swaps = [swap.detach() for swap in swaps]
         if not self.one_pass:
             return self.ddp_discriminator(real), self.ddp_discriminator(swaps)

@@ -1,5 +1,5 @@
-"""Loss terms: tensors in, scalar out. Every mean is over the whole batch, even where only some samples take part. The
-mean over processes with equal batches is then the value, and the gradient, of one process with all of them.
+"""Loss terms: tensors in, scalar out. Every mean is over the whole batch, even where only some samples take part. So
+the mean over processes with equal batches equals the value, and the gradient, of one process with the whole batch.
 """
 
 from __future__ import annotations
@@ -64,9 +64,9 @@ def reconstruction(
 def reconstruction_as_written(images: Sequence[Tensor], gt: Tensor, weights: Sequence[float]) -> Tensor:
     """The original's term with its defect (HoiM/MobileFSGAN @478175b, losses/Losses.py), kept for comparison.
 
-    Half the squared differences, summed over the three colours and over the pixels that count, per such pixel. A pixel
-    does not count where gt is black in all colours (as it is all over where there is no GT), except in the top 80 rows
-    and the outer 40 columns of 256, which always count: samples without GT have their borders drawn to black there.
+    Half the squared differences, summed over three colours and all pixels that count, divided by the number of these
+    pixels. A pixel does not count where gt is black (as all of it is in samples without GT), but the top 80 rows and
+    the outer 40 columns of 256 always count: in samples without GT they are pulled to black.
     """
     losses = []
     for image, weight in zip(images, weights, strict=True):
@@ -116,12 +116,12 @@ def features(adapted: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
 
 
 def _wide(tensor: Tensor) -> Tensor:
-    """Half precision as float32, which small differences need; anything else as it is."""
+    """Half precision to float32, because small differences need it; other types unchanged."""
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
 def _mean(tensor: Tensor, *over: int) -> Tensor:
-    """The mean over those dimensions, or all, in float32 at least: maps in half precision stay as they are."""
+    """The mean over these or all dimensions, in float32 at least, without a float32 copy of half-precision maps."""
     return tensor.mean(over or None, dtype=torch.promote_types(tensor.dtype, torch.float32))
 
 

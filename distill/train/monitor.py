@@ -1,4 +1,4 @@
-"""What can be watched while a network trains: means of loss terms, `log.jsonl`, and previews of its average."""
+"""Monitoring of a training run: means of loss terms, `log.jsonl` and previews of the EMA."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from swapcore.files import write_text
 
 
 class Sums:
-    """Sums of loss terms on the device between two lines of the log: nothing waits for the device in between."""
+    """Sums of loss terms between two lines of the log, on the device: the host does not wait in between."""
 
     def __init__(self) -> None:
         self.terms: dict[str, list] = {}
@@ -38,7 +38,7 @@ class Sums:
         return {name: round(value, 6) for name, value in zip(self.terms, values, strict=True)}
 
     def take(self, accelerator) -> dict[str, float]:
-        """The means; the next ones start anew."""
+        """The means; then the sums are reset."""
         means = self.look(accelerator)
         self.terms = {}
         return means
@@ -67,7 +67,7 @@ def read_log(folder: Path) -> list[dict[str, float]]:
 
 
 class Preview:
-    """Every person of an experiment's `val` split as source, onto the next one: nobody trains or tests on them."""
+    """Swaps every person of the `val` split onto the next one. Training and evaluation do not use these people."""
 
     def __init__(self, exp: Experiment, encoder: IdentityEncoder, device: torch.device) -> None:
         photos = read_manifest(exp.folder / "data", "val", exp.data.resolution)

@@ -1,4 +1,4 @@
-"""The teacher in the loop: it swaps pairs that have no GT while the student trains, and gives its feature maps."""
+"""A teacher in the training loop: it swaps the pairs without GT and returns its feature maps."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from distill.train.learners import Learner
 
 
 class OnlineTeacher:
-    """A frozen teacher that gives, in every step, the missing ground truth of a batch and the maps of its layers."""
+    """A frozen teacher. In every step it adds the missing GT to a batch and returns the maps of its layers."""
 
     def __init__(self, exp: Experiment, device: torch.device) -> None:
         self.network = build.teacher(exp.distil.online, exp, "distil.online").to(device)
         if self.network.needs_rows:
             raise ConfigError(
-                f"distil.online: teacher '{self.network.name}' draws from the manifest, which the loop does not see; "
+                f"distil.online: teacher '{self.network.name}' draws from the manifest, which training does not load; "
                 f"use it in pseudo_gt.teachers"
             )
         self.layers = tuple(exp.distil.layers.values()) if exp.distil.features else ()
@@ -36,7 +36,7 @@ class OnlineTeacher:
         """The batch with the teacher's swaps as GT of its samples `without_gt` (n,). With layers, their maps for the
         whole batch as well: every process must train its adapters in every step.
 
-        The swaps weigh their cosine to the source, by the encoder of the student, to the power of quality_power.
+        The weight of a swap is its cosine to the source (by the student's encoder) to the power of quality_power.
         """
         swapped = torch.arange(len(batch.source), device=without_gt.device) if self.layers else without_gt
         if not len(swapped):
@@ -56,7 +56,7 @@ class OnlineTeacher:
 
 
 class Adapters(nn.Module):
-    """1x1 convolutions from the student's maps to the width of the teacher's; thrown away after training."""
+    """1x1 convolutions from the student's maps to the width of the teacher's; not part of the saved student."""
 
     def __init__(self, channels: Sequence[tuple[int, int]]) -> None:
         """`channels`: of each pair of maps, the student's and the teacher's."""
@@ -66,8 +66,8 @@ class Adapters(nn.Module):
     def forward(self, maps: Sequence[Tensor], like: Sequence[Tensor]) -> list[Tensor]:
         """The student's maps in the width and size of the teacher's."""
         return [
-            F.interpolate(conv(m), wanted.shape[-2:], mode="bilinear", align_corners=False)
-            for conv, m, wanted in zip(self.convs, maps, like, strict=True)
+            F.interpolate(conv(own), teacher.shape[-2:], mode="bilinear", align_corners=False)
+            for conv, own, teacher in zip(self.convs, maps, like, strict=True)
         ]
 
 
@@ -93,7 +93,7 @@ def build_adapters(exp: Experiment, learner: Learner, teacher: OnlineTeacher, de
 def taps(module: nn.Module, names: Sequence[str]) -> Iterator[dict[str, Tensor]]:
     """The outputs of submodules during the block, by name. Raises ConfigError for a name that does not exist.
 
-    By hooks, which need no help of the network; they live as long as the block.
+    It uses forward hooks, which it removes at the end of the block.
     """
     maps: dict[str, Tensor] = {}
     known = dict(module.named_modules())

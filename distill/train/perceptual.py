@@ -1,4 +1,4 @@
-"""Frozen networks for the perceptual loss. Without downloads: the identity encoder's own feature maps."""
+"""Frozen networks for the perceptual loss. The identity encoder needs no download: its own feature maps are used."""
 
 from __future__ import annotations
 
@@ -50,17 +50,17 @@ class Perceptual:
     distance: Callable[[Tensor, Tensor], Tensor] | None = None
 
     def __call__(self, image: Tensor, reference: Tensor, gram: bool = False) -> dict[str, Tensor]:
-        """`perceptual`, and `gram` if wanted: (N,) each. One pass of the network over either batch."""
+        """`perceptual`, and with `gram` also `gram`: (N,) each. One pass of the network over each batch."""
         if self.features is None:
             return {"perceptual": self.distance(image, reference)}
         with torch.no_grad():
-            wanted = self.features(reference)
+            expected = self.features(reference)
         maps = self.features(image)
-        terms = {"perceptual": losses.perceptual(maps, wanted)}
-        return terms | ({"gram": losses.gram(maps, wanted)} if gram else {})
+        terms = {"perceptual": losses.perceptual(maps, expected)}
+        return terms | ({"gram": losses.gram(maps, expected)} if gram else {})
 
     def compiled(self) -> Perceptual:
-        """The same, its network by torch.compile."""
+        """A copy, its network compiled by torch.compile."""
         if self.features is None:
             return replace(self, distance=torch.compile(self.distance, dynamic=False))
         return replace(self, features=torch.compile(self.features, dynamic=False))
@@ -68,7 +68,7 @@ class Perceptual:
 
 def backbone(name: str, path: Path | None = None) -> Backbone:
     """A frozen network of BACKBONES, with fresh weights where there is no path."""
-    from torchvision import models  # only for these: it is slow to import
+    from torchvision import models  # imported here because it is slow
 
     network = (models.vgg16 if name == "vgg16" else models.squeezenet1_0)(weights=None)
     if path is not None:
@@ -77,7 +77,7 @@ def backbone(name: str, path: Path | None = None) -> Backbone:
 
 
 def build(name: str, identity_encoder, folders, device) -> Perceptual:
-    """Raises ValueError for an unknown name or wrong weights, WeightsError without them."""
+    """The network `name` on `device`. Raises ValueError for an unknown name or wrong weights, WeightsError without."""
     if name == "identity_encoder":
         return Perceptual(identity_encoder.features)
     if name == "lpips":  # Zhang et al. 2018, arXiv:1801.03924

@@ -156,14 +156,14 @@ def disturb(images: torch.Tensor, draws: list[np.random.Generator]) -> torch.Ten
 def batches(
     mixture: Mixture, batch_size: int, first: int, last: int, rank: int, world: int, workers: int, pin: bool
 ) -> Iterator[Triplet]:
-    """Batches number `first` .. `last` of one process: all processes together take each position once, in order."""
+    """Batches `first` .. `last` - 1 of one process. All processes together take each position once, in order."""
     positions = [
         range((b * world + rank) * batch_size, (b * world + rank + 1) * batch_size) for b in range(first, last)
     ]
     loader = DataLoader(
         mixture, batch_sampler=positions, num_workers=workers, collate_fn=_uncollated, pin_memory=pin,
         prefetch_factor=4 if workers else None,
-        generator=torch.Generator(),  # its own: by default the loader draws from the one that a checkpoint restores
+        generator=torch.Generator(),  # else the loader draws from the global generator, which a checkpoint restores
     )  # fmt: skip
     return iter(loader)
 

@@ -143,7 +143,7 @@ def test_values_of_different_pairs_are_not_put_in_one_column():
         }
 
     assert comparison.collect([run("a", "1"), run("b", "1")])["rows"]["b"]["values"]["ssim"]["mean"] == 0.5
-    with pytest.raises(ConfigError, match="2 different lists of pairs"):
+    with pytest.raises(ConfigError, match="2 different pair lists"):
         comparison.collect([run("a", "1"), run("b", "2")])
     with pytest.raises(ValueError, match="ssim: a and b were measured by different protocols.*'11 x 11' and '7 x 7'"):
         comparison.collect([run("a", "1"), run("b", "1", "7 x 7")])

@@ -128,5 +128,5 @@ def test_videos_that_cannot_be_read_are_named(tmp_path):
         with pytest.raises(DataError, match=f"{name}: not a readable video"):
             video.read(tmp_path / name, [0])
     write_video(tmp_path / "a.mp4", frames(4))
-    with pytest.raises(DataError, match="ends before the first frame"):
+    with pytest.raises(DataError, match="ends before the first requested frame"):
         video.read(tmp_path / "a.mp4", [9])

@@ -143,7 +143,7 @@ def test_mistakes_are_one_line(swapper, options, message, listing, tmp_path, cap
 
 def test_pairs_must_come_from_somewhere(capsys, tmp_path, listing):
     assert evaluate.main(["copy-target"]) == 2
-    assert "on which pairs?" in capsys.readouterr().err
+    assert "no pairs: give --pairs LIST" in capsys.readouterr().err
     shutil.copytree(listing, tmp_path / "moved")  # its pictures are relative to where it was
     assert evaluate.main(["copy-target", "--pairs", str(tmp_path / "moved")]) == 2
     assert "gallery, person" in capsys.readouterr().err

@@ -99,7 +99,7 @@ def test_a_folder_holds_the_exports_of_one_student(exported, tmp_path, capsys):
 def test_ctrl_c_says_that_the_command_goes_on(file, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(equality, "compare", lambda *given: (_ for _ in ()).throw(KeyboardInterrupt))
     assert export.main([str(file), "--to", "tnn", "--out", str(tmp_path / "out")]) == 130
-    assert "stopped; the same command goes on" in capsys.readouterr().err
+    assert "stopped; the same command continues" in capsys.readouterr().err
     (tmp_path / "file").write_text("")
     assert export.main([str(file), "--to", "tnn", "--out", str(tmp_path / "file")]) == 2
     assert "file: is a file; name a folder" in capsys.readouterr().err

@@ -18,7 +18,7 @@ def test_a_command_that_is_out_of_time_says_so_and_begins_nothing(tmp_path):
     path = experiment(tmp_path, "late")
     done = launch(str(path), "minutes=1e-6")
     assert done.returncode == 75 and "error:" not in done.stderr, done.stderr
-    assert "stopped after 1e-06 minutes before stage data of late; the same command goes on" in done.stdout
+    assert "stopped after 1e-06 minutes before stage data of late; the same command continues the run" in done.stdout
     assert not (tmp_path / "runs" / "late" / "data").exists()
 
 
@@ -26,7 +26,7 @@ def test_pieces_are_the_whole_bit_for_bit(tmp_path, monkeypatch):
     path = experiment(tmp_path, "pieces")
     in_process(path, "stages=[data, pseudo_gt]")
     monkeypatch.setattr(stage, "STARTED", time.monotonic())
-    with pytest.raises(OutOfTime, match=r"at step \d+ of 100000 of .*pieces/train; the same command goes on"):
+    with pytest.raises(OutOfTime, match=r"at step \d+ of 100000 of .*pieces/train; the same command continues the run"):
         in_process(path, TRAIN, "train.steps=100000", "train.checkpoint_steps=100000", "minutes=0.05")
     folder = tmp_path / "runs" / "pieces"
     (checkpoint,) = (folder / "train" / "state").glob("step-*.pt")
