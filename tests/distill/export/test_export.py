@@ -80,7 +80,7 @@ def test_changed_files_are_exported_again(exported, file, tmp_path, capsys):
     weights[0].write_bytes(b"short")
     weights[1].unlink()
     assert export.main([str(file), "--to", "tnn", "--out", str(folder)]) == 0
-    assert "tnn-fp16: changed since it was compared, and left out" in capsys.readouterr().out
+    assert "tnn-fp16: left out, its files changed since they were compared" in capsys.readouterr().out
     assert weights[0].stat().st_size == sizes[0] and not (folder / ".tnn-fp32.killed").exists()
     card = json.loads((folder / "card.json").read_text())
     assert [row["precision"] for row in card["targets"]] == ["fp32"]
@@ -120,7 +120,7 @@ def test_int8_is_refused_where_it_loses_identity(tmp_path):
     row = {"id_top1_percent": 90.0, "same_as_pytorch": 0.95}
     convert._check_identity(row, {"id_top1_percent": 93.0}, tmp_path / "onnx-int8")
     for worse in ({"id_top1_percent": 87.0}, {"same_as_pytorch": 0.8}, {"same_as_pytorch": float("nan")}):
-        with pytest.raises(equality.Unequal, match="onnx-int8: ID retrieval is .* take fp16 for this student"):
+        with pytest.raises(equality.Unequal, match="onnx-int8: ID retrieval is .* use fp16"):
             convert._check_identity(row | worse, {"id_top1_percent": 93.0}, tmp_path / "onnx-int8")
 
 
