@@ -29,7 +29,7 @@ PACKAGES = {
     "lpips": "lpips",
     "fsanet": "onnxruntime",
     "inception": "torch-fidelity",
-}  # architecture of a card -> package
+}  # architecture -> package
 # teacher -> weight files used where the experiment names none: key -> name of a card
 DEFAULT_WEIGHTS = {"landmark_warp": {"landmarks": "3ddfa_v2_mb05"}}
 
