@@ -42,7 +42,7 @@ def check_names(exp: Experiment) -> None:
     stages, chosen = set(exp.stages), []
     refined = [name for name, kinds in LEARNERS.items() if "refine" in kinds]
     if "refine" in stages and exp.student.name not in refined:
-        raise ConfigError(f"student.name: stage `refine` needs {' or '.join(refined)}, got '{exp.student.name}'")
+        raise ConfigError(f"student.name: expected {' or '.join(refined)} for stage `refine`, got '{exp.student.name}'")
     if stages & {"pseudo_gt", "train", "eval"}:
         _encoder_file(exp.student.identity_encoder, exp, "student.identity_encoder")
         with torch.device("meta"):  # shapes without values

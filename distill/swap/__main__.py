@@ -50,7 +50,7 @@ def main(arguments: list[str] | None = None) -> int:
 def swap(args: argparse.Namespace) -> None:
     kind = _kind(args.target)
     if kind != _kind(args.out):
-        raise ConfigError(f"-o {args.out}: {args.target} is a {kind}, so OUT needs the ending of a {kind} too")
+        raise ConfigError(f"-o {args.out}: {args.target} is a {kind}, so OUT must have the ending of a {kind} too")
     if args.out.exists() and any(p.exists() and args.out.samefile(p) for p in (args.source, args.target)):
         raise ConfigError(f"-o {args.out}: would replace an input; name another file")
     count = {"largest": "1", "all": None}.get(args.faces, args.faces)

@@ -52,4 +52,4 @@ def test_no_picture_of_a_photograph_is_kept(runs, tmp_path):
 
 def test_an_unfinished_run_is_named(tmp_path):
     done = keep(tmp_path / "nothing")
-    assert done.returncode == 2 and "nothing: no run: it has no experiment.yaml" in done.stderr
+    assert done.returncode == 2 and "nothing: not a run, it has no experiment.yaml" in done.stderr
