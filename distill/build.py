@@ -25,7 +25,7 @@ from students.identity_encoder import IdentityEncoder, load_identity_encoder
 from swapcore import weights
 
 OUTPUTS = {"recogniser": "embedding"}  # role -> output of its estimator, where the names differ
-PACKAGES = {"lpips": "lpips", "fsanet": "onnxruntime", "inception": "torch-fidelity"}  # architecture -> its package
+PACKAGES = {"lpips": "lpips", "fsanet": "onnxruntime", "inception": "torch-fidelity"}  # architecture -> package
 # teacher -> weight files used where the experiment names none: key -> name of a card
 DEFAULT_WEIGHTS = {"landmark_warp": {"landmarks": "3ddfa_v2_mb05"}}
 

@@ -27,7 +27,7 @@ GPU_RUNS, GPU_WARM_UP = 50, 10  # a GPU needs some runs to reach its clock rate
 
 
 def latency_ms(view: View, runs: int = 10, warm_up: int = 2) -> dict[str, Measured]:
-    """latency_ms on one CPU thread, latency_all_threads_ms; latency_gpu_ms if evaluation and swapper are on one.
+    """latency_ms on one CPU thread, latency_all_threads_ms; latency_gpu_ms if evaluation and swapper are on a GPU.
 
     Medians; p10, p90 and the parts' medians in the details. Absent for a swapper without networks or files; the CPU
     values also if it is on another device and not a module, so that it cannot be copied. Torch's number of threads is

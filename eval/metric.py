@@ -79,7 +79,7 @@ class View:
         return cache[role, column]
 
     @torch.inference_mode()
-    def _read(self, role: str, images: Tensor, whose: str) -> Tensor:
+    def _read(self, role: str, images: Tensor, owner: str) -> Tensor:
         """Raises ValueError unless the readings have their shape, are finite and, from a recogniser, of unit length."""
         estimator = self.estimators.need(role)
         batches = images.split(self.batch_size)
@@ -94,7 +94,7 @@ class View:
         elif role == "recogniser" and (readings.norm(dim=1) - 1).abs().max() > 1e-3:
             problem = "embeddings are not of unit length"
         if problem:
-            raise ValueError(f"{role} '{estimator.name}' on {whose} images: {problem}")
+            raise ValueError(f"{role} '{estimator.name}' on {owner} images: {problem}")
         return readings
 
     def protocol(self, role: str | None = None) -> dict[str, Any]:

@@ -214,9 +214,9 @@ def _choose(runtime: ModuleType, names: Sequence[str] | str | None) -> list[str]
     return chosen
 
 
-def _fits(shape: Sequence[int | None], wanted: Sequence[int | None]) -> bool:
-    return len(shape) == len(wanted) and all(
-        a is None or b is None or a == b for a, b in zip(shape, wanted, strict=True)
+def _fits(shape: Sequence[int | None], required: Sequence[int | None]) -> bool:
+    return len(shape) == len(required) and all(
+        a is None or b is None or a == b for a, b in zip(shape, required, strict=True)
     )
 
 

@@ -87,15 +87,15 @@ class FaceShifterTeacher(Teacher):
             raise ValueError(f"{path}: {left}: no such tensor in a file of teacher 'faceshifter'")
         self._assemble(generator, None, refiner, "canonical")
 
-    def _load_original(self, path: Path, identity_encoder: Callable | None, wanted: str | None) -> None:
+    def _load_original(self, path: Path, identity_encoder: Callable | None, expected: str | None) -> None:
         state = read_state(path)
         layout = next((name for name, marks in _MARKS.items() if all(mark in state for mark in marks)), None)
         if layout is None:
             known = "; ".join(f"{name}: {' and '.join(marks)}" for name, marks in _MARKS.items())
-            found = ", ".join(list(state)[:3])
-            raise ValueError(f"{path}: not an AEI-Net: expected the tensors of a known layout ({known}), found {found}")
-        if wanted not in (None, layout):
-            raise ValueError(f"{path}: layout: expected '{wanted}', found the tensors of '{layout}'")
+            first = ", ".join(list(state)[:3])
+            raise ValueError(f"{path}: not an AEI-Net: expected the tensors of a known layout ({known}), found {first}")
+        if expected not in (None, layout):
+            raise ValueError(f"{path}: layout: expected '{expected}', found the tensors of '{layout}'")
         first, start = (state[mark] for mark in _MARKS[layout])
         width, embedding_dim = 2 * first.shape[0], start.shape[0]
         parts = {key: tensor for key, tensor in state.items() if layout != "mindslab" or key.startswith(("E.", "G."))}
@@ -172,10 +172,10 @@ class FaceShifterTeacher(Teacher):
                 embedding, _ = self.identity_network(arcface_112(native))
             else:
                 embedding = F.normalize(self.identity_network(whole_112(native)).float())
-        wanted = self.generator.options["embedding_dim"]
-        if embedding.ndim != 2 or embedding.shape[1] != wanted:
+        dimension = self.generator.options["embedding_dim"]
+        if embedding.ndim != 2 or embedding.shape[1] != dimension:
             raise ValueError(
-                f"teacher '{self.name}': {self.weights['generator']} takes embeddings (N, {wanted}), "
+                f"teacher '{self.name}': {self.weights['generator']} takes embeddings (N, {dimension}), "
                 f"its identity encoder gives {tuple(embedding.shape)}"
             )
         return embedding.float()

@@ -206,8 +206,8 @@ class MegaFSTeacher(Teacher):
             return swap
         mask = self.mask(target)
         if mask.shape != (len(target), 1, size, size):
-            wanted = (len(target), 1, size, size)
-            raise ValueError(f"teacher '{self.name}': mask: expected {wanted}, got {tuple(mask.shape)}")
+            expected = (len(target), 1, size, size)
+            raise ValueError(f"teacher '{self.name}': mask: expected {expected}, got {tuple(mask.shape)}")
         return torch.lerp(target, swap, mask.to(target.dtype))
 
 

@@ -154,7 +154,7 @@ def _legacy(path: Path) -> object:
             numbers = unpickler.numbers[key]
             (count,) = struct.unpack("<q", file.read(8))
             if count != len(numbers):
-                raise _Refused(f"damaged: {count} numbers, announced were {len(numbers)}")
+                raise _Refused(f"damaged: {count} numbers, expected {len(numbers)}")
             if key in needed:
                 _fill(numbers, file)
                 needed.remove(key)

@@ -167,9 +167,9 @@ def load_generator(
     state = read_state(path)
     native, is_deep = 512 if "down0.0.weight" in state else 224, "down4.0.weight" in state
     network = build_with(lambda: SimSwapGenerator(native, is_deep, normalised), state, path, _renamer(state))
-    for option, wanted in (("size", size), ("deep", deep)):
-        if wanted not in (None, network.options[option]):
-            raise ValueError(f"{path}: {option}: expected {wanted}, the file has {network.options[option]}")
+    for option, requested in (("size", size), ("deep", deep)):
+        if requested not in (None, network.options[option]):
+            raise ValueError(f"{path}: {option}: expected {requested}, the file has {network.options[option]}")
     return network.eval()
 
 

@@ -207,14 +207,14 @@ class StyleGAN2(nn.Module):
 
         `start` (N, C, 4, 4) replaces the learned constant. Raises ValueError on other shapes.
         """
-        wanted = (self.latents, self.options["latent_dim"])
-        if latents.ndim != 3 or latents.shape[1:] != wanted:
-            raise ValueError(f"StyleGAN2: latents: expected (N, {wanted[0]}, {wanted[1]}), got {tuple(latents.shape)}")
+        shape = (self.latents, self.options["latent_dim"])
+        if latents.ndim != 3 or latents.shape[1:] != shape:
+            raise ValueError(f"StyleGAN2: latents: expected (N, {shape[0]}, {shape[1]}), got {tuple(latents.shape)}")
         constant = self.input.input
         x = constant.expand(len(latents), -1, -1, -1) if start is None else start
-        wanted = (len(latents), *constant.shape[1:])
-        if x.shape != wanted:
-            raise ValueError(f"StyleGAN2: start: expected {wanted}, got {tuple(x.shape)}")
+        shape = (len(latents), *constant.shape[1:])
+        if x.shape != shape:
+            raise ValueError(f"StyleGAN2: start: expected {shape}, got {tuple(x.shape)}")
         styles, noises = latents.unbind(1), list(self.noises.buffers())
         x = self.conv1(x, styles[0], noises[0])
         image = self.to_rgb1(x, styles[1])

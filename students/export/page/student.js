@@ -55,8 +55,8 @@ export class Student {
   }
 
   picture(floats) {
-    const wanted = 3 * this.size * this.size;
-    if (floats.length !== wanted) throw new Error(`A crop of ${wanted} numbers was expected, got ${floats.length}.`);
+    const expected = 3 * this.size * this.size;
+    if (floats.length !== expected) throw new Error(`A crop needs ${expected} numbers, got ${floats.length}.`);
     return new this.ort.Tensor("float32", floats, [1, 3, this.size, this.size]);
   }
 

@@ -162,8 +162,8 @@ def shapes(layer: Layer) -> list[Shape | None]:
         expected = 1
     if len(layer.params) != expected:
         raise ValueError(f"expected {expected} parameters of a {layer.base}, got {len(layer.params)}")
-    wanted = list(known.shapes(layer))
-    return [*wanted, (wanted[0][0],)] if layer.type != layer.base else wanted
+    required = list(known.shapes(layer))
+    return [*required, (required[0][0],)] if layer.type != layer.base else required
 
 
 def check(graph: Graph, place: Callable[[Layer | None], str] = lambda layer: f"layer {layer.name}: " if layer else ""):
@@ -188,12 +188,12 @@ def check(graph: Graph, place: Callable[[Layer | None], str] = lambda layer: f"l
         known |= set(layer.outputs)
         seen.add(layer.name)
         try:
-            wanted = shapes(layer)
+            required = shapes(layer)
         except ValueError as error:
             raise ValueError(f"{where}{error}") from None
-        if len(layer.blobs) != len(wanted) or not all(map(_fits, layer.blobs, wanted)):
+        if len(layer.blobs) != len(required) or not all(map(_fits, layer.blobs, required)):
             actual = [tuple(blob.shape) for blob in layer.blobs]
-            raise ValueError(f"{where}expected weights of shapes {wanted}, got {actual}")
+            raise ValueError(f"{where}expected weights of shapes {required}, got {actual}")
         if layer.blobs and (layer.blobs[0].dtype == np.int8) != (layer.type != layer.base):
             raise ValueError(f"{where}weights of type {layer.blobs[0].dtype} in a {layer.type}")
     missing = [name for name in graph.outputs if name not in known]
@@ -201,10 +201,10 @@ def check(graph: Graph, place: Callable[[Layer | None], str] = lambda layer: f"l
         raise ValueError(f"{place(None)}no layer computes the output '{missing[0]}'")
 
 
-def _fits(blob: np.ndarray, wanted: Shape | None) -> bool:
-    if wanted is ANY:
+def _fits(blob: np.ndarray, required: Shape | None) -> bool:
+    if required is ANY:
         return True
-    return len(blob.shape) == len(wanted) and all(w in (None, s) for s, w in zip(blob.shape, wanted, strict=True))
+    return len(blob.shape) == len(required) and all(w in (None, s) for s, w in zip(blob.shape, required, strict=True))
 
 
 def _name(name: str, where: str) -> None:
