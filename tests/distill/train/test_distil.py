@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 import students
 import teachers
-from distill import config
+from distill import build, config
 from distill.config import ConfigError, Teacher
 from distill.data.triplet import Triplet
 from distill.train.monitor import read_log
@@ -138,7 +138,7 @@ def test_a_teacher_is_trained_and_then_teaches(tmp_path):
 
 def test_only_faceshifter_has_a_second_stage(tmp_path):
     with pytest.raises(ConfigError, match="student.name: expected faceshifter"):
-        config.load(experiment(tmp_path, stages=["data", "train", "refine"]))
+        build.check_names(config.load(experiment(tmp_path, stages=["data", "train", "refine"])))
 
 
 def test_a_teacher_may_be_named_alone_and_files_are_checked(tmp_path):
