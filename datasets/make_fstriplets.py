@@ -110,10 +110,10 @@ def write(folder: Path, count: int, images: int, size: int, seed: int, device: s
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="output folder")
-    parser.add_argument("--people", type=int, default=50, help="default: 50")
+    parser.add_argument("--people", type=int, default=50, help="number of people; default: 50")
     parser.add_argument("--images", type=int, default=4, help="per person in vanilla and edited_target; default: 4")
-    parser.add_argument("--size", type=int, default=256, help="pixels; default: 256")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--size", type=int, default=256, help="side in pixels; default: 256")
+    parser.add_argument("--seed", type=int, default=0, help="seed of people and pictures; default: 0")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     args = parser.parse_args()
     for name, least in (("people", 1), ("images", 2), ("size", 16)):

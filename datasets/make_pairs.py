@@ -35,7 +35,7 @@ def main(arguments: list[str] | None = None) -> int:
     common.add_argument("--weights", nargs="+", default=[], metavar="FOLDER", help="folders to search for weight files")
     drawn = argparse.ArgumentParser(add_help=False)
     drawn.add_argument("--count", type=int, default=1000, help="number of pairs (default: 1000)")
-    drawn.add_argument("--seed", type=int, default=0)
+    drawn.add_argument("--seed", type=int, default=0, help="seed of the pairs (default: 0)")
     for kind, text in (("people", "people with several photographs"), ("singles", "one photograph a person")):
         command = kinds.add_parser(kind, parents=[common, drawn], help=text)
         command.add_argument("--align", action="store_true", help="find and align the faces first (extra: video)")
@@ -73,7 +73,11 @@ def folder_list(args: argparse.Namespace) -> Path:
     if args.kind == "synthetic":
         photos = read_manifest(args.folder, args.split, args.resolution)
         if not photos.rows or "identity" not in photos.rows[0]:
-            raise DataError(f"{args.folder}: no synthetic people of split '{args.split}' in its manifest; see --split")
+            other = [split for split in ("train", "val", "test") if len(read_manifest(args.folder, split, 0))]
+            raise DataError(
+                f"{args.folder}: no synthetic people of split '{args.split}' in its manifest; "
+                f"--split names another one, it has pictures of: {', '.join(other) or 'no split'}"
+            )
         dataset, skipped = SYNTHETIC, []
     else:
         folder, skipped = args.folder, []

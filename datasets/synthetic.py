@@ -19,11 +19,11 @@ from distill.data import synthetic
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="output folder")
-    parser.add_argument("--people", type=int, default=100, help="default: 100")
+    parser.add_argument("--people", type=int, default=100, help="number of people; default: 100")
     parser.add_argument("--images", type=int, default=4, help="pictures of each person; default: 4")
-    parser.add_argument("--size", type=int, default=256, help="pixels; default: 256")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--split", default="train", help="name of the split; each split has people of its own")
+    parser.add_argument("--size", type=int, default=256, help="side in pixels; default: 256")
+    parser.add_argument("--seed", type=int, default=0, help="seed of people and pictures; default: 0")
+    parser.add_argument("--split", default="train", help="train (default), val or test; no person is in two splits")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     args = parser.parse_args()
     for name in ("people", "images", "size"):

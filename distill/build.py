@@ -103,9 +103,10 @@ def learner(exp: Experiment, encoder: IdentityEncoder, stage: str = "train") -> 
 def check_recogniser(exp: Experiment, trainer: str, where: str) -> None:
     """Raise ConfigError if the recogniser of `exp` is `trainer`, the identity encoder that trained `where`."""
     if exp.eval.recogniser == trainer:
+        others = [name for name in _known("embedding") if name != trainer]
         raise ConfigError(
             f"eval.recogniser: '{exp.eval.recogniser}' is also the identity encoder of {where}; a network must not "
-            f"evaluate what it trained. Known recognisers: {', '.join(_known('embedding'))}"
+            f"evaluate what it trained. Other recognisers: {', '.join(others)}"
         )
 
 

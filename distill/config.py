@@ -183,7 +183,7 @@ def _build(cls: type, tree: Any, prefix: str, where: str) -> Any:
     hints, values = typing.get_type_hints(cls), {}
     for key, value in tree.items():
         if key not in hints:
-            raise ConfigError(f"{where}: {prefix}{key}: unknown key{nearest(str(key), hints)}")
+            raise ConfigError(f"{where}: {prefix}{key}: unknown key{nearest(str(key), hints, prefix)}")
         try:
             values[key] = _convert(hints[key], value, f"{prefix}{key}", where)
         except ConfigError as error:

@@ -11,7 +11,6 @@ new sha256 into the network's card.
 
 from __future__ import annotations
 
-import argparse
 import os
 import time
 from dataclasses import dataclass
@@ -28,7 +27,7 @@ from eval.cards import CARDS
 from eval.estimators import build_network
 from eval.networks import POSE_UNIT_DEG, inner_square
 from students import identity_encoder as encoders
-from swapcore import weights
+from swapcore import terminal, weights
 from swapcore.files import whole_file, write_json
 from swapcore.hardware import git_commit
 from swapcore.images import to_float, to_uint8
@@ -153,10 +152,10 @@ def accuracy(targets: str, predicted: Tensor, truth: Tensor) -> dict[str, float]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("network", choices=RECIPES)
+    parser = terminal.parser(__doc__)
+    parser.add_argument("network", choices=RECIPES, help="network to train")
     parser.add_argument("--people", type=int, default=24000, help="people to draw; default: 24000")
-    parser.add_argument("--steps", type=int, default=4000, help="default: 4000")
+    parser.add_argument("--steps", type=int, default=4000, help="training steps; default: 4000")
     parser.add_argument("--batch", type=int, default=96, help="pictures per step; default: 96")
     parser.add_argument("--lr", type=float, default=3e-3, help="highest learning rate; default: 0.003")
     parser.add_argument("--seed", type=int, help="default: a fixed seed for each network")

@@ -24,12 +24,12 @@ def run_command(command: Callable[[], int | None], kinds: tuple[type[Exception],
         return 2
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """The end of an error message: `; did you mean 'x'?`, or the list of known names."""
+def nearest(name: str, known: Iterable[str], prefix: str = "") -> str:
+    """The end of an error message: `; did you mean 'x'?` with `prefix` before x, or the known names."""
     known = list(known)
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
     if close:
-        return f"; did you mean '{close[0]}'?"
+        return f"; did you mean '{prefix}{close[0]}'?"
     return f"; known: {', '.join(known)}" if known else ""
 
 

@@ -7,7 +7,6 @@ of bytes. A second table has the inference weights alone, in one unit.
 
 from __future__ import annotations
 
-import argparse
 import io
 import math
 import sys
@@ -26,7 +25,7 @@ from students.mobilefacenet import MobileFaceNet
 from students.mobilefaceswap import MobileFaceSwap
 from students.mobilefsgan import MobileFSGAN
 from swapcore.files import write_text
-from swapcore.terminal import markdown_table, run_command
+from swapcore.terminal import markdown_table, parser, run_command
 from teachers.faceshifter import AEINet, HEARNet
 from teachers.hierfe import HieRFE
 from teachers.irse50 import IRSE50
@@ -205,9 +204,9 @@ def tables(rows: list[dict[str, Any]]) -> str:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, help="Markdown file to write as well")
-    args = parser.parse_args()
+    options = parser(__doc__)
+    options.add_argument("--out", type=Path, help="Markdown file to write as well")
+    args = options.parse_args()
     return run_command(lambda: show(args.out))
 
 

@@ -56,6 +56,11 @@ def swap(args: argparse.Namespace) -> None:
     count = {"largest": "1", "all": None}.get(args.faces, args.faces)
     if count is not None and not (count.isdigit() and int(count)):
         raise ConfigError(f"--faces {args.faces}: expected largest, all, or a number from 1 on")
+    for path in filter(None, (args.source, args.target, args.reference)):
+        if not path.is_file():
+            raise ConfigError(f"{path}: no such file")
+    if not args.student.is_file():
+        raise ConfigError(f"{args.student}: no such student; train one (make quickstart), or name one with --student")
     exp = config.default("swap", [("weights", args.weights)])
     detector = faces.Detector(weights.find(faces.YUNET, exp.weights))
     swapper = Swapper(args.student, exp, detector, args.source, count and int(count), args.reference)

@@ -27,8 +27,6 @@ class Swapper:
         self, student: Path, exp: Experiment, detector: faces.Detector, source: Path, count: int | None,
         reference: Path | None = None,
     ) -> None:  # fmt: skip
-        if not student.is_file():
-            raise ConfigError(f"{student}: no such student; train one (make quickstart), or name one with --student")
         if student.suffix == ".onnx":
             self.network = swappers.OnnxStudent(student, exp, None)
             self.size, self.encoder = self.network.resolution, self.network.encoder

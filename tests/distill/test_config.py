@@ -183,7 +183,9 @@ def test_commands_take_folders_of_weights_by_name(tmp_path, monkeypatch, command
             pytest.importorskip(package, reason="pip install swapdistill[video]")
         from distill.swap import __main__ as swap
 
-        assert swap.main(["a.png", "b.png", "-o", "c.png", *weights]) == 2
+        a, b = tmp_path / "a.png", tmp_path / "b.png"
+        a.touch(), b.touch()
+        assert swap.main([str(a), str(b), "-o", "c.png", "--student", str(student_file(tmp_path)), *weights]) == 2
     else:
         from distill.evaluate import recognisers
 
@@ -219,7 +221,7 @@ def test_name_defaults_to_the_file(tmp_path):
 @pytest.mark.parametrize(
     "text, said",
     [
-        ("train: {stpes: 5}", ["train.stpes", "unknown key", "did you mean 'steps'"]),
+        ("train: {stpes: 5}", ["train.stpes", "unknown key", "did you mean 'train.steps'"]),
         ("trian: {steps: 5}", ["trian", "did you mean 'train'"]),
         ("train: {steps: many}", ["train.steps", "a whole number", "'many' (str)"]),
         ("train: {steps: 1.5}", ["train.steps", "a whole number"]),
@@ -298,7 +300,7 @@ def test_variants_become_experiments_of_their_own(tmp_path):
 @pytest.mark.parametrize(
     ("tree", "said"),
     [
-        ({"variants": {"a": {"train.stepz": 3}}}, "variants.a: train.stepz: unknown key; did you mean 'steps'"),
+        ({"variants": {"a": {"train.stepz": 3}}}, "variants.a: train.stepz: unknown key; did you mean 'train.steps'"),
         ({"variants": {"a": {"train.steps": "many"}}}, "variants.a: train.steps: expected a whole number"),
         ({"variants": {"a": {"name": "b"}}}, "variants.a: name: cannot be set here"),
         ({"variants": {"a/b": {}}}, "name: expected a folder name"),

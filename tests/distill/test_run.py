@@ -207,7 +207,7 @@ def test_divergence_stops_with_a_message_and_keeps_the_checkpoint(tmp_path):
 def test_mistakes_are_one_line(tmp_path, capsys):
     path = experiment(tmp_path, "x")
     for overrides, said in [
-        (["train.stpes=3"], "train.stpes: unknown key; did you mean 'steps'"),
+        (["train.stpes=3"], "train.stpes: unknown key; did you mean 'train.steps'"),
         (["student.name=mobile"], "student.name, student.options: unknown student 'mobile'"),
         (["student.options={widht: 8}"], "student 'compact' has no option 'widht'"),
         (["pseudo_gt.teachers=[exakt]"], "pseudo_gt.teachers: unknown teacher 'exakt'; known: exact"),
