@@ -266,7 +266,7 @@ def test_a_page_is_replaced_and_nothing_else_is(folder, student, tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "letter.txt").write_text("keep")
     for taken in ("mine", "mine/letter.txt"):
-        with pytest.raises(ValueError, match=f"{taken}: exists and is no page"):
+        with pytest.raises(ValueError, match=f"{taken}: exists and is not a page"):
             web.write(models(student), tmp_path / taken, "fp32", {}, RUNTIME)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["empty", "mine"]
 
