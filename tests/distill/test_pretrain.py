@@ -62,6 +62,7 @@ def test_the_encoder_that_trains_is_not_the_one_that_judges():
     assert isinstance(build_network(CARDS["synthetic_recogniser"]), FaceRegressor)
 
 
+@pytest.mark.slow
 def test_the_command_writes_weights_and_card(tmp_path, monkeypatch):
     monkeypatch.setattr(pretrain, "CALIBRATION_PEOPLE", 64)
     monkeypatch.setattr(pretrain, "TEST_PEOPLE", 64)

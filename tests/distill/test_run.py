@@ -124,6 +124,7 @@ def test_every_student_trains(tmp_path, name):
     assert {"val/id_similarity", "val/l1_exact"} <= lines[-1].keys()
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_from_its_checkpoint(tmp_path):
     path = experiment(tmp_path, "killed", stages=["data", "pseudo_gt", "train"], train={"steps": 400})
     state = tmp_path / "runs" / "killed" / "train" / "state"
@@ -164,6 +165,7 @@ def same_training(a: Path, b: Path) -> None:
     assert ways[0].norm() > 0.1 and torch.cosine_similarity(*ways, dim=0) > 0.98
 
 
+@pytest.mark.slow
 def test_two_processes_train_what_one_trains(tmp_path):
     stages = "stages=[data, pseudo_gt, train]"
     one = in_process(experiment(tmp_path, "one"), stages)

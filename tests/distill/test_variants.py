@@ -98,6 +98,7 @@ def test_mlflow_has_a_run_for_every_child_below_the_experiments(finished):
     assert any(p.startswith("images/swaps+step+0+") for p in pictures) and any("preview" in p for p in pictures)
 
 
+@pytest.mark.slow
 def test_two_processes_train_variants(tmp_path):
     path = experiment(tmp_path, "pair", variants={"a": {}, "b": {"train.steps": 1}}, train={"steps": 2})
     done = launch(str(path), processes=2)

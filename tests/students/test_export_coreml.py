@@ -14,6 +14,7 @@ from students.export import coreml, mil  # noqa: E402
 from students.export.models import Model, models  # noqa: E402
 
 
+@pytest.mark.slow
 def test_half_precision_is_nearly_the_same_in_half_the_size(tmp_path):
     model = models(swapper("mobilefsgan"))["generator"]
     given = inputs(model, 1)

@@ -30,6 +30,7 @@ def test_any_batch_where_it_was_asked_for(tmp_path):
     assert (onnx.load(path, model.outputs)(given)["swap"] - expected(model, given)["swap"]).abs().max() < 1e-4
 
 
+@pytest.mark.slow
 def test_the_files_are_swappers_to_be_measured(tmp_path):
     student = swapper("mobilefsgan")
     made = models(student)

@@ -105,6 +105,7 @@ def test_ctrl_c_says_that_the_command_goes_on(file, tmp_path, monkeypatch, capsy
     assert "file: is a file; name a folder" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_file_that_differs_is_an_error_and_not_kept_but_others_are(file, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(equality.TOLERANCE, "fp32", 0.0)
     assert export.main([str(file), "--to", "tnn", "--precision", "fp32,fp16", "--out", str(tmp_path / "out")]) == 2

@@ -35,6 +35,7 @@ def test_the_original_loss_weights_and_shares_are_in_the_file():
     assert sum(config.to_dict(exp.train.fstriplets).values()) == pytest.approx(1)
 
 
+@pytest.mark.slow
 def test_two_steps_in_four_processes(tmp_path, triplets):
     overrides = [*SMALL, f"data.fstriplets={triplets}", f"runs={tmp_path}"]
     done = launch(str(ROOT / "experiments" / "mobilefsgan.yaml"), *overrides, processes=4)

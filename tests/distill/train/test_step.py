@@ -39,6 +39,7 @@ def first_terms(folder) -> dict[str, float]:
     return read_log(folder / "train")[0]
 
 
+@pytest.mark.slow
 def test_compiled_is_eager_and_resumes(tmp_path, quick_compiler):
     eager = in_process(experiment(tmp_path, "eager"), TRAIN)
     assert not quick_compiler
@@ -55,6 +56,7 @@ def test_compiled_is_eager_and_resumes(tmp_path, quick_compiler):
     assert in_process(path, TRAIN, "train.compile=false") == compiled, "how a run is computed may change between starts"
 
 
+@pytest.mark.slow
 def test_a_student_whose_layers_are_tapped_is_not_compiled(tmp_path, quick_compiler, monkeypatch):
     from helpers.mean_teacher import ONLINE, Mean
 
@@ -157,6 +159,7 @@ def test_the_command_estimates_every_variant_once(tmp_path):
     assert done.stdout.count("1,000 steps in") == 2 and not (tmp_path / "runs").exists()
 
 
+@pytest.mark.slow
 def test_the_benchmark_runs_at_cpu_size(tmp_path):
     script = ROOT / "benchmarks" / "train_step.py"
     out = tmp_path / "found.json"
