@@ -16,8 +16,8 @@ from .measured import Measured
 from .pairs import Pairs, inner_face
 
 # Change of the inner face, as a share of the change by the exact swap (or, if unknown, by the source's pixels).
-# Photographs downscaled by 2, 4 and 8 change by 7, 13 and 22 %. So less than 5 % is a copy, whatever the recogniser
-# measures, and up to 15 % is a blurred copy if retrieval is at chance.
+# Photographs downscaled by 2, 4 and 8 change by 7, 13 and 22 %. A change of less than 5 % is a copy. A change of
+# up to 15 % is a blurred copy if retrieval is at chance.
 COPY_SHARE = 0.05
 BLURRED_COPY_SHARE = 0.15
 # Cosine to the target above which a recogniser sees the same picture. The photographs above have .99, .92 and .57 to

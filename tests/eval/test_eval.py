@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.toy_pairs import ESTIMATORS, PEOPLE, RECOGNISER, SIDE, changed, read_person, rendered, toy_pairs, values_of
+from helpers.two_parts import TwoParts
 from safetensors.torch import save_file
 from torch import nn
 from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
@@ -241,24 +242,6 @@ def test_bootstrap_interval():
     assert bootstrap_interval(values[:1]) is None
     with pytest.raises(ValueError, match="finite"):
         mean_of([1.0, math.inf], {})
-
-
-class TwoParts(nn.Module):
-    """A convolution after a linear layer that is applied to the source: countable by hand."""
-
-    name = "two parts"
-
-    def __init__(self):
-        super().__init__()
-        self.encoder = nn.Linear(3, 5)
-        self.generator = nn.Conv2d(3, 3, 3, padding=1, bias=False)
-
-    @property
-    def parts(self):
-        return {"generator": self.generator, "encoder": self.encoder}
-
-    def forward(self, source, target):
-        return self.generator(target) * 0 + self.encoder(source.mean((2, 3))).mean() * 0 + target
 
 
 def test_size_and_macs_by_hand(pairs):

@@ -5,6 +5,7 @@ import time
 import pytest
 import torch
 from helpers.toy_pairs import ESTIMATORS, SIDE, changed, toy_pairs
+from helpers.two_parts import TwoParts
 from torch import nn
 
 from eval.evaluation import Evaluation
@@ -16,25 +17,6 @@ needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a C
 CPU = torch.device("cpu")
 
 
-class TwoParts(nn.Module):
-    """An encoder of 20 parameters and a generator of 81."""
-
-    name = "two parts"
-
-    def __init__(self):
-        super().__init__()
-        self.encoder = nn.Linear(3, 5)
-        self.generator = nn.Conv2d(3, 3, 3, padding=1, bias=False)
-        self.eval()
-
-    @property
-    def parts(self):
-        return {"generator": self.generator, "encoder": self.encoder}
-
-    def forward(self, source, target):
-        return self.generator(target) * 0 + self.encoder(source.mean((2, 3))).mean() * 0 + target
-
-
 def one_image():
     return torch.zeros(1, 3, SIDE, SIDE), torch.zeros(1, 3, SIDE, SIDE)
 
@@ -44,7 +26,7 @@ class Device:
 
     def __init__(self, monkeypatch, encoder=2.0, generator=5.0):
         self.now, self.queued, self.waits = 0.0, 0.0, 0
-        self.swapper = TwoParts()
+        self.swapper = TwoParts().eval()
         for part, seconds in ((self.swapper.encoder, encoder), (self.swapper.generator, generator)):
             part.register_forward_hook(lambda *_, seconds=seconds: self.queue(seconds), prepend=True)
         monkeypatch.setattr(time, "perf_counter", lambda: self.now)
@@ -85,7 +67,7 @@ def test_median_and_spread_of_unsteady_runs(monkeypatch):
 
 
 def test_where_a_swapper_is():
-    swapper = TwoParts()
+    swapper = TwoParts().eval()
     assert on_cpu(swapper, CPU) is swapper and not on_gpu(swapper, CPU)
     assert on_cpu(copy_target, torch.device("cuda")) is None
     assert not on_gpu(swapper, torch.device("cuda")), "its weights are on the CPU"
@@ -95,7 +77,7 @@ def test_where_a_swapper_is():
 
 def test_names_on_the_cpu():
     pairs = toy_pairs()
-    values = latency_ms(Evaluation(pairs).view(TwoParts(), pairs.target), runs=2, warm_up=0)
+    values = latency_ms(Evaluation(pairs).view(TwoParts().eval(), pairs.target), runs=2, warm_up=0)
     assert set(values) == {"latency_ms", "latency_all_threads_ms"}
     assert set(values["latency_ms"].protocol) == {
         "device", "processor", "threads", "batch", "resolution", "runs", "warm_up", "torch",
@@ -153,7 +135,7 @@ class Doubling(TwoParts):
 
 
 def test_memory_of_a_swapper_by_hand():
-    value = Evaluation(toy_pairs(), ESTIMATORS).measure(Doubling(), ["peak_memory_mb"])["peak_memory_mb"]
+    value = Evaluation(toy_pairs(), ESTIMATORS).measure(Doubling().eval(), ["peak_memory_mb"])["peak_memory_mb"]
     image = 4 * 3 * SIDE * SIDE
     assert value.details == {"weights": pytest.approx(404e-6), "working": pytest.approx(4 * image / 1e6)}
     assert value.value == pytest.approx((404 + 4 * image) / 1e6) and value.unit.startswith("MB")
@@ -164,7 +146,7 @@ def test_memory_grows_with_the_area():
     pairs = toy_pairs()
     larger = {k: nn.functional.interpolate(getattr(pairs, k), 64) for k in ("source", "target", "exact", "gallery")}
     small, large = (
-        Evaluation(each, ESTIMATORS).measure(TwoParts(), ["peak_memory_mb"])["peak_memory_mb"]
+        Evaluation(each, ESTIMATORS).measure(TwoParts().eval(), ["peak_memory_mb"])["peak_memory_mb"]
         for each in (pairs, changed(pairs, **larger))
     )
     assert large.details["working"] == pytest.approx(4 * small.details["working"], rel=0.1)
@@ -173,7 +155,7 @@ def test_memory_grows_with_the_area():
 
 def test_what_does_not_run_in_torch_has_no_memory(tmp_path):
     assert Evaluation(toy_pairs(), ESTIMATORS).measure(copy_target, ["peak_memory_mb"]) == {}
-    swapper = TwoParts()
+    swapper = TwoParts().eval()
     (tmp_path / "encoder.onnx").write_bytes(b"0")
     swapper.files = {"encoder": tmp_path / "encoder.onnx"}
     assert Evaluation(toy_pairs(), ESTIMATORS).measure(swapper, ["peak_memory_mb"])
@@ -184,7 +166,7 @@ def test_what_does_not_run_in_torch_has_no_memory(tmp_path):
 @needs_cuda
 def test_on_a_gpu():
     evaluation = Evaluation(toy_pairs(), ESTIMATORS, device="cuda")
-    values = evaluation.measure(TwoParts().cuda(), ["latency_ms", "peak_memory_mb"])
+    values = evaluation.measure(TwoParts().eval().cuda(), ["latency_ms", "peak_memory_mb"])
     assert {"latency_ms", "latency_gpu_ms", "peak_memory_mb", "peak_memory_gpu_mb"} <= set(values)
     gpu = values["latency_gpu_ms"]
     assert gpu.protocol["processor"] == torch.cuda.get_device_name() and 0 < gpu.details["p10"] <= gpu.value
