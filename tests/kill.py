@@ -20,6 +20,7 @@ import signal
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -136,12 +137,7 @@ def attempt(folder: Path, name: str, moment: Moment | None = None) -> Ended:
     if process == 0:
         os.close(reader)
         os.setpgid(0, 0)
-        in_child(
-            path,
-            folder.with_suffix(".log"),
-            moment and moment.event,
-            lambda events: os.write(writer, str(events).encode()),
-        )
+        in_child(path, Path(f"{folder}.log"), moment and moment.event, writer)
     os.close(writer)
     if moment and moment.seconds is not None:
         kill_after(process, moment.seconds - (time.perf_counter() - started))
@@ -180,10 +176,13 @@ def in_child(path: Path, log: Path, last: int | None, writer: int) -> None:
         for stream in (1, 2):
             os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND), stream)
         sys.addaudithook(count)
-        status = run.main([str(path)])
+        ended = run.main([str(path)])
         sort_all(path.parent)
         sys.stdout.flush()
         os.write(writer, str(events).encode())
+        status = ended
+    except Exception:
+        traceback.print_exc()
     finally:
         os._exit(status)
 
