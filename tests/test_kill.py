@@ -50,8 +50,8 @@ def test_a_run_that_fails_after_a_kill_is_seen(tmp_path, monkeypatch, capsys):
         (folder / "once").touch(exist_ok=False)
         (folder / "last").touch()
 
-    # One folder, thirty files, "once": the 33rd operation is that on "last".
-    monkeypatch.setattr(kill, "random_moments", lambda *_: iter([kill.Moment(event=33), None]))
+    # The folder (in two tries), thirty files, "once": operation 34 is that on "last".
+    monkeypatch.setattr(kill, "random_moments", lambda *_: iter([kill.Moment(event=34), None]))
     assert run(tmp_path, monkeypatch, fail_the_second_time, kills=1) == 1
     assert "status 1" in capsys.readouterr().out
 
