@@ -19,7 +19,8 @@ from eval import METRICS, table_values
 from eval.estimators import Estimator, Estimators, mirrored, untrained_estimator
 from eval.evaluation import Evaluation
 from eval.latency_ms import latency_ms
-from eval.measured import Measured, bootstrap_interval, check_column, mean_of
+from eval.intervals import bootstrap
+from eval.measured import Measured, check_column, mean_of
 from eval.metric import Metric, Value
 from eval.sanity import copy_source, copy_target
 from swapcore.images import to_float, to_uint8
@@ -235,11 +236,11 @@ def test_swaps_are_eight_bit(pairs):
 
 def test_bootstrap_interval():
     values = np.random.default_rng(1).normal(5, 2, 400)
-    low, high = bootstrap_interval(values)
-    assert (low, high) == bootstrap_interval(values)
+    low, high = bootstrap(values)
+    assert (low, high) == bootstrap(values)
     assert high - low == pytest.approx(2 * 1.96 * values.std() / 20, rel=0.1)
     assert low < values.mean() < high
-    assert bootstrap_interval(values[:1]) is None
+    assert bootstrap(values[:1]) is None
     with pytest.raises(ValueError, match="finite"):
         mean_of([1.0, math.inf], {})
 
