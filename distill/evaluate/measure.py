@@ -46,6 +46,7 @@ def run(exp: Experiment, accelerator, tracker) -> Stage:
         "eval": to_dict(exp.eval),
         "rulers": {role: estimator.weight_hash for role, estimator in estimators.items()},
         "renderer": teachers.build("exact").weight_hash,
+        "version": VERSION,
     }
     stage = open_stage(exp, "eval", inputs, accelerator, redo=True)
     if stage.done:
@@ -128,7 +129,8 @@ def measure(
     }  # fmt: skip
     swaps = {}
     for name, swapper in rows.items():
-        origin = [pairs.hash, swappers.fingerprint(swapper), exp.eval.batch_size, str(device)]
+        names = digest(list(swappers.names_of(pairs)))
+        origin = [pairs.hash, names, swappers.fingerprint(swapper), exp.eval.batch_size, str(device)]
         swaps[name], failed = _swap(evaluation, swapper, name, folder / "swaps" / name, origin)
         key = _key(exp, pairs, estimators, origin)
         if before.get("keys", {}).get(name) == key:
