@@ -69,11 +69,11 @@ def parsed(overrides: Iterable[Override]) -> list[tuple[str, Any]]:
     return [_parse(override) if isinstance(override, str) else override for override in overrides]
 
 
-def check_weights(folders: Iterable[str | Path], where: str = "--weights") -> None:
-    """Raise ConfigError where a folder of weights does not exist."""
+def check_weights(folders: Iterable[str | Path]) -> None:
+    """Raise ConfigError where a folder of the key `weights`, or of --weights, does not exist."""
     for folder in folders:
         if not Path(folder).is_dir():
-            raise ConfigError(f"{where}: no such folder '{folder}'; name a folder that holds weight files")
+            raise ConfigError(f"weights: no such folder '{folder}'; name a folder that holds weight files")
 
 
 def _experiment(tree: dict[str, Any], overrides: Iterable[Override], where: str) -> Experiment:
@@ -247,7 +247,6 @@ def _check(exp: Experiment, where: str) -> None:
         "train.batch_size", "train.accumulation", "train.log_steps", "eval.pairs", "eval.batch_size",
     ):  # fmt: skip
         require(value_of(key) >= 1, key, "at least 1")
-    check_weights(exp.weights, f"{where}: weights")
     for key in ("threads", "minutes", "data.workers", "train.steps"):
         require(value_of(key) >= 0, key, "0 or more")
     for key in ("train.mix", "train.fstriplets"):
