@@ -16,7 +16,7 @@ from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parent.parent)  # this folder is no package
 
-from distill.config import ConfigError
+from distill.config import ConfigError, check_weights
 from distill.data.photos import Photos, read_manifest, scan
 from distill.evaluate.pairs import AS_GIVEN, RENDERED, SMALLEST, SYNTHETIC, by_people, by_singles, read, save
 from swapcore import weights
@@ -58,6 +58,7 @@ def write_list(args: argparse.Namespace) -> None:
     if args.resolution < SMALLEST:
         raise ConfigError(f"--resolution: expected at least {SMALLEST} pixels, got {args.resolution}")
     check_folder(args.out)
+    check_weights(args.weights)
     path = faceforensics_list(args) if args.kind == "faceforensics" else folder_list(args)
     pairs, skipped = read(path)
     print(f"{len(pairs)} pairs, gallery of {len(pairs.gallery)}, {len(skipped)} skipped, hash {pairs.hash}")

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 
 import teachers
-from distill.config import ConfigError, Experiment
+from distill.config import ConfigError, Experiment, check_weights
 from distill.schema import Teacher
 from distill.train.learners import LEARNERS, Learner, learner_of
 from eval import METRICS
@@ -35,6 +35,7 @@ def check_names(exp: Experiment) -> None:
 
     Raises ConfigError, WeightsError.
     """
+    check_weights(exp.weights)
     stages, chosen = set(exp.stages), []
     refined = [name for name, kinds in LEARNERS.items() if "refine" in kinds]
     if "refine" in stages and exp.student.name not in refined:
@@ -77,6 +78,7 @@ def identity_encoder(
 
 
 def _encoder_file(name: str, exp: Experiment, key: str) -> Path:
+    check_weights(exp.weights)
     if name not in ENCODERS:
         raise ConfigError(f"{key}: unknown identity encoder '{name}'; known: {', '.join(ENCODERS)}")
     return weights.find(ENCODERS[name], exp.weights)
@@ -120,6 +122,7 @@ class Choice(NamedTuple):
 
 def estimators(exp: Experiment) -> Estimators:
     """The estimators that the metrics of `exp` need. Raises ConfigError, WeightsError."""
+    check_weights(exp.weights)
     loaded = {role: _estimator(choice, exp) for role, choice in _choices(exp, exp.eval.metrics).items()}
     if exp.eval.flip and "recogniser" in loaded:
         loaded["recogniser"] = mirrored(loaded["recogniser"])

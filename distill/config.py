@@ -64,12 +64,21 @@ def default(name: str, overrides: Iterable[Override] = ()) -> Experiment:
     return _experiment({"name": name}, overrides, "the command")
 
 
+def parsed(overrides: Iterable[Override]) -> list[tuple[str, Any]]:
+    """Overrides as pairs of `section.key` and value. Raises ConfigError."""
+    return [_parse(override) if isinstance(override, str) else override for override in overrides]
+
+
+def check_weights(folders: Iterable[str | Path]) -> None:
+    """Raise ConfigError where a folder of the key `weights`, or of --weights, does not exist."""
+    for folder in folders:
+        if not Path(folder).is_dir():
+            raise ConfigError(f"weights: no such folder '{folder}'; name a folder that holds weight files")
+
+
 def _experiment(tree: dict[str, Any], overrides: Iterable[Override], where: str) -> Experiment:
     for override in overrides:
-        if isinstance(override, str):
-            _change(tree, [_parse(override)], f"override '{override}'")
-        else:
-            _change(tree, [override], where)
+        _change(tree, parsed([override]), f"override '{override}'" if isinstance(override, str) else where)
     exp = _build(Experiment, tree, "", where)
     _check(exp, where)
     children(exp, where)  # a mistake in the last variant must not wait until the others are trained
@@ -90,6 +99,7 @@ def children(exp: Experiment, where: str = "variants") -> list[Child]:
             name = variant if seed is None else f"{variant}-seed{seed}"
             _change(tree, changes.items(), place, ("name", "runs", "variants", "full_size", "tracking"))
             tree |= {"name": name, "runs": str(exp.folder), "variants": {}, "seeds": [], "full_size": {}}
+            tree["eval"]["reference"] = None  # a variant: the comparison uses it
             if seed is not None:
                 _change(tree, [("train.seed", seed)], place)
             runs.append(Child(variant, seed, _experiment(tree, (), place)))
@@ -252,6 +262,11 @@ def _check(exp: Experiment, where: str) -> None:
     require(exp.name not in ("", ".", "..") and "/" not in exp.name and "\\" not in exp.name, "name", "a folder name")
     require("shared" not in exp.variants, "variants", "another name than 'shared', the folder of common data,")
     require(len(set(exp.seeds)) == len(exp.seeds), "seeds", "each seed once")
+    require("" not in exp.eval.metrics, "eval.metrics", "no empty name (a comma too many?)")
+    require(len(exp.eval.metrics) > 0, "eval.metrics", "at least one metric")
+    if exp.variants or exp.seeds:
+        known = tuple(exp.variants) or (exp.student.name,)
+        require(exp.eval.reference in (None, *known), "eval.reference", f"a variant ({', '.join(known)})")
     require(bool(exp.export.to) == exports, "export.to", "targets, and `export` among `stages`, or neither")
     require(data.resolution >= 32 and data.resolution % 32 == 0, "data.resolution", "a multiple of 32")
     require(data.kind != "photos" or data.photos is not None, "data.photos", "a folder (data.photos=FOLDER)")

@@ -207,6 +207,8 @@ class Eval:
     features: str | None = "inception_fid"  # network of metric fid
     flip: bool = False  # embeddings of image and mirror image, concatenated
     batch_size: int = 32  # images per forward pass
+    interval: Literal["pairs", "people"] = "pairs"  # unit that the 95 % intervals draw
+    reference: str | None = None  # row (with `variants`: variant) with which tables compare the others; null: the best
     pictures: int = 8  # rows of the grid in the report
 
 

@@ -56,7 +56,8 @@ def _share(child: Experiment, exp: Experiment) -> None:
 
 
 def _compare(exp: Experiment, children: Sequence[Child], tracker: Tracker) -> None:
-    table = comparison.collect([(child, read_json(child.exp.folder / "metrics.json")) for child in children])
+    runs = [(child, read_json(child.exp.folder / "metrics.json")) for child in children]
+    table = comparison.collect(runs, exp.eval.reference)
     written = comparison.write(exp.name, table, exp.folder)
     print(comparison.markdown(table))
     for path in written:

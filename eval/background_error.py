@@ -5,7 +5,6 @@ No paper measures the second. The original handles neither: its loss ignores occ
 
 from __future__ import annotations
 
-import numpy as np
 from torch import Tensor
 
 from .measured import Measured, mean_of
@@ -33,7 +32,7 @@ def _mean(change: Tensor, where: Tensor, protocol: dict) -> Measured:
     pixels = where.flatten(1).sum(1)
     has = pixels > 0
     each = (change * where).flatten(1).sum(1)[has] / pixels[has]
-    return mean_of(np.asarray(each), protocol, {"pairs_without": int((~has).sum())})
+    return mean_of(each, protocol, {"pairs_without": int((~has).sum())}, has)
 
 
 BACKGROUND_ERROR = Metric(

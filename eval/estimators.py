@@ -71,8 +71,13 @@ class Estimator:
         return self
 
     def as_dict(self) -> dict[str, str]:
-        """The estimator's entry in the protocol of a measured value."""
-        return {key: value for key, value in vars(self).items() if key not in ("network", "flip") and value}
+        """Everything that its outputs depend on."""
+        return {key: value for key, value in vars(self).items() if key != "network" and value}
+
+    def protocol(self, role: str) -> dict[str, Any]:
+        """Its entries in the protocol of a measured value."""
+        facts = self.as_dict()
+        return {"flip": facts.pop("flip"), role: facts}
 
 
 @dataclass(frozen=True, eq=False)

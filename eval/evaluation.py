@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -32,13 +32,15 @@ class Store(Protocol):
 class Evaluation:
     """Fixed pairs and estimators. Readings of sources, targets and gallery are computed once for all swappers.
 
-    The estimators' networks are moved to `device`, and swappers get their images there. Raises ValueError on a batch
-    size below 1 and on an estimator with untrained weights.
+    The estimators' networks are moved to `device`, and swappers get their images there. interval: the unit of 95 %
+    intervals, pairs or people (eval.intervals). Raises ValueError on a batch size below 1 and on an estimator with
+    untrained weights.
     """
 
     def __init__(
-        self, pairs: Pairs, estimators: Estimators | None = None, device: Any = "cpu", batch_size: int = 32
-    ) -> None:
+        self, pairs: Pairs, estimators: Estimators | None = None, device: Any = "cpu", batch_size: int = 32,
+        interval: str = "pairs",
+    ) -> None:  # fmt: skip
         if batch_size < 1:
             raise ValueError(f"batch_size: expected at least 1, got {batch_size}")
         estimators = estimators or Estimators()
@@ -47,7 +49,7 @@ class Evaluation:
                 raise ValueError(f"{role} '{estimator.name}' has untrained weights; load trained ones")
             estimator.to(device)
         self.pairs, self.estimators = pairs, estimators
-        self.device, self.batch_size = torch.device(device), batch_size
+        self.device, self.batch_size, self.interval = torch.device(device), batch_size, interval
         self._readings: dict[tuple[str, str], Tensor] = {}
 
     def measure(
@@ -69,7 +71,12 @@ class Evaluation:
             if (role := METRICS[metric].needs) is not None:
                 self.estimators.need(role)
         view = self.view(swapper, self.swap(swapper, progress) if swaps is None else swaps)
-        return {key: value for metric in metrics for key, value in METRICS[metric](view).items()}
+        return self.with_intervals({k: value for name in metrics for k, value in METRICS[name](view).items()})
+
+    def with_intervals(self, values: Mapping[str, Measured]) -> dict[str, Measured]:
+        """Values measured on these pairs, with the intervals of this evaluation's unit."""
+        groups = self.pairs.people if self.interval == "people" else ()
+        return {key: value.with_interval(self.interval, groups) for key, value in values.items()}
 
     def view(self, swapper: Swapper | str, swaps: Tensor) -> View:
         """The input of the metrics for a swapper. Raises ValueError on swaps of another size or type."""

@@ -6,10 +6,13 @@ sigma 1.5, no sample covariance, 8-bit data, each colour separately. PSNR of 8-b
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from .measured import Measured, mean_of
 from .metric import Metric, Value, View
+from .pairs import Pairs
 
 # Identical images have infinite PSNR, and one such pair would make the mean infinite. At 256 x 256
 # a single value off by one gives 101 dB, so the cap hides no visible difference.
@@ -32,14 +35,11 @@ def psnr_db(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def exact_match(view: View) -> dict[str, Measured]:
-    """ssim, psnr_db, l1 (mean absolute difference of values in [-1, 1]); nothing if no exact swap is known."""
-    exact = view.pairs.exact
-    if exact is None:
-        return {}
+    """ssim, psnr_db, l1 (mean absolute difference of values in [-1, 1])."""
     if view.pairs.resolution < SSIM_WINDOW:
         raise ValueError(f"exact_match needs images of {SSIM_WINDOW} pixels or more, got {view.pairs.resolution}")
     protocol = {**view.protocol(), "against": "the exact swap, whole frame"}
-    couples = list(zip(view.swaps.numpy(), exact.numpy(), strict=True))
+    couples = list(zip(view.swaps.numpy(), view.pairs.exact.numpy(), strict=True))
     l1 = [float(np.abs(a.astype(np.int16) - b).mean()) / 127.5 for a, b in couples]
     window = {
         "window": "Gaussian, sigma 1.5, 11 x 11",
@@ -54,6 +54,11 @@ def exact_match(view: View) -> dict[str, Measured]:
     }
 
 
+def lacks_exact(swapper: Any, pairs: Pairs, device: Any) -> str:
+    """The reason why nothing can be compared with exact swaps."""
+    return "" if pairs.exact is not None else "the exact swaps are unknown, as for all photographs"
+
+
 EXACT_MATCH = Metric(
     exact_match,
     (
@@ -61,4 +66,5 @@ EXACT_MATCH = Metric(
         Value("psnr_db", "PSNR dB", "dB", "{:.2f}", "higher"),
         Value("l1", "L1", "of values in [-1, 1]", "{:.4f}", "lower", brief=False),
     ),
+    lacks=lacks_exact,
 )

@@ -3,11 +3,15 @@
 FID: Heusel et al., NeurIPS 2017, arXiv:1706.08500. KID: Binkowski et al., ICLR 2018, arXiv:1801.01401, the unbiased MMD
 with the kernel (x . y / D + 1)^3, over 100 subsets of 1000 (of half the swaps if there are fewer than 1000). Both are
 computed by torchmetrics. Only features of FID's Inception v3 give fid and kid; other features give other names.
+
+The kernel adds 1 to a product of features, so it depends on their scale: features whose squares are near 200 give tens
+of millions. Features other than Inception's are divided by the root mean square of the targets' features.
 """
 
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -63,34 +67,53 @@ def kernel(
     return float(mean), float(deviation), size
 
 
+def computed_by() -> dict[str, str]:
+    """The package behind both distances and its version. Raises ValueError without it."""
+    try:
+        import torchmetrics
+    except ImportError as error:
+        raise ValueError("metric fid needs the package torchmetrics: pip install torchmetrics") from error
+    return {"computed_by": f"torchmetrics {torchmetrics.__version__}"}
+
+
 def frechet_distance(view: View) -> dict[str, Measured]:
     """fid, kid (times 1000); frechet_NAME, kernel_NAME if the features are those of another estimator NAME.
 
     Neither has an interval: resampled pairs hold duplicates, which shrink the covariance and put equal images on both
     sides of the kernel, so that the interval may not contain the value. KID's deviation over subsets is in the
-    details. With as many samples as features or fewer the covariance is singular, and the Frechet distance depends on
-    the number of samples more than on the swaps; the details say so. Raises ValueError without torchmetrics and for
-    fewer than two pairs.
+    details. A caution says where the covariance is singular (as many samples as features or fewer): the Frechet
+    distance then depends on the number of samples more than on the swaps; and where the kernel distance is no larger
+    than its deviation: it may then be below 0, and is for a copy of the targets. Raises ValueError without
+    torchmetrics, for fewer than two pairs, and where all features are 0.
     """
-    try:
-        import torchmetrics
-    except ImportError as error:
-        raise ValueError("metric fid needs the package torchmetrics: pip install torchmetrics") from error
+    package = computed_by()
     name = view.estimators.need("features").name
     swaps, targets = view.read("features", "swap"), view.read("features", "target")
     count, dimension = swaps.shape
     protocol = {
         **view.protocol("features"), "dimension": dimension, "samples": count, "against": "the targets of the pairs",
-        "computed_by": f"torchmetrics {torchmetrics.__version__}",
+        **package,
     }  # fmt: skip
-    details = {"covariance": f"singular: {count} samples of {dimension} features"} if count <= dimension else {}
-    distance, (mean, deviation, size) = frechet(swaps, targets), kernel(swaps, targets)
+    distance = Measured(frechet(swaps, targets), count, None, protocol)
+    if count <= dimension:
+        problem = f"singular covariance, {count} pairs for {dimension} features"
+        distance = replace(distance, caution=f"{problem}: it depends on the number of pairs more than on the swaps")
+    formula = "(x . y / D + 1)^3, unbiased"
+    if name != INCEPTION:
+        scale = targets.double().square().mean().sqrt()
+        if not scale > 0:
+            raise ValueError(f"features '{name}': all features of the targets are 0, which no scale can change")
+        swaps, targets = swaps / scale, targets / scale
+        formula += ", features divided by the root mean square of the targets'"
+    mean, deviation, size = kernel(swaps, targets)
+    subsets = {"subsets": SUBSETS, "subset_size": size, "seed": SEED, "kernel": formula}
+    spread = {"deviation": 1000 * deviation}
+    by_kernel = Measured(1000 * mean, count, None, {**protocol, **subsets}, spread)
+    if mean <= deviation:
+        problem = f"no larger than its deviation over subsets of {size} pairs, {1000 * deviation:.2f}"
+        by_kernel = replace(by_kernel, caution=problem)
     fid, kid = ("fid", "kid") if name == INCEPTION else (f"frechet_{name}", f"kernel_{name}")
-    subsets = {"subsets": SUBSETS, "subset_size": size, "seed": SEED, "kernel": "(x . y / D + 1)^3, unbiased"}
-    return {
-        fid: Measured(distance, count, None, protocol, details),
-        kid: Measured(1000 * mean, count, None, {**protocol, **subsets}, {"deviation": 1000 * deviation}),
-    }
+    return {fid: distance, kid: by_kernel}
 
 
 FRECHET_DISTANCE = Metric(
@@ -102,4 +125,5 @@ FRECHET_DISTANCE = Metric(
         Value("kernel_", "kernel", "10^-3", "{:.2f}", "lower", brief=False, open_ended=True),
     ),
     needs="features",
+    machine=computed_by,
 )

@@ -16,12 +16,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from swapcore.hardware import available_cores, processor
+from swapcore.hardware import available_cores, hardware, processor
 from swapcore.images import to_float
 
 from .measured import Measured
 from .metric import Metric, Value, View
-from .parts import attributed, files_of, parts_of
+from .parts import attributed, lacks_networks, parts_of
 
 GPU_RUNS, GPU_WARM_UP = 50, 10  # a GPU needs some runs to reach its clock rate
 
@@ -29,15 +29,13 @@ GPU_RUNS, GPU_WARM_UP = 50, 10  # a GPU needs some runs to reach its clock rate
 def latency_ms(view: View, runs: int = 10, warm_up: int = 2) -> dict[str, Measured]:
     """latency_ms on one CPU thread, latency_all_threads_ms; latency_gpu_ms if evaluation and swapper are on a GPU.
 
-    Medians; p10, p90 and the parts' medians in the details. Absent for a swapper without networks or files; the CPU
-    values also if it is on another device and not a module, so that it cannot be copied. Torch's number of threads is
-    restored. Raises ValueError for fewer than one run.
+    Medians; p10, p90 and the parts' medians in the details. The CPU values are absent for a swapper that is on another
+    device and not a module, so that it cannot be copied. Torch's number of threads is restored. Raises ValueError for
+    fewer than one run.
     """
     if runs < 1 or warm_up < 0:
         raise ValueError(f"latency_ms: expected runs from 1 on and warm_up from 0 on, got {runs} and {warm_up}")
     swapper = view.swapper
-    if not parts_of(swapper) and not files_of(swapper):
-        return {}
     images = to_float(view.pairs.source[:1]), to_float(view.pairs.target[:1])
     values = {}
     if on_gpu(swapper, view.device):
@@ -131,6 +129,13 @@ def _run(
     return whole, by_part
 
 
+def lacks_speed(swapper: Any, pairs: Any, device: torch.device) -> str:
+    """The reason why a swapper cannot be timed."""
+    if not lacks_networks(swapper) and device.type != "cpu" and not isinstance(swapper, nn.Module):
+        return "" if on_gpu(swapper, device) else "a file that does not run in torch is timed only without a GPU"
+    return lacks_networks(swapper)
+
+
 LATENCY = Metric(
     latency_ms,
     (
@@ -138,4 +143,6 @@ LATENCY = Metric(
         Value("latency_all_threads_ms", "all threads ms", "ms", "{:.1f}", "lower", brief=False),
         Value("latency_gpu_ms", "GPU ms", "ms", "{:.2f}", "lower", parts=True, brief=False),
     ),
+    lacks=lacks_speed,
+    machine=hardware,
 )

@@ -113,21 +113,27 @@ class View:
             shared["data"] = dict(self.pairs.protocol)
         if role is None:
             return shared
-        estimator = self.estimators.need(role)
-        return {**shared, role: estimator.as_dict(), "flip": estimator.flip}
+        return {**shared, **self.estimators.need(role).protocol(role)}
 
 
 @dataclass(frozen=True)
 class Metric:
     """measure: view of a swapper -> measured values by key; a value that does not apply to the swapper or the
-    pairs is absent. values: all possible values, in the order of tables. needs: the role of its estimator."""
+    pairs is absent. values: all possible values, in the order of tables. needs: the role of its estimator. lacks:
+    (swapper, pairs, device) -> the reason why the metric has no value there; empty where it has one. machine: facts of
+    this machine on which the values depend.
+    """
 
     measure: Callable[[View], dict[str, Measured]]
     values: tuple[Value, ...]
     needs: str | None = None
+    lacks: Callable[[Any, Pairs, torch.device], str] = lambda swapper, pairs, device: ""
+    machine: Callable[[], Mapping[str, Any]] = dict
 
     def __call__(self, view: View) -> dict[str, Measured]:
         """Measure, with units, directions and the time it took. Raises ValueError on a key that no Value declares."""
+        if self.lacks(view.swapper, view.pairs, view.device):
+            return {}
         started = time.perf_counter()
         measured = described(self.measure(view), self.values)
         seconds = round(time.perf_counter() - started, 3)

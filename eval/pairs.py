@@ -102,6 +102,11 @@ class Pairs:
         return len(self.source)
 
     @property
+    def people(self) -> tuple[np.ndarray, np.ndarray]:
+        """The people of sources and of targets, (N,) int64 each."""
+        return self.source_person.numpy(), self.target_person.numpy()
+
+    @property
     def resolution(self) -> int:
         """Side of the images in pixels."""
         return self.source.shape[-1]

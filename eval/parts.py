@@ -29,6 +29,11 @@ def files_of(swapper: Any) -> dict[str, Path]:
     return files
 
 
+def lacks_networks(swapper: Any, pairs: Any = None, device: Any = None) -> str:
+    """The reason why a swapper has neither size nor speed."""
+    return "" if parts_of(swapper) or files_of(swapper) else "no swapper here has networks or files"
+
+
 @contextmanager
 def attributed(parts: dict[str, nn.Module], clock: Callable[[], float]) -> Iterator[dict[str, float]]:
     """How far `clock` advanced during the calls of each part; a part that is never called has no entry."""

@@ -18,6 +18,7 @@ import torch
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
+from swapcore.hardware import hardware
 from swapcore.images import to_float
 
 from .latency_ms import on_cpu, on_gpu
@@ -31,12 +32,9 @@ MB = 10**6
 def peak_memory_mb(view: View) -> dict[str, Measured]:
     """peak_memory_mb on the CPU, peak_memory_gpu_mb on the evaluation's GPU: 10^6 bytes, shares in the details.
 
-    Absent for a swapper without networks, and for one with a part that does not run in torch; on the CPU also if it
-    is on another device and not a module, so that it cannot be copied.
+    On the CPU absent for a swapper that is on another device and not a module, so that it cannot be copied.
     """
     swapper = view.swapper
-    if not parts_of(swapper) or set(files_of(swapper)) - set(parts_of(swapper)):
-        return {}
     images = to_float(view.pairs.source[:1]), to_float(view.pairs.target[:1])
     common = {"batch": 1, "resolution": view.pairs.resolution, "torch": torch.__version__}
     values = {}
@@ -108,10 +106,18 @@ def _measured(swapper: Any, working: int, protocol: dict[str, Any]) -> Measured:
     return Measured((weights + working) / MB, 1, None, protocol, details)
 
 
+def lacks_memory(swapper: Any, pairs: Any, device: Any) -> str:
+    """The reason why the memory of a swapper cannot be measured."""
+    in_torch = parts_of(swapper) and not set(files_of(swapper)) - set(parts_of(swapper))
+    return "" if in_torch else "no swapper here has networks that all run in torch"
+
+
 PEAK_MEMORY = Metric(
     peak_memory_mb,
     (
         Value("peak_memory_mb", "peak MB", "MB (10^6 bytes)", "{:.1f}", "lower", brief=False),
         Value("peak_memory_gpu_mb", "GPU peak MB", "MB (10^6 bytes)", "{:.1f}", "lower", brief=False),
     ),
+    lacks=lacks_memory,
+    machine=hardware,
 )

@@ -15,7 +15,7 @@ from swapcore.images import to_float
 
 from .measured import Measured
 from .metric import Metric, Value, View
-from .parts import attributed, files_of, parts_of
+from .parts import attributed, files_of, lacks_networks, parts_of
 
 
 def saved_bytes(part: nn.Module) -> int:
@@ -35,14 +35,12 @@ def multiply_adds(view: View) -> tuple[float, dict[str, float]]:
 def size_mb(view: View) -> dict[str, Measured]:
     """size_mb (10^6 bytes), size_mib (2^20 bytes), parameters, macs_g (10^9 multiply-adds); by part in the details.
 
-    A part's own file counts if the swapper names it in `files`, else its state dict written as safetensors. A
-    swapper without parts and files, such as copy-target, has none of these values.
+    A part's own file counts if the swapper names it in `files`, else its state dict written as safetensors. Only bytes
+    for a swapper with files alone.
     """
     parts, files = parts_of(view.swapper), files_of(view.swapper)
     sizes = {name: saved_bytes(part) for name, part in parts.items() if name not in files}
     sizes |= {name: path.stat().st_size for name, path in files.items()}
-    if not sizes:
-        return {}
     saved = {"bytes_of": {name: "its file" if name in files else "state dict as safetensors" for name in sizes}}
     values = {}
     for key, unit in (("size_mb", 10**6), ("size_mib", 2**20)):
@@ -71,4 +69,5 @@ SIZE = Metric(
         Value("parameters", "parameters", "", "{:,.0f}", "lower", brief=False),
         Value("macs_g", "GMAC", "10^9 multiply-adds", "{:.3f}", "lower", parts=True, cost=True),
     ),
+    lacks=lacks_networks,
 )

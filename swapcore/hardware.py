@@ -28,6 +28,12 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def hardware() -> dict[str, str]:
+    """Everything about this machine that changes the speed of a network, by name."""
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
+    return {"processor": processor(), "cores": str(available_cores()), "gpu": gpu, "torch": torch.__version__}
+
+
 def environment() -> dict[str, str]:
     """Commit, package versions and hardware of a measurement, by name."""
     facts = {"commit": git_commit(), "python": platform.python_version(), "platform": platform.platform()}

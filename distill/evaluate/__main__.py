@@ -26,7 +26,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,11 +36,12 @@ from distill import build, config
 from distill.config import ConfigError
 from distill.evaluate import pairs as lists
 from distill.evaluate import swappers
-from distill.evaluate.measure import PHOTO_ESTIMATORS, measure, shortened, write_grid
+from distill.evaluate.measure import PHOTO_ESTIMATORS, listed, measure, shortened, unmeasurable, write_grid
 from distill.evaluate.swappers import FinishedSwaps
 from distill.report import tables
 from eval import METRICS
 from eval.estimators import Estimators
+from eval.intervals import UNITS
 from eval.pairs import Pairs
 from swapcore import terminal
 from swapcore.files import check_folder, read_json
@@ -61,6 +62,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--flip", dest="eval.flip", action="store_true", default=None, help="append embeddings of mirrored images"
     )
+    parser.add_argument(
+        "--interval", dest="eval.interval", choices=tuple(UNITS), help="unit of the 95 %% intervals; default: pairs"
+    )
+    text = "mark the differences to this swapper that are sure; default: to the best"
+    parser.add_argument("--against", dest="eval.reference", metavar="SWAPPER", help=text)
     parser.add_argument("--weights", nargs="+", metavar="FOLDER", help="folders to search for weight files first")
     parser.add_argument("--same-people", type=Path, metavar="FILE", help="each line: names in LIST of one person")
     parser.add_argument("--resolution", type=int, help="read LIST at this side in pixels; default: its own")
@@ -97,7 +103,7 @@ def evaluate(args: argparse.Namespace) -> None:
         print(f"skipped {line['what']}: {line['reason']}")
     if skipped:
         print(f"{len(skipped)} skipped in all, {len(pairs)} pairs left")
-    device, rows = "cuda" if torch.cuda.is_available() else "cpu", {}
+    device, rows, names = "cuda" if torch.cuda.is_available() else "cpu", {}, {}
     for argument in args.swappers:
         swapper = swappers.by_name(argument, exp, pairs, device)
         name, number = swapper.name, 1
@@ -105,13 +111,20 @@ def evaluate(args: argparse.Namespace) -> None:
             number += 1
             name = f"{swapper.name}-{number}"
         rows[name] = swapper
+        names.setdefault(argument, name)
+    if exp.eval.reference in names:  # a file or a folder, as the command names it
+        exp = replace(exp, eval=replace(exp.eval, reference=names[exp.eval.reference]))
     pairs, rows = _without_missing(pairs, rows, args.skip_missing)
+    not_measured = unmeasurable(exp.eval.metrics, rows, pairs, device)
+    if not_measured and any(key == "eval.metrics" for key, _ in config.parsed(overrides)):
+        raise ConfigError(f"--metrics: nothing to measure for {listed(not_measured)}; leave out these metrics")
     path = out / "metrics.json"
     if path.is_file() and (dropped := read_json(path)["rows"].keys() - rows.keys()):
         print(f"{path}: overwritten, without {', '.join(sorted(dropped))}; to keep them, give another --out")
     content, swaps = measure(exp, rows, pairs, estimators, skipped, out, device)
     write_grid(out / "grid.png", pairs, swaps, exp.eval.pictures)
-    print(tables.as_text(content["rows"]))
+    print(tables.as_text(content["rows"], content["differences"]))
+    print(*tables.notes(content), sep="\n")
     for warning in content["verdicts"]:
         print(f"! {warning}")
     print(path, out / "grid.png", sep="\n")

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -18,18 +18,20 @@ from tqdm import tqdm
 
 import teachers
 from distill import build
-from distill.config import Experiment, to_dict
+from distill.config import ConfigError, Experiment, to_dict
 from distill.evaluate import pairs as lists
 from distill.evaluate import swappers
+from distill.evaluate.differences import best, each_of, to_reference
 from distill.stage import Stage, open_stage, upstream
-from eval import sanity
+from eval import METRICS, sanity
 from eval.estimators import Estimators
 from eval.evaluation import Evaluation
-from eval.measured import Measured
+from eval.measured import VERSION, Measured, packed
 from eval.pairs import Pairs
 from swapcore.files import digest, read_json, write_json
 from swapcore.hardware import environment
 from swapcore.images import decode, grid, save_png
+from swapcore.terminal import nearest
 
 # Estimators of photographs, for lists without an experiment: none of them trains a student by default.
 PHOTO_ESTIMATORS = {
@@ -44,6 +46,7 @@ def run(exp: Experiment, accelerator, tracker) -> Stage:
         "eval": to_dict(exp.eval),
         "rulers": {role: estimator.weight_hash for role, estimator in estimators.items()},
         "renderer": teachers.build("exact").weight_hash,
+        "version": VERSION,
     }
     stage = open_stage(exp, "eval", inputs, accelerator, redo=True)
     if stage.done:
@@ -100,11 +103,18 @@ def measure(
     """Measure swappers, given by the name of their row, with the metrics of `exp`. Returns the content of metrics.json,
     and the swaps (N, 3, H, H) uint8 by row.
 
-    metrics.json is written after every row. A row is not measured again if the file has it for the same swapper,
-    pairs, metrics, estimators and device. `track` gets each row. Raises ValueError if a swapper cannot be measured.
+    metrics.json is written after every row. A row is taken over, with its environment, if the file has it under the
+    same key: the hash of everything that its values depend on. `track` gets each row. Raises ConfigError where no
+    metric has a value for any swapper and where the reference is no row, ValueError if a swapper cannot be measured.
     """
-    evaluation = Evaluation(pairs, estimators, device, exp.eval.batch_size)
-    path = folder / "metrics.json"
+    not_measured = unmeasurable(exp.eval.metrics, rows, pairs, device)
+    if len(not_measured) == len(set(exp.eval.metrics)):
+        raise ConfigError(f"eval.metrics: nothing can be measured: {listed(not_measured)}; choose other metrics")
+    if exp.eval.reference not in (None, *rows):
+        missing = f"no swapper '{exp.eval.reference}' is measured here{nearest(exp.eval.reference, rows)}"
+        raise ConfigError(f"eval.reference: {missing}")
+    evaluation = Evaluation(pairs, estimators, device, exp.eval.batch_size, exp.eval.interval)
+    path, now = folder / "metrics.json", environment()
     before = read_json(path) if path.is_file() else {}
     content: dict[str, Any] = {
         "experiment": exp.name,
@@ -112,27 +122,70 @@ def measure(
         "pairs": {
             "name": pairs.name, "hash": pairs.hash, "count": len(pairs), "gallery": len(pairs.gallery),
             "protocol": dict(pairs.protocol), "skipped": list(skipped),
+            "people": dict(zip(("source", "target"), map(packed, pairs.people), strict=True)),
         },
-        "rows": {}, "keys": {}, "verdicts": [], "environment": environment(),
+        "rows": {}, "keys": {}, "environments": {}, "verdicts": [], "not_measured": not_measured, "differences": None,
+        "environment": now,
     }  # fmt: skip
-    facts = {role: estimator.as_dict() for role, estimator in estimators.items()}
     swaps = {}
     for name, swapper in rows.items():
-        origin = [pairs.hash, swappers.fingerprint(swapper)]
+        names = digest(list(swappers.names_of(pairs)))
+        origin = [pairs.hash, names, swappers.fingerprint(swapper), exp.eval.batch_size, str(device)]
         swaps[name], failed = _swap(evaluation, swapper, name, folder / "swaps" / name, origin)
-        key = digest([origin, list(exp.eval.metrics), facts, str(device)])
+        key = _key(exp, pairs, estimators, origin)
         if before.get("keys", {}).get(name) == key:
-            values = {metric: Measured(**value) for metric, value in before["rows"][name].items()}
+            kept = {metric: Measured.from_dict(value) for metric, value in before["rows"][name].items()}
+            values, where = evaluation.with_intervals(kept), before["environments"][name]
         else:
-            values = evaluation.measure(swapper, exp.eval.metrics, swaps=swaps[name])
+            values, where = evaluation.measure(swapper, exp.eval.metrics, swaps=swaps[name]), now
         content["rows"][name] = {metric: value.as_dict() for metric, value in values.items()}
-        content["keys"][name] = key
+        content["keys"][name], content["environments"][name] = key, where
         content["verdicts"] += swappers.own_estimators(name, swapper, estimators)
         content["verdicts"] += _warnings(name, values, swaps[name], failed, pairs)
         write_json(path, content)
         if track:
             track(name, content["rows"][name])
+    content["differences"] = _differences(content["rows"], exp.eval.reference, pairs)
+    write_json(path, content)
     return content, swaps
+
+
+def _key(exp: Experiment, pairs: Pairs, estimators: Estimators, origin: Sequence[Any]) -> str:
+    """The hash of everything that the values of a row depend on. Intervals are left out: they are computed again from
+    the values of the pairs."""
+    facts = {role: estimator.as_dict() for role, estimator in estimators.items()}
+    machine = [dict(METRICS[metric].machine()) for metric in exp.eval.metrics]
+    of_pairs = [pairs.name, dict(pairs.protocol), pairs.gallery_holds_sources]
+    return digest([VERSION, origin, list(exp.eval.metrics), facts, machine, of_pairs, exp.threads])
+
+
+def unmeasurable(metrics: Iterable[str], rows: Mapping[str, Any], pairs: Pairs, device: Any) -> dict[str, str]:
+    """The metrics that have a value for none of the swappers on these pairs, with the reason."""
+    reasons = {}
+    for metric in metrics:
+        lacks = [METRICS[metric].lacks(swapper, pairs, torch.device(device)) for swapper in rows.values()]
+        if all(lacks):
+            reasons[metric] = lacks[0]
+    return reasons
+
+
+def listed(reasons: Mapping[str, str]) -> str:
+    """The result of `unmeasurable` as text."""
+    return "; ".join(f"{metric} ({reason})" for metric, reason in reasons.items())
+
+
+def _differences(rows: Mapping[str, Any], reference: str | None, pairs: Pairs) -> dict[str, Any] | None:
+    """The differences of all rows to a reference row, as plain types: by default the best row that is neither a copy
+    nor the exact swap. None where there is nothing to compare."""
+    candidates = {name: row for name, row in rows.items() if name not in (*swappers.COPIES, "exact")} or rows
+    values = {name: {key: value["value"] for key, value in row.items()} for name, row in candidates.items()}
+    reference = reference or best(values)
+    each = {name: each_of(row) for name, row in rows.items()}
+    if reference is None:
+        return None
+    found = to_reference(each, reference, pairs.people)
+    plain = {name: {key: one.as_dict() for key, one in row.items()} for name, row in found.items()}
+    return {"reference": reference, "rows": plain} if any(plain.values()) else None
 
 
 def _warnings(name: str, values: Mapping[str, Measured], swaps: Tensor, failed: list[str], pairs: Pairs) -> list[str]:

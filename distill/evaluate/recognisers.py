@@ -92,7 +92,7 @@ def measure(estimator: Estimator, photos: Photos, device: Any = "cpu", batch_siz
             images = photos.load(range(start, min(start + batch_size, len(photos))))
             embeddings.append(estimator(to_float(images.to(device))).float().cpu())
             bar.update(len(images))
-    protocol = {"recogniser": estimator.as_dict(), "flip": estimator.flip, "resolution": photos.resolution}
+    protocol = {**estimator.protocol("recogniser"), "resolution": photos.resolution}
     return recogniser_sanity(torch.cat(embeddings), [row["person"] for row in photos.rows], protocol)
 
 

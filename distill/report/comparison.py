@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,11 @@ from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 from matplotlib.transforms import Bbox
 
 from distill.config import Child, ConfigError
+from distill.evaluate.differences import best, each_of, people_of, to_reference
 from distill.evaluate.swappers import trained
-from distill.report.tables import columns, heading
+from distill.report.tables import SURE, UNSURE, columns, heading, mark, marks_legend
 from eval import table_values
+from eval.intervals import bootstrap, student, welch
 from swapcore.files import whole_file, write_json, write_text
 from swapcore.terminal import markdown_table
 
@@ -27,12 +30,13 @@ PLACES = (
 )  # fmt: skip
 
 
-def collect(runs: Sequence[tuple[Child, dict[str, Any]]]) -> dict[str, Any]:
+def collect(runs: Sequence[tuple[Child, dict[str, Any]]], reference: str | None = None) -> dict[str, Any]:
     """One row for each variant from the metrics.json of its runs; `references` are the swappers that were not trained.
 
-    A value over several seeds is their mean; `spread` is their sample standard deviation, None for one seed. Raises
-    ConfigError where two runs were measured on different pairs, ValueError where by different protocols: their values
-    do not belong in one column.
+    A value over several seeds is their mean; `spread` is their sample standard deviation, None for one seed; its 95 %
+    `intervals` are by pairs, people and seeds, `difference` is that to the variant `reference`, by default the best.
+    Raises ConfigError where two runs were measured on different pairs, ValueError where by different protocols: their
+    values do not belong in one column.
     """
     lists = {metrics["pairs"]["hash"] for _, metrics in runs}
     if len(lists) > 1:
@@ -45,8 +49,10 @@ def collect(runs: Sequence[tuple[Child, dict[str, Any]]]) -> dict[str, Any]:
     rows: dict[str, dict[str, Any]] = {}
     references: dict[str, dict[str, float]] = {}
     for child, metrics in runs:
-        row = rows.setdefault(child.variant, {"student": child.exp.student.name, "seeds": [], "values": {}})
+        new = {"student": child.exp.student.name, "seeds": [], "environments": [], "values": {}}
+        row = rows.setdefault(child.variant, new)
         row["seeds"].append(child.exp.train_seed)
+        row["environments"].append(_environment(child, metrics))
         minutes = {"train_minutes": {"value": metrics["minutes"]["train"], "unit": "minutes"}}
         for key, value in (students[child.exp.name] | minutes).items():
             row["values"].setdefault(key, {"unit": value["unit"], "each": []})["each"].append(value["value"])
@@ -58,11 +64,50 @@ def collect(runs: Sequence[tuple[Child, dict[str, Any]]]) -> dict[str, Any]:
             each = value["each"]
             value |= {"mean": float(np.mean(each)), "spread": float(np.std(each, ddof=1)) if len(each) > 1 else None}
     first = runs[0][1]
-    return {"pairs": first["pairs"], "environment": first["environment"], "references": references, "rows": rows}
+    each = {variant: [] for variant in rows}
+    for child, _ in runs:
+        each[child.variant].append(each_of(students[child.exp.name]))
+    reference = _compare(rows, each, people_of(first["pairs"]), reference)
+    facts = {"pairs": first["pairs"], "environment": first["environment"], "reference": reference}
+    return {**facts, "references": references, "rows": rows}
+
+
+def _environment(child: Child, metrics: Mapping[str, Any]) -> Mapping[str, str]:
+    """The environment in which the student of a run was measured."""
+    return metrics.get("environments", {}).get(list(trained(child.exp))[-1], metrics["environment"])
+
+
+def _compare(
+    rows: Mapping[str, dict[str, Any]],
+    each: Mapping[str, Sequence[Mapping[str, np.ndarray]]],
+    people: Sequence[np.ndarray] | None,
+    reference: str | None,
+) -> str | None:
+    """Add `intervals` and `difference` to the values of the rows; returns the name of the reference. each: for every
+    variant the values of all pairs, by seed and key. Runs without values of pairs get none."""
+    for row in rows.values():
+        for value in row["values"].values():
+            value["intervals"] = {"seeds": student(value["each"])}
+    if people is None or not all(all(seeds) for seeds in each.values()):
+        return None
+    means: dict[str, dict[str, np.ndarray]] = {}  # over the seeds, for every pair
+    for name, seeds in each.items():
+        means[name] = {key: np.mean([seed[key] for seed in seeds], axis=0) for key in seeds[0]}
+        for key, values in means[name].items():
+            has = np.isfinite(values)
+            by_people = bootstrap(values[has], [labels[has] for labels in people])
+            rows[name]["values"][key]["intervals"] |= {"pairs": bootstrap(values[has]), "people": by_people}
+    reference = reference or best({n: {k: v["mean"] for k, v in row["values"].items()} for n, row in rows.items()})
+    for name, differences in (to_reference(means, reference, people) if reference else {}).items():
+        for key, one in differences.items():
+            a, b = (rows[variant]["values"][key]["each"] for variant in (name, reference))
+            by_seeds = {"seeds": welch(a, b)} if min(len(a), len(b)) > 1 else {}
+            rows[name]["values"][key]["difference"] = replace(one, intervals={**one.intervals, **by_seeds}).as_dict()
+    return reference
 
 
 def markdown(table: Mapping[str, Any]) -> str:
-    """Variants down, metrics across; ± is the standard deviation over seeds."""
+    """Variants down, metrics across; ± is the standard deviation over seeds. Marks show sure differences."""
     rows = table["rows"]
     brief = [v for v in table_values({key for row in rows.values() for key in row["values"]}) if v.brief]
     brief = [value for value in brief if value.key != "train_minutes"]
@@ -73,14 +118,24 @@ def markdown(table: Mapping[str, Any]) -> str:
     for name, row in rows.items():
         cells = (_cell(row["values"].get(value.key), value.format) for value in brief)
         lines.append([name, str(len(row["seeds"])), *cells, _cell(row["values"]["train_minutes"], "{:.1f}")])
-    return markdown_table(lines) + "\n"
+    legend = ""
+    if (reference := table.get("reference")) and len(rows) > 1:
+        by_seeds = any(len(row["seeds"]) > 1 for row in rows.values())
+        legend = f"\n{_escaped(marks_legend(reference, by_seeds))}\n"
+    return markdown_table(lines) + "\n" + legend
+
+
+def _escaped(text: str) -> str:
+    """Text whose marks Markdown must not read."""
+    return "".join(f"\\{letter}" if letter in (SURE, UNSURE) else letter for letter in text)
 
 
 def _cell(value: Mapping[str, Any] | None, form: str) -> str:
     if value is None:
         return "–"
     varies = value["spread"] is not None and min(value["each"]) < max(value["each"])
-    return form.format(value["mean"]) + (f" ± {form.format(value['spread'])}" if varies else "")
+    text = form.format(value["mean"]) + (f" ± {form.format(value['spread'])}" if varies else "")
+    return f"{text} {_escaped(mark(value.get('difference')))}".rstrip()
 
 
 def write(name: str, table: Mapping[str, Any], folder: Path) -> list[Path]:

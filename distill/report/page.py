@@ -47,7 +47,8 @@ def run(exp: Experiment, accelerator, tracker) -> Stage:
     tracker.image(Image.open(exp.folder / "eval" / "grid.png"), "swaps")
     stage.finish()
 
-    print(tables.as_text(metrics["rows"]))
+    print(tables.as_text(metrics["rows"], metrics.get("differences")))
+    print(*tables.notes(metrics), sep="\n")
     for warning in metrics["verdicts"]:
         print(f"! {warning}")
     print("minutes:", ", ".join(f"{name} {minutes:.1f}" for name, minutes in metrics["minutes"].items()), end="\n\n")
@@ -69,7 +70,8 @@ def render_page(
         "report.html",
         exp=exp,
         metrics=metrics,
-        values=tables.as_html(metrics["rows"], list(trained(exp))),
+        values=tables.as_html(metrics["rows"], list(trained(exp)), metrics.get("differences")),
+        notes=tables.notes(metrics),
         pictures=_pictures(exp.folder / "eval" / "pictures", list(metrics["rows"])),
         exported=card.cells(exported) if exported else None,
         export_legend=card.legend(exported) if exported else None,

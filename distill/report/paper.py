@@ -18,7 +18,7 @@ from distill.report import published, sizes
 from distill.report.results import Result, find_results, read_result
 from distill.report.tables import shares
 from eval import table_values
-from eval.measured import INFORMATIVE
+from eval.measured import depends_on
 from eval.metric import Value
 from swapcore.files import flatten
 
@@ -187,7 +187,7 @@ def _ours(system: str, column: Value, requires: Mapping[str, Any] | None, result
             value = row[column.key]
             facts = flatten({**value["protocol"], "pairs": dict(result.pairs)})
             if requires and value["unit"] == column.unit and agrees(requires, facts):
-                return {**_measured(value), "measured_from": result.origin}
+                return {**_measured(value), "measured_from": result.origins[swapper]}
             other = True
     return {"other": other}
 
@@ -201,7 +201,7 @@ def measured_tables(results: Sequence[Result]) -> list[Table]:
     groups: list[dict[str, Any]] = []
     for result in results:
         for swapper, row in result.rows.items():
-            protocols = {k: {x: y for x, y in v["protocol"].items() if x not in INFORMATIVE} for k, v in row.items()}
+            protocols = {key: depends_on(value) for key, value in row.items()}
             for group in groups:
                 same = group["pairs"]["hash"] == result.pairs["hash"]
                 if same and all(group["protocols"].get(k, p) == p for k, p in protocols.items()):
@@ -222,16 +222,22 @@ def _measured_table(name: str, group: Mapping[str, Any]) -> Table:
     for (swapper, _), (result, row) in group["rows"].items():
         label = swapper if len(runs) == 1 else f"{swapper} ({result.experiment})"
         if label in rows:
-            label = f"{label}, {result.origin}"
+            label = f"{label}, {result.origins[swapper]}"
         rows[label] = {
             key: Cell(
-                row[key]["unit"], **_measured(row[key]), measured_from=result.origin,
-                note=" + ".join(f"{part} {share:,.{value.digits}f}" for part, share in shares(value, row[key]).items()),
+                row[key]["unit"], **_measured(row[key]), measured_from=result.origins[swapper],
+                note=_note(value, row[key]),
             )
             for value in values if (key := value.key) in row
         }  # fmt: skip
     columns = [replace(value, unit="") for value in values]  # the titles name them
     return Table(name, f"Measured here: {', '.join(runs)}", name, _protocol_of(group), columns, rows)
+
+
+def _note(value: Value, measured: Mapping[str, Any]) -> str:
+    """The shares of networks and the caution of a value."""
+    parts = " + ".join(f"{part} {share:,.{value.digits}f}" for part, share in shares(value, measured).items())
+    return ". ".join(filter(None, (parts, measured.get("caution", ""))))
 
 
 def _measured(value: Mapping[str, Any]) -> dict[str, Any]:
@@ -254,8 +260,10 @@ def _protocol_of(group: Mapping[str, Any]) -> dict[str, str]:
         for key in ("resolution", "swaps", "flip"):
             if key in protocol:
                 facts[key] = str(protocol[key])
+        if "interval" in protocol:
+            facts["interval"] = _listed(protocol["interval"])
     if "latency_ms" in group["protocols"]:
-        facts["speed"] = _listed(group["protocols"]["latency_ms"])
+        facts["speed"] = _listed({k: v for k, v in group["protocols"]["latency_ms"].items() if k != "unit"})
     return facts
 
 

@@ -16,9 +16,9 @@ PAIRS = ("name", "hash", "count", "gallery")
 
 @dataclass(frozen=True)
 class Result:
-    """A metrics.json. origin: path and commit. rows: Measured.as_dict() by swapper and key."""
+    """A metrics.json. origins: path and commit by swapper. rows: Measured.as_dict() by swapper and key."""
 
-    origin: str
+    origins: Mapping[str, str]
     experiment: str
     pairs: Mapping[str, Any]
     rows: Mapping[str, Mapping[str, Any]]
@@ -46,6 +46,8 @@ def read_result(path: Path) -> Result:
             raise TypeError("each value needs a number and a protocol")
         pairs = {key: pairs[key] for key in PAIRS} | pairs
         where = path.resolve().relative_to(ROOT) if path.resolve().is_relative_to(ROOT) else path
-        return Result(f"{where} @{commit[:10]}", content["experiment"], pairs, rows)
+        commits = {name: content.get("environments", {}).get(name, {}).get("commit", commit) for name in rows}
+        origins = {name: f"{where} @{of_row[:10]}" for name, of_row in commits.items()}
+        return Result(origins, content["experiment"], pairs, rows)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise PaperError(f"{path}: not the metrics.json of an evaluation ({type(error).__name__}: {error})") from None

@@ -10,13 +10,14 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from distill.evaluate.differences import Row
 from eval import table_values
 from eval.measured import check_column
 from eval.metric import Value
 from swapcore import terminal
 
 ARROWS = {"higher": "↑", "lower": "↓", "target": "→←"}
-Row = Mapping[str, Mapping[str, Any]]  # of metrics.json: Measured.as_dict() by key
+SURE, UNSURE, CAUTION = "*", "~", "!"
 
 _templates = Environment(
     loader=FileSystemLoader(Path(__file__).with_name("templates")),
@@ -51,25 +52,85 @@ def shares(value: Value, measured: Mapping[str, Any] | None) -> dict[str, float]
     return dict(sorted(parts.items())) if len(parts) > 1 else {}
 
 
-def as_text(rows: Mapping[str, Row]) -> str:
-    """The table for a terminal: metrics down, swappers across."""
-    lines = [["", *rows]]
+def mark(difference: Mapping[str, Any] | None) -> str:
+    """The mark of a value by its difference (plain types) to the reference; empty where there is none."""
+    return "" if difference is None else SURE if difference["sure"] else UNSURE
+
+
+def marks_legend(reference: str, seeds: bool = False) -> str:
+    """The meaning of the marks of a table."""
+    units = "by pairs, by people and by seeds" if seeds else "by pairs and by people"
+    return (
+        f"{SURE} surely differs from {reference}: the 95 % intervals of the difference {units} exclude 0; "
+        f"{UNSURE} may not differ"
+    )
+
+
+def unit_of(measured: Mapping[str, Any]) -> str:
+    """The unit of a value's interval; older results, which do not say so, drew pairs."""
+    return measured["protocol"].get("interval", {}).get("unit", "pairs")
+
+
+def notes(content: Mapping[str, Any]) -> list[str]:
+    """Lines under the table of a metrics.json: the meaning of the marks, the cautions, the metrics without a value, and
+    the rows taken over from another commit, other packages or other hardware."""
+    rows, now, lines = content["rows"], content["environment"], []
+    if content.get("differences"):
+        lines.append(marks_legend(content["differences"]["reference"]))
+    named: dict[str, list[str]] = {}  # the rows of each caution
     for value in columns(rows):
-        measured = [row.get(value.key) for row in rows.values()]
-        lines.append([heading(value), *(value.format.format(cell["value"]) if cell else "–" for cell in measured)])
-        networks = [" + ".join(map(value.format.format, shares(value, cell).values())) for cell in measured]
+        for name, row in rows.items():
+            if text := row.get(value.key, {}).get("caution"):
+                named.setdefault(f"{value.title}: {text}", []).append(name)
+    lines += [f"{CAUTION} {text} ({', '.join(names)})" for text, names in named.items()]
+    lines += [f"not measured: {metric}: {reason}" for metric, reason in content.get("not_measured", {}).items()]
+    for name, then in content.get("environments", {}).items():
+        if other := [f"{key} {then.get(key)}" for key in now if then.get(key) != now[key]]:
+            lines.append(f"{name}: taken over, measured with {', '.join(other)}")
+    return lines
+
+
+def as_text(rows: Mapping[str, Row], differences: Mapping[str, Any] | None = None) -> str:
+    """The table for a terminal: metrics down, swappers across. differences: those of metrics.json, shown as marks."""
+    values, lines = columns(rows), []
+    signs = {v.key: [_signs(row.get(v.key), differences, name, v) for name, row in rows.items()] for v in values}
+    margin = max((len(each) for row in signs.values() for each in row), default=0)
+    for value in values:
+        text, measured = value.format.format, [row.get(value.key) for row in rows.values()]
+        cells = [text(cell["value"]) if cell else "–" for cell in measured]
+        lines.append([heading(value), *(f"{a}{b:<{margin}}" for a, b in zip(cells, signs[value.key], strict=True))])
+        ends = [cell.get("interval") if cell else None for cell in measured]
+        if any(ends):
+            unit = next(unit_of(cell) for cell in measured if cell and cell.get("interval"))
+            lines.append([f"  95 % by {unit}", *("–".join(map(text, each)) if each else "–" for each in ends)])
+        networks = [" + ".join(map(text, shares(value, cell).values())) for cell in measured]
         if any(networks):
             lines.append(["  of its networks", *(network or "–" for network in networks)])
-    return f"\n{terminal.text_table(lines)}\n"
+    return f"\n{terminal.text_table([['', *rows], *lines])}\n"
 
 
-def as_html(rows: Mapping[str, Row], trained: Sequence[str]) -> Markup:
+def _signs(measured: Mapping[str, Any] | None, differences: Mapping[str, Any] | None, name: str, value: Value) -> str:
+    """The mark of a cell and the sign of its caution after a space; empty where it has neither."""
+    if measured is None:
+        return ""
+    marked = mark(differences["rows"].get(name, {}).get(value.key)) if differences else ""
+    signs = marked + (CAUTION if measured.get("caution") else "")
+    return f" {signs}" if signs else ""
+
+
+def as_html(rows: Mapping[str, Row], trained: Sequence[str], differences: Mapping[str, Any] | None = None) -> Markup:
     """The same table as HTML; intervals and shares are in small print, and the columns of `trained` stand out."""
-    cells = {heading(value): [_cell(value, row.get(value.key)) for row in rows.values()] for value in columns(rows)}
+    cells = {
+        heading(value): [
+            _cell(value, row.get(value.key), _signs(row.get(value.key), differences, name, value))
+            for name, row in rows.items()
+        ]
+        for value in columns(rows)
+    }
     return render("values.html", names=list(rows), trained=trained, cells=cells)
 
 
-def _cell(value: Value, measured: Mapping[str, Any] | None) -> tuple[str, list[str]]:
+def _cell(value: Value, measured: Mapping[str, Any] | None, signs: str) -> tuple[str, list[str]]:
     """The text of a cell, and its lines of small print."""
     if measured is None:
         return "–", []
@@ -78,4 +139,4 @@ def _cell(value: Value, measured: Mapping[str, Any] | None) -> tuple[str, list[s
     if "p10" in details:
         small.append(f"runs {text(details['p10'])} – {text(details['p90'])}")
     small += [f"{network} {text(share)}" for network, share in shares(value, measured).items()]
-    return text(measured["value"]), small
+    return text(measured["value"]) + signs, small

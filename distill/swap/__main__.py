@@ -62,6 +62,7 @@ def swap(args: argparse.Namespace) -> None:
     if not args.student.is_file():
         raise ConfigError(f"{args.student}: no such student; train one (make quickstart), or name one with --student")
     exp = config.default("swap", [("weights", args.weights)])
+    config.check_weights(exp.weights)
     detector = faces.Detector(weights.find(faces.YUNET, exp.weights))
     swapper = Swapper(args.student, exp, detector, args.source, count and int(count), args.reference)
     if kind == "photograph":

@@ -8,10 +8,13 @@ from pathlib import Path
 import pytest
 import yaml
 from conftest import ROOT
+from helpers.make_pairs import make
 from helpers.student_files import student_file
 
 from distill import config, run, schema
 from distill.config import ConfigError
+from distill.data import synthetic
+from distill.data.photos import read_manifest
 from distill.schema import Mix, Teacher
 
 # Names of folders that YAML would read as something else.
@@ -332,3 +335,73 @@ def test_full_size_comes_before_the_command_line(tmp_path):
     assert config.load(path, ["train.steps=7"], full_size=True).train.steps == 7
     with pytest.raises(ConfigError, match="full_size: name: cannot be set here"):
         config.load(written(tmp_path, full_size={"name": "y"}), full_size=True)
+
+
+def run_file(tmp_path, missing):
+    return run.main([str(write(tmp_path, f"weights: ['{missing}']"))])
+
+
+def run_evaluate(tmp_path, missing):
+    from distill.evaluate import __main__ as evaluate
+    from distill.evaluate.pairs import by_people, save
+
+    synthetic.write(tmp_path / "people", {"test": (2, 2)}, 64, seed=1, progress=False)
+    photos = read_manifest(tmp_path / "people", "test", 64)
+    save(by_people("toy", photos, 2, 1, "toy"), photos.root, tmp_path / "list")
+    arguments = ["exact", "--pairs", str(tmp_path / "list"), "--metrics", "exact_match", "--out", str(tmp_path / "out")]
+    return evaluate.main([*arguments, "--weights", missing])
+
+
+def run_export(tmp_path, missing):
+    from distill.export import __main__ as export
+
+    return export.main([str(student_file(tmp_path)), "--to", "tnn", "--weights", missing])
+
+
+def run_recognisers(tmp_path, missing):
+    from distill.evaluate import recognisers
+
+    return recognisers.main(["synthetic_recogniser", "--photos", str(tmp_path), "--weights", missing])
+
+
+def run_swap(tmp_path, missing):
+    for package in ("cv2", "av"):
+        pytest.importorskip(package, reason="pip install swapdistill[video]")
+    from distill.swap import __main__ as swap
+
+    a, b = tmp_path / "a.png", tmp_path / "b.png"
+    a.touch(), b.touch()
+    student = str(student_file(tmp_path))
+    return swap.main([str(a), str(b), "-o", str(tmp_path / "c.png"), "--student", student, "--weights", missing])
+
+
+def run_make_pairs(tmp_path, missing):
+    done = make("people", str(tmp_path), "--out", str(tmp_path / "list"), "--align", "--weights", missing)
+    print(done.stderr, end="", file=sys.stderr)
+    return done.returncode
+
+
+@pytest.mark.parametrize(
+    "command", [run_file, run_evaluate, run_export, run_recognisers, run_swap, run_make_pairs], ids=lambda f: f.__name__
+)
+def test_folders_of_weights_must_exist(tmp_path, capsys, command):
+    missing = str(tmp_path / "nowhere")
+    assert command(tmp_path, missing) == 2
+    message = f"error: weights: no such folder '{missing}'; name a folder that holds weight files"
+    assert message in capsys.readouterr().err.splitlines()
+
+
+def test_names_of_metrics_are_not_empty(tmp_path):
+    with pytest.raises(ConfigError, match="exp.yaml: eval.metrics: expected no empty name"):
+        config.load(write(tmp_path, "eval: {metrics: [id_retrieval, '']}"))
+    with pytest.raises(ConfigError, match="eval.metrics: expected at least one metric"):
+        config.load(write(tmp_path, "eval: {metrics: []}"))
+
+
+def test_the_reference_of_variants_is_a_variant(tmp_path):
+    text = "variants: {narrow: {}, wide: {train.steps: 1}}\neval: {reference: %s}"
+    exp = config.load(write(tmp_path, text % "wide"))
+    assert exp.eval.reference == "wide" and {child.exp.eval.reference for child in config.children(exp)} == {None}
+    with pytest.raises(ConfigError, match=r"eval.reference: expected a variant \(narrow, wide\), got 'wid'"):
+        config.load(write(tmp_path, text % "wid"))
+    assert config.load(write(tmp_path, "eval: {reference: copy-target}")).eval.reference == "copy-target"

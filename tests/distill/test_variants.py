@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from distill import config
 from distill.config import Child, ConfigError
 from distill.report import comparison
+from eval.measured import packed
 
 VARIANTS = {"narrow": {}, "wide": {"student.options.width": 16}, "untaught": {"train.mix": {"pseudo_gt": 0, "pair": 1}}}
 
@@ -56,7 +57,7 @@ def test_the_comparison_is_the_mean_of_the_childrens_metrics(finished):
             assert row["values"][metric]["mean"] == pytest.approx(np.mean(each))
             assert row["values"][metric]["spread"] == pytest.approx(np.std(each, ddof=1))
     text = (folder / "comparison.md").read_text()
-    assert text.count("\n") == 2 + 3 + 3 and "| wide | 2 | " in text and " ± " in text
+    assert text.count("\n") == 2 + 3 + 3 + 2 and "| wide | 2 | " in text and " ± " in text
     parameters = [row["values"]["parameters"]["mean"] for row in table["rows"].values()]
     assert parameters[0] == parameters[2] < parameters[1]
     assert (folder / "comparison.png").read_bytes()[:4] == b"\x89PNG"
@@ -130,6 +131,60 @@ def test_names_in_the_plot_hide_neither_each_other_nor_leave_it():
     assert {text.get_text() for text in axes.texts} == set(places)
     assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
     assert all(axes.bbox.x0 <= box.x0 and box.x1 <= axes.bbox.x1 and axes.bbox.y0 <= box.y0 for box in boxes)
+
+
+def by_hand(variant, each, seed=0, people=None, where="here"):
+    """A run of a variant whose background error is `each` (N,), of pairs of different people."""
+    exp = config.Experiment(name=f"{variant}-seed{seed}")
+    each = np.asarray(each, dtype=np.float32)
+    value = {"value": float(np.nanmean(each)), "unit": "", "protocol": {}, "each": packed(each)}
+    people = packed(np.arange(len(each)) if people is None else np.asarray(people))
+    metrics = {
+        "pairs": {"hash": "1", "people": {"source": people, "target": people}},
+        "rows": {"mobilefsgan": {"background_error": value, "size_mb": {"value": 1.0, "unit": "MB", "protocol": {}}}},
+        "minutes": {"train": 1}, "environment": {"commit": "now"}, "environments": {"mobilefsgan": {"commit": where}},
+    }  # fmt: skip
+    return Child(variant, seed, exp), metrics
+
+
+def test_sure_differences_of_variants_by_hand():
+    """Variant b is 1 above a on eleven of twelve pairs and 1 below on one: 5/6, by pairs from 0.5 to 1."""
+    base, paired = np.linspace(1, 100, 12), np.where(np.arange(12) == 5, -1, 1)
+    table = comparison.collect([by_hand("a", base), by_hand("b", base + paired)])
+    assert table["reference"] == "a" and "difference" not in table["rows"]["a"]["values"]["background_error"]
+    found = table["rows"]["b"]["values"]["background_error"]["difference"]
+    assert found["value"] == pytest.approx(5 / 6) and found["sure"] and set(found["intervals"]) == {"pairs", "people"}
+    assert found["intervals"]["pairs"] == pytest.approx([0.5, 1])
+    assert "difference" not in table["rows"]["b"]["values"]["size_mb"]
+
+
+def test_sure_differences_hold_over_the_seeds():
+    """The mean over seeds is 1 above the reference on every pair. Seeds 0.9 and 1.1 above agree, -4 and 6 do not."""
+    base = np.linspace(1, 100, 12)
+    reference = [by_hand("a", base + x, seed) for seed, x in enumerate((-0.1, 0.1))]
+    for shifts, sure in (((0.9, 1.1), True), ((-4, 6), False)):
+        runs = [*reference, *(by_hand("b", base + shift, seed) for seed, shift in enumerate(shifts))]
+        found = comparison.collect(runs, "a")["rows"]["b"]["values"]["background_error"]["difference"]
+        assert found["intervals"]["pairs"] == pytest.approx([1, 1], abs=1e-5) and found["sure"] == sure
+        low, high = found["intervals"]["seeds"]
+        assert (low > 0) == sure and low < 1 < high
+    single = comparison.collect([reference[0], by_hand("b", base + 1)], "a")["rows"]["b"]["values"]["background_error"]
+    assert "seeds" not in single["difference"]["intervals"] and single["intervals"]["seeds"] is None
+
+
+def test_the_table_marks_differences_and_names_the_reference():
+    base = np.linspace(1, 100, 12)
+    text = comparison.markdown(comparison.collect([by_hand("a", base), by_hand("b", base + 1)], "b"))
+    assert "surely differs from b: the 95 % intervals of the difference by pairs and by people exclude 0" in text
+    assert "| a | 1 | 50.5000 \\* |" in text and "| b | 1 | 51.5000 |" in text
+    runs = [by_hand("a", base, people=[0] * 12), by_hand("b", base + 1, people=[0] * 12)]
+    table = comparison.collect(runs)  # one person
+    assert table["reference"] == "a" and "| b | 1 | 51.5000 \\~ |" in comparison.markdown(table)
+
+
+def test_a_variant_keeps_the_environment_of_its_values():
+    table = comparison.collect([by_hand("a", range(8), 0, where="then"), by_hand("a", range(8), 1)])
+    assert table["rows"]["a"]["environments"] == [{"commit": "then"}, {"commit": "here"}]
 
 
 def test_values_of_different_pairs_are_not_put_in_one_column():

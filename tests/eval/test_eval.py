@@ -18,8 +18,9 @@ import students
 from eval import METRICS, table_values
 from eval.estimators import Estimator, Estimators, mirrored, untrained_estimator
 from eval.evaluation import Evaluation
+from eval.intervals import bootstrap
 from eval.latency_ms import latency_ms
-from eval.measured import Measured, bootstrap_interval, check_column, mean_of
+from eval.measured import Measured, check_column, mean_of
 from eval.metric import Metric, Value
 from eval.sanity import copy_source, copy_target
 from swapcore.images import to_float, to_uint8
@@ -156,7 +157,9 @@ def test_identical_images_have_a_finite_psnr(pairs):
     assert (values["ssim"].value, values["psnr_db"].value, values["l1"].value) == (pytest.approx(1), 99.0, 0)
     assert values["psnr_db"].details["identical_pairs"] == PEOPLE
     json.dumps(values["psnr_db"].as_dict(), allow_nan=False)
-    assert values_of(copy_target, changed(pairs, exact=None), "exact_match") == {}
+    unknown = changed(pairs, exact=None)
+    assert values_of(copy_target, unknown, "exact_match") == {}
+    assert "exact swaps are unknown" in METRICS["exact_match"].lacks(copy_target, unknown, torch.device("cpu"))
 
 
 def test_every_value_says_what_it_depends_on(pairs):
@@ -235,11 +238,11 @@ def test_swaps_are_eight_bit(pairs):
 
 def test_bootstrap_interval():
     values = np.random.default_rng(1).normal(5, 2, 400)
-    low, high = bootstrap_interval(values)
-    assert (low, high) == bootstrap_interval(values)
+    low, high = bootstrap(values)
+    assert (low, high) == bootstrap(values)
     assert high - low == pytest.approx(2 * 1.96 * values.std() / 20, rel=0.1)
     assert low < values.mean() < high
-    assert bootstrap_interval(values[:1]) is None
+    assert bootstrap(values[:1]) is None
     with pytest.raises(ValueError, match="finite"):
         mean_of([1.0, math.inf], {})
 
@@ -282,7 +285,22 @@ def test_saved_files_count_as_they_are(pairs, tmp_path):
 
 
 def test_copies_have_no_size_and_no_latency(pairs):
-    assert values_of(copy_target, pairs, "size_mb", "latency_ms") == {}
+    metrics = ("size_mb", "latency_ms", "peak_memory_mb")
+    assert values_of(copy_target, pairs, *metrics) == {}
+    for metric in metrics:
+        assert "networks" in METRICS[metric].lacks(copy_target, pairs, torch.device("cpu"))
+        assert METRICS[metric].lacks(TwoParts().eval(), pairs, torch.device("cpu")) == ""
+
+
+def test_a_file_outside_torch_is_not_timed_beside_a_gpu(pairs, tmp_path):
+    (tmp_path / "whole.onnx").write_bytes(bytes(10))
+    exported = lambda source, target: target  # noqa: E731
+    exported.files = {"model": tmp_path / "whole.onnx"}
+    lacks = METRICS["latency_ms"].lacks
+    assert lacks(exported, pairs, torch.device("cpu")) == ""
+    assert "only without a GPU" in lacks(exported, pairs, torch.device("cuda"))
+    assert METRICS["size_mb"].lacks(exported, pairs, torch.device("cuda")) == ""
+    assert "all run in torch" in METRICS["peak_memory_mb"].lacks(exported, pairs, torch.device("cpu"))
 
 
 def test_latency_restores_the_number_of_threads(pairs):

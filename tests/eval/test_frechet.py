@@ -113,26 +113,54 @@ def test_values_carry_the_name_of_their_features():
         depends = value.protocol
         assert depends["features"]["name"] == "corners" and depends["dimension"] == 3
         assert depends["samples"] == value.n == PEOPLE and depends["computed_by"].startswith("torchmetrics ")
-        assert value.interval is None and value.details.get("covariance") is None
+        assert value.interval is None and value.each is None
         json.dumps(value.as_dict(), allow_nan=False)
-    assert values["kernel_corners"].value == pytest.approx(1000 * expected_kernel(pairs))
+    assert values["kernel_corners"].value == pytest.approx(1000 * expected_kernel(pairs, scaled=True))
     assert values["kernel_corners"].details["deviation"] > 0 and values["kernel_corners"].protocol["subset_size"] == 4
+    assert not values["frechet_corners"].caution and "divided by" in values["kernel_corners"].protocol["kernel"]
 
 
-def expected_kernel(pairs):
-    return kernel(*(corners(images.float() / 127.5 - 1) for images in (pairs.source, pairs.target)))[0]
+def expected_kernel(pairs, scaled):
+    swaps, targets = (corners(images.float() / 127.5 - 1) for images in (pairs.source, pairs.target))
+    scale = targets.double().square().mean().sqrt() if scaled else 1
+    return kernel(swaps / scale, targets / scale)[0]
 
 
 def test_only_inception_gives_fid():
-    """The name decides, and load_estimator gives that name to a file with the right sha256 only."""
+    """The name decides, and load_estimator gives that name to a file with the right sha256 only. KID is not scaled."""
     values = Evaluation(toy_pairs(), estimators("inception_fid")).measure(copy_source, ["fid"])
-    assert set(values) == {"fid", "kid"}
+    assert set(values) == {"fid", "kid"} and values["kid"].protocol["kernel"] == "(x . y / D + 1)^3, unbiased"
+    assert values["kid"].value == pytest.approx(1000 * expected_kernel(toy_pairs(), scaled=False))
+
+
+def test_the_kernel_distance_does_not_depend_on_the_scale_of_the_features():
+    found = []
+    for scale in (1, 3000):
+        network = lambda images, scale=scale: corners(images) * scale  # noqa: E731
+        found.append(Evaluation(toy_pairs(), estimators("corners", network)).measure(copy_source, ["fid"]))
+    small, large = (values["kernel_corners"] for values in found)
+    assert large.value == pytest.approx(small.value, rel=1e-4) and 0 < small.value < 1e4
+    with pytest.raises(ValueError, match="features 'dark': all features of the targets are 0"):
+        Evaluation(toy_pairs(), estimators("dark", lambda images: images[:, 0, -1, :3] * 0)).measure(
+            copy_source, ["fid"]
+        )
+
+
+def test_a_kernel_distance_within_its_deviation_is_told():
+    pairs = toy_pairs()
+    values = Evaluation(pairs, estimators()).measure(copy_target, ["fid"])
+    near, far = (
+        values["kernel_corners"],
+        Evaluation(pairs, estimators()).measure(copy_source, ["fid"])["kernel_corners"],
+    )
+    assert near.value < 0 and near.caution.startswith("no larger than its deviation over subsets of 4 pairs, ")
+    assert far.value > far.details["deviation"] and not far.caution
 
 
 def test_too_few_samples_are_told():
     wide = estimators("wide", lambda images: images[:, 0, :2].flatten(1))
     value = Evaluation(toy_pairs(), wide).measure(copy_source, ["fid"])["frechet_wide"]
-    assert value.details["covariance"] == "singular: 8 samples of 64 features"
+    assert value.caution.startswith("singular covariance, 8 pairs for 64 features")
     with pytest.raises(ValueError, match="no features estimator"):
         Evaluation(toy_pairs(), Estimators()).measure(copy_target, ["fid"])
     with pytest.raises(ValueError, match="expected .8, D."):

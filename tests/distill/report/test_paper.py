@@ -14,6 +14,8 @@ from conftest import ROOT, SHARED, needs_shared
 from distill.report import paper, paper_pages, published, sizes, tables
 from distill.report.__main__ import main
 from distill.report.published import PaperError
+from distill.report.results import read_result
+from eval import intervals
 
 PROTOCOL = {"recogniser": {"name": "r", "weight_hash": "00"}, "pairs_hash": "aa", "flip": "none", "pairs": "one"}
 
@@ -242,3 +244,24 @@ def test_the_tables_of_runs_name_crop_and_colours_and_each_network(tmp_path):
     own = next(t for t in paper.tables([tmp_path]) if t.name == "measured_1")
     assert own.protocol["recogniser"] == "r, weights 00; whole frame; bgr"
     assert own.rows["student"]["size_mb"].note == "generator 4.49 + identity_encoder 3.26"
+
+
+def test_a_row_that_was_taken_over_names_the_commit_that_measured_it(tmp_path):
+    rows = {"old": {"id_retrieval_top1_pct": value(50.0)}, "new": {"id_retrieval_top1_pct": value(60.0)}}
+    folder = result(tmp_path / "run", rows)
+    content = json.loads((folder / "metrics.json").read_text())
+    content["environments"] = {"old": {"commit": "a" * 40}, "new": {"commit": "c" * 40}}
+    (folder / "metrics.json").write_text(json.dumps(content))
+    shown = paper.measured_tables([read_result(folder / "metrics.json")])[0].rows
+    origins = {name: row["id_retrieval_top1_pct"].measured_from[-10:] for name, row in shown.items()}
+    assert origins == {"old": "a" * 10, "new": "c" * 10}
+
+
+def test_intervals_of_two_units_share_no_table(tmp_path):
+    """Results that do not name the unit drew pairs."""
+    for unit, same in (("pairs", True), ("people", False)):
+        named = value(60.0, interval=intervals.protocol(unit)) | {"caution": "of few pairs"}
+        rows = {"old": {"id_retrieval_top1_pct": value(50.0)}, "new": {"id_retrieval_top1_pct": named}}
+        shown = paper.measured_tables([read_result(result(tmp_path / unit, rows) / "metrics.json")])
+        assert len(shown) == (1 if same else 2) and f"unit {unit}" in shown[-1].protocol["interval"]
+        assert shown[-1].rows["new"]["id_retrieval_top1_pct"].note == "of few pairs"
