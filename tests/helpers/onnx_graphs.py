@@ -103,6 +103,21 @@ def write_converter(path, outputs=512):
     return path, torch.from_numpy(weights)
 
 
+def moved_out(path):
+    """Move the large tensors of a file into PATH.data; returns its path. onnxruntime wants shapes to stay inside."""
+    data = path.with_name(f"{path.name}.data")
+    options = {"location": data.name, "size_threshold": 256, "convert_attribute": True}
+    onnx.save(onnx.load(path), path, save_as_external_data=True, **options)
+    return data
+
+
+def change_last_number(data):
+    """Multiply the last float32 of a file of tensors by -2; the size stays."""
+    numbers = np.fromfile(data, np.float32)
+    numbers[-1] *= -2
+    numbers.tofile(data)
+
+
 def write_encoders(folder) -> dict:
     """Path and weights of an embedder and a converter."""
     return {"embedder": write_embedder(folder / "e.onnx"), "converter": write_converter(folder / "c.onnx")}
