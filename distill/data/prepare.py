@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from distill.config import Experiment, to_dict
 from distill.data import photos, synthetic
+from distill.data.contents import contents
 from distill.stage import Stage, open_stage
 
 
@@ -12,8 +13,9 @@ def run(exp: Experiment, accelerator, tracker) -> Stage:
         keys = ("resolution", "train_people", "val_people", "test_people", "train_images", "test_images")
         facts = {"renderer": synthetic.RENDERER_HASH}
     else:
-        keys = ("photos", "heldout", "min_size", "val_people", "test_people")
-        facts = {}
+        keys = ("photos", "heldout", "allow_leaks", "min_size", "val_people", "test_people")
+        folders = {key: getattr(exp.data, key) for key in ("photos", "heldout")}
+        facts = {"contents": contents(folders, exp.folder / "data" / "contents.json", accelerator)}
     inputs = {"kind": exp.data.kind, "seed": exp.seed, "data": {k: to_dict(exp.data)[k] for k in keys}, **facts}
     stage = open_stage(exp, "data", inputs, accelerator)
     if stage.done:
