@@ -6,6 +6,7 @@ from distill.config import Experiment, to_dict
 from distill.data import photos, synthetic
 from distill.data.contents import contents
 from distill.stage import Stage, open_stage
+from swapcore.images import DataError
 
 
 def run(exp: Experiment, accelerator, tracker) -> Stage:
@@ -22,7 +23,11 @@ def run(exp: Experiment, accelerator, tracker) -> Stage:
         accelerator.print(f"  finished before: {stage.folder}")
         return stage
     prepare = synthetic.draw if exp.data.kind == "synthetic" else photos.register
-    counts = prepare(exp, stage.folder, accelerator)
+    try:
+        counts = prepare(exp, stage.folder, accelerator)
+    except DataError:  # photographs are refused before anything is written: the user may change them, or the keys
+        (stage.folder / "inputs.json").unlink(missing_ok=True)
+        raise
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         stage.finish(**counts)

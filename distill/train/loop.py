@@ -310,7 +310,7 @@ def _inputs(exp: Experiment, networks: Networks, accelerator, name: str) -> dict
     if networks.teacher:
         data["online"] = networks.teacher.network.weight_hash
     if name == "refine":
-        data["train"] = upstream(exp, "train")
+        data["first_stage"] = upstream(exp, "train")
     if exp.train.mix.fstriplets:
         folders = {key: tree["data"][key] for key in ("fstriplets", "occlusions")}
         data["fstriplets"] = {
