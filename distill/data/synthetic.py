@@ -96,9 +96,7 @@ def check_settings(record: Path, settings: dict[str, Any]) -> None:
                     f"{folder}"
                 )
     elif pictures := list_pictures(folder)[0]:
-        raise DataError(
-            f"{folder}: {pictures[0].relative_to(folder)} was not drawn by this command; name another folder"
-        )
+        raise DataError(f"{pictures[0]}: was not drawn by this command; name another folder than {folder}")
     write_json(record, settings)
 
 

@@ -261,7 +261,7 @@ def _sidecar(store: Store, shard: int, inputs: str) -> dict[str, Any]:
     sidecar = store.read_json(_name(shard, "json"))
     if sidecar.get("inputs") != inputs:
         raise StageError(
-            f"{store}: its shards were made with other inputs, such as {_name(shard, 'tar')}; set "
-            f"pseudo_gt.destination to another place, or delete them to make them anew"
+            f"{store}: its shards were made with other inputs; set pseudo_gt.destination to another place, "
+            f"or delete them to make them anew; one of them is {_name(shard, 'tar')}"
         )
     return sidecar
