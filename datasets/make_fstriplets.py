@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from distill.data.synthetic import RENDERER_HASH, people
-from swapcore.files import read_json, write_json
+from distill.data.synthetic import RENDERER_HASH, check_settings, people
 from swapcore.images import save_png, to_uint8
+from swapcore.terminal import run_command
 from teachers.exact import ATTRIBUTES, IDENTITY, render
 
 CHUNK = 16  # pairs drawn at once
@@ -107,7 +107,7 @@ def write(folder: Path, count: int, images: int, size: int, seed: int, device: s
     return {b: sum(path.is_relative_to(folder / b) for path, _, _ in jobs) for b in branches}
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="output folder")
     parser.add_argument("--people", type=int, default=50, help="number of people; default: 50")
@@ -119,11 +119,12 @@ def main() -> None:
     for name, least in (("people", 1), ("images", 2), ("size", 16)):
         if getattr(args, name) < least:
             parser.error(f"--{name} must be at least {least}")
+    return run_command(lambda: make(args))
+
+
+def make(args: argparse.Namespace) -> None:
     settings = {"images": args.images, "size": args.size, "seed": args.seed, "renderer": RENDERER_HASH}
-    record = args.folder / "fstriplets.json"
-    if record.is_file() and read_json(record) != settings:
-        parser.error(f"{args.folder}: made with other settings ({read_json(record)}); name another folder")
-    write_json(record, settings)
+    check_settings(args.folder / "fstriplets.json", settings)
     counts = write(args.folder, args.people, args.images, args.size, args.seed, args.device)
     print(f"{sum(counts.values())} pictures of {args.people} people: {args.folder}")
     for branch, count in counts.items():
@@ -131,4 +132,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -18,10 +18,10 @@ sys.path[0] = str(Path(__file__).resolve().parent.parent)  # this folder is no p
 
 from distill.config import ConfigError, check_weights
 from distill.data.photos import Photos, read_manifest, scan
-from distill.evaluate.pairs import AS_GIVEN, RENDERED, SMALLEST, SYNTHETIC, by_people, by_singles, read, save
+from distill.evaluate.pairs import ALIGNED, AS_GIVEN, RENDERED, SMALLEST, SYNTHETIC, by_people, by_singles, read, save
 from swapcore import weights
 from swapcore.files import check_folder
-from swapcore.images import DataError
+from swapcore.images import DataError, picture_side
 from swapcore.terminal import run_command
 
 
@@ -79,16 +79,24 @@ def folder_list(args: argparse.Namespace) -> Path:
                 f"{args.folder}: no synthetic people of split '{args.split}' in its manifest; "
                 f"--split names another one, it has pictures of: {', '.join(other) or 'no split'}"
             )
-        dataset, skipped = SYNTHETIC, []
+        side = picture_side(photos.root / photos.rows[0]["file"])
+        if side < args.resolution:
+            raise DataError(
+                f"{args.folder}: its pictures have {side} pixels a side, --resolution is {args.resolution}: give "
+                f"--resolution {side}, or draw them with datasets/synthetic.py --size {args.resolution}"
+            )
+        dataset, skipped, alignment = SYNTHETIC, [], {"alignment": RENDERED}
     else:
-        folder, skipped = args.folder, []
+        folder, skipped, alignment = args.folder, [], {"alignment": AS_GIVEN}
         if (folder / "manifest.jsonl").is_file():
             raise DataError(f"{folder}: holds synthetic people; use `synthetic`, not `{args.kind}`")
         if args.align:
             from distill.data import faces  # needs the extra `video`
 
-            folder, skipped = faces.align_folder(folder, args.out / "faces", args.resolution, _detector(args))
-        rows, flawed = scan(folder, min_size=args.resolution // 2)
+            detector = _detector(args)
+            folder, skipped = faces.align_folder(folder, args.out / "faces", args.resolution, detector)
+            alignment = {"alignment": ALIGNED, **faces.detector_facts(detector)}
+        rows, flawed = scan(folder, args.resolution // 2, "half of --resolution", "FOLDER")
         skipped += [dict(zip(("what", "reason"), line.split(": ", 1), strict=True)) for line in flawed]
         if args.kind == "singles":
             rows = [{**row, "person": str(i)} for i, row in enumerate(rows)]
@@ -101,11 +109,8 @@ def folder_list(args: argparse.Namespace) -> Path:
             raise
         first = "{what}: {reason}".format(**skipped[0])
         raise ConfigError(f"{error}; left out: {len(skipped)}, the first: {first}") from None
-    if args.kind == "synthetic":
-        listing["protocol"]["alignment"] = RENDERED
-    else:
-        listing["skipped"] = skipped
-        listing["protocol"]["alignment"] = "by detected landmarks" if args.align else AS_GIVEN
+    listing["skipped"] = skipped
+    listing["protocol"] |= alignment
     return save(listing, photos.root, args.out)
 
 

@@ -2,7 +2,7 @@
 
 The folder has the layout of photographs (one subfolder per person) and a manifest.jsonl with identity, attributes,
 pose, expression, landmarks and masks; distill/data/synthetic.py documents the rows. The same command again continues
-where it was stopped.
+where it was stopped; another size, seed, split or number needs another folder.
 """
 
 import argparse
@@ -14,9 +14,10 @@ sys.path[0] = str(Path(__file__).resolve().parent.parent)  # this folder must no
 import torch
 
 from distill.data import synthetic
+from swapcore.terminal import run_command
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="output folder")
     parser.add_argument("--people", type=int, default=100, help="number of people; default: 100")
@@ -29,10 +30,15 @@ def main() -> None:
     for name in ("people", "images", "size"):
         if getattr(args, name) < 1:
             parser.error(f"--{name} must be at least 1")
-    counts = {args.split: (args.people, args.images)}
-    synthetic.write(args.folder, counts, args.size, args.seed, device=args.device)
+    return run_command(lambda: write(args))
+
+
+def write(args: argparse.Namespace) -> None:
+    settings = {key: getattr(args, key) for key in ("split", "people", "images", "size", "seed")}
+    synthetic.check_settings(args.folder / "synthetic.json", {**settings, "renderer": synthetic.RENDERER_HASH})
+    synthetic.write(args.folder, {args.split: (args.people, args.images)}, args.size, args.seed, device=args.device)
     print(f"{args.people * args.images} pictures of {args.people} people: {args.folder / 'manifest.jsonl'}")
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from importlib.util import find_spec
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -23,6 +23,7 @@ from students.export import targets
 from students.identity_encoder import CARDS as ENCODERS
 from students.identity_encoder import IdentityEncoder, load_identity_encoder
 from swapcore import weights
+from swapcore.onnx import content_sha256
 
 OUTPUTS = {"recogniser": "embedding"}  # role -> output of its estimator, where the names differ
 PACKAGES = {"lpips": "lpips", "fsanet": "onnxruntime", "inception": "torch-fidelity"}  # architecture -> package
@@ -201,12 +202,9 @@ def teacher(spec: Teacher, exp: Experiment, key: str = "pseudo_gt.teachers") -> 
     if encoder is not None:
         options["identity_encoder"] = identity_encoder(exp, encoder, f"{key}: identity_encoder of '{spec.name}'")
     try:
-        built = teachers.build(spec.name, paths, **options)
+        return teachers.build(spec.name, paths, **options)
     except ValueError as error:
         raise ConfigError(f"{key}: {error}") from None
-    if encoder is not None:
-        built.facts["identity_encoder"] = options["identity_encoder"].weight_hash
-    return built
 
 
 def teacher_files(spec: Teacher, exp: Experiment, key: str = "pseudo_gt.teachers") -> dict[str, Path]:
@@ -218,6 +216,15 @@ def teacher_files(spec: Teacher, exp: Experiment, key: str = "pseudo_gt.teachers
         if part not in named:
             raise ConfigError(f"{key}: sha256.{part}: there is no weights.{part}; name the file there")
     return {part: _file(name, spec.sha256.get(part), exp, f"{key}: weights.{part}") for part, name in named.items()}
+
+
+def teacher_contents(spec: Teacher, exp: Experiment, key: str = "pseudo_gt.teachers") -> dict[str, Any]:
+    """The options and the sha256 of the files of a teacher, which is not loaded. Raises ConfigError, WeightsError."""
+    files = teacher_files(spec, exp, key)
+    hashes = {
+        part: (content_sha256 if path.suffix == ".onnx" else weights.sha256)(path) for part, path in files.items()
+    }
+    return {"name": spec.name, "options": spec.options, "files": hashes}
 
 
 def label(spec: Teacher) -> str:

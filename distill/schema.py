@@ -31,6 +31,7 @@ class Data:
     resolution: int = 256  # pixels, height = width of every crop
     photos: str | None = None  # folder with one subfolder per person, or without subfolders
     heldout: str | None = None  # folder of other people for evaluation; null: `test_people` of `photos` are held out
+    allow_leaks: bool = False  # pictures of `photos` may also be in `heldout`; false: that is an error
     min_size: int = 64  # pixels; smaller photographs are skipped and reported
     train_people: int = 2000  # synthetic only: people in training
     val_people: int = 8  # people in the previews of training

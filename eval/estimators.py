@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from swapcore.files import sha256
 from swapcore.images import to_uint8
+from swapcore.onnx import external_data
 from swapcore.weights import load_strictly, read_state
 
 from .cards import CARDS, EstimatorCard
@@ -178,7 +179,8 @@ def _known(name: str | EstimatorCard, output: str | None) -> tuple[EstimatorCard
 def _estimator(card: EstimatorCard, output: str, paths: Sequence[Path]) -> Estimator:
     network = ARCHITECTURES[card.architecture](card, output, paths).eval().requires_grad_(False)
     digest = hashlib.sha256()
-    for path in (*paths, *([network.heads_file] if isinstance(network, Lpips) else [])):
+    data = [file for path in paths if path.suffix == ".onnx" for file in external_data(path).values()]
+    for path in (*paths, *data, *([network.heads_file] if isinstance(network, Lpips) else [])):
         with open(path, "rb") as file:
             hashlib.file_digest(file, lambda: digest)
     weight_hash = digest.hexdigest()[:16] if paths else UNTRAINED

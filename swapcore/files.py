@@ -7,11 +7,14 @@ import json
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
+
+FRESH_NS = 2_000_000_000  # the coarsest clock of a file system, FAT's, has ticks of two seconds
 
 
 class FileError(ValueError):
@@ -93,12 +96,17 @@ def bytes_hash(content: bytes) -> str:
 
 
 def sha256(path: str | Path) -> str:
-    """The sha256 of a file, computed again only if its size or modification time changed."""
+    """The sha256 of a file. It is computed again if anything but the time of the last read changed since."""
     status = os.stat(path)
-    return _sha256(Path(path), status.st_size, status.st_mtime_ns)
+    known = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+    # Two writes within one tick of the file system's clock leave equal times, so a file that has just changed is not
+    # remembered. `st_ctime` is beside `st_mtime`, which a copy may take over from another file of the same size.
+    if time.time_ns() - max(status.st_mtime_ns, status.st_ctime_ns) < FRESH_NS:
+        return _sha256.__wrapped__(Path(path), *known)
+    return _sha256(Path(path), *known)
 
 
 @lru_cache(maxsize=64)
-def _sha256(path: Path, size: int, modified: int) -> str:
+def _sha256(path: Path, *_status: int) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

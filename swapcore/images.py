@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 # IPTC's vocabulary for pictures made by a trained model: https://cv.iptc.org/newscodes/digitalsourcetype/
 SOURCE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
 COMMENT = "AI-generated: made by a face-swap network or a renderer of synthetic faces"
+MADE_FROM = "MadeFrom"  # name of the PNG text of a crop that says from which file and how it was made
 XMP = f"""<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>
 <x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">
 <rdf:Description rdf:about="" xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/"
@@ -28,6 +31,21 @@ XMP = f"""<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>
 
 class DataError(ValueError):
     """Pictures are missing or damaged; the message names the file."""
+
+
+def list_pictures(folder: str | Path, deep: bool = True) -> tuple[list[Path], list[Path]]:
+    """The picture files of a folder, with `deep` also of its subfolders: (pictures, hidden ones), both sorted.
+
+    A picture is hidden if its name or that of a subfolder begins with a dot: `._x.jpg` of macOS, files that are being
+    written. Masks (`x.mask.png`) are in neither list. A folder that does not exist has none.
+    """
+    root = Path(folder)
+    files = sorted(p for p in root.glob("**/*" if deep else "*") if p.suffix.lower() in SUFFIXES and not p.is_dir())
+    lists: tuple[list[Path], list[Path]] = ([], [])
+    for path in files:
+        if not path.stem.endswith(".mask"):
+            lists[any(part.startswith(".") for part in path.relative_to(root).parts)].append(path)
+    return lists
 
 
 def decode(file: Any, resolution: int | None = None, mode: str = "RGB", name: str | None = None) -> np.ndarray:
@@ -41,6 +59,24 @@ def decode(file: Any, resolution: int | None = None, mode: str = "RGB", name: st
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
         raise DataError(f"{name or file}: not a readable picture ({error})") from None
     return np.ascontiguousarray(pixels.transpose(2, 0, 1) if pixels.ndim == 3 else pixels[None])
+
+
+def resized(images: Tensor, size: int) -> Tensor:
+    """(n, 3, H, W) uint8 images as (n, 3, size, size), by the filter that `decode` uses."""
+    if images.shape[2:] == (size, size):
+        return images
+    pictures = [Image.fromarray(np.ascontiguousarray(image.permute(1, 2, 0).numpy())) for image in images]
+    arrays = [np.asarray(picture.resize((size, size), Image.Resampling.LANCZOS)) for picture in pictures]
+    return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).contiguous()
+
+
+def picture_side(path: str | Path) -> int:
+    """The width of a picture in pixels, from its header. Raises DataError."""
+    try:
+        with Image.open(path) as picture:
+            return picture.width
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+        raise DataError(f"{path}: not a readable picture ({error})") from None
 
 
 def to_float(images: Tensor) -> Tensor:
@@ -83,29 +119,44 @@ def grid(columns: dict[str, Tensor], cell: int = 128) -> Image.Image:
 
 
 def save_png(
-    picture: Image.Image | Tensor | np.ndarray, path: str | Path, generated: bool = True, compress_level: int = 6
-) -> None:
+    picture: Image.Image | Tensor | np.ndarray, path: str | Path, generated: bool = True, compress_level: int = 6,
+    made_from: Mapping[str, Any] | None = None,
+) -> None:  # fmt: skip
     """Write a picture, a uint8 tensor (3, H, W) or a uint8 array (H, W, 3) or (H, W) as PNG, atomically.
 
     `generated` pictures are marked as AI-generated in XMP and in PNG text. Pass False for a photograph that is only
-    decoded, resized or cropped, and for a mask.
+    decoded, resized or cropped, and for a mask. made_from: JSON-able facts that `read_made_from` returns.
     """
     if isinstance(picture, Tensor):
         picture = np.ascontiguousarray(picture.permute(1, 2, 0).cpu().numpy())
     if isinstance(picture, np.ndarray):
         picture = Image.fromarray(picture)
-    if generated:
-        picture = marked(picture)
+    info = _mark() if generated else PngInfo()
+    if made_from is not None:
+        info.add_text(MADE_FROM, json.dumps(made_from, sort_keys=True))
     with whole_file(path) as temporary:
-        picture.save(temporary, "PNG", compress_level=compress_level)
+        picture.save(temporary, "PNG", compress_level=compress_level, pnginfo=info)
+
+
+def read_made_from(path: str | Path) -> dict[str, Any] | None:
+    """The facts that `save_png` wrote into a PNG file, or None where it has none. Raises DataError."""
+    try:
+        with Image.open(path) as picture:  # reads the chunks before the pixels only
+            return json.loads(picture.info[MADE_FROM]) if MADE_FROM in picture.info else None
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+        raise DataError(f"{path}: not a readable picture ({error})") from None
 
 
 def marked(picture: Image.Image) -> Image.Image:
     """A copy whose `save` adds the AI-generated mark to the PNG, for a library that calls `save` itself (MLflow)."""
+    copy = picture.copy()
+    copy.save = partial(copy.save, pnginfo=_mark())
+    return copy
+
+
+def _mark() -> PngInfo:
     info = PngInfo()
     info.add_text("Software", "SwapDistill")
     info.add_text("Comment", COMMENT)
     info.add_itxt("XML:com.adobe.xmp", XMP)
-    copy = picture.copy()
-    copy.save = partial(copy.save, pnginfo=info)
-    return copy
+    return info

@@ -1,9 +1,14 @@
-"""ONNX files in onnxruntime: opened, checked against the shapes that a caller expects, and run."""
+"""ONNX files: run by onnxruntime, checked against the shapes that a caller expects; and their hash.
+
+A file may keep its tensors in other files (external data). The hash of a network covers them too.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import mmap
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 
@@ -11,10 +16,24 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from swapcore.files import sha256
+
 INSTALL = "pip install swapdistill[onnx]"
 PROVIDERS = ("CUDAExecutionProvider", "CoreMLExecutionProvider", "CPUExecutionProvider")
 _TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(double)": np.float64}
 _ANY = 512  # length of a free axis in the trial run; most embeddings have it
+
+# Messages of onnx.proto in which a tensor may lie: message -> {number of a field: message of that field}.
+_MESSAGES = {
+    "model": {7: "graph", 20: "training", 25: "function"},
+    "training": {1: "graph", 2: "graph"},
+    "graph": {1: "node", 5: "tensor", 15: "sparse"},
+    "function": {7: "node", 11: "attribute"},
+    "node": {5: "attribute"},
+    "attribute": {5: "tensor", 6: "graph", 10: "tensor", 11: "graph", 22: "sparse", 23: "sparse"},
+    "sparse": {1: "tensor", 2: "tensor"},
+}
+_EXTERNAL_ENTRY, _DATA_LOCATION, _EXTERNAL = 13, 14, 1  # fields of a tensor, and the location of external data
 
 Shape = tuple[int | None, ...]  # without the batch; None is any size
 
@@ -151,6 +170,89 @@ class Session:
     def _first_output(self, rows: Mapping[str, np.ndarray]) -> np.ndarray:
         typed = {name: np.asarray(array, self.types[name]) for name, array in rows.items()}
         return self.run(typed)[0].astype(np.float32)
+
+
+def content_sha256(path: str | Path) -> str:
+    """The sha256 of everything that an ONNX file is read from: 64 hexadecimal digits.
+
+    Without external data it is the sha256 of the file itself. Raises ValueError as `external_data`.
+    """
+    first, *others = files_by_name(path, "").items()
+    if not others:
+        return sha256(path)
+    total = hashlib.sha256(bytes.fromhex(sha256(path)))
+    for name, file in others:
+        total.update(name.encode() + bytes.fromhex(sha256(file)))
+    return total.hexdigest()
+
+
+def files_by_name(path: str | Path, name: str) -> dict[str, Path]:
+    """An ONNX file as `name`, and each file of its external data as `name/LOCATION`. Raises ValueError."""
+    return {name: Path(path)} | {f"{name}/{where}": file for where, file in external_data(path).items()}
+
+
+def external_data(path: str | Path) -> dict[str, Path]:
+    """The files in which the tensors of an ONNX file lie, by their location relative to its folder, sorted.
+
+    Most files have none. Only the structure of the file is read, not its tensors; the package onnx is not needed.
+    Raises ValueError if the file is not ONNX, and if it names a file that is missing.
+    """
+    path = Path(path)
+    try:
+        with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            locations = sorted(set(_locations(content, 0, len(content), "model")))
+    except (IndexError, ValueError) as error:  # mmap refuses an empty file by a ValueError
+        raise ValueError(f"{path}: not an ONNX file ({error})") from None
+    files = {location: path.parent / location for location in locations}
+    for file in files.values():
+        if not file.is_file():
+            raise ValueError(f"{path}: keeps tensors in {file}, which is missing; put that file there")
+    return files
+
+
+def _locations(content: mmap.mmap, start: int, stop: int, message: str) -> Iterator[str]:
+    """The locations of external data in a message, which takes the bytes start .. stop."""
+    fields = _fields(content, start, stop)
+    if message == "tensor":
+        fields = list(fields)
+        if (_DATA_LOCATION, _EXTERNAL) in fields:
+            entries = [dict(_fields(content, *span)) for number, span in fields if number == _EXTERNAL_ENTRY]
+            texts = [[content[slice(*entry[part])].decode() for part in (1, 2)] for entry in entries if 2 in entry]
+            yield from (value for key, value in texts if key == "location")
+        return
+    inner = _MESSAGES[message]
+    for number, span in fields:
+        if number in inner and isinstance(span, tuple):
+            yield from _locations(content, *span, inner[number])
+
+
+def _fields(content: mmap.mmap, start: int, stop: int) -> Iterator[tuple[int, int | tuple[int, int] | None]]:
+    """The fields of a protobuf message: (number, value), which is a whole number, or the start and stop of bytes."""
+    while start < stop:
+        key, start = _varint(content, start)
+        number, kind = key >> 3, key & 7
+        if kind == 0:
+            value, start = _varint(content, start)
+            yield number, value
+        elif kind == 2:
+            length, start = _varint(content, start)
+            yield number, (start, start + length)
+            start += length
+        elif kind in (1, 5):  # 8 or 4 bytes
+            start += 8 if kind == 1 else 4
+        else:
+            raise ValueError(f"a field of kind {kind}")
+    if start != stop:
+        raise ValueError("cut off")
+
+
+def _varint(content: mmap.mmap, start: int) -> tuple[int, int]:
+    """A whole number in groups of seven bits, the lowest first, and the place behind it."""
+    value = shift = 0
+    while content[start] & 0x80:
+        value |= (content[start] & 0x7F) << shift
+        start, shift = start + 1, shift + 7
+    return value | content[start] << shift, start + 1
 
 
 def last_initializer(path: str | Path, size: int) -> Tensor:

@@ -23,7 +23,7 @@ from . import aei_net, hearnet
 from .aei_net import AEINet
 from .hearnet import HEARNet
 from .irse50 import load_irse50
-from .teacher import Teacher
+from .teacher import Teacher, network_hash
 
 __all__ = ["AEINet", "FaceShifterTeacher", "HEARNet", "read_metadata", "save_faceshifter"]
 
@@ -69,6 +69,8 @@ class FaceShifterTeacher(Teacher):
         else:
             self._load_original(path, identity_encoder, layout)
         self.identity_encoder = identity_encoder
+        if identity_encoder is not None:
+            self.facts["identity_encoder"] = network_hash(identity_encoder)
 
     def _load_own(self, path: Path, metadata: dict[str, str], identity_encoder: Callable | None) -> None:
         others = [key for key in self.weights if key != "generator"]

@@ -21,7 +21,7 @@ from swapcore.weights import build_with, read_parts, tensor_of
 
 from .hierfe import SIZE, HieRFE
 from .stylegan2 import StyleGAN2, load_stylegan2
-from .teacher import Teacher
+from .teacher import Teacher, network_hash
 
 KEPT = 4  # the first latents of a swap are the target's, with every transfer module
 _SUB_BLOCKS = 3
@@ -142,8 +142,7 @@ class MegaFSTeacher(Teacher):
         rescale: Literal["minmax", "clamp"] = "minmax",
         mask: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
-        masked = getattr(mask, "weight_hash", None) or getattr(mask, "__qualname__", type(mask).__qualname__)
-        super().__init__(weights, transfer=transfer, refine=refine, rescale=rescale, mask=masked)
+        super().__init__(weights, transfer=transfer, refine=refine, rescale=rescale, mask=network_hash(mask))
         for option, value, known in (("transfer", transfer, TRANSFERS), ("rescale", rescale, ("minmax", "clamp"))):
             if value not in known:
                 raise ValueError(f"teacher '{self.name}': {option}: expected {' or '.join(known)}, got '{value}'")

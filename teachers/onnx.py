@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from swapcore.frame import Crop
-from swapcore.onnx import Session, Shape, last_initializer
+from swapcore.onnx import Session, Shape, files_by_name, last_initializer
 
 from .onnx_cards import GraphCard, find_card
-from .teacher import Teacher
+from .teacher import Teacher, network_hash
 
 __all__ = ["OnnxTeacher"]
 
@@ -53,6 +53,8 @@ class OnnxTeacher(Teacher):
     ) -> None:
         super().__init__(weights)
         self.identity_encoder = identity_encoder
+        if identity_encoder is not None:
+            self.facts["identity_encoder"] = network_hash(identity_encoder)
         try:
             if type(threads) is not int or threads < 0:
                 raise ValueError(f"threads: expected a whole number from 0 on, got {threads!r}")
@@ -103,6 +105,11 @@ class OnnxTeacher(Teacher):
     def parts(self) -> dict[str, nn.Module]:
         """Empty: otherwise the identity encoder would be counted as the whole teacher."""
         return {}
+
+    @property
+    def read_from(self) -> dict[str, Path]:
+        """Its files, and those in which they keep tensors (external data of ONNX)."""
+        return {name: file for key, path in self.weights.items() for name, file in files_by_name(path, key).items()}
 
     @torch.no_grad()
     def identity(self, source: Tensor, rows: list[dict] | None = None) -> tuple[Tensor, ...]:

@@ -67,11 +67,16 @@ class Teacher(nn.Module):
 
     @cached_property
     def weight_hash(self) -> str:
-        """16 hexadecimal digits over the bytes of its files and its options: equal hash, equal swaps."""
+        """16 hexadecimal digits over the bytes of all files in `read_from` and its options: equal hash, equal swaps."""
         total = hashlib.sha256(json.dumps(self.facts, sort_keys=True, default=str).encode())
-        for key in sorted(self.weights):
-            total.update(key.encode() + bytes.fromhex(sha256(self.weights[key])))
+        for name, path in sorted(self.read_from.items()):
+            total.update(name.encode() + bytes.fromhex(sha256(path)))
         return total.hexdigest()[:16]
+
+    @property
+    def read_from(self) -> dict[str, Path]:
+        """All files that its networks are read from, by name. A subclass whose files name other files adds those."""
+        return self.weights
 
     @property
     def parts(self) -> dict[str, nn.Module]:
@@ -81,7 +86,7 @@ class Teacher(nn.Module):
     @property
     def files(self) -> dict[str, Path]:
         """The files whose bytes the evaluation counts if `parts` is empty."""
-        return {} if self.parts else self.weights
+        return {} if self.parts else self.read_from
 
     def identity(self, source: Tensor, rows: list[dict] | None = None) -> tuple[Tensor, ...]:
         """The identity of sources (N, 3, H, H): tensors whose first dimension is N."""
@@ -108,6 +113,19 @@ class Teacher(nn.Module):
         if len(source) != len(target):
             raise ValueError(f"teacher '{self.name}': {len(source)} sources, {len(target)} targets")
         return self.swap(self.identity(source, source_rows), target, target_rows)
+
+
+def network_hash(network: Any) -> str:
+    """The hash of a network that is an option, for the facts of its teacher: its `weight_hash`, else a hash over its
+    tensors. A function without tensors is known by its name alone."""
+    if getattr(network, "weight_hash", None):
+        return network.weight_hash
+    if not isinstance(network, nn.Module):
+        return getattr(network, "__qualname__", type(network).__qualname__)
+    total = hashlib.sha256(type(network).__qualname__.encode())
+    for name, tensor in sorted(network.state_dict().items()):
+        total.update(f"{name} {tuple(tensor.shape)}".encode() + tensor.detach().cpu().double().numpy().tobytes())
+    return total.hexdigest()[:16]
 
 
 class NoFace(ValueError):

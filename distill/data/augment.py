@@ -11,7 +11,7 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch.nn import functional as F
 
-from swapcore.images import SUFFIXES, DataError, decode
+from swapcore.images import DataError, decode, list_pictures
 
 JITTER_SHARE, JITTER, HUE = 0.3, 0.2, 0.01  # brightness, contrast, saturation 1 +- JITTER; hue +- HUE of a turn
 GREY = np.array([0.299, 0.587, 0.114])
@@ -66,7 +66,7 @@ class Occlusions:
 
     def __init__(self, folder: str | Path, resolution: int):
         root = Path(folder)
-        self.files = sorted(p for p in root.rglob("*") if p.suffix.lower() in SUFFIXES and p.name[0] != ".")
+        self.files = list_pictures(root)[0]
         self.side = round(OCCLUSION_SIDE[1] * resolution)
         self.loaded: dict[int, torch.Tensor] = {}
         if not self.files:

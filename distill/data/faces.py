@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
-from distill.data.photos import EXPECTED_TREE
+from distill.data.photos import EXPECTED_TREE, HIDDEN
 from swapcore.files import sha256
 from swapcore.frame import CANONICAL, similarity
-from swapcore.images import SUFFIXES, DataError, decode, save_png
+from swapcore.images import DataError, decode, list_pictures, read_made_from, save_png
+from swapcore.onnx import content_sha256
 from swapcore.weights import Card
 
 YUNET = Card(
@@ -39,7 +41,6 @@ class Detector:
     def __init__(self, path: str | Path, score: float = 0.7) -> None:
         """path: the file of the card YUNET. score: the lowest confidence of a face, in [0, 1]."""
         cv2 = opencv()
-        self.weight_hash = sha256(path)[:16]
         level = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)  # OpenCV 5 warns of its own engine
         try:
             self._network = cv2.FaceDetectorYN.create(str(path), "", (SEARCH_SIDE, SEARCH_SIDE), score)
@@ -47,6 +48,7 @@ class Detector:
             raise DataError(f"{path}: not a detector that OpenCV can read ({error.msg.strip()})") from None
         finally:
             cv2.utils.logging.setLogLevel(level)
+        self.weight_hash = content_sha256(path)[:16]
 
     def __call__(self, image: np.ndarray) -> np.ndarray | None:
         """Eyes, nose tip, mouth corners of the largest face, left to right in the picture: (5, 2) float, or None."""
@@ -131,30 +133,59 @@ def nose_offset(landmarks: np.ndarray) -> float:
     return abs(float((nose - (left + right) / 2) @ line)) / max(length, 1e-6) ** 2
 
 
+def detector_facts(find_face: FaceFinder) -> dict[str, str]:
+    """Name and hash of a detector, for the protocol of a pair list and for the crops."""
+    names = {"detector": ("name", "another"), "detector_hash": ("weight_hash", "")}
+    return {key: getattr(find_face, attribute, default) for key, (attribute, default) in names.items()}
+
+
+def keeps(crop: Path, made_from: Mapping[str, Any], remedy: str) -> bool:
+    """Whether `crop` exists and was made from these facts. Raises DataError if it was made from others: crops of two
+    sizes, detectors or pictures must not be mixed."""
+    if not crop.is_file():
+        return False
+    before = read_made_from(crop)
+    if before is None:
+        raise DataError(f"{crop}: does not say from which picture it was made; {remedy}")
+    for key in (*made_from, *before):
+        if before.get(key) != made_from.get(key):
+            then, now = before.get(key), made_from.get(key)
+            raise DataError(f"{crop}: made from other inputs: {key} was {then}, now {now}; {remedy}")
+    return True
+
+
 def align_folder(folder: Path, out: Path, size: int, find_face: FaceFinder) -> tuple[Path, list[dict[str, str]]]:
     """Write the aligned largest face of every picture to OUT/<same name>.png. Returns OUT and the skipped pictures.
 
-    Files that exist are kept. Raises DataError where there is no picture, or no face in any.
+    Each crop says in a text of its PNG file from which picture (its sha256), at which size and by which detector it was
+    made. Crops of the same are kept. Raises DataError where OUT holds other crops, where OUT lies in the folder, and
+    where there is no picture or no face in any.
     """
-    files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES) if folder.is_dir() else []
+    files, hidden = list_pictures(folder)
     if not files:
         raise DataError(f"{folder}: no pictures; {EXPECTED_TREE}")
-    skipped = []
-    for path in tqdm(files, desc="align faces", unit="photo"):
-        relative = path.relative_to(folder)
-        aligned = out / relative.parent / f"{relative.name}.png"
-        if aligned.is_file():
-            continue
+    if out.resolve().is_relative_to(folder.resolve()):
+        raise DataError(f"{out}: lies in {folder}, whose pictures are aligned; name a folder outside it with --out")
+    remedy = f"name another --out, or delete {out}"
+    crops = {path: out / path.parent.relative_to(folder) / f"{path.name}.png" for path in files}
+    for crop in sorted({*list_pictures(out)[0]} - {*crops.values()}):
+        raise DataError(f"{crop}: made from a picture that is not in {folder}; {remedy}")
+    settings = {"size": size, **detector_facts(find_face)}
+    made_from = {path: {**settings, "picture": sha256(path)[:16]} for path in files}
+    missing = [path for path in files if not keeps(crops[path], made_from[path], remedy)]
+    flawed = []
+    for path in tqdm(missing, desc="align faces", unit="photo"):
+        what = str(path.relative_to(folder))
         try:
             image = np.ascontiguousarray(decode(path).transpose(1, 2, 0))
         except DataError:
-            skipped.append({"what": str(relative), "reason": "not a readable picture"})
+            flawed.append({"what": what, "reason": "not a readable picture"})
             continue
         landmarks = find_face(image)
         if landmarks is None:
-            skipped.append({"what": str(relative), "reason": "no face found"})
+            flawed.append({"what": what, "reason": "no face found"})
             continue
-        save_png(align(image, landmarks, size), aligned, generated=False)
-    if len(skipped) == len(files):
-        raise DataError(f"{folder}: no face in any of {len(files)} pictures; the first: {skipped[0]['what']}")
-    return out, skipped
+        save_png(align(image, landmarks, size), crops[path], generated=False, made_from=made_from[path])
+    if len(flawed) == len(files):
+        raise DataError(f"{folder}: no face in any of {len(files)} pictures; the first: {flawed[0]['what']}")
+    return out, [*flawed, *({"what": str(path.relative_to(folder)), "reason": HIDDEN} for path in hidden)]

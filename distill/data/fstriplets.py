@@ -34,7 +34,7 @@ from PIL import Image
 
 from distill.data.augment import Occlusions, augment
 from distill.data.cache import Cached
-from swapcore.images import SUFFIXES, DataError, decode
+from swapcore.images import DataError, decode, list_pictures
 from swapcore.terminal import nearest
 
 
@@ -108,7 +108,7 @@ class FSTriplets:
         _check_shares(shares)
         _check_folders(self.folder, occlusions)
         self.files: list[Path] = []
-        self.vanilla = self._add_files(_pictures(self.folder / "vanilla"))
+        self.vanilla = self._add_files(list_pictures(self.folder / "vanilla")[0])
         self.pairs = {f: self._pairs(self.folder / f) for f in FOLDERS if "_as_gt/" in f}
         self.pairs["edited_target"] = self._people(self.folder / "edited_target")
         counts = {"vanilla": len(self.vanilla)} | {f: len(pairs) for f, pairs in self.pairs.items()}
@@ -175,7 +175,7 @@ class FSTriplets:
 
     def _pairs(self, folder: Path) -> list[Edited]:
         """Every NAME.original.EXT with its NAME.edited.EXT."""
-        files, pairs = set(_pictures(folder)), []
+        files, pairs = set(list_pictures(folder)[0]), []
         for path in sorted(files):
             match = re.fullmatch(r"(.+)\.(original|edited)\.([^.]+)", path.name)
             if match is None:
@@ -203,11 +203,11 @@ class FSTriplets:
         """edited_target in the original's layout; photographs without an edit are sources only."""
         people: dict[str, dict[Path, int]] = {}
         edits: dict[tuple[str, Path], list[int]] = {}
-        for path in _pictures(folder / "original"):
+        for path in list_pictures(folder / "original")[0]:
             person = _person(path, folder / "original")
             name = path.relative_to(folder / "original" / person)
             people.setdefault(person, {})[name] = self._add_files([path])[0]
-        for path in _pictures(folder / "edited"):
+        for path in list_pictures(folder / "edited")[0]:
             subfolder = _person(path, folder / "edited")
             person = max((p for p in people if subfolder.startswith(p)), key=len, default=None)
             name = path.relative_to(folder / "edited" / subfolder)
@@ -244,12 +244,6 @@ class FSTriplets:
         return pixels
 
 
-def _pictures(folder: Path) -> list[Path]:
-    """Pictures anywhere below a folder, sorted, without masks and hidden files (which may be half-written)."""
-    files = (p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.name[0] != ".")
-    return sorted(p for p in files if not p.stem.endswith(".mask"))
-
-
 def _person(path: Path, folder: Path) -> str:
     parts = path.relative_to(folder).parts
     if len(parts) < 2:
@@ -281,9 +275,9 @@ def _check_folders(folder: Path, occlusions: str | None) -> None:
     allowed = {Path(p).resolve() for p in (folder / ORIGINALS_OCCLUSIONS, occlusions) if p}
     for parent in (folder, *(folder / group for group in groups)):
         known = [f for f in [*FOLDERS, *groups] if (folder / f).parent == parent]
-        for path in sorted(p for p in parent.glob("*") if p.name[0] != "."):
+        for path in sorted(p for p in parent.glob("*") if p.is_dir() and p.name[0] != "."):
             name = path.relative_to(folder).as_posix()
-            if path.is_dir() and name not in known and path.resolve() not in allowed:
+            if name not in known and path.resolve() not in allowed:
                 raise DataError(f"{path}: no folder of FSTriplets{nearest(name, known)}")
-            if path.is_file() and path.suffix.lower() in SUFFIXES:
-                raise DataError(f"{path}: a picture that lies in no branch; expected folders {', '.join(known)}")
+        for path in list_pictures(parent, deep=False)[0]:
+            raise DataError(f"{path}: a picture that lies in no branch; expected folders {', '.join(known)}")

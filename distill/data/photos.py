@@ -1,7 +1,8 @@
 """Folders of aligned photographs, and the manifest of every data folder.
 
 `manifest.jsonl` has one row per picture: `file` (absolute, or relative to the manifest's folder), `person` and `split`
-(train, val, test). Rows of synthetic pictures also hold their parameters (synthetic.py).
+(train, val, test). Rows of photographs also hold `pixels`, the hash of the decoded picture, by which copies are found;
+rows of synthetic pictures hold their parameters (synthetic.py).
 """
 
 from __future__ import annotations
@@ -20,13 +21,14 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
-from swapcore.files import write_text
-from swapcore.images import SUFFIXES, DataError, decode
+from swapcore.files import bytes_hash, write_text
+from swapcore.images import SUFFIXES, DataError, decode, list_pictures
 
 EXPECTED_TREE = """expected aligned face crops, one subfolder per person (or all in one flat folder):
     FOLDER/alice/001.jpg
     FOLDER/alice/002.jpg
     FOLDER/bob/portrait.png"""
+HIDDEN, COPY = "a hidden file", "the same picture as"  # reasons to skip a file
 
 
 @dataclass(frozen=True)
@@ -71,48 +73,55 @@ def write_manifest(folder: Path, rows: list[dict[str, Any]]) -> None:
     write_text(folder / "manifest.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
 
 
-def scan(folder: str | Path, min_size: int) -> tuple[list[dict[str, Any]], list[str]]:
-    """Check every picture of a folder: rows (absolute `file`, `person`), and a line of text for each skipped picture.
+def scan(
+    folder: str | Path, min_size: int, limit: str = "data.min_size", key: str = "data.photos"
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """Check every picture of a folder: rows (absolute `file`, `person`, `pixels`), and a line of text for each skipped
+    picture.
 
-    Each subfolder is one person; so is each picture in the folder itself. Raises DataError without usable pictures.
+    Each subfolder is one person; so is each picture in the folder itself. A picture with the pixels of an earlier one
+    is skipped, whosever it is: it would be its own gallery, or show one face as two people. key, limit: what messages
+    call the folder and `min_size`. Raises DataError without usable pictures.
     """
     root = Path(folder)
     if not root.is_dir():
-        raise DataError(f"data: {root}: no such folder; {EXPECTED_TREE}")
-    files = sorted(p for p in root.rglob("*") if p.suffix.lower() in SUFFIXES and not p.stem.endswith(".mask"))
+        raise DataError(f"{key}: {root}: no such folder; {EXPECTED_TREE}")
+    files, hidden = list_pictures(root)
     if not files:
-        raise DataError(f"data: {root}: holds no picture ({', '.join(sorted(SUFFIXES))}); {EXPECTED_TREE}")
+        raise DataError(f"{key}: {root}: holds no picture ({', '.join(sorted(SUFFIXES))}); {EXPECTED_TREE}")
     with ThreadPoolExecutor(4) as pool:
-        checks = pool.map(lambda path: _flaw(path, min_size), files)
-        flaws = list(tqdm(checks, desc="check photos", total=len(files), unit="photo"))
-    rows, skipped = [], []
-    for path, flaw in zip(files, flaws, strict=True):
+        checks = pool.map(lambda path: _check(path, min_size, limit), files)
+        checked = list(tqdm(checks, desc="check photos", total=len(files), unit="photo"))
+    rows, skipped, first = [], [f"{path.relative_to(root)}: {HIDDEN}" for path in hidden], {}
+    for path, (pixels, flaw) in zip(files, checked, strict=True):
         relative = path.relative_to(root)
+        person = relative.parts[0] if len(relative.parts) > 1 else relative.stem
+        if not flaw and pixels in first:
+            flaw = f"{COPY} {first[pixels]}"
         if flaw:
             skipped.append(f"{relative}: {flaw}")
         else:
-            person = relative.parts[0] if len(relative.parts) > 1 else relative.stem
-            rows.append({"file": str(path.resolve()), "person": person})
+            first[pixels] = relative
+            rows.append({"file": str(path.resolve()), "person": person, "pixels": pixels})
     if not rows:
-        raise DataError(f"data: {root}: none of {len(files)} pictures is usable; first: {skipped[0]}")
+        raise DataError(f"{key}: {root}: none of {len(files)} pictures is usable; first: {skipped[-len(files)]}")
     return rows, skipped
 
 
-def _flaw(path: Path, min_size: int) -> str | None:
-    """The reason why a photograph cannot be used, or None."""
+def _check(path: Path, min_size: int, limit: str) -> tuple[str | None, str | None]:
+    """The hash of a photograph's pixels, and the reason why it cannot be used; one of them is None."""
     try:
         with Image.open(path) as picture:
             if picture.mode != "RGB":
-                return f"mode {picture.mode}, not RGB"
+                return None, f"mode {picture.mode}, not RGB"
+            size = f"{picture.size[0]}x{picture.size[1]} pixels"
             if min(picture.size) < min_size:
-                least = f"{min_size} (data.min_size, or half of --resolution)"
-                return f"{picture.size[0]}x{picture.size[1]} pixels, smaller than {least}"
+                return None, f"{size}, smaller than {min_size} ({limit})"
             if picture.size[0] != picture.size[1]:
-                return f"{picture.size[0]}x{picture.size[1]} pixels, not a square crop"
-            picture.load()
+                return None, f"{size}, not a square crop"
+            return bytes_hash(picture.tobytes()), None
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
-        return f"not a readable picture ({error})"
-    return None
+        return None, f"not a readable picture ({error})"
 
 
 def register(exp, folder: Path, accelerator) -> dict[str, int]:
@@ -124,13 +133,11 @@ def register(exp, folder: Path, accelerator) -> dict[str, int]:
     counts = Counter(row["person"] for row in rows)
     people = sorted(counts)
     random.Random(exp.seed).shuffle(people)
-    heldout, test = [], set()
+    heldout, test, leaks = [], set(), 0
     if data.heldout is not None:
-        heldout, skipped_too = scan(data.heldout, data.min_size)
+        heldout, skipped_too = scan(data.heldout, data.min_size, key="data.heldout")
         skipped += skipped_too
-        files = {row["file"] for row in rows}
-        if both := [row["file"] for row in heldout if row["file"] in files]:
-            raise DataError(f"data.heldout: {data.heldout}: lies within data.photos; {both[0]} is in both")
+        leaks = _leaks(data, rows, heldout)
     else:
         eligible = [p for p in people if counts[p] >= 2]  # one picture for the gallery, another as source
         if "eval" in exp.stages and len(eligible) < data.test_people + 2:
@@ -148,6 +155,28 @@ def register(exp, folder: Path, accelerator) -> dict[str, int]:
     write_text(folder / "skipped.txt", "".join(line + "\n" for line in skipped))
     if skipped:
         accelerator.print(f"  skipped {len(skipped)} files, listed in {folder / 'skipped.txt'}; first: {skipped[0]}")
+    if leaks:
+        accelerator.print(
+            f"  ! {leaks} test pictures are also training pictures (data.allow_leaks): values mean little"
+        )
     images = {f"{split}_images": sum(r["split"] == split for r in splits) for split in ("train", "val", "test")}
     accelerator.print("  " + ", ".join(f"{v} {k.replace('_', ' ')}" for k, v in images.items()))
-    return {**images, "people": len({r["person"] for r in splits}), "skipped": len(skipped)}
+    copies = sum(f": {COPY} " in line for line in skipped)
+    people = len({r["person"] for r in splits})
+    return {**images, "people": people, "skipped": len(skipped), "copies": copies, "leaks": leaks}
+
+
+def _leaks(data, rows: list[dict[str, Any]], heldout: list[dict[str, Any]]) -> int:
+    """The number of pictures of data.heldout whose pixels are also in data.photos.
+
+    Raises DataError if there are any and `data.allow_leaks` is not set.
+    """
+    training = {row["pixels"]: row["file"] for row in rows}
+    both = [(row["file"], training[row["pixels"]]) for row in heldout if row["pixels"] in training]
+    if both and not data.allow_leaks:
+        raise DataError(
+            f"data.heldout: {data.heldout}: {len(both)} of {len(heldout)} pictures are also in data.photos, so the "
+            f"evaluation would show faces of the training; the first: {both[0][0]} is {both[0][1]}; take them out of "
+            f"one folder, or set data.allow_leaks=true"
+        )
+    return len(both)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from distill.config import Experiment, to_dict
 from distill.data import photos, synthetic
+from distill.data.contents import contents
 from distill.stage import Stage, open_stage
+from swapcore.images import DataError
 
 
 def run(exp: Experiment, accelerator, tracker) -> Stage:
@@ -12,15 +14,20 @@ def run(exp: Experiment, accelerator, tracker) -> Stage:
         keys = ("resolution", "train_people", "val_people", "test_people", "train_images", "test_images")
         facts = {"renderer": synthetic.RENDERER_HASH}
     else:
-        keys = ("photos", "heldout", "min_size", "val_people", "test_people")
-        facts = {}
+        keys = ("photos", "heldout", "allow_leaks", "min_size", "val_people", "test_people")
+        folders = {key: getattr(exp.data, key) for key in ("photos", "heldout")}
+        facts = {"contents": contents(folders, exp.folder / "data" / "contents.json", accelerator)}
     inputs = {"kind": exp.data.kind, "seed": exp.seed, "data": {k: to_dict(exp.data)[k] for k in keys}, **facts}
     stage = open_stage(exp, "data", inputs, accelerator)
     if stage.done:
         accelerator.print(f"  finished before: {stage.folder}")
         return stage
     prepare = synthetic.draw if exp.data.kind == "synthetic" else photos.register
-    counts = prepare(exp, stage.folder, accelerator)
+    try:
+        counts = prepare(exp, stage.folder, accelerator)
+    except DataError:  # photographs are refused before anything is written: the user may change them, or the keys
+        (stage.folder / "inputs.json").unlink(missing_ok=True)
+        raise
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         stage.finish(**counts)

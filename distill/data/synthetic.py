@@ -21,8 +21,8 @@ import torch
 from tqdm import tqdm
 
 from distill.data.photos import write_manifest
-from swapcore.files import write_text
-from swapcore.images import save_png, to_uint8
+from swapcore.files import read_json, write_json, write_text
+from swapcore.images import DataError, list_pictures, save_png, to_uint8
 from teachers.exact import ExactTeacher, expression, pose_deg, render, sample_attributes, sample_identities
 
 CHUNK_PICTURES = 64  # a resumed command repeats at most one chunk per process
@@ -78,6 +78,26 @@ def write(
     if part == 0:
         rows = [json.loads(line) for c in chunks for line in _rows_file(folder, c).read_text().splitlines()]
         write_manifest(folder, rows)
+
+
+def check_settings(record: Path, settings: dict[str, Any]) -> None:
+    """Write the settings of a command into `record`, beside the pictures that it draws and keeps.
+
+    Raises DataError where that folder holds pictures of other settings, or of an unknown origin: they would be kept.
+    """
+    folder = record.parent
+    if record.is_file():
+        before = read_json(record)
+        for key in (*settings, *before):
+            if before.get(key) != settings.get(key):
+                then, now = before.get(key), settings.get(key)
+                raise DataError(
+                    f"{record}: made with other settings: {key} was {then}, now {now}; name another folder, or delete "
+                    f"{folder}"
+                )
+    elif pictures := list_pictures(folder)[0]:
+        raise DataError(f"{pictures[0]}: was not drawn by this command; name another folder than {folder}")
+    write_json(record, settings)
 
 
 def _rows_file(folder: Path, chunk: tuple[str, int, int]) -> Path:

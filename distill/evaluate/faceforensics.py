@@ -23,8 +23,8 @@ import numpy as np
 from tqdm import tqdm
 
 from distill.data import video
-from distill.data.faces import FaceFinder, align, nose_offset
-from distill.evaluate.pairs import pair_list
+from distill.data.faces import FaceFinder, align, detector_facts, keeps, nose_offset
+from distill.evaluate.pairs import ALIGNED, pair_list
 from swapcore.files import digest, read_json, sha256, write_json
 from swapcore.images import DataError, save_png
 
@@ -40,7 +40,7 @@ def prepare(
     Each pair of the data set is used in both directions. Where a frame of the source shows no face, the most frontal
     frame of that video replaces it; where a frame of the target does, the pair is skipped. Each video is decoded once;
     a second call continues where the first was stopped. The list records `name` and `weight_hash` of `find_face`.
-    Raises DataError for a missing or damaged file, and for frames of other settings in OUT.
+    Raises DataError for a missing or damaged file, and for frames in OUT of other settings or of another video.
     """
     root, out = Path(root), Path(out)
     couples = [couple for path in splits for couple in read_split(Path(path))]
@@ -48,8 +48,7 @@ def prepare(
     if not videos.is_dir():
         raise DataError(f"{videos}: no such folder; expected the tree of the official download of FaceForensics++")
     settings = {
-        "compression": compression, "frames": frames, "resolution": resolution,
-        "detector": getattr(find_face, "name", "another"), "detector_hash": getattr(find_face, "weight_hash", ""),
+        "compression": compression, "frames": frames, "resolution": resolution, **detector_facts(find_face),
     }  # fmt: skip
     sampled = {
         name: _sample(videos / f"{name}.mp4", out / "faces" / name, settings, find_face)
@@ -73,7 +72,7 @@ def prepare(
         **settings,
         "splits": {Path(path).name: sha256(path)[:16] for path in splits},
         "pairs": "both directions of the data set's own, frame N onto frame N",
-        "alignment": "by detected landmarks",
+        "alignment": ALIGNED,
     }
     gallery = [(f"faces/{name}/gallery.png", name) for name, info in sampled.items() if info["gallery"]]
     content = pair_list(f"FaceForensics++ {compression}", resolution, protocol, GALLERY, pairs, gallery, skipped)
@@ -83,7 +82,8 @@ def prepare(
 
 def finished_swaps(root: str | Path, method: str, listing: str | Path, out: str | Path) -> list[dict[str, str]]:
     """Write the data set's own swaps of a list of `prepare` as OUT/<pair>.png, aligned by the targets' landmarks, to be
-    measured like any folder of swaps. Return the missing ones. Raises DataError where all are missing."""
+    measured like any folder of swaps. Return the missing ones. Raises DataError where all are missing, and where OUT
+    holds crops of another video or of other settings."""
     listing, out = Path(listing), Path(out)
     content = read_json(listing)
     compression = content["protocol"]["compression"]
@@ -97,7 +97,9 @@ def finished_swaps(root: str | Path, method: str, listing: str | Path, out: str 
     missing: list[dict[str, str]] = []
     for name, pairs in tqdm(by_video.items(), desc=method, unit="video"):
         info = read_json(listing.parent / "faces" / name.split("_")[0] / "sampled.json")
-        numbers = {pair: int(pair.rsplit("_", 1)[1]) for pair in pairs if not (out / f"{pair}.png").is_file()}
+        made_from = {"settings": info["settings"], **_status(videos / f"{name}.mp4")}
+        remedy = f"delete {out}, and give the same command again"
+        numbers = {p: int(p.rsplit("_", 1)[1]) for p in pairs if not keeps(out / f"{p}.png", made_from, remedy)}
         try:
             images = video.read(videos / f"{name}.mp4", [info["indices"][n] for n in numbers.values()])
         except DataError as error:
@@ -109,7 +111,7 @@ def finished_swaps(root: str | Path, method: str, listing: str | Path, out: str 
                 missing.append({"what": pair, "reason": "the video ends before this frame"})
             else:
                 crop = align(image, np.array(info["faces"][number]), content["resolution"])
-                save_png(crop, out / f"{pair}.png")
+                save_png(crop, out / f"{pair}.png", made_from=made_from)
     if not any(out.glob("*.png")):
         raise DataError(f"{videos}: none of {len(by_video)} swapped videos is there; the first: {missing[0]}")
     return missing
@@ -145,14 +147,21 @@ def _sample(path: Path, folder: Path, settings: dict[str, Any], find_face: FaceF
     faces: the five landmarks of each frame, or None. cut_off: frames missing at the end of the video. frontal: the
     number of the most frontal frame. gallery: whether gallery.png exists. flaw: why the video cannot be used, or None.
     """
-    record, key = folder / "sampled.json", digest(settings)
+    record, key, status = folder / "sampled.json", digest(settings), _status(path)
     if record.is_file():
         info = read_json(record)
         if info["settings"] != key:
             raise DataError(f"{folder}: made with other settings than {settings}; take another --out, or delete it")
         if info["flaw"] is None:
+            if info.get("video") != status:
+                raise DataError(
+                    f"{folder}: made from another video than {path} is now; take another --out, or delete it"
+                )
             return info
-    info = {"settings": key, "flaw": None, "indices": [], "faces": [], "frontal": None, "gallery": False, "cut_off": []}
+    info = {
+        "settings": key, "video": status, "flaw": None, "indices": [], "faces": [], "frontal": None, "gallery": False,
+        "cut_off": [],
+    }  # fmt: skip
     try:
         if not path.is_file():
             raise DataError(f"{path}: no such file")
@@ -183,6 +192,12 @@ def _sample(path: Path, folder: Path, settings: dict[str, Any], find_face: FaceF
         info["flaw"] = f"{path}: no face found in {'any' if not with_face else 'any frame for the gallery'}"
     write_json(record, info)
     return info
+
+
+def _status(path: Path) -> dict[str, int]:
+    """Size and modification time of a video; empty if it is missing. Hashing 1,000 raw videos would take hours."""
+    status = path.stat() if path.is_file() else None
+    return {"bytes": status.st_size, "modified_ns": status.st_mtime_ns} if status else {}
 
 
 def _reason_to_skip(sampled: dict[str, dict[str, Any]], target: str, source: str, number: int) -> str:

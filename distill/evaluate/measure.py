@@ -45,6 +45,7 @@ def run(exp: Experiment, accelerator, tracker) -> Stage:
         **{stage: upstream(exp, stage) for stage in ("train", "refine") if stage in (*exp.stages, "train")},
         "eval": to_dict(exp.eval),
         "rulers": {role: estimator.weight_hash for role, estimator in estimators.items()},
+        "teachers": [build.teacher_contents(spec, exp, key) for spec, key in swappers.measured_teachers(exp)],
         "renderer": teachers.build("exact").weight_hash,
         "version": VERSION,
     }

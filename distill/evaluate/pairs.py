@@ -21,15 +21,17 @@ from distill.config import ConfigError, Experiment
 from distill.data.photos import Photos, read_manifest
 from eval.pairs import Pairs, merged
 from swapcore.files import digest, read_json, write_json
-from swapcore.images import DataError, decode, to_uint8
+from swapcore.images import DataError, decode, picture_side, resized, to_uint8
 from teachers.exact import occluder_mask
 
 FORMAT = 1
 SMALLEST = 16  # pixels of a side
+CHUNK = 64  # exact swaps drawn at once
 # Texts of the protocol. They are stored in lists and results: another text makes values incomparable.
 FIRST_PICTURE = "one picture per person, the first, never a source"
 SOURCES = "the sources themselves: there is one picture per person"
 SYNTHETIC, RENDERED, AS_GIVEN = "synthetic people", "rendered in the canonical frame", "as given"
+ALIGNED = "by detected landmarks"
 FACTS = ("mask", "identity", "attributes", "pose_deg")  # columns of the manifest of synthetic pictures
 
 
@@ -175,17 +177,25 @@ def _synthetic_fields(
     attributes = torch.tensor([row["attributes"] for row in rows[1]])
     masks = {row["mask"]: decode(root / row["mask"], size, "L") for row in rows[1]}
     return {
-        "exact": exact_swaps(*rows, size),
+        "exact": exact_swaps(*rows, size, drawn_at=picture_side(root / targets[0])),
         "target_pose_deg": torch.tensor([row["pose_deg"] for row in rows[1]]),
         "mask": _stack(masks, [row["mask"] for row in rows[1]]) > 127,
         "occluder": occluder_mask(attributes, size),
     }
 
 
-def exact_swaps(source: list[dict], target: list[dict], size: int) -> torch.Tensor:
-    """The exact swaps (n, 3, size, size) uint8 of synthetic pictures, given by their rows of the manifest."""
-    blank = torch.zeros(len(source), 3, size, size)
-    return to_uint8(teachers.build("exact")(blank, blank, source, target))
+def exact_swaps(source: list[dict], target: list[dict], size: int, drawn_at: int | None = None) -> torch.Tensor:
+    """The exact swaps (n, 3, size, size) uint8 of synthetic pictures, given by their rows of the manifest.
+
+    drawn_at: side of the pictures as they were drawn, by default `size`. The swaps are drawn at it and resized like the
+    pictures: the exact swap of resized pictures is no sharper than they are.
+    """
+    side, exact, swaps = drawn_at or size, teachers.build("exact"), []
+    for start in range(0, len(source), CHUNK):
+        rows = source[start : start + CHUNK], target[start : start + CHUNK]
+        blank = torch.zeros(len(rows[0]), 3, side, side)
+        swaps.append(resized(to_uint8(exact(blank, blank, *rows)), size))
+    return torch.cat(swaps)
 
 
 def save(listing: dict[str, Any], root: Path, out: Path) -> Path:

@@ -79,7 +79,7 @@ def read_people(folder: Path, split: str, resolution: int) -> tuple[Photos, list
         if not len(photos):
             raise DataError(f"{folder / 'manifest.jsonl'}: no picture of split '{split}'; choose another with --split")
         return photos, []
-    rows, skipped = scan(folder, SMALLEST)
+    rows, skipped = scan(folder, SMALLEST, "the smallest that recognisers are measured on", "--photos")
     return Photos(folder, rows, resolution), skipped
 
 

@@ -30,8 +30,8 @@ from eval.pairs import Pairs
 from students.identity_encoder import CARDS as ENCODERS
 from swapcore import weights
 from swapcore.files import bytes_hash
-from swapcore.images import SUFFIXES, DataError, decode
-from swapcore.onnx import Session
+from swapcore.images import DataError, decode, list_pictures
+from swapcore.onnx import Session, content_sha256, files_by_name
 
 COPIES = {"copy-target": sanity.copy_target, "copy-source": sanity.copy_source}
 
@@ -40,13 +40,19 @@ def of_experiment(exp: Experiment, pairs: Pairs, device: Any) -> dict[str, Any]:
     """The rows of an experiment's table by name: the references, the teachers, the networks that it trained."""
     names = [*COPIES, *(["exact"] if pairs.exact is not None else [])]
     rows = {name: by_name(name, exp, pairs, device) for name in names}
+    specs = measured_teachers(exp)
+    rows |= {build.label(spec): TeacherSwapper(build.teacher(spec, exp, key)).to(device) for spec, key in specs}
+    return rows | {name: by_name(str(path), exp, pairs, device) for name, path in trained(exp).items()}
+
+
+def measured_teachers(exp: Experiment) -> list[tuple[Teacher, str]]:
+    """The teachers that have a row in an experiment's table, each with the key that names it."""
     specs = []
     if exp.train.mix.pseudo_gt:
         specs += [(spec, "pseudo_gt.teachers") for spec in exp.pseudo_gt.teachers if spec.name != "exact"]
     if exp.distil.online:
         specs.append((exp.distil.online, "distil.online"))
-    rows |= {build.label(spec): TeacherSwapper(build.teacher(spec, exp, key)).to(device) for spec, key in specs}
-    return rows | {name: by_name(str(path), exp, pairs, device) for name, path in trained(exp).items()}
+    return specs
 
 
 def trained(exp: Experiment) -> dict[str, Path]:
@@ -125,10 +131,13 @@ class FinishedSwaps:
 def read_finished(folder: Path, pairs: Pairs) -> FinishedSwaps:
     """A folder of `<pair>.png` (or .jpg, .webp, .bmp) that another program wrote, aligned like the pairs.
 
-    Raises DataError where no pair has a picture, and where a picture is damaged or has another size.
+    Raises DataError where no pair has a picture, where one is damaged or has another size, and where a pair has two.
     """
-    files = {path.stem: path for path in sorted(folder.iterdir()) if path.suffix.lower() in SUFFIXES}
-    names = names_of(pairs)
+    names, files = names_of(pairs), {}
+    for path in list_pictures(folder, deep=False)[0]:
+        first = files.setdefault(path.stem, path)
+        if first != path and path.stem in names:
+            raise DataError(f"{path}: a second picture of pair {path.stem}, beside {first.name}; delete one of them")
     missing = [i for i, name in enumerate(names) if name not in files]
     if len(missing) == len(names):
         raise DataError(
@@ -195,16 +204,17 @@ class OnnxStudent:
             raise ConfigError(f"{path}: its identity encoder '{encoder_name}' is unknown; known: {', '.join(ENCODERS)}")
         self.encoder = None if "source" in inputs else build.identity_encoder(exp, encoder_name)
         self.needs_map = "identity_map" in inputs  # whether the generator takes the encoder's map as well
-        self.weight_hash = weights.sha256(path)[:16]
+        self.weight_hash = content_sha256(path)[:16]
         image = (3, self.resolution, self.resolution)
         if self.encoder is None:
-            shapes, self.files = {"source": image, "target": image}, {"model": path}
+            shapes, self.files = {"source": image, "target": image}, files_by_name(path, "model")
         else:
             encoder_name = self.encoder.card.name
             shapes = {"target": image, "embedding": (self.encoder.card.embedding_dim,)}
             if self.needs_map:
                 shapes["identity_map"] = tuple(self.encoder.map_shape)
-            self.files = {"generator": path, "identity_encoder": weights.find(self.encoder.card, exp.weights)}
+            self.files = files_by_name(path, "generator")
+            self.files["identity_encoder"] = weights.find(self.encoder.card, exp.weights)
             self.weight_hash += f"+{self.encoder.weight_hash}"
         session.fit(shapes, image)
         if encoder_name is not None:

@@ -41,7 +41,11 @@ MIN_COSINE = 0.9
 
 def run(exp: Experiment, accelerator, tracker) -> Stage:
     selected = targets.chosen(exp.export.to, exp.export.precisions)
-    stage = open_stage(exp, "export", {"train": upstream(exp, "train"), "wanted": selected}, accelerator, redo=True)
+    inputs = {
+        "train": upstream(exp, "train"), "wanted": selected, "recogniser": exp.eval.recogniser, "pairs": exp.eval.pairs,
+        "eval": upstream(exp, "eval") if "eval" in exp.stages else None,  # the card repeats its values
+    }  # fmt: skip
+    stage = open_stage(exp, "export", inputs, accelerator, redo=True)
     if stage.done:
         accelerator.print(f"  finished before: {stage.folder}")
     elif accelerator.is_main_process:

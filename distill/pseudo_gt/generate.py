@@ -73,7 +73,7 @@ def run(exp: Experiment, accelerator, tracker) -> Stage:
         build.label(spec): {"name": spec.name, "weight_hash": teacher.weight_hash}
         for spec, teacher in zip(settings.teachers, frozen, strict=True)
     }
-    index = tally.index({_name(k, "tar"): store.read_json(_name(k, "json")) for k in _shards(exp)}, described)
+    index = tally.index({_name(k, "tar"): _sidecar(store, k, stage.hash) for k in _shards(exp)}, described)
     store.write_json("index.json", index, indent=2)
     speed = {"pseudo_gt/swaps_per_second": round(_count(exp, missing) / seconds, 3)} if missing else {}
     tracker.metrics({**tally.metrics(index), **speed})
@@ -242,7 +242,7 @@ def _name(shard: int, suffix: str) -> str:
 
 
 def _missing(exp: Experiment, store: Store, inputs: str) -> list[int]:
-    """Shards that are absent or lack their sidecar. Raises StageError where shards of another experiment are."""
+    """Shards that are absent or lack their sidecar. Raises StageError where shards of another experiment lie."""
     present = store.sizes()
     shards = {k: (_name(k, "tar"), _name(k, "json")) for k in _shards(exp)}
     expected = {tar for tar, _ in shards.values()}
@@ -251,9 +251,17 @@ def _missing(exp: Experiment, store: Store, inputs: str) -> list[int]:
         raise StageError(f"{store}: {foreign[0]} is not of this experiment; move it away, or set another destination")
     missing = [k for k, names in shards.items() if not set(names) <= present.keys()]
     finished = [k for k in shards if k not in set(missing)]
-    if finished and store.read_json(shards[finished[0]][1]).get("inputs") != inputs:
+    for k in finished[:1]:  # those of all shards are read where the index is written
+        _sidecar(store, k, inputs)
+    return missing
+
+
+def _sidecar(store: Store, shard: int, inputs: str) -> dict[str, Any]:
+    """The sidecar of a shard. Raises StageError where it was made with other inputs, perhaps by another machine."""
+    sidecar = store.read_json(_name(shard, "json"))
+    if sidecar.get("inputs") != inputs:
         raise StageError(
             f"{store}: its shards were made with other inputs; set pseudo_gt.destination to another place, "
-            f"or delete them to make them anew"
+            f"or delete them to make them anew; one of them is {_name(shard, 'tar')}"
         )
-    return missing
+    return sidecar

@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from distill import build
 from distill.config import Experiment, to_dict
+from distill.data.contents import contents
 from distill.data.fstriplets import FSTriplets
 from distill.data.photos import read_manifest
 from distill.data.triplet import Triplet
@@ -50,7 +51,7 @@ def run(exp: Experiment, accelerator, tracker, name: str = "train") -> Stage:
     settings, device, main = exp.train, accelerator.device, accelerator.is_main_process
     networks = build_networks(exp, device, name)
     learner, encoder = networks.learner, networks.encoder
-    stage = open_stage(exp, name, _inputs(exp, networks), accelerator, extendable=("train.steps",))
+    stage = open_stage(exp, name, _inputs(exp, networks, accelerator, name), accelerator, extendable=("train.steps",))
     if stage.done:
         accelerator.print(f"  finished before: {stage.folder}")
         return stage
@@ -299,8 +300,8 @@ def mixture(exp: Experiment) -> Mixture:
     )  # fmt: skip
 
 
-def _inputs(exp: Experiment, networks: Networks) -> dict:
-    """Everything that the result depends on, for the stage's record."""
+def _inputs(exp: Experiment, networks: Networks, accelerator, name: str) -> dict:
+    """Everything that the result depends on, for the record of stage `name`."""
     tree = to_dict(exp)
     train = {key: value for key, value in tree["train"].items() if key not in EXECUTION_KEYS}
     data = {"data": upstream(exp, "data")}
@@ -308,8 +309,14 @@ def _inputs(exp: Experiment, networks: Networks) -> dict:
         data["pseudo_gt"] = upstream(exp, "pseudo_gt")
     if networks.teacher:
         data["online"] = networks.teacher.network.weight_hash
+    if name == "refine":
+        data["first_stage"] = upstream(exp, "train")
     if exp.train.mix.fstriplets:
-        data["fstriplets"] = {key: tree["data"][key] for key in ("fstriplets", "occlusions", "occlusion_share")}
+        folders = {key: tree["data"][key] for key in ("fstriplets", "occlusions")}
+        data["fstriplets"] = {
+            **folders, "occlusion_share": exp.data.occlusion_share,
+            "contents": contents(folders, exp.folder / name / "contents.json", accelerator),
+        }  # fmt: skip
     return {
         **data, "seed": exp.seed, "train": train, "loss": tree["loss"], "distil": tree["distil"],
         "student": tree["student"], "resolution": exp.data.resolution, "identity_encoder": networks.encoder.weight_hash,

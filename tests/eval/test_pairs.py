@@ -1,12 +1,14 @@
 """Lists of pairs: drawn from people, from single photographs and from synthetic people, written, read and refused."""
 
 import json
+import shutil
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 import torch
+from conftest import SHARED, needs_shared
 from helpers.make_pairs import COMMAND, make
 from PIL import Image
 
@@ -15,6 +17,7 @@ from distill.data import synthetic
 from distill.data.photos import Photos, read_manifest
 from distill.evaluate import pairs as lists
 from distill.pseudo_gt.generate import draw_pair
+from swapcore.files import sha256
 from swapcore.images import DataError, to_uint8
 
 
@@ -158,6 +161,64 @@ def test_the_command_reads_single_photographs_and_synthetic_people(people, tmp_p
     pairs, _ = lists.read(tmp_path / "list")
     assert pairs.exact is not None and pairs.protocol["alignment"] == "rendered in the canonical frame"
     assert lists.read(tmp_path / "flat_list")[0].protocol["alignment"] == "as given"
+
+
+def test_synthetic_people_are_never_enlarged(people, tmp_path):
+    made = make("synthetic", people.root, "--out", tmp_path / "list", "--resolution", 96)
+    assert made.returncode == 2 and "its pictures have 48 pixels a side, --resolution is 96" in made.stderr
+    assert "give --resolution 48, or draw them with datasets/synthetic.py --size 96" in made.stderr
+
+
+def test_exact_swaps_are_resized_like_the_pictures(people, tmp_path):
+    """Of pictures that are shown smaller than they were drawn, the exact swap is that of 48 pixels, resized."""
+    listing = lists.by_people("toy", people, 6, 4, "toy")
+    path = lists.save(listing, people.root, tmp_path / "list")
+    whole, small = lists.read(path)[0], lists.read(path, resolution=32)[0]
+    for name in ("source", "exact"):
+        smaller = [
+            np.asarray(Image.fromarray(image.permute(1, 2, 0).numpy()).resize((32, 32), Image.Resampling.LANCZOS))
+            for image in getattr(whole, name)
+        ]
+        assert np.array_equal(getattr(small, name).permute(0, 2, 3, 1).numpy(), np.stack(smaller)), name
+    assert make("synthetic", people.root, "--out", tmp_path / "32", "--count", 6, "--resolution", 32).returncode == 0
+    drawn_small = lists.read(tmp_path / "32")[0]
+    assert drawn_small.exact.shape[-1] == 32
+
+
+def test_a_picture_of_two_people_is_left_out_of_a_list(people, tmp_path):
+    """One file under two people, and one file as gallery and as source of a person."""
+    folder = photos(tmp_path / "photos", people, [f"person{i // 3}/{i % 3}.png" for i in range(15)])
+    shutil.copy(folder / "person0/1.png", folder / "person4/9.png")
+    shutil.copy(folder / "person2/0.png", folder / "person2/0_copy.png")
+    (folder / "person1/._0.png").write_bytes(b"\0\5\26\7")
+    made = make("people", folder, "--out", tmp_path / "list", "--count", 40, "--resolution", 48)
+    assert made.returncode == 0 and "3 skipped" in made.stdout, made.stderr
+    pairs, skipped = lists.read(tmp_path / "list")
+    assert {s["what"]: s["reason"] for s in skipped} == {
+        "person4/9.png": "the same picture as person0/1.png",
+        "person2/0_copy.png": "the same picture as person2/0.png",
+        "person1/._0.png": "a hidden file",
+    }
+    gallery = {image.numpy().tobytes() for image in pairs.gallery}
+    assert len(gallery) == 5 and not gallery & {image.numpy().tobytes() for image in pairs.source}
+
+
+@needs_shared
+def test_the_protocol_of_aligned_crops_names_the_detector(tmp_path):
+    folder = tmp_path / "photos"
+    for person in sorted((SHARED / "faces" / "heldout").iterdir())[:2]:
+        for path in sorted(person.iterdir())[:2]:
+            (folder / person.name).mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, folder / person.name)
+    words = ["people", folder, "--align", "--weights", SHARED / "weights", "--count", 2, "--out", tmp_path / "list"]
+    made = make(*words, "--resolution", 64)
+    assert made.returncode == 0, made.stderr
+    protocol = lists.read(tmp_path / "list")[0].protocol
+    assert protocol["detector"] == "yunet" and protocol["alignment"] == "by detected landmarks"
+    assert protocol["detector_hash"] == sha256(SHARED / "weights" / "yunet_n_dynamic.onnx")[:16]
+    made = make(*words, "--resolution", 96)
+    assert made.returncode == 2 and "made from other inputs: size was 64, now 96" in made.stderr
+    assert made.stderr.count("error: ") == 1 and "Traceback" not in made.stderr
 
 
 def test_a_folder_of_one_person_is_named_with_what_was_left_out_of_it(people, tmp_path):

@@ -103,6 +103,22 @@ def write_converter(path, outputs=512):
     return path, torch.from_numpy(weights)
 
 
+def moved_out(path, size_threshold=256):
+    """Move the tensors of a file from a number of bytes on into PATH.data; returns that path. onnxruntime needs the
+    tensors that are shapes in the file itself."""
+    data = path.with_name(f"{path.name}.data")
+    options = {"location": data.name, "size_threshold": size_threshold, "convert_attribute": True}
+    onnx.save(onnx.load(path), path, save_as_external_data=True, **options)
+    return data
+
+
+def change_first_number(data):
+    """Multiply the first float32 of a file of tensors by -2; the size stays."""
+    numbers = np.fromfile(data, np.float32)
+    numbers[0] *= -2
+    numbers.tofile(data)
+
+
 def write_encoders(folder) -> dict:
     """Path and weights of an embedder and a converter."""
     return {"embedder": write_embedder(folder / "e.onnx"), "converter": write_converter(folder / "c.onnx")}

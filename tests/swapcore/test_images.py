@@ -1,4 +1,4 @@
-"""Pictures say that they were generated."""
+"""Pictures say that they were generated, and what they were made from; folders of pictures."""
 
 from xml.etree import ElementTree
 
@@ -57,3 +57,34 @@ def test_grid_has_a_column_per_title_and_a_row_per_sample():
     sheet = pictures.grid({"source": torch.zeros(3, 3, 8, 8).byte(), "swap": torch.zeros(2, 3, 8, 8).byte() + 255}, 32)
     assert sheet.size == (2 * 34 + 2, 26 + 2 * 34)
     assert sheet.getpixel((18, 40)) == (0, 0, 0) and sheet.getpixel((52, 40)) == (255, 255, 255)
+
+
+def test_hidden_pictures_and_masks_are_listed_apart(tmp_path):
+    names = ["b/1.JPG", "a.png", "b/1.mask.png", "b/._1.jpg", ".trash/2.webp", "notes.txt", "c.png/3.bmp"]
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    (tmp_path / "lost.png").symlink_to(tmp_path / "absent.png")
+
+    def listed(folder, **options):
+        return [
+            [p.relative_to(folder).as_posix() for p in paths] for paths in pictures.list_pictures(folder, **options)
+        ]
+
+    assert listed(tmp_path) == [["a.png", "b/1.JPG", "c.png/3.bmp", "lost.png"], [".trash/2.webp", "b/._1.jpg"]]
+    assert listed(tmp_path, deep=False) == [["a.png", "lost.png"], []]
+    assert listed(tmp_path / ".trash") == [["2.webp"], []], "the folder's own name does not count"
+    assert listed(tmp_path / "absent") == [[], []]
+
+
+def test_a_picture_may_say_what_it_was_made_from(tmp_path):
+    pixels = np.zeros((8, 8, 3), np.uint8)
+    facts = {"size": 8, "picture": "ab\n\u00e9"}
+    for generated in (True, False):
+        pictures.save_png(pixels, tmp_path / "a.png", generated=generated, made_from=facts)
+        assert pictures.read_made_from(tmp_path / "a.png") == facts and is_marked(tmp_path / "a.png") == generated
+        pictures.save_png(pixels, tmp_path / "a.png", generated=generated)
+        assert pictures.read_made_from(tmp_path / "a.png") is None
+    (tmp_path / "a.png").write_bytes(b"?")
+    with pytest.raises(pictures.DataError, match="a.png: not a readable picture"):
+        pictures.read_made_from(tmp_path / "a.png")

@@ -15,11 +15,14 @@ from helpers.onnx_graphs import (
     PLAIN,
     Encoder,
     N,
+    change_first_number,
     constants,
     fed,
     files,
+    moved_out,
     photo,
     write,
+    write_embedder,
     write_encoders,
     write_swapper,
 )
@@ -253,3 +256,35 @@ def test_a_graph_checks_what_it_is_given(encoders):
     assert graph.fit({"": (512,)}, (None,)) == (512,)
     with pytest.raises(ValueError, match=r"c\.onnx: input: expected \(3, 512\), got \(3, 511\)"):
         graph(torch.zeros(3, 511))
+
+
+def test_the_hash_covers_tensors_in_other_files(tmp_path, encoders):
+    """Equal hash, equal swaps: the file of the graph stays as it is, its external data changes."""
+    model, _ = write_swapper(tmp_path / "m.onnx", "simswap_256")
+    embedder, _ = write_embedder(tmp_path / "e.onnx")
+    weights = {"model": model, "embedder": embedder, "converter": encoders["converter"][0]}
+    hashes = [OnnxTeacher(weights, family="simswap_256").weight_hash]
+    data = moved_out(embedder)
+    graph = embedder.read_bytes()
+    before = OnnxTeacher(weights, family="simswap_256")
+    hashes.append(before.weight_hash)
+    assert before.files == {**weights, "embedder/e.onnx.data": data}
+    change_first_number(data)
+    after = OnnxTeacher(weights, family="simswap_256")
+    assert embedder.read_bytes() == graph
+    assert not torch.equal(*(teacher.identity(photo(1))[0] for teacher in (before, after)))
+    assert len({*hashes, after.weight_hash}) == 3
+    data.unlink()
+    with pytest.raises(ValueError, match="teacher 'onnx': .*e.onnx"):
+        OnnxTeacher(weights, family="simswap_256")
+
+
+def test_the_hash_covers_the_encoder_that_replaces_a_file(student):
+    _, encoder, folder = student
+    card = {"size": 64, "source_input": "embedding"}
+
+    def hash_with(network):
+        model = {"model": folder / "embedding.onnx"}
+        return OnnxTeacher(model, card=card, identity_encoder=network).weight_hash
+
+    assert hash_with(encoder) == hash_with(encoder) != hash_with(Encoder(24))

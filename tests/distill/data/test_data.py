@@ -59,8 +59,8 @@ def test_people_are_subfolders_and_flawed_files_are_named(folder):
 
 
 def test_flat_folder_has_a_person_per_photo(tmp_path):
-    for name in "xyz":
-        picture(tmp_path / f"{name}.png")
+    for number, name in enumerate("xyz"):
+        picture(tmp_path / f"{name}.png", (number, 0, 0))
     assert [r["person"] for r in photos.scan(tmp_path, 32)[0]] == ["x", "y", "z"]
 
 

@@ -12,7 +12,8 @@ pytest.importorskip("cv2", reason="pip install swapdistill[video]")
 pytest.importorskip("av", reason="pip install swapdistill[video]")
 
 from distill.data import faces, video
-from swapcore.images import DataError
+from swapcore.files import sha256
+from swapcore.images import DataError, read_made_from
 
 
 def test_an_aligned_face_has_its_points_in_the_canonical_places():
@@ -98,6 +99,77 @@ def test_a_folder_is_aligned_once_and_what_fails_is_named(tmp_path):
         faces.align_folder(folder, tmp_path / "none", 32, lambda image: None)
     with pytest.raises(DataError, match="no pictures"):
         faces.align_folder(tmp_path / "absent", tmp_path / "none", 32, dark_is_nobody)
+
+
+class Named:
+    """Stands where everybody stands; a detector with a name and a hash."""
+
+    name = "named"
+
+    def __init__(self, weight_hash="1"):
+        self.weight_hash, self.shown = weight_hash, 0
+
+    def __call__(self, image):
+        self.shown += 1
+        return PLACES * image.shape[0]
+
+
+def album(folder, names, seed=3):
+    images, _ = portraits(len(names), 64, seed)
+    for name, image in zip(names, images, strict=True):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(folder / name)
+    return folder
+
+
+def test_crops_say_what_they_were_made_from_and_only_those_are_kept(tmp_path):
+    folder, out = album(tmp_path / "photos", ["a/1.png", "b/2.png"]), tmp_path / "list" / "faces"
+    faces.align_folder(folder, out, 32, Named())
+    facts = read_made_from(out / "a/1.png.png")
+    picture = sha256(folder / "a/1.png")[:16]
+    assert facts == {"size": 32, "detector": "named", "detector_hash": "1", "picture": picture}
+    before = {path: path.read_bytes() for path in out.rglob("*.png")}
+    for size, detector, flaw in (
+        (64, Named(), "size was 32, now 64"),
+        (32, Named("2"), "detector_hash was 1, now 2"),
+        (32, dark_is_nobody, "detector was named, now another"),
+    ):
+        with pytest.raises(DataError, match=f"a/1.png.png: made from other inputs: {flaw}; name another --out, or del"):
+            faces.align_folder(folder, out, size, detector)
+    other = album(tmp_path / "other", ["c/1.png"])
+    with pytest.raises(
+        DataError, match=r"a/1\.png\.png: made from a picture that is not in .*other; name another --out"
+    ):
+        faces.align_folder(other, out, 32, Named())
+    album(tmp_path / "same names", ["a/1.png", "b/2.png"], seed=4)
+    with pytest.raises(DataError, match="made from other inputs: picture was"):
+        faces.align_folder(tmp_path / "same names", out, 32, Named())
+    assert before == {path: path.read_bytes() for path in out.rglob("*.png")}, "a refusal changes nothing"
+    album(folder, ["c/3.png"])  # one more is aligned, the others are kept
+    again = Named()
+    faces.align_folder(folder, out, 32, again)
+    assert again.shown == 1 and len([*out.rglob("*.png")]) == 3
+    (folder / "b/2.png").unlink()
+    with pytest.raises(DataError, match=r"b/2\.png\.png: made from a picture that is not in"):
+        faces.align_folder(folder, out, 32, Named())
+
+
+def test_a_picture_of_unknown_origin_is_no_crop(tmp_path):
+    folder, out = album(tmp_path / "photos", ["a/1.png"]), album(tmp_path / "faces", ["a/1.png.png"])
+    with pytest.raises(DataError, match="a/1.png.png: does not say from which picture it was made; name another --out"):
+        faces.align_folder(folder, out, 64, Named())
+    (out / "a/1.png.png").write_bytes(b"cut off")
+    with pytest.raises(DataError, match="a/1.png.png: not a readable picture"):
+        faces.align_folder(folder, out, 64, Named())
+    with pytest.raises(DataError, match="lies in .*photos, whose pictures are aligned; name a folder outside it"):
+        faces.align_folder(folder, folder / "list" / "faces", 64, Named())
+
+
+def test_hidden_pictures_are_not_aligned_but_named(tmp_path):
+    folder = album(tmp_path / "photos", ["a/1.png", "a/._1.png", ".cache/2.png"])
+    out, skipped = faces.align_folder(folder, tmp_path / "faces", 32, Named())
+    assert [str(p.relative_to(out)) for p in out.rglob("*.png")] == ["a/1.png.png"]
+    assert skipped == [{"what": what, "reason": "a hidden file"} for what in (".cache/2.png", "a/._1.png")]
 
 
 def frames(n, size=64):

@@ -101,7 +101,8 @@ def test_the_list_is_the_fields_protocol(tree, tmp_path, clips):
             wanted = faces.align(clips[whose][middles[int(number)]], whole, 64).transpose(2, 0, 1)
             assert np.abs(getattr(pairs, column)[i].numpy().astype(int) - wanted).mean() < 4, (name, column)
         assert pairs.source_person[i] == person[source] and pairs.target_person[i] == person[target]
-    assert pairs.protocol["frames"] == FRAMES and pairs.protocol["detector"] == "still"
+    assert pairs.protocol["frames"] == FRAMES
+    assert (pairs.protocol["detector"], pairs.protocol["detector_hash"]) == ("still", Still.weight_hash)
     assert set(pairs.protocol["splits"]) == {"test.json"} and "halfway" in pairs.protocol["gallery"]
     assert between == [6, 12, 18]
     frames = [*(tmp_path / "list" / "faces").rglob("*.png")]
@@ -117,6 +118,20 @@ def test_a_second_call_reads_only_what_is_missing(tree, tmp_path):
     assert again.shown == 2 * FRAMES - 1
     with pytest.raises(DataError, match="made with other settings"):
         prepare(tree, tmp_path / "list", resolution=96)
+
+
+def test_frames_of_another_video_are_not_kept(tree, tmp_path, clips):
+    path = tree / "original_sequences/youtube/c23/videos/003.mp4"
+    listing = prepare(tree, tmp_path / "list")
+    faceforensics.finished_swaps(tree, "Deepfakes", listing, tmp_path / "Deepfakes")
+    faceforensics.finished_swaps(tree, "Deepfakes", listing, tmp_path / "Deepfakes")  # all of them are kept
+    write_video(path, clips["012"])
+    with pytest.raises(DataError, match=r"faces/003: made from another video than .*003\.mp4"):
+        prepare(tree, tmp_path / "list")
+    swapped = tree / "manipulated_sequences/Deepfakes/c23/videos/000_003.mp4"
+    write_video(swapped, clips["000"][::-1])
+    with pytest.raises(DataError, match=r"000_003_00\.png: made from other inputs: .*; delete .*Deepfakes, and give"):
+        faceforensics.finished_swaps(tree, "Deepfakes", listing, tmp_path / "Deepfakes")
 
 
 def test_frames_without_a_face(tree, tmp_path, clips):

@@ -137,6 +137,22 @@ def test_exported_students_swap_as_the_student_does(exported, pairs, images):
         assert (swapper(*images) - expected).abs().mean() < (1e-6 if "identity_encoder" in parts else 1e-3)
 
 
+def test_the_hash_and_the_files_of_an_exported_student_cover_its_external_data(exported, pairs, images, tmp_path):
+    from helpers.onnx_graphs import change_first_number, moved_out
+
+    inline = swappers.by_name(str(exported[1]), EXP, pairs, "cpu")
+    path = tmp_path / "generator.onnx"
+    path.write_bytes(exported[1].read_bytes())
+    data = moved_out(path)
+    before = swappers.by_name(str(path), EXP, pairs, "cpu")
+    assert before.files["generator/generator.onnx.data"] == data
+    sizes = [sum(p.stat().st_size for p in swapper.files.values()) for swapper in (inline, before)]
+    assert sizes[0] == pytest.approx(sizes[1], rel=0.2), "size_mb counts these files"
+    change_first_number(data)
+    after = swappers.by_name(str(path), EXP, pairs, "cpu")
+    assert swappers.fingerprint(before) != swappers.fingerprint(after)
+
+
 def test_onnx_files_of_another_kind_are_refused(tmp_path, pairs, exported):
     from helpers.onnx_graphs import constants, helper, write
 
@@ -168,6 +184,14 @@ def test_a_folder_of_finished_swaps(tmp_path, pairs):
     assert torch.equal(finished.swaps, pairs.exact) and not len(finished.missing)
     (tmp_path / f"{pairs.names[2]}.png").unlink()
     assert list(swappers.read_finished(tmp_path, pairs).missing) == [2]
+    (tmp_path / f"._{pairs.names[0]}.png").write_bytes(b"\0\5\26\7")  # macOS keeps attributes of a file in such files
+    Image.new("RGB", (SIDE, SIDE)).save(tmp_path / "preview.png")
+    Image.new("RGB", (SIDE, SIDE)).save(tmp_path / "preview.jpg")
+    assert list(swappers.read_finished(tmp_path, pairs).missing) == [2]
+    Image.new("RGB", (SIDE, SIDE)).save(tmp_path / f"{pairs.names[0]}.jpg")
+    with pytest.raises(DataError, match="00000.png: a second picture of pair 00000, beside 00000.jpg; delete one"):
+        swappers.read_finished(tmp_path, pairs)
+    (tmp_path / f"{pairs.names[0]}.jpg").unlink()
     Image.new("RGB", (SIDE, SIDE + 2)).save(tmp_path / f"{pairs.names[1]}.png")
     with pytest.raises(DataError, match=f"{pairs.names[1]}.png: 64 x 66 pixels, the pairs have 64 x 64"):
         swappers.read_finished(tmp_path, pairs)

@@ -1,6 +1,7 @@
 """Stage pseudo_gt: processes, kills and errors, inputs, the bytes and members of shards, its benchmark."""
 
 import json
+import shutil
 import tarfile
 
 import numpy as np
@@ -144,6 +145,19 @@ def test_inputs_are_what_changes_the_shards(experiment):
     fewer = experiment("fewer", teachers=mixers(0.5), pairs=16, destination=str(exp.folder / "pseudo_gt"))
     with pytest.raises(StageError, match=r"shard-0000\d\.tar is not of this experiment"):
         run(fewer)
+
+
+def test_machines_with_other_inputs_do_not_share_a_destination(experiment, tmp_path):
+    """Two machines begin in an empty folder at once: neither sees a shard of the other at its start."""
+    places = {name: str(tmp_path / f"shards_{name}") for name in ("one", "other")}
+    exps = {n: experiment(n, teachers=mixers(a), destination=places[n]) for n, a in (("one", 0.5), ("other", 0.4))}
+    for exp in exps.values():
+        run(exp)
+    for suffix in ("tar", "json"):  # the other machine's shard lies between those of the first
+        shutil.copy(tmp_path / "shards_other" / f"shard-00001.{suffix}", tmp_path / "shards_one")
+    (tmp_path / "shards_one" / "shard-00002.json").unlink()  # so there is something left to do
+    with pytest.raises(StageError, match=r"shards_one: its shards were made with other .*is shard-00001\.tar"):
+        run(exps["one"])
 
 
 def test_photographs_need_two_people_and_another_teacher_than_exact(experiment, tmp_path):

@@ -14,6 +14,7 @@ import teachers
 from distill import build, config
 from distill.config import ConfigError, Teacher
 from distill.data.triplet import Triplet
+from distill.stage import StageError
 from distill.train.monitor import read_log
 from distill.train.online import Adapters, OnlineTeacher, taps
 
@@ -129,6 +130,9 @@ def test_a_teacher_is_trained_and_then_teaches(tmp_path):
     rows = json.loads((folder / "metrics.json").read_text())["rows"]
     assert list(rows) == ["copy-target", "copy-source", "exact", "faceshifter", "faceshifter-refined"]
     assert rows["faceshifter-refined"]["parameters"]["value"] > rows["faceshifter"]["parameters"]["value"]
+
+    with pytest.raises(StageError, match=r"refine: made with other inputs \(first_stage was '\w+', now '\w+'\)"):
+        in_process(experiment(tmp_path, "teacher", **FACESHIFTER), "train.steps=3")  # another first stage
 
     spec = {"name": "faceshifter", "weights": {"generator": str(folder / "teacher.safetensors")}}
     student = in_process(experiment(tmp_path, "student", pseudo_gt={"pairs": 6, "teachers": [spec]}))
