@@ -202,8 +202,6 @@ def _export_one(name: str, precision: str, job: _Job, folder: Path) -> dict[str,
     if record.is_file() and (before := read_json(record))["key"] == key and _intact(place, before["row"]):
         return before["row"]
     print(f"  {name} {precision}", flush=True)
-    for leftover in folder.glob(f".{place.name}.*"):  # of a killed command
-        shutil.rmtree(leftover)
     metadata = {"student": job.student.name, "identity_encoder": job.student.identity_encoder.card.name}
     with whole_folder(place) as temporary, quiet():
         temporary.mkdir()

@@ -53,6 +53,7 @@ def run(exp: Experiment, accelerator, tracker) -> Stage:
     if settings.destination:
         random.SystemRandom().shuffle(shards)
         if rank == 0:  # an unwritable destination fails here, before hours of work
+            store.remove_leftovers()
             store.write_json("inputs.json", stage.inputs, indent=2)
     cache = LruCache(settings.identity_cache_mb * 2**20, accelerator.device, settings.batch_size)
     swapper = Swapper(frozen, estimators, photos.rows, cache, settings.precision)
