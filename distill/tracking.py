@@ -180,12 +180,8 @@ class Run:
     """The MLflow run of an experiment's folder. It is found or created when the first event is sent."""
 
     def __init__(self, exp: Experiment, parent: Run | None) -> None:
-        self.uri, self.name, self.experiment, self.folder = (
-            exp.tracking.uri,
-            exp.name,
-            exp.tracking.experiment,
-            exp.folder,
-        )
+        self.uri, self.experiment = exp.tracking.uri, exp.tracking.experiment
+        self.name, self.folder = exp.name, exp.folder
         self.parent, self.started = parent, int(time.time() * 1000)
         self.record = exp.folder / "mlflow_run.json"
         self.known = read_json(self.record) if self.record.is_file() else {}
@@ -249,9 +245,9 @@ class Run:
 
         self.known = {"uri": self.uri, "key": uuid.uuid4().hex}
         write_json(self.record, self.known)
-        tags = {"swapdistill.key": self.known["key"]} | (
-            {"mlflow.parentRunId": self.parent.id()} if self.parent else {}
-        )
+        tags = {"swapdistill.key": self.known["key"]}
+        if self.parent:
+            tags["mlflow.parentRunId"] = self.parent.id()
         run = self.client.create_run(self._experiment_id(), self.started, resolve_tags(tags), self.name)
         self.known["run_id"] = run.info.run_id
         write_json(self.record, self.known)
@@ -310,13 +306,9 @@ def connect(uri: str) -> Any:
     Raises TrackingError for an unknown scheme or a file that is no database of this version of MLflow.
     """
     # MLflow would print every table that it creates, and wait for minutes for a server that does not answer.
-    defaults = {
-        "MLFLOW_LOGGING_LEVEL": "ERROR",
-        "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
-        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
-    }
-    for name, value in defaults.items():
-        os.environ.setdefault(name, value)
+    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "ERROR")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     import sqlalchemy
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
