@@ -20,6 +20,8 @@ from tqdm import tqdm
 from distill.data.synthetic import RENDERER_HASH, people
 from swapcore.files import read_json, write_json
 from swapcore.images import save_png, to_uint8
+from swapcore.locks import folder_lock
+from swapcore.terminal import run_command
 from teachers.exact import ATTRIBUTES, IDENTITY, render
 
 CHUNK = 16  # pairs drawn at once
@@ -120,15 +122,16 @@ def main() -> None:
         if getattr(args, name) < least:
             parser.error(f"--{name} must be at least {least}")
     settings = {"images": args.images, "size": args.size, "seed": args.seed, "renderer": RENDERER_HASH}
-    record = args.folder / "fstriplets.json"
-    if record.is_file() and read_json(record) != settings:
-        parser.error(f"{args.folder}: made with other settings ({read_json(record)}); name another folder")
-    write_json(record, settings)
-    counts = write(args.folder, args.people, args.images, args.size, args.seed, args.device)
+    with folder_lock(args.folder):
+        record = args.folder / "fstriplets.json"
+        if record.is_file() and read_json(record) != settings:
+            parser.error(f"{args.folder}: made with other settings ({read_json(record)}); name another folder")
+        write_json(record, settings)
+        counts = write(args.folder, args.people, args.images, args.size, args.seed, args.device)
     print(f"{sum(counts.values())} pictures of {args.people} people: {args.folder}")
     for branch, count in counts.items():
         print(f"  {branch:30} {count}")
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_command(main))

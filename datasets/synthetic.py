@@ -14,6 +14,8 @@ sys.path[0] = str(Path(__file__).resolve().parent.parent)  # this folder must no
 import torch
 
 from distill.data import synthetic
+from swapcore.locks import folder_lock
+from swapcore.terminal import run_command
 
 
 def main() -> None:
@@ -30,9 +32,10 @@ def main() -> None:
         if getattr(args, name) < 1:
             parser.error(f"--{name} must be at least 1")
     counts = {args.split: (args.people, args.images)}
-    synthetic.write(args.folder, counts, args.size, args.seed, device=args.device)
+    with folder_lock(args.folder):
+        synthetic.write(args.folder, counts, args.size, args.seed, device=args.device)
     print(f"{args.people * args.images} pictures of {args.people} people: {args.folder / 'manifest.jsonl'}")
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_command(main))

@@ -18,7 +18,8 @@ from typing import Any
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # no space, the user's quota is used up, the file is too large here
 PROBE_BYTES = 1 << 20
-# Name of an unfinished file: .STEM.PID@MACHINE.TOKEN.SUFFIX
+# Names of unfinished files: .STEM.PID@MACHINE.TOKEN.SUFFIX, and some that do not say who writes them
+UNNAMED = re.compile(r"\.tmp[A-Za-z0-9]{6}")  # of the library safetensors
 UNFINISHED = re.compile(r"\..*\.(?P<pid>\d+)@(?P<machine>.+)\.[0-9a-f]{8}(\.[^.]*)?", re.DOTALL)
 
 
@@ -100,8 +101,9 @@ def disk_full_named(path: Path, probe: Path | None = None) -> Iterator[None]:
 def _disk_is_full(error: BaseException | None, probe: Path | None) -> int | None:
     """The errno of FULL that caused an error, or None."""
     while error is not None:
-        if isinstance(error, OSError) and error.errno in FULL:
-            return error.errno
+        for reason in FULL:
+            if isinstance(error, OSError) and error.errno == reason or os.strerror(reason) in str(error):
+                return reason
         error = error.__cause__ or error.__context__
     if probe is None:
         return None
@@ -133,11 +135,15 @@ def machine() -> str:
 def remove_leftovers(paths: Iterable[Path], foreign: bool = False) -> None:
     """Remove those of `paths` that `whole_file` or `whole_folder` of a dead process of this machine left unfinished.
 
-    With `foreign` also those of other machines: only for a folder that no other process may write to.
+    With `foreign` also those of other machines or unknown processes: only for a folder that no other process may write
+    to.
     """
     for path in paths:
-        match = UNFINISHED.fullmatch(path.name)
-        if match is None or not (_is_dead(int(match["pid"])) if match["machine"] == machine() else foreign):
+        if match := UNFINISHED.fullmatch(path.name):
+            remove = _is_dead(int(match["pid"])) if match["machine"] == machine() else foreign
+        else:
+            remove = foreign and UNNAMED.fullmatch(path.name)
+        if not remove:
             continue
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)  # another process may be removing it as well

@@ -25,7 +25,7 @@ from distill.config import ConfigError
 from distill.data import faces, video
 from distill.swap.swapper import Swapper, read_photograph
 from swapcore import terminal, weights
-from swapcore.files import whole_file
+from swapcore.files import remove_leftovers, whole_file
 from swapcore.images import SUFFIXES, XMP, DataError, save_png
 
 VIDEOS = {".mp4", ".mov", ".mkv", ".webm", ".avi"}
@@ -64,6 +64,8 @@ def swap(args: argparse.Namespace) -> None:
     exp = config.default("swap", [("weights", args.weights)])
     detector = faces.Detector(weights.find(faces.YUNET, exp.weights))
     swapper = Swapper(args.student, exp, detector, args.source, count and int(count), args.reference)
+    if args.out.parent.is_dir():
+        remove_leftovers(args.out.parent.glob(f".{args.out.stem}.*"))
     if kind == "photograph":
         image = swapper(read_photograph(args.target))
         if not swapper.swapped:
