@@ -13,6 +13,7 @@ AI-generated. Use pictures of people who agreed to it: see Consent in the README
 from __future__ import annotations
 
 import argparse
+import io
 import sys
 from pathlib import Path
 
@@ -88,8 +89,11 @@ def save_photograph(image: np.ndarray, path: Path) -> None:
     elif path.suffix.lower() == ".bmp":
         raise ConfigError(f"-o {path}: BMP cannot say that a picture is AI-generated; take .png, .jpg or .webp")
     else:
+        content = io.BytesIO()  # Pillow's JPEG writer does not notice that the end of a file is missing on a full disk
+        kind = Image.registered_extensions()[path.suffix.lower()]
+        Image.fromarray(image).save(content, kind, quality=95, xmp=XMP.encode())
         with whole_file(path) as temporary:
-            Image.fromarray(image).save(temporary, quality=95, xmp=XMP.encode())
+            temporary.write_bytes(content.getvalue())
 
 
 def _kind(path: Path) -> str:
