@@ -236,8 +236,8 @@ class Run:
                 if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                     raise
         elif key := self.known.get("key"):  # created, perhaps, by a command that was killed before it knew the id
-            runs = self.client.search_runs([self._experiment_id()], f"tags.`swapdistill.key` = '{key}'")
-            return runs[0].info.run_id if runs else None
+            if runs := self.client.search_runs([self._experiment_id()], f"tags.`swapdistill.key` = '{key}'"):
+                return self._recorded(runs[0].info.run_id)
         return None
 
     def _created(self) -> str:
@@ -249,9 +249,11 @@ class Run:
         if self.parent:
             tags["mlflow.parentRunId"] = self.parent.id()
         run = self.client.create_run(self._experiment_id(), self.started, resolve_tags(tags), self.name)
-        self.known["run_id"] = run.info.run_id
-        write_json(self.record, self.known)
-        return run.info.run_id
+        return self._recorded(run.info.run_id)
+
+    def _recorded(self, run_id: str) -> str:
+        write_json(self.record, {**self.known, "run_id": run_id})
+        return run_id
 
     def _experiment_id(self) -> str:
         from mlflow.exceptions import MlflowException
