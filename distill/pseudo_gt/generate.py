@@ -48,12 +48,12 @@ def run(exp: Experiment, accelerator, tracker) -> Stage:
     photos = read_manifest(exp.folder / "data", "train", exp.data.resolution)
     if len(photos.people) < 2:
         raise StageError(f"{photos.root}: swapping needs two people to train on, there are {len(photos.people)}")
+    store.remove_leftovers()
     rank, world = accelerator.process_index, accelerator.num_processes
     shards = [k for k in missing if k % world == rank]  # by number: processes may see different missing shards
     if settings.destination:
         random.SystemRandom().shuffle(shards)
         if rank == 0:  # an unwritable destination fails here, before hours of work
-            store.remove_leftovers()
             store.write_json("inputs.json", stage.inputs, indent=2)
     cache = LruCache(settings.identity_cache_mb * 2**20, accelerator.device, settings.batch_size)
     swapper = Swapper(frozen, estimators, photos.rows, cache, settings.precision)

@@ -123,7 +123,8 @@ def test_a_second_ctrl_c_ends_a_step_that_hangs(monkeypatch):
     with pytest.raises(KeyboardInterrupt), stage.signals_stop_the_command(), stage.signals_held():
         os.kill(os.getpid(), signal.SIGINT)
         os.kill(os.getpid(), signal.SIGINT)  # the copy of a launcher
-        monkeypatch.setattr(stage.time, "monotonic", lambda later=time.monotonic() + 2: later)
+        later = time.monotonic() + 2
+        monkeypatch.setattr(stage.time, "monotonic", lambda: later)
         os.kill(os.getpid(), signal.SIGINT)
         pytest.fail("the third signal was held back")
 
