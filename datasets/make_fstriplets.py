@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from distill.data.synthetic import RENDERER_HASH, check_settings, people
 from swapcore.images import save_png, to_uint8
+from swapcore.locks import folder_lock
 from swapcore.terminal import run_command
 from teachers.exact import ATTRIBUTES, IDENTITY, render
 
@@ -124,8 +125,9 @@ def main() -> int:
 
 def make(args: argparse.Namespace) -> None:
     settings = {"images": args.images, "size": args.size, "seed": args.seed, "renderer": RENDERER_HASH}
-    check_settings(args.folder / "fstriplets.json", settings)
-    counts = write(args.folder, args.people, args.images, args.size, args.seed, args.device)
+    with folder_lock(args.folder):
+        check_settings(args.folder / "fstriplets.json", settings)
+        counts = write(args.folder, args.people, args.images, args.size, args.seed, args.device)
     print(f"{sum(counts.values())} pictures of {args.people} people: {args.folder}")
     for branch, count in counts.items():
         print(f"  {branch:30} {count}")

@@ -22,6 +22,7 @@ from distill.evaluate.pairs import ALIGNED, AS_GIVEN, RENDERED, SMALLEST, SYNTHE
 from swapcore import weights
 from swapcore.files import check_folder
 from swapcore.images import DataError, picture_side
+from swapcore.locks import folder_lock
 from swapcore.terminal import run_command
 
 
@@ -59,7 +60,8 @@ def write_list(args: argparse.Namespace) -> None:
         raise ConfigError(f"--resolution: expected at least {SMALLEST} pixels, got {args.resolution}")
     check_folder(args.out)
     check_weights(args.weights)
-    path = faceforensics_list(args) if args.kind == "faceforensics" else folder_list(args)
+    with folder_lock(args.out):
+        path = faceforensics_list(args) if args.kind == "faceforensics" else folder_list(args)
     pairs, skipped = read(path)
     print(f"{len(pairs)} pairs, gallery of {len(pairs.gallery)}, {len(skipped)} skipped, hash {pairs.hash}")
     for line in skipped[:5]:

@@ -14,6 +14,7 @@ sys.path[0] = str(Path(__file__).resolve().parent.parent)  # this folder must no
 import torch
 
 from distill.data import synthetic
+from swapcore.locks import folder_lock
 from swapcore.terminal import run_command
 
 
@@ -35,8 +36,10 @@ def main() -> int:
 
 def write(args: argparse.Namespace) -> None:
     settings = {key: getattr(args, key) for key in ("split", "people", "images", "size", "seed")}
-    synthetic.check_settings(args.folder / "synthetic.json", {**settings, "renderer": synthetic.RENDERER_HASH})
-    synthetic.write(args.folder, {args.split: (args.people, args.images)}, args.size, args.seed, device=args.device)
+    counts = {args.split: (args.people, args.images)}
+    with folder_lock(args.folder):
+        synthetic.check_settings(args.folder / "synthetic.json", {**settings, "renderer": synthetic.RENDERER_HASH})
+        synthetic.write(args.folder, counts, args.size, args.seed, device=args.device)
     print(f"{args.people * args.images} pictures of {args.people} people: {args.folder / 'manifest.jsonl'}")
 
 

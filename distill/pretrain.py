@@ -11,7 +11,9 @@ new sha256 into the network's card.
 
 from __future__ import annotations
 
+import argparse
 import os
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +33,7 @@ from swapcore import terminal, weights
 from swapcore.files import whole_file, write_json
 from swapcore.hardware import git_commit
 from swapcore.images import to_float, to_uint8
+from swapcore.locks import folder_lock
 from teachers.exact import expression, pose_deg, render
 
 SIZE = 80  # pixels drawn; the networks take the inner 64
@@ -162,6 +165,12 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="output folder; default: the folder of the shipped weights")
     args = parser.parse_args()
     recipe = RECIPES[args.network]
+    with folder_lock(args.out or recipe.folder, f".{args.network}.lock"):  # another network may be trained meanwhile
+        pretrain(args, recipe)
+
+
+def pretrain(args: argparse.Namespace, recipe: Recipe) -> None:
+    """Train, measure and write one network."""
     seed = recipe.seed if args.seed is None else args.seed
     started = time.time()
 
@@ -205,4 +214,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(terminal.run_command(main))

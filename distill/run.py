@@ -3,9 +3,9 @@
     accelerate launch distill/run.py experiments/quickstart.yaml [section.key=value ...]
     python -m torch.distributed.run --nproc_per_node 2 distill/run.py exp.yaml      # two processes on CPU
 
-The command skips finished stages and resumes an unfinished one. Run it again after a kill, or after `minutes=9` has
-stopped it (exit status 75). An experiment with `variants` runs all of them. `--full-size` applies the file's settings
-for a GPU.
+The command skips finished stages and resumes an unfinished one. Run it again after a kill, or after `minutes=9` or
+SIGTERM has stopped it (exit status 75). An experiment with `variants` runs all of them. `--full-size` applies the
+file's settings for a GPU.
 """
 
 import sys
@@ -17,6 +17,7 @@ sys.path[0] = str(Path(__file__).resolve().parent.parent)
 import argparse
 import os
 import warnings
+from contextlib import nullcontext
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
@@ -28,11 +29,12 @@ from distill.evaluate import measure
 from distill.export import convert
 from distill.pseudo_gt import generate
 from distill.report import page
-from distill.stage import OutOfTime, stop_if_out_of_time
+from distill.stage import OutOfTime, signals_stop_the_command, stop_if_asked
 from distill.tracking import Tracker
 from distill.train import loop
 from swapcore.files import write_text
 from swapcore.hardware import available_cores
+from swapcore.locks import folder_lock
 from swapcore.terminal import run_command
 
 STAGES = {
@@ -44,7 +46,7 @@ STAGES = {
     "export": convert.run,
     "report": page.run,
 }
-RUN_AGAIN = 75  # exit status after `minutes` have passed: EX_TEMPFAIL of sysexits.h
+RUN_AGAIN = 75  # exit status after `minutes` or SIGTERM: EX_TEMPFAIL of sysexits.h
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -71,7 +73,8 @@ def command(args: argparse.Namespace) -> int:
         estimate.of_all([child.exp for child in config.children(exp)] or [exp], new_accelerator)
         return 0
     try:
-        run(exp)
+        with signals_stop_the_command():
+            run(exp)
     except OutOfTime as stopped:
         print(stopped)
         return RUN_AGAIN
@@ -102,22 +105,24 @@ def run(exp: config.Experiment) -> None:
 
 def run_stages(exp: config.Experiment, accelerator: Accelerator, **parent) -> None:
     """Run the stages that the experiment names; `parent`: options of Tracker for the run of a variant."""
-    if accelerator.is_main_process:
-        write_text(exp.folder / "experiment.yaml", config.dump(exp))
-    tracker = Tracker(exp, enabled=accelerator.is_main_process, **parent)
-    status = "FAILED"
-    try:
-        for name in exp.stages:
-            stop_if_out_of_time(exp, accelerator, f"before stage {name} of {exp.name}")
-            accelerator.print(f"[{name}]")
-            STAGES[name](exp, accelerator, tracker)
-            accelerator.wait_for_everyone()
-        status = "FINISHED"
-    except (KeyboardInterrupt, OutOfTime):
-        status = "KILLED"
-        raise
-    finally:
-        tracker.end(status)
+    main = accelerator.is_main_process
+    with folder_lock(exp.folder) if main else nullcontext():
+        if main:
+            write_text(exp.folder / "experiment.yaml", config.dump(exp))
+        tracker = Tracker(exp, enabled=main, **parent)
+        status = "FAILED"
+        try:
+            for name in exp.stages:
+                stop_if_asked(exp, accelerator, f"before stage {name} of {exp.name}")
+                accelerator.print(f"[{name}]")
+                STAGES[name](exp, accelerator, tracker)
+                accelerator.wait_for_everyone()
+            status = "FINISHED"
+        except (KeyboardInterrupt, OutOfTime):
+            status = "KILLED"
+            raise
+        finally:
+            tracker.end(status)
 
 
 def new_accelerator(exp: config.Experiment) -> Accelerator:

@@ -1,10 +1,15 @@
-"""The folder of a stage: `inputs.json` when it starts, then its files, and `done.json` last."""
+"""The folder of a stage: `inputs.json` when it starts, then its files, and `done.json` last. And how a command stops
+early: after `minutes`, by SIGTERM, by Ctrl-C."""
 
 from __future__ import annotations
 
 import json
+import os
+import signal
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,19 +27,65 @@ class StageError(ValueError):
 
 
 class OutOfTime(Exception):
-    """The `minutes` of the experiment are over. All finished work is on disk; the same command continues it."""
+    """The `minutes` of the experiment are over, or SIGTERM has come, by which a cluster announces the end. All finished
+    work is on disk; the same command continues it."""
 
 
-def stop_if_out_of_time(exp: Experiment, accelerator, where: str, before: Callable[[], None] | None = None) -> None:
-    """Raise OutOfTime on all processes once the main process has run for `minutes`; call `before` first."""
-    if not exp.minutes:
+def stop_if_asked(exp: Experiment, accelerator, where: str, before: Callable[[], None] | None = None) -> None:
+    """Raise OutOfTime on all processes once the main process has run for `minutes`, or SIGTERM has reached one of them;
+    KeyboardInterrupt after Ctrl-C. Call `before` first. With several processes, all of them must call this together."""
+    over = accelerator.is_main_process and 0 < exp.minutes <= (time.monotonic() - STARTED) / 60
+    asked = [float(over), float(signal.SIGTERM in _arrived), float(signal.SIGINT in _arrived)]
+    if accelerator.num_processes > 1:
+        asked = accelerator.reduce(torch.tensor(asked, device=accelerator.device), "sum").tolist()
+    if not any(asked):
         return
-    spent = (time.monotonic() - STARTED) / 60
-    over = torch.tensor(float(accelerator.is_main_process and spent >= exp.minutes), device=accelerator.device)
-    if accelerator.reduce(over, "sum").item():
-        if before:
-            before()
-        raise OutOfTime(f"stopped after {exp.minutes:g} minutes {where}; the same command continues the run")
+    if before:
+        before()
+    if asked[2]:
+        raise KeyboardInterrupt
+    why = "by SIGTERM" if asked[1] else f"after {exp.minutes:g} minutes"
+    raise OutOfTime(f"stopped {why} {where}; the same command continues the run")
+
+
+_arrived: dict[int, float] = {}  # signal -> time of its first arrival
+_held = False
+
+
+@contextmanager
+def signals_stop_the_command() -> Iterator[None]:
+    """SIGTERM raises OutOfTime in the block, Ctrl-C KeyboardInterrupt; inside `signals_held` they wait."""
+    _arrived.clear()
+    before = {number: signal.signal(number, _on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        _arrived.clear()
+
+
+@contextmanager
+def signals_held() -> Iterator[None]:
+    """Keep signals for the next `stop_if_asked`. A second Ctrl-C, a second later or more, is not kept: launchers repeat
+    the first one."""
+    global _held
+    _held = True
+    try:
+        yield
+    finally:
+        _held = False
+
+
+def _on_signal(number: int, _frame: Any) -> None:
+    now = time.monotonic()
+    first = _arrived.setdefault(number, now)
+    if number == signal.SIGINT and (not _held or now - first > 1):
+        raise KeyboardInterrupt
+    if number == signal.SIGINT and first == now and os.environ.get("RANK", "0") == "0":
+        print("\nCtrl-C: stops after this step, with a checkpoint; once more: at once", file=sys.stderr)
+    if number == signal.SIGTERM and not _held and first == now:  # later ones must not disturb the end of the command
+        raise OutOfTime("stopped by SIGTERM; the same command continues the run")
 
 
 @dataclass(frozen=True)

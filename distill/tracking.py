@@ -1,74 +1,347 @@
-"""A run in MLflow: parameters, tags, metrics, files, pictures. `tracking.uri: none` does not import MLflow."""
+"""A run in MLflow: parameters, tags, metrics, files, pictures. `tracking.uri: none` does not import MLflow.
+
+Tracking neither stops nor delays a command. A thread sends the events in order. An event is in the file
+`mlflow_unsent.jsonl` of the run's folder until the server has it; what a command could not send, the next start sends.
+"""
 
 from __future__ import annotations
 
+import itertools
+import json
 import os
+import sqlite3
+import sys
+import threading
+import time
+import uuid
+from collections import deque
+from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
+from tqdm import tqdm
 
-from distill.config import Experiment, dump, to_dict
-from swapcore.files import flatten, read_json, write_json
+from distill.config import Experiment, to_dict
+from swapcore.files import flatten, read_json, whole_file, write_json, write_text
 from swapcore.hardware import environment
 from swapcore.images import marked
+from swapcore.locks import in_turn
+
+RETRY_S = 60.0  # between two attempts while the server does not answer
+PATIENCE_S = 10.0  # that the end of a command waits for a server that does not answer
+MOST_EVENTS = 200  # in one request
+MOST_METRICS, MOST_OTHERS = 1000, 100  # of a request, by MLflow's limits
+SERVERS = ("postgresql", "mysql", "mssql")  # whose drivers try for minutes to reach a dead one
+
+
+class TrackingError(ValueError):
+    """`tracking.uri` cannot be used; the message says why."""
+
+
+class Refused(Exception):
+    """An event that MLflow will never take."""
 
 
 class Tracker:
     """One MLflow run per experiment folder; starting again with the same folder continues the same run.
 
-    parent: the run_id of the experiment that a variant belongs to. tags: added to the run's own.
+    parent: the tracker of the experiment that a variant belongs to. tags: added to the run's own. Raises TrackingError
+    for a `tracking.uri` that cannot be right; a server that does not answer is no error.
     """
 
     def __init__(
-        self, exp: Experiment, enabled: bool = True, parent: str | None = None, tags: dict[str, str] | None = None
+        self, exp: Experiment, enabled: bool = True, parent: Tracker | None = None, tags: dict[str, str] | None = None
     ):
-        self.mlflow = None
+        self.run = None
         if not enabled or exp.tracking.uri == "none":
             return
-        os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "ERROR")  # otherwise MLflow prints every table that it creates
-        import mlflow
-
-        self.mlflow = mlflow
-        mlflow.set_tracking_uri(exp.tracking.uri)
-        mlflow.set_experiment(exp.tracking.experiment)
-        record = exp.folder / "mlflow_run.json"
-        known = read_json(record) if record.is_file() else {}
-        new = {"run_name": exp.name, "nested": parent is not None, "parent_run_id": parent}
-        try:
-            run_id = known["run_id"] if known.get("uri") == exp.tracking.uri else None
-            self.run = mlflow.start_run(run_id=run_id, **new)
-        except mlflow.exceptions.MlflowException:  # the database was deleted, the folder was not
-            self.run = mlflow.start_run(**new)
-        write_json(record, {"uri": exp.tracking.uri, "run_id": self.run.info.run_id})
+        self.folder = exp.folder
+        self.run = Run(exp, parent.run if parent else None)
+        self.outbox = Outbox(exp.folder / "mlflow_unsent.jsonl", self.run)
         own_tags = {
             "experiment": exp.name,
             "student": exp.student.name,
             "teacher": ",".join(t.label or t.name for t in exp.pseudo_gt.teachers),
             "seed": str(exp.train_seed),
         }
-        mlflow.set_tags({f"env.{k}": v for k, v in environment().items()} | own_tags | (tags or {}))
-        mlflow.log_text(dump(exp), "experiment.yaml")
-        if not self.run.data.params:  # MLflow refuses to change parameters; a resumed run keeps its first ones
-            mlflow.log_params({k: str(v)[:500] for k, v in flatten(to_dict(exp)).items() if v not in ({}, [])})
-
-    @property
-    def run_id(self) -> str | None:
-        return self.run.info.run_id if self.mlflow else None
+        self._add(
+            "start",
+            tags={f"env.{k}": v for k, v in environment().items()} | own_tags | (tags or {}),
+            params={k: str(v)[:500] for k, v in flatten(to_dict(exp)).items() if v not in ({}, [])},
+        )
+        self.artifact(exp.folder / "experiment.yaml")
 
     def metrics(self, values: dict[str, float], step: int | None = None) -> None:
-        if self.mlflow:
-            self.mlflow.log_metrics(values, step=step)
+        self._add("metrics", values=values, step=step or 0)
 
     def artifact(self, path: Path) -> None:
-        if self.mlflow:
-            self.mlflow.log_artifact(str(path))
+        """A file of the run's folder."""
+        self._add("artifact", path=path)
 
-    def image(self, picture: Image.Image, key: str, step: int = 0) -> None:
-        """A picture that MLflow shows beside those of other runs under the same key."""
-        if self.mlflow:
-            self.mlflow.log_image(marked(picture), key=key, step=step, synchronous=True)
+    def image(self, path: Path, key: str, step: int = 0) -> None:
+        """A PNG of the run's folder. MLflow shows it beside those of other runs under the same key."""
+        self._add("image", path=path, key=key, step=step)
 
     def end(self, status: str = "FINISHED") -> None:
-        """End the run; `status` is FINISHED, FAILED or KILLED."""
-        if self.mlflow:
-            self.mlflow.end_run(status)
+        """End the run; `status` is FINISHED, FAILED or KILLED. Waits for a server that answers, until it has all."""
+        if self.run:
+            self._add("end", status=status)
+            self.outbox.close()
+
+    def _add(self, kind: str, **content: Any) -> None:
+        if self.run:
+            if "path" in content:
+                content["path"] = os.path.relpath(content["path"], self.folder)
+            self.outbox.add({"kind": kind, "time": int(time.time() * 1000), **content})
+
+
+class Outbox:
+    """The events that MLflow does not have yet, in memory and in the file `path`, and the thread that sends them."""
+
+    def __init__(self, path: Path, run: Run) -> None:
+        self.path, self.run = path, run
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.is_file() else []
+        self.events = deque(json.loads(line) for line in lines if line.endswith("\n"))  # a kill can cut off the last
+        self.again = bool(self.events)  # whether the first events may be with the server already
+        self.answers, self.retry_at, self.closing, self.warned = True, 0.0, False, set()
+        self.changed = threading.Condition()
+        self._store()
+        self.thread = threading.Thread(target=self._work, name="MLflow", daemon=True)
+        self.thread.start()
+
+    def add(self, event: dict[str, Any]) -> None:
+        with self.changed:
+            self.events.append(event)
+            self._store(event)
+            self.changed.notify()
+
+    def close(self) -> None:
+        """Send what is left, and end the thread. Wait for a server that answers, but not for another one."""
+        with self.changed:
+            self.closing, self.retry_at = True, 0.0
+            self.changed.notify()
+        until = time.monotonic() + PATIENCE_S
+        while self.thread.is_alive() and (self.answers or time.monotonic() < until):
+            self.thread.join(0.1)
+        if self.events:
+            tqdm.write(f"MLflow: {len(self.events)} events not sent; the same command sends {self.path}", sys.stderr)
+
+    def _work(self) -> None:
+        most = MOST_EVENTS
+        while True:
+            with self.changed:
+                while not self.events or time.monotonic() < self.retry_at:
+                    if self.closing:
+                        return
+                    self.changed.wait(max(0.0, self.retry_at - time.monotonic()) if self.events else None)
+                first = list(itertools.islice(self.events, most))
+            try:
+                sent, most = self.run.send(first, self.again), MOST_EVENTS
+            except Refused as error:
+                sent, most = 0, 1  # find the event
+                if len(first) == 1:
+                    sent = 1
+                    self._warn(f"MLflow refuses {first[0]['kind']} ({_short(error)}); it is left out")
+            except Exception as error:  # of a library below MLflow: none may end the training
+                self.answers, self.again, self.retry_at = False, True, time.monotonic() + RETRY_S
+                self._warn(f"MLflow at {self.run.uri} does not take events ({_short(error)}); {self.path} keeps them")
+                if self.closing:
+                    return
+                continue
+            self.answers, self.again = True, self.again and not sent
+            with self.changed:
+                for _ in range(sent):
+                    self.events.popleft()
+                self._store()
+
+    def _store(self, added: dict[str, Any] | None = None) -> None:
+        """Bring the file to the state of `events`, of which `added` alone is new."""
+        try:
+            if added is not None:
+                with open(self.path, "a", encoding="utf-8") as file:
+                    file.write(json.dumps(added) + "\n")
+            elif self.events:
+                write_text(self.path, "".join(json.dumps(event) + "\n" for event in self.events))
+            else:
+                self.path.unlink(missing_ok=True)
+        except OSError as error:  # of a full disk; the command goes on until it needs the disk itself
+            self._warn(f"{self.path}: cannot be written ({_short(error)}); a stop loses what MLflow does not have yet")
+
+    def _warn(self, text: str) -> None:
+        """Print a warning, each kind once."""
+        if (kind := text.split("(")[0]) not in self.warned:
+            self.warned.add(kind)
+            tqdm.write(f"warning: {text}", sys.stderr)
+
+
+class Run:
+    """The MLflow run of an experiment's folder. It is found or created when the first event is sent."""
+
+    def __init__(self, exp: Experiment, parent: Run | None) -> None:
+        self.uri, self.experiment = exp.tracking.uri, exp.tracking.experiment
+        self.name, self.folder = exp.name, exp.folder
+        self.parent, self.started = parent, int(time.time() * 1000)
+        self.record = exp.folder / "mlflow_run.json"
+        self.known = read_json(self.record) if self.record.is_file() else {}
+        if self.known.get("uri") != self.uri:
+            self.known = {}
+        self.run_id: str | None = None
+        self.lock = threading.Lock()  # the thread of a variant asks its parent
+        self.client = None if self.uri.partition("+")[0].partition(":")[0] in SERVERS else connect(self.uri)
+
+    def send(self, events: Sequence[dict[str, Any]], again: bool) -> int:
+        """Send the first of the events and those that fit into the same request; returns their number. Sent again, it
+        changes nothing: MLflow keeps equal points of a metric once. Raises Refused; any other error may pass."""
+        from mlflow.exceptions import MlflowException
+
+        run_id, event, kind = self.id(), events[0], events[0]["kind"]
+        try:
+            if kind == "metrics":
+                return self._metrics(run_id, events)
+            if kind == "start":
+                self._start(run_id, event)
+            elif kind == "end":
+                self.client.set_terminated(run_id, event["status"], event["time"])
+            elif not (path := self.folder / event["path"]).is_file():
+                raise Refused(f"{path} is gone")
+            elif kind == "artifact":
+                self.client.log_artifact(run_id, str(path))
+            else:
+                self._image(run_id, path, event, again)
+        except MlflowException as error:
+            if error.error_code == "INVALID_PARAMETER_VALUE":
+                raise Refused(str(error)) from None
+            raise
+        return 1
+
+    def id(self) -> str:
+        """The run's id in MLflow. Any error may pass."""
+        with self.lock:
+            if self.client is None:
+                self.client = connect(self.uri)
+            if self.run_id is None:
+                self.run_id = self._found() or self._created()
+            return self.run_id
+
+    def _found(self) -> str | None:
+        """The run of an earlier start, if MLflow still has it."""
+        from mlflow.exceptions import MlflowException
+
+        if run_id := self.known.get("run_id"):
+            try:
+                return run_id if self.client.get_run(run_id).info.lifecycle_stage == "active" else None
+            except MlflowException as error:  # the database was deleted, the folder was not
+                if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                    raise
+        elif key := self.known.get("key"):  # created, perhaps, by a command that was killed before it knew the id
+            if runs := self.client.search_runs([self._experiment_id()], f"tags.`swapdistill.key` = '{key}'"):
+                return self._recorded(runs[0].info.run_id)
+        return None
+
+    def _created(self) -> str:
+        from mlflow.tracking.context.registry import resolve_tags  # user, commit and command
+
+        self.known = {"uri": self.uri, "key": uuid.uuid4().hex}
+        write_json(self.record, self.known)
+        tags = {"swapdistill.key": self.known["key"]}
+        if self.parent:
+            tags["mlflow.parentRunId"] = self.parent.id()
+        run = self.client.create_run(self._experiment_id(), self.started, resolve_tags(tags), self.name)
+        return self._recorded(run.info.run_id)
+
+    def _recorded(self, run_id: str) -> str:
+        write_json(self.record, {**self.known, "run_id": run_id})
+        return run_id
+
+    def _experiment_id(self) -> str:
+        from mlflow.exceptions import MlflowException
+
+        found = self.client.get_experiment_by_name(self.experiment)
+        if found is None:
+            try:
+                return self.client.create_experiment(self.experiment)
+            except MlflowException:  # another command has created it meanwhile
+                found = self.client.get_experiment_by_name(self.experiment)
+                if found is None:
+                    raise
+        return found.experiment_id
+
+    def _start(self, run_id: str, event: dict[str, Any]) -> None:
+        from mlflow.entities import Param, RunTag
+
+        self.client.update_run(run_id, status="RUNNING")
+        known = self.client.get_run(run_id).data.params  # MLflow refuses to change parameters; the first ones stay
+        entries: list[Any] = [RunTag(key, str(value)) for key, value in event["tags"].items()]
+        entries += [Param(key, value) for key, value in event["params"].items() if key not in known]
+        for part in (entries[i : i + MOST_OTHERS] for i in range(0, len(entries), MOST_OTHERS)):
+            own = {kind: [entry for entry in part if isinstance(entry, kind)] for kind in (Param, RunTag)}
+            self.client.log_batch(run_id, params=own[Param], tags=own[RunTag])
+
+    def _metrics(self, run_id: str, events: Sequence[dict[str, Any]]) -> int:
+        from mlflow.entities import Metric
+
+        points, count = [], 0
+        for event in itertools.takewhile(lambda e: e["kind"] == "metrics", events):
+            if count and len(points) + len(event["values"]) > MOST_METRICS:
+                break
+            points += [Metric(key, value, event["time"], event["step"]) for key, value in event["values"].items()]
+            count += 1
+        self.client.log_batch(run_id, metrics=points)
+        return count
+
+    def _image(self, run_id: str, path: Path, event: dict[str, Any], again: bool) -> None:
+        key, step, stamp = event["key"], event["step"], event["time"]
+        if again:
+            begin = f"images/{key}+step+{step}+timestamp+{stamp}+"
+            names = [file.path for file in self.client.list_artifacts(run_id, "images")]
+            if any(name.startswith(begin) and "+compressed" in name for name in names):  # the second and last file
+                return
+        with Image.open(path) as picture:
+            self.client.log_image(run_id, marked(picture), key=key, step=step, timestamp=stamp, synchronous=True)
+
+
+def connect(uri: str) -> Any:
+    """A client of MLflow. Only a SQLite file is opened: it is created if it is absent, by one command at a time.
+
+    Raises TrackingError for an unknown scheme or a file that is no database of this version of MLflow.
+    """
+    # MLflow would print every table that it creates, and wait for minutes for a server that does not answer.
+    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "ERROR")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    import sqlalchemy
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+
+    try:
+        if not uri.startswith("sqlite:"):
+            return MlflowClient(uri)
+        name = sqlalchemy.make_url(uri).database
+        if name in (None, "", ":memory:"):
+            return MlflowClient(uri)
+        database = Path(name)
+        with in_turn(database.with_name(f".{database.name}.lock")):
+            if not database.is_file() or not database.stat().st_size:
+                _create(database)
+            with closing(sqlite3.connect(database)) as connection:
+                connection.execute("PRAGMA schema_version")  # MLflow tries for minutes to open a file of another kind
+            return MlflowClient(uri)
+    except (MlflowException, sqlalchemy.exc.SQLAlchemyError, sqlite3.Error, ImportError, OSError) as error:
+        raise TrackingError(
+            f"tracking.uri={uri}: {_short(error)}; name another database or server, or tracking.uri=none"
+        ) from None
+
+
+def _create(database: Path) -> None:
+    """A new database of MLflow, whole or not at all."""
+    from mlflow.store.tracking import DEFAULT_LOCAL_FILE_AND_ARTIFACT_PATH
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    with whole_file(database) as temporary:
+        SqlAlchemyStore(f"sqlite:///{temporary}", DEFAULT_LOCAL_FILE_AND_ARTIFACT_PATH).engine.dispose()
+
+
+def _short(error: Exception) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__

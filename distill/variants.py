@@ -9,36 +9,39 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 
 from distill.config import Child, Experiment, dump, to_dict
 from distill.report import comparison
 from distill.stage import OutOfTime
 from distill.tracking import Tracker
 from swapcore.files import digest, read_json, write_text
+from swapcore.locks import folder_lock
 
 
 def run(exp: Experiment, children: Sequence[Child], run_stages: Callable, accelerator) -> None:
     """Run the stages of every child, without the finished ones; then compare the children."""
     main = accelerator.is_main_process
-    if main:
-        write_text(exp.folder / "experiment.yaml", dump(exp))
-    tracker = Tracker(exp, enabled=main)
-    status = "FAILED"
-    try:
-        for number, child in enumerate(children, 1):
-            accelerator.print(f"\n== {child.exp.name}: {number} of {len(children)}")
-            if main:
-                _share(child.exp, exp)
-            accelerator.wait_for_everyone()
-            run_stages(child.exp, parent=tracker.run_id, tags={"experiment": exp.name, "variant": child.variant})
-        if main and all("report" in child.exp.stages for child in children):
-            _compare(exp, children, tracker)
-        status = "FINISHED"
-    except (KeyboardInterrupt, OutOfTime):
-        status = "KILLED"
-        raise
-    finally:
-        tracker.end(status)
+    with folder_lock(exp.folder) if main else nullcontext():
+        if main:
+            write_text(exp.folder / "experiment.yaml", dump(exp))
+        tracker = Tracker(exp, enabled=main)
+        status = "FAILED"
+        try:
+            for number, child in enumerate(children, 1):
+                accelerator.print(f"\n== {child.exp.name}: {number} of {len(children)}")
+                if main:
+                    _share(child.exp, exp)
+                accelerator.wait_for_everyone()
+                run_stages(child.exp, parent=tracker, tags={"experiment": exp.name, "variant": child.variant})
+            if main and all("report" in child.exp.stages for child in children):
+                _compare(exp, children, tracker)
+            status = "FINISHED"
+        except (KeyboardInterrupt, OutOfTime):
+            status = "KILLED"
+            raise
+        finally:
+            tracker.end(status)
 
 
 def _share(child: Experiment, exp: Experiment) -> None:

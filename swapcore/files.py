@@ -1,54 +1,166 @@
-"""Atomic writes of files and folders, JSON, and hashes."""
+"""Atomic writes of files and folders, errors of a full disk, leftovers of killed processes, JSON, and hashes."""
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
+import re
+import secrets
 import shutil
-import tempfile
+import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 FRESH_NS = 2_000_000_000  # the coarsest clock of a file system, FAT's, has ticks of two seconds
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # no space, the user's quota is used up, the file is too large here
+PROBE_BYTES = 1 << 20
+# Names of unfinished files: .STEM.PID@MACHINE.TOKEN.SUFFIX, and some that do not say who writes them
+UNNAMED = re.compile(r"\.tmp[A-Za-z0-9]{6}")  # of the library safetensors
+UNFINISHED = re.compile(r"\..*\.(?P<pid>\d+)@(?P<machine>.+)\.[0-9a-f]{8}(\.[^.]*)?", re.DOTALL)
 
 
 class FileError(ValueError):
     """A file is damaged, or stands where a folder is needed. The message names the file and the remedy."""
 
 
+class DiskFull(OSError):
+    """A file cannot be written because the disk is full, or the user's quota. The message names the file, the reason,
+    the free space and the remedy."""
+
+
 @contextmanager
 def whole_file(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary path in the same folder; rename it to `path` if the block succeeds, remove it if not."""
+    """Yield a temporary path in the same folder; rename it to `path` if the block succeeds, remove it if not.
+
+    The mode of the file follows the umask. Raises DiskFull where the block failed because the disk is full.
+    """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=path.suffix, dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        temporary.chmod(0o644)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with disk_full_named(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = _unfinished(path)
+        handle = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
+        mode = os.fstat(handle).st_mode & 0o777
+        os.close(handle)
+        try:
+            with disk_full_named(path, temporary):
+                yield temporary
+            temporary.chmod(mode)  # some libraries replace the file, with a mode of their own
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 @contextmanager
 def whole_folder(path: str | Path) -> Iterator[Path]:
     """Yield a path of the same name in a temporary folder beside `path`, for a converter that writes a file or a folder
-    and needs the final name. It replaces `path` if the block succeeds, and is removed if not."""
+    and needs the final name. It replaces `path` if the block succeeds, and is removed if not.
+
+    Raises DiskFull where the block failed because the disk is full.
+    """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
-        temporary = Path(folder) / path.name
-        yield temporary
-        if path.is_dir():
-            shutil.rmtree(path)
-        os.replace(temporary, path)
+    with disk_full_named(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        folder = _unfinished(path.with_suffix(""))
+        folder.mkdir()
+        temporary = folder / path.name
+        try:
+            with disk_full_named(path, folder / "probe"):
+                yield temporary
+            if path.is_dir():
+                os.replace(path, folder / "before")  # a kill while it is deleted must not leave a part of it at `path`
+            os.replace(temporary, path)
+        finally:
+            shutil.rmtree(folder)
+
+
+@contextmanager
+def disk_full_named(path: Path, probe: Path | None = None) -> Iterator[None]:
+    """Turn an error of the block into DiskFull, which names `path`, where its cause is a full disk.
+
+    Many libraries hide that cause. With `probe`, a file in the same folder that may be spoilt, the disk itself is
+    asked: an error counts as one of a full disk if the probe cannot grow.
+    """
+    try:
+        yield
+    except Exception as error:
+        reason = None if isinstance(error, DiskFull) else _disk_is_full(error, probe)
+        if reason is None:
+            raise
+        folder = next(parent for parent in path.absolute().parents if parent.is_dir())
+        free = shutil.disk_usage(folder).free
+        raise DiskFull(
+            f"{path}: cannot be written: {os.strerror(reason)} ({free / 1e6:,.1f} MB free in {folder}); free some "
+            f"space, or name a folder on another disk, and give the same command again"
+        ) from error
+
+
+def _disk_is_full(error: BaseException | None, probe: Path | None) -> int | None:
+    """The errno of FULL that caused an error, or None."""
+    while error is not None:
+        for reason in FULL:
+            if isinstance(error, OSError) and error.errno == reason or os.strerror(reason) in str(error):
+                return reason
+        error = error.__cause__ or error.__context__
+    if probe is None:
+        return None
+    try:
+        with open(probe, "ab") as file:
+            file.write(bytes(PROBE_BYTES))
+    except OSError as refused:
+        return refused.errno if refused.errno in FULL else None
+    return None
+
+
+def _unfinished(path: Path) -> Path:
+    """A new name beside `path`, hidden, of the same suffix; it says which process on which machine writes it."""
+    stem = path.stem.encode()[:80].decode(errors="ignore")
+    return path.with_name(f".{stem}.{os.getpid()}@{machine()}.{secrets.token_hex(4)}{path.suffix}")
+
+
+@lru_cache(maxsize=1)
+def machine() -> str:
+    """The name of this machine, for files. In a container with process numbers of its own: also their namespace."""
+    name = re.sub(r"[^A-Za-z0-9.-]", "-", socket.gethostname())[:64] or "unnamed"
+    try:
+        namespace = os.stat("/proc/self/ns/pid").st_ino
+    except OSError:  # not Linux
+        return name
+    return name if namespace == 0xEFFFFFFC else f"{name}-{namespace}"  # PROC_PID_INIT_INO of the Linux kernel
+
+
+def remove_leftovers(paths: Iterable[Path], foreign: bool = False) -> None:
+    """Remove those of `paths` that `whole_file` or `whole_folder` of a dead process of this machine left unfinished.
+
+    With `foreign` also those of other machines or unknown processes: only for a folder that no other process may write
+    to.
+    """
+    for path in paths:
+        if match := UNFINISHED.fullmatch(path.name):
+            remove = _is_dead(int(match["pid"])) if match["machine"] == machine() else foreign
+        else:
+            remove = foreign and UNNAMED.fullmatch(path.name)
+        if not remove:
+            continue
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)  # another process may be removing it as well
+        else:
+            path.unlink(missing_ok=True)
+
+
+def _is_dead(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return True
+    except PermissionError:  # it lives, and belongs to another user
+        return False
+    return False
 
 
 def check_folder(path: Path) -> None:

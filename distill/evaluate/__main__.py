@@ -45,6 +45,7 @@ from eval.intervals import UNITS
 from eval.pairs import Pairs
 from swapcore import terminal
 from swapcore.files import check_folder, read_json
+from swapcore.locks import folder_lock
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -98,6 +99,13 @@ def evaluate(args: argparse.Namespace) -> None:
         if args.experiment is None and pairs.exact is None:
             exp = config.default("evaluation", [*PHOTO_ESTIMATORS.items(), *overrides])
     check_folder(out)
+    with folder_lock(out):
+        _evaluate(args, exp, pairs, skipped, out)
+
+
+def _evaluate(
+    args: argparse.Namespace, exp: config.Experiment, pairs: Pairs, skipped: list[dict[str, str]], out: Path
+) -> None:
     estimators = build.estimators(exp)
     for line in skipped[:5]:
         print(f"skipped {line['what']}: {line['reason']}")

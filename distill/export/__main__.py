@@ -25,6 +25,7 @@ from distill.export import convert
 from students.export import targets
 from swapcore import terminal
 from swapcore.files import check_folder
+from swapcore.locks import folder_lock
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -48,6 +49,11 @@ def export(args: argparse.Namespace) -> None:
     selected = targets.chosen(args.to.split(","), args.precision.split(","))
     out = args.out or args.student.parent / "export"
     check_folder(out)
+    with folder_lock(out):
+        _export(args, selected, out)
+
+
+def _export(args: argparse.Namespace, selected: list[tuple[str, str]], out: Path) -> None:
     options: list[tuple[str, Any]] = [("weights", args.weights)]
     if args.recogniser:
         options.append(("eval.recogniser", args.recogniser))

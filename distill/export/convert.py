@@ -31,6 +31,7 @@ from swapcore import weights
 from swapcore.files import digest, read_json, sha256, whole_folder, write_json, write_text
 from swapcore.hardware import environment
 from swapcore.images import to_float, to_uint8
+from swapcore.locks import folder_lock
 
 PAIRS = 32  # of the comparison
 # Limits of int8, which is compared by identity: points of ID retrieval that it may lose (one pair of 32, not two), and
@@ -51,7 +52,8 @@ def run(exp: Experiment, accelerator, tracker) -> Stage:
     elif accelerator.is_main_process:
         student = swappers.load_student(exp.folder / "train" / "student.safetensors", exp)
         pairs, metrics = first_pairs(lists.test_pairs(exp)[0]), exp.folder / "eval" / "metrics.json"
-        content = export(student, pairs, selected, stage.folder, exp, metrics, replace_others=True)
+        with folder_lock(stage.folder):  # `python -m distill.export` writes there, too
+            content = export(student, pairs, selected, stage.folder, exp, metrics, replace_others=True)
         for row in content["targets"]:
             name = f"export/{row['target']}-{row['precision']}"
             tracker.metrics({f"{name}/max_abs": row["max_abs"], f"{name}/mb": row["mb"]["whole"]})
@@ -206,8 +208,6 @@ def _export_one(name: str, precision: str, job: _Job, folder: Path) -> dict[str,
     if record.is_file() and (before := read_json(record))["key"] == key and _intact(place, before["row"]):
         return before["row"]
     print(f"  {name} {precision}", flush=True)
-    for leftover in folder.glob(f".{place.name}.*"):  # of a killed command
-        shutil.rmtree(leftover)
     metadata = {"student": job.student.name, "identity_encoder": job.student.identity_encoder.card.name}
     with whole_folder(place) as temporary, quiet():
         temporary.mkdir()

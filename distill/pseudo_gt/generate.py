@@ -48,6 +48,7 @@ def run(exp: Experiment, accelerator, tracker) -> Stage:
     photos = read_manifest(exp.folder / "data", "train", exp.data.resolution)
     if len(photos.people) < 2:
         raise StageError(f"{photos.root}: swapping needs two people to train on, there are {len(photos.people)}")
+    store.remove_leftovers()
     rank, world = accelerator.process_index, accelerator.num_processes
     shards = [k for k in missing if k % world == rank]  # by number: processes may see different missing shards
     if settings.destination:

@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 import fsspec
 
 from distill.stage import StageError
-from swapcore.files import whole_file
+from swapcore.files import disk_full_named, remove_leftovers, whole_file
 
 
 class Store:
@@ -92,14 +92,18 @@ class Store:
             except FileNotFoundError:  # another machine wrote the same file and removed the temporary one
                 if not self.exists(name):
                     raise
-            for left in self.folder.glob(f".{name.partition('.')[0]}.*"):  # left by a killed process
-                left.unlink(missing_ok=True)
             return
         with tempfile.TemporaryDirectory(prefix="shard-") as folder:
             temporary = Path(folder) / name
-            yield temporary
+            with disk_full_named(temporary, probe=temporary):
+                yield temporary
             with self._clear_errors():
                 self._system().put_file(str(temporary), self.path(name))
+
+    def remove_leftovers(self) -> None:
+        """Remove files that dead processes of this machine left unfinished; other machines may write here, too."""
+        if self.folder and self.folder.is_dir():
+            remove_leftovers(list(self.folder.iterdir()))
 
     def write_json(self, name: str, value: Any, indent: int | None = None) -> None:
         with self.whole(name) as temporary:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
-from PIL import Image
 
 from distill import config
 from distill.config import Experiment
@@ -44,7 +43,7 @@ def run(exp: Experiment, accelerator, tracker) -> Stage:
         tracker.artifact(exp.folder / name)
     # Without the swapper's name, so that MLflow compares the students of several runs.
     tracker.metrics({key: value["value"] for key, value in metrics["rows"][row].items()})
-    tracker.image(Image.open(exp.folder / "eval" / "grid.png"), "swaps")
+    tracker.image(exp.folder / "eval" / "grid.png", "swaps")
     stage.finish()
 
     print(tables.as_text(metrics["rows"], metrics.get("differences")))

@@ -13,6 +13,7 @@ AI-generated. Use pictures of people who agreed to it: see Consent in the README
 from __future__ import annotations
 
 import argparse
+import io
 import sys
 from pathlib import Path
 
@@ -25,7 +26,7 @@ from distill.config import ConfigError
 from distill.data import faces, video
 from distill.swap.swapper import Swapper, read_photograph
 from swapcore import terminal, weights
-from swapcore.files import whole_file
+from swapcore.files import remove_leftovers, whole_file
 from swapcore.images import SUFFIXES, XMP, DataError, save_png
 
 VIDEOS = {".mp4", ".mov", ".mkv", ".webm", ".avi"}
@@ -65,6 +66,8 @@ def swap(args: argparse.Namespace) -> None:
     config.check_weights(exp.weights)
     detector = faces.Detector(weights.find(faces.YUNET, exp.weights))
     swapper = Swapper(args.student, exp, detector, args.source, count and int(count), args.reference)
+    if args.out.parent.is_dir():
+        remove_leftovers(args.out.parent.glob(f".{args.out.stem}.*"))
     if kind == "photograph":
         image = swapper(read_photograph(args.target))
         if not swapper.swapped:
@@ -87,8 +90,11 @@ def save_photograph(image: np.ndarray, path: Path) -> None:
     elif path.suffix.lower() == ".bmp":
         raise ConfigError(f"-o {path}: BMP cannot say that a picture is AI-generated; take .png, .jpg or .webp")
     else:
+        content = io.BytesIO()  # Pillow's JPEG writer does not notice that the end of a file is missing on a full disk
+        kind = Image.registered_extensions()[path.suffix.lower()]
+        Image.fromarray(image).save(content, kind, quality=95, xmp=XMP.encode())
         with whole_file(path) as temporary:
-            Image.fromarray(image).save(temporary, quality=95, xmp=XMP.encode())
+            temporary.write_bytes(content.getvalue())
 
 
 def _kind(path: Path) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import os
 import time
 from pathlib import Path
 
@@ -12,13 +13,15 @@ from torch import nn
 
 from distill.config import Experiment
 from distill.stage import StageError
+from distill.train.monitor import Sums
 from swapcore.files import whole_file
 
 FORMAT = 2
 
 
 class State:
-    """The networks in training without their wrappers, the EMA of `net`, both optimisers and the step."""
+    """The networks in training without their wrappers, the EMA of `net`, both optimisers, the step, and the sums of the
+    losses since the last line of the log. `reported`: whether log, previews and checkpoint have the last step."""
 
     def __init__(self, net: nn.Module, discriminator: nn.Module, adapters: nn.Module, exp: Experiment) -> None:
         self.net, self.discriminator, self.adapters = net, discriminator, adapters
@@ -29,7 +32,7 @@ class State:
         self.optimiser_d = None
         if parameters := list(discriminator.parameters()):
             self.optimiser_d = torch.optim.Adam(parameters, train.lr_discriminator, betas=train.betas, fused=fused)
-        self.settings, self.step = train, 0
+        self.settings, self.step, self.sums, self.reported = train, 0, Sums(), True
         self.spent_s, self._since = 0.0, time.monotonic()
 
     def elapsed_s(self) -> float:
@@ -61,19 +64,21 @@ class State:
         return {key: part for key, part in parts.items() if part is not None}
 
     def save(self, folder: Path, accelerator) -> None:
-        """Write `step-NNNNNNN.pt` whole, then remove older checkpoints. Every process calls it."""
+        """Write `step-NNNNNNN.pt` whole, then remove older checkpoints. Every process calls it. Raises DiskFull."""
         rng = {"cpu": torch.get_rng_state()}
         if accelerator.device.type == "cuda":
             rng["cuda"] = torch.cuda.get_rng_state(accelerator.device)
-        rngs = accelerator.gather_for_metrics([rng], use_gather_object=True)
+        own = accelerator.gather_for_metrics([(rng, self.sums.state_dict())], use_gather_object=True)
         if not accelerator.is_main_process:
             return
-        content = {"format": FORMAT, "step": self.step, "seconds": self.elapsed_s(), "rng": rngs, "optimiser_d": None}
+        content = {"format": FORMAT, "step": self.step, "seconds": self.elapsed_s(), "optimiser_d": None}
+        content |= {"rng": [rng for rng, _ in own], "sums": [sums for _, sums in own], "reported": self.reported}
         content |= {key: part.state_dict() for key, part in self._parts().items()}
         content["scaler"] = accelerator.scaler.state_dict() if accelerator.scaler else None
         path = folder / f"step-{self.step:07d}.pt"
-        with whole_file(path) as temporary:
-            torch.save(content, temporary)
+        with whole_file(path) as temporary, open(temporary, "wb") as file:
+            torch.save(content, file)
+            os.fsync(file.fileno())  # a machine that dies must not take this one and the removed ones with it
         for old in folder.glob("step-*.pt"):
             if old != path:
                 old.unlink()
@@ -96,6 +101,9 @@ class State:
         if accelerator.scaler and content["scaler"]:
             accelerator.scaler.load_state_dict(content["scaler"])
         self.step, self.spent_s = content["step"], content.get("seconds", 0.0)
+        self.reported, sums = content.get("reported", True), content.get("sums", [])
+        if len(sums) == accelerator.num_processes:  # those of other numbers of processes do not add up
+            self.sums.load_state_dict(sums[accelerator.process_index], accelerator.device)
         if accelerator.process_index < len(content["rng"]):
             rng = content["rng"][accelerator.process_index]
             torch.set_rng_state(rng["cpu"])

@@ -9,7 +9,7 @@ Names: `net` is the network in training, `ema` its averaged weights, `ddp` the w
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -23,17 +23,18 @@ from distill.data.fstriplets import FSTriplets
 from distill.data.photos import read_manifest
 from distill.data.triplet import Triplet
 from distill.pseudo_gt.shards import Shards
-from distill.stage import Stage, StageError, open_stage, stop_if_out_of_time, upstream
+from distill.stage import OutOfTime, Stage, StageError, open_stage, signals_held, stop_if_asked, upstream
 from distill.train import batch_norm, losses
 from distill.train.checkpoint import State
 from distill.train.discriminator import build as build_discriminator
 from distill.train.learners import Learner
-from distill.train.monitor import Log, Preview, Sums
+from distill.train.monitor import Log, Preview
 from distill.train.online import OnlineTeacher, build_adapters, taps
 from distill.train.perceptual import Perceptual
 from distill.train.perceptual import build as build_perceptual
 from distill.train.stream import Mixture, batches
 from students.identity_encoder import IdentityEncoder
+from swapcore.files import DiskFull
 from swapcore.hardware import git_commit
 from swapcore.images import save_png
 
@@ -69,21 +70,20 @@ def run(exp: Experiment, accelerator, tracker, name: str = "train") -> Stage:
     ranks = accelerator.process_index, accelerator.num_processes
     first, last = state.step * settings.accumulation, settings.steps * settings.accumulation
     samples = batches(stream, settings.batch_size, first, last, *ranks, exp.data.workers, pin=device.type == "cuda")
-    log, sums = Log(stage.folder / "log.jsonl", state.step, enabled=main), Sums()
+    log = Log(stage.folder / "log.jsonl", state.step if state.reported else state.step - 1, enabled=main)
     bar = tqdm(total=settings.steps, initial=state.step, desc=name, unit="step", disable=not main)
 
-    while state.step < settings.steps:
-        # Network and discriminator learn from a batch, or from several whose gradients are added up.
-        for _ in range(settings.accumulation):
-            sums.add(step.learn(next(samples)))
-        state.step += 1
-        state.update_ema()
-        bar.update()
-        final = state.step == settings.steps
+    def save() -> None:
+        _stop_if_diverged(state.sums.look(accelerator), state.step, stage)
+        state.save(stage.folder / "state", accelerator)
+
+    def report() -> None:
+        """All that follows a step. It may be repeated: log and sums are as before until it is complete."""
+        final, means = state.step == settings.steps, {}
 
         # Every log_steps: means of the losses since the last line.
         if state.step % settings.log_steps == 0 or final:
-            means = sums.take(accelerator)
+            means = state.sums.look(accelerator)
             _stop_if_diverged(means, state.step, stage)
             log.write(state.step, means)
             tracker.metrics({f"{name}/{k}": v for k, v in means.items()}, state.step)
@@ -94,17 +94,48 @@ def run(exp: Experiment, accelerator, tracker, name: str = "train") -> Stage:
             metrics, grid = preview.swap(state.ema, learner.condition)
             log.write(state.step, metrics)
             tracker.metrics(metrics, state.step)
-            save_png(grid, stage.folder / "previews" / f"{state.step:07d}.png")
-            tracker.image(grid, "preview", state.step)
+            picture = stage.folder / "previews" / f"{state.step:07d}.png"
+            save_png(grid, picture)
+            tracker.image(picture, "preview", state.step)
 
-        # Every checkpoint_steps: save the state. Also when the time is up, but only just after a line of losses.
+        # Every checkpoint_steps: save the state.
+        if means:
+            state.sums.clear()
+        state.reported = True
         if state.step % settings.checkpoint_steps == 0 or final:
-            _stop_if_diverged(sums.look(accelerator), state.step, stage)
-            state.save(stage.folder / "state", accelerator)
-        if state.step % settings.log_steps == 0 and not final:
-            where = f"at step {state.step} of {settings.steps} of {stage.folder}"
-            stop_if_out_of_time(exp, accelerator, where, lambda: state.save(stage.folder / "state", accelerator))
-    bar.close()
+            save()
+
+    whole = True  # no step has begun that is not finished
+    try:
+        with signals_held():
+            if not state.reported:  # an error stopped the command between this step and its report
+                report()
+            while state.step < settings.steps:
+                # Network and discriminator learn from a batch, or from several whose gradients are added up.
+                drawn = [next(samples) for _ in range(settings.accumulation)]
+                whole = False
+                for batch in drawn:
+                    state.sums.add(step.learn(batch))
+                state.step += 1
+                state.update_ema()
+                state.reported, whole = False, True
+                bar.update()
+                report()
+
+                # The time is up, SIGTERM or Ctrl-C: save and stop. Several processes agree on it after each line of
+                # losses, because it costs them a message.
+                if accelerator.num_processes == 1 or state.step % settings.log_steps == 0:
+                    where = f"at step {state.step} of {settings.steps} of {stage.folder}"
+                    if state.step < settings.steps:
+                        stop_if_asked(exp, accelerator, where, save)
+    except Exception as error:
+        # Keep the finished steps. A process of several cannot: the others do not know of its error.
+        if whole and accelerator.num_processes == 1 and not isinstance(error, Diverged | OutOfTime | DiskFull):
+            _save_in_spite(save, accelerator)
+        raise
+    finally:
+        del samples  # ends the data loader's processes
+        bar.close()
 
     # The EMA gets its own statistics of batch normalisation, from the batches that would come next.
     def swap_with_ema(batch: Triplet) -> None:
@@ -321,6 +352,14 @@ def _inputs(exp: Experiment, networks: Networks, accelerator, name: str) -> dict
         **data, "seed": exp.seed, "train": train, "loss": tree["loss"], "distil": tree["distil"],
         "student": tree["student"], "resolution": exp.data.resolution, "identity_encoder": networks.encoder.weight_hash,
     }  # fmt: skip
+
+
+def _save_in_spite(save: Callable[[], None], accelerator) -> None:
+    """Save after an error. A second error is printed: it must not hide the first."""
+    try:
+        save()
+    except Exception as second:
+        accelerator.print(f"  no checkpoint of the last step: {second}")
 
 
 def _stop_if_diverged(means: dict[str, float], step: int, stage: Stage) -> None:

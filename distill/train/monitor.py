@@ -15,7 +15,7 @@ from distill.data.photos import read_manifest
 from distill.evaluate.pairs import exact_swaps
 from students.identity_encoder import IdentityEncoder
 from swapcore import images
-from swapcore.files import write_text
+from swapcore.files import disk_full_named, write_text
 
 
 class Sums:
@@ -37,15 +37,18 @@ class Sums:
         values = accelerator.reduce(means, "mean").tolist()
         return {name: round(value, 6) for name, value in zip(self.terms, values, strict=True)}
 
-    def take(self, accelerator) -> dict[str, float]:
-        """The means; then the sums are reset."""
-        means = self.look(accelerator)
+    def clear(self) -> None:
         self.terms = {}
-        return means
+
+    def state_dict(self) -> dict[str, tuple[Tensor, int]]:
+        return {name: (total.cpu(), count) for name, (total, count) in self.terms.items()}
+
+    def load_state_dict(self, terms: dict[str, tuple[Tensor, int]], device: torch.device) -> None:
+        self.terms = {name: (total.to(device), count) for name, (total, count) in terms.items()}
 
 
 class Log:
-    """Appends lines to `log.jsonl`; drops those after step `first`, the checkpoint that training resumes from."""
+    """Appends lines to `log.jsonl`; drops those after step `first`, which training makes again after a resume."""
 
     def __init__(self, path: Path, first: int, enabled: bool):
         self.path, self.enabled = path, enabled
@@ -55,7 +58,7 @@ class Log:
 
     def write(self, step: int, values: dict[str, float]) -> None:
         if self.enabled:
-            with open(self.path, "a", encoding="utf-8") as file:
+            with disk_full_named(self.path), open(self.path, "a", encoding="utf-8") as file:
                 file.write(json.dumps({"step": step, **values}) + "\n")
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import threading
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -162,10 +165,25 @@ def batches(
     ]
     loader = DataLoader(
         mixture, batch_sampler=positions, num_workers=workers, collate_fn=_uncollated, pin_memory=pin,
-        prefetch_factor=4 if workers else None,
+        prefetch_factor=4 if workers else None, worker_init_fn=_outlive_signals,
         generator=torch.Generator(),  # else the loader draws from the global generator, which a checkpoint restores
     )  # fmt: skip
     return iter(loader)
+
+
+def _outlive_signals(_worker: int) -> None:
+    """Ctrl-C and a cluster's SIGTERM reach every process. The training finishes its step and then ends its loaders,
+    which alone it does by SIGTERM."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):  # macOS lacks it
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_end_by_parent, daemon=True).start()
+
+
+def _end_by_parent() -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+        pass
+    os._exit(0)
 
 
 def _uncollated(batch: Triplet) -> Triplet:

@@ -1,10 +1,17 @@
 """Files that appear whole or not at all, folders likewise, JSON and hashes."""
 
 import os
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
+from conftest import ROOT
+from helpers.full_disk import small_files
 
 from swapcore.files import (
+    DiskFull,
     FileError,
     check_folder,
     digest,
@@ -67,3 +74,63 @@ def test_hashes_follow_the_content(tmp_path):
     assert sha256(path) != first
     assert digest({"a": 1, "b": 2}) == digest({"b": 2, "a": 1}) != digest({"a": 1})
     assert flatten({"a": {"b": 1, "c": {}}, "d": [2]}) == {"a.b": 1, "d": [2]}
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o002, 0o077])
+def test_modes_follow_the_umask(tmp_path, umask):
+    before = os.umask(umask)
+    try:
+        with whole_file(tmp_path / "file") as temporary:
+            temporary.unlink()
+            handle = os.open(temporary, os.O_CREAT | os.O_WRONLY, 0o600)  # as the library safetensors does
+            os.close(handle)
+        with whole_folder(tmp_path / "folder") as temporary:
+            temporary.mkdir()
+        with whole_folder(tmp_path / "package") as temporary:
+            temporary.write_text("")
+        modes = [(tmp_path / name).stat().st_mode & 0o777 for name in ("file", "folder", "package")]
+    finally:
+        os.umask(before)
+    assert modes == [0o666 & ~umask, 0o777 & ~umask, 0o666 & ~umask]
+
+
+def test_a_long_name_is_written(tmp_path):
+    path = tmp_path / ("é" * 120 + ".png")
+    with whole_file(path) as temporary:
+        temporary.write_text("a")
+    assert path.read_text() == "a"
+
+
+def test_a_full_disk_is_named(tmp_path):
+    if not Path("/dev/full").exists():
+        pytest.skip("needs /dev/full")
+    with pytest.raises(DiskFull, match=rf"{tmp_path}/a: cannot be written: No space left on device \(.* MB free in"):
+        with whole_file(tmp_path / "a"), open("/dev/full", "w") as full:
+            full.write("a" * 100_000)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("whole", [whole_file, whole_folder])
+def test_a_library_cannot_hide_a_full_disk(tmp_path, whole):
+    """Rust names the number of the error only; other libraries not even that."""
+    with pytest.raises(DiskFull, match="No space left"), whole(tmp_path / "a"):
+        raise RuntimeError("I/O error: No space left on device (os error 28)")
+    with small_files(1000), pytest.raises(DiskFull, match="File too large"), whole(tmp_path / "a") as temporary:
+        with suppress(OSError):
+            temporary.write_bytes(bytes(2000))
+        raise RuntimeError("failed")
+    with pytest.raises(RuntimeError, match="^failed$"), whole(tmp_path / "a"):
+        raise RuntimeError("failed")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_killed_replacement_leaves_no_part_of_the_old_folder(tmp_path):
+    """The old folder is moved away before it is deleted, which takes time."""
+    code = "import os, shutil, sys\nfrom swapcore.files import whole_folder\n"
+    code += "shutil.rmtree = lambda path: os.kill(os.getpid(), 9)\n"
+    code += "with whole_folder(sys.argv[1]) as new:\n    new.mkdir()\n    (new / 'new').touch()"
+    package = tmp_path / "package"
+    package.mkdir()
+    (package / "old").touch()
+    subprocess.run([sys.executable, "-c", code, package], cwd=ROOT)
+    assert [p.name for p in package.iterdir()] == ["new"]

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 import tarfile
 
 import numpy as np
@@ -28,6 +30,7 @@ from distill.data.photos import Photos
 from distill.pseudo_gt.shards import Shards
 from distill.schema import Data, Experiment, PseudoGT, Quality, Student, Teacher
 from distill.stage import StageError
+from swapcore.files import machine
 from swapcore.images import DataError
 
 
@@ -67,12 +70,16 @@ def test_a_failure_leaves_whole_shards_and_the_next_run_goes_on(experiment):
     folder = exp.folder / "pseudo_gt"
     assert sorted(p.name for p in folder.iterdir()) == ["inputs.json", "shard-00000.json", "shard-00000.tar"]
     stamp = (folder / "shard-00000.tar").stat().st_mtime_ns
-    (folder / ".shard-00001.killed.tar").write_bytes(b"half")  # what SIGKILL leaves
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    (folder / f".shard-00001.{dead.pid}@{machine()}.01234567.tar").write_bytes(b"half")  # what SIGKILL leaves
+    other = folder / ".shard-00001.1@elsewhere.01234567.tar"
+    other.write_bytes(b"half")  # another machine may be writing it
     Mixer.calls = 100
     index, _, _ = run(exp)
     assert shard_bytes(exp) == shard_bytes(whole) and index["kept"] == 36
     assert (folder / "shard-00000.tar").stat().st_mtime_ns == stamp
-    assert not [p for p in folder.iterdir() if p.name.startswith(".")]
+    assert [p for p in folder.iterdir() if p.name.startswith(".")] == [other]
     assert sorted(f["pair"] for f in facts(exp)) == list(range(36))
 
 
