@@ -18,6 +18,10 @@ from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
+from swapcore import start
+
+start.command(__name__)
+
 import torch
 from accelerate import Accelerator
 

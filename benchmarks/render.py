@@ -8,6 +8,10 @@ from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
+from swapcore import start
+
+start.command(__name__)
+
 import torch
 
 from teachers.exact import render, sample_attributes, sample_identities

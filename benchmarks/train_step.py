@@ -21,6 +21,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[0] = str(ROOT)
 
+from swapcore import start
+
+start.command(__name__)
+
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState

@@ -16,6 +16,10 @@ from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parent.parent)  # this folder is no package
 
+from swapcore import start
+
+start.command(__name__)
+
 from distill.config import ConfigError
 from distill.data.photos import Photos, read_manifest, scan
 from distill.evaluate.pairs import AS_GIVEN, RENDERED, SMALLEST, SYNTHETIC, by_people, by_singles, read, save

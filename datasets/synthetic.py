@@ -11,6 +11,10 @@ from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parent.parent)  # this folder must not be searched for `synthetic`
 
+from swapcore import start
+
+start.command(__name__, resumes=True)
+
 import torch
 
 from distill.data import synthetic

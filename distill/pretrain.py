@@ -11,6 +11,10 @@ new sha256 into the network's card.
 
 from __future__ import annotations
 
+from swapcore import start
+
+start.command(__name__)
+
 import os
 import time
 from dataclasses import dataclass

@@ -14,6 +14,10 @@ from pathlib import Path
 # Python puts the script's own folder first on sys.path. A bare clone needs the repository root there.
 sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
+from swapcore import start
+
+start.command(__name__, resumes=True)
+
 import argparse
 import os
 import warnings

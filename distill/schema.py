@@ -10,6 +10,10 @@ bracket; on the command line, `weights=FOLDER` is a list of one. Other values ar
 
 from __future__ import annotations
 
+from swapcore import start
+
+start.command(__name__)
+
 import inspect
 import json
 import re

@@ -13,6 +13,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[0] = str(ROOT)
 
+from swapcore import start
+
+start.command(__name__)
+
 import yaml
 
 from swapcore.files import read_json, write_json, write_text

@@ -23,6 +23,10 @@ the swaps. Give the same command again to continue after a stop.
 
 from __future__ import annotations
 
+from swapcore import start
+
+start.command(__name__, resumes=True)
+
 import argparse
 import sys
 from collections.abc import Mapping

@@ -9,6 +9,10 @@ is the first photograph of each person by file name; the mean and deviation over
 
 from __future__ import annotations
 
+from swapcore import start
+
+start.command(__name__)
+
 import argparse
 import sys
 from collections.abc import Sequence

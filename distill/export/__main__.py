@@ -12,6 +12,10 @@ continue after a stop.
 
 from __future__ import annotations
 
+from swapcore import start
+
+start.command(__name__, resumes=True)
+
 import argparse
 import sys
 from pathlib import Path

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from swapcore import start
+
+start.command(__name__)
+
 import argparse
 import sys
 from collections.abc import Sequence

@@ -12,6 +12,10 @@ AI-generated. Use pictures of people who agreed to it: see Consent in the README
 
 from __future__ import annotations
 
+from swapcore import start
+
+start.command(__name__)
+
 import argparse
 import sys
 from pathlib import Path
