@@ -5,9 +5,11 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
 import sys
+import traceback
 from types import TracebackType
 
 
@@ -26,9 +28,20 @@ def command(name: str, resumes: bool = False) -> None:
     line, before = f"stopped{'; the same command continues' if resumes else ''}", sys.excepthook
 
     def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-        if issubclass(kind, KeyboardInterrupt):  # Python then ends itself by SIGINT: shells show 130
-            print(line, file=sys.stderr)
-        else:
+        if not issubclass(kind, KeyboardInterrupt):
             before(kind, error, trace)
+            return
+        traceback.clear_frames(trace)  # ends progress bars and loader processes before the line appears
+        print(line, file=sys.stderr)
+        stopped.append(True)
 
+    def end() -> None:
+        # Shells show 130 for a process that SIGINT ended. Python does this by itself, but not always once torch is in.
+        if stopped:
+            sys.stdout.flush()
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+            signal.raise_signal(signal.SIGINT)
+
+    stopped: list[bool] = []
     sys.excepthook = hook
+    atexit.register(end)  # the first registered function is called last
