@@ -9,7 +9,7 @@ import zipfile
 from pathlib import Path
 from typing import NamedTuple
 
-READABLE = ("safetensors", "torch")  # kinds of files that swapcore.weights reads
+SAFETENSORS, TORCH, ONNX = "a safetensors file", "a torch file", "an ONNX model"
 TORCH_LEGACY = struct.pack("<BBBB", 0x80, 2, 0x8A, 10) + (0x1950A86A20F9469CFC6C).to_bytes(10, "little") + b"."
 _AGAIN = "download it again"
 _UNPACK = "unpack it and name the weight file in it"
@@ -17,7 +17,7 @@ _LARGEST_HEADER = 100_000_000  # bytes; of a safetensors file, by its specificat
 
 
 class Kind(NamedTuple):
-    """What a file is. remedy: what to do; None: get the file in the expected format."""
+    """What a file is. remedy: what to do; None: get it in the expected format."""
 
     name: str
     remedy: str | None = None
@@ -46,13 +46,12 @@ _SIGNATURES = (
     (0, b"\xff\xd8\xff", Kind("a picture")),
 )
 _TENSORFLOW_INDEX = bytes.fromhex("57fb808b247547db")  # the last bytes of a leveldb table
-# Protobuf has no mark.
-_SUFFIXES = {".mlmodel": "a Core ML model", ".onnx": "an ONNX model", ".pb": "a TensorFlow graph"}
+# Files of protobuf begin with the number of their version, whose first byte is 8; the ending tells them apart.
+_PROTOBUF = {".mlmodel": "a Core ML model", ".onnx": ONNX, ".pb": "a TensorFlow graph"}
 
 
 def kind_of(path: str | Path) -> Kind:
-    """What the file is; its name is one of READABLE if weights can be read from it. Raises ValueError naming the path
-    where there is no file."""
+    """What the file is, by its content. Raises ValueError naming the path where there is no file."""
     path = Path(path)
     if path.is_dir():
         inside = sorted(p.name for p in path.iterdir() if p.suffix in (".safetensors", ".pth", ".pt", ".bin", ".onnx"))
@@ -65,27 +64,31 @@ def kind_of(path: str | Path) -> Kind:
         file.seek(max(0, size - 8))
         tail = file.read()
     if not head.strip(b"\0"):
-        return Kind(f"{'empty' if size == 0 else 'full of zeros'} ({size} bytes)", _AGAIN)
+        return Kind("empty (0 bytes)" if size == 0 else "full of zeros", _AGAIN)
     for offset, mark, kind in _SIGNATURES:
         if head.startswith(mark, offset):
             return kind
     if head.startswith(b"PK\x03\x04"):
         return _zip_kind(path)
     if head.startswith(TORCH_LEGACY):
-        return Kind("torch")
+        return Kind(TORCH)
     if head[:1] == b"\x80" and head[1:2] in (b"\2", b"\3", b"\4", b"\5"):
         return Kind("a Python pickle that torch.save did not write")
     if size > 8 and head[8:9] == b"{" and (length := struct.unpack("<Q", head[:8])[0]) <= _LARGEST_HEADER:
         return _safetensors_kind(path, length, size)
     if tail == _TENSORFLOW_INDEX:
         return Kind("the index of a TensorFlow checkpoint")
-    return _text_kind(head) or Kind(_SUFFIXES.get(path.suffix.lower(), "of an unknown format, or damaged"))
+    if head[:1] == b"\x08" and path.suffix.lower() in _PROTOBUF:
+        return Kind(_PROTOBUF[path.suffix.lower()])
+    return _text_kind(head) or Kind("of an unknown format, or damaged")
 
 
 def refusal(path: str | Path, expected: str) -> str:
     """One line: the path, what the file is, and what to do; `expected` names the format that belongs there."""
     kind = kind_of(path)
-    return f"{path}: is {kind.name}, not {expected}; {kind.remedy or f'get the file as {expected}'}"
+    return f"{path}: is {kind.name}" + (
+        f"; {kind.remedy}" if kind.remedy else f", not {expected}; get it as {expected}"
+    )
 
 
 def _zip_kind(path: Path) -> Kind:
@@ -95,10 +98,9 @@ def _zip_kind(path: Path) -> Kind:
         names = archive.namelist()
     inner = {name.partition("/")[2] for name in names}
     if "constants.pkl" in inner:
-        remedy = "save the state dict of its module: torch.save(torch.jit.load(FILE).state_dict(), NEW)"
-        return Kind("a TorchScript program", remedy)
+        return Kind("a TorchScript program")
     if "data.pkl" in inner:
-        return Kind("torch")
+        return Kind(TORCH)
     if "archive_format" in inner or "models/model.json" in inner:
         return Kind("a program of torch.export")
     if any(name.endswith(".weights.h5") for name in names):
@@ -119,7 +121,7 @@ def _safetensors_kind(path: Path, length: int, size: int) -> Kind:
             end = max((entry["data_offsets"][1] for name, entry in entries if name != "__metadata__"), default=0)
         except (ValueError, TypeError, LookupError, AttributeError):
             return Kind("damaged: the header of a safetensors file cannot be read", _AGAIN)
-    return incomplete if 8 + length + end > size else Kind("safetensors")
+    return incomplete if 8 + length + end > size else Kind(SAFETENSORS)
 
 
 def _text_kind(head: bytes) -> Kind | None:

@@ -35,7 +35,6 @@ ENTRIES = (
     "state_dict", "model_state_dict", "net_state_dict", "model", "module", "generator", "netg", "net_g", "gen", "g",
     "net", "network", "params", "weights",
 )  # fmt: skip
-EXPECTED = "PyTorch or safetensors weights"
 TIMEOUT_S = 30
 
 
@@ -134,8 +133,8 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
 
 def read_header(path: str | Path) -> dict[str, str]:
     """The metadata of a .safetensors file, text by key. Raises ValueError if the file cannot be read."""
-    if file_kinds.kind_of(path).name != "safetensors":
-        raise ValueError(file_kinds.refusal(path, "a safetensors file"))
+    if file_kinds.kind_of(path).name != file_kinds.SAFETENSORS:
+        raise ValueError(file_kinds.refusal(path, file_kinds.SAFETENSORS))
     try:
         with safe_open(path, framework="pt") as file:
             return file.metadata() or {}
@@ -173,7 +172,7 @@ def unwrap(content: object, where: str | Path) -> dict[str, Tensor]:
     state dict, or several between which no rule decides.
     """
     taken: list[str] = []
-    while isinstance(content, Mapping):
+    while isinstance(content, Mapping) and "param_groups" not in content:
         entries = {n: value for n, value in content.items() if "optim" not in str(n).lower() and _holds_tensors(value)}
         if _tensors(content):  # only an entry of a known name is then more than a part of a state dict
             entries = {name: value for name, value in entries.items() if _is_plain(name) or _is_average(name)}
@@ -187,8 +186,8 @@ def unwrap(content: object, where: str | Path) -> dict[str, Tensor]:
         content = entries[name]
     tensors = _tensors(content) if isinstance(content, Mapping) else {}
     if not tensors:
-        inside = f" in '{'.'.join(taken)}'" if taken else ""
-        raise ValueError(f"{where}: expected tensors by name (a state dict), got {_describe(content)}{inside}")
+        found = _describe(content) + (f" in '{'.'.join(taken)}'" if taken else "")
+        raise ValueError(f"{where}: expected tensors by name (a state dict), got {found}; give the file of a network")
     return _without_prefixes(tensors)
 
 
@@ -317,13 +316,16 @@ def _read(path: Path, select: Callable[[object], Any], mmap: bool = False) -> An
     """What `select` takes from the content of a .safetensors or torch file. `mmap` leaves other content of a zip
     archive (torch 1.6 and later) on the disk. Raises ValueError."""
     kind = file_kinds.kind_of(path).name
-    if kind not in file_kinds.READABLE:
-        raise ValueError(file_kinds.refusal(path, EXPECTED))
+    if kind not in (file_kinds.SAFETENSORS, file_kinds.TORCH):
+        raise ValueError(file_kinds.refusal(path, "a PyTorch or safetensors file"))
     try:
-        if kind == "safetensors":
+        if kind == file_kinds.SAFETENSORS:
             content = load_file(path)
+        elif mmap and zipfile.is_zipfile(path):
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         else:
-            content = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap and zipfile.is_zipfile(path))
+            with open(path, "rb") as file:  # torch decides by the ending of a path, not by the content
+                content = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:  # it names other classes than those of tensors
         return pickled.read(path, select)
     except (SafetensorError, RuntimeError, EOFError, OSError, ValueError, LookupError, TypeError) as error:
