@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 SAFETENSORS, TORCH, ONNX = "a safetensors file", "a torch file", "an ONNX model"
+PICKLE = "a Python pickle that torch.save did not write"
 TORCH_LEGACY = struct.pack("<BBBB", 0x80, 2, 0x8A, 10) + (0x1950A86A20F9469CFC6C).to_bytes(10, "little") + b"."
 _AGAIN = "download it again"
 _UNPACK = "unpack it and name the weight file in it"
@@ -73,7 +74,7 @@ def kind_of(path: str | Path) -> Kind:
     if head.startswith(TORCH_LEGACY):
         return Kind(TORCH)
     if head[:1] == b"\x80" and head[1:2] in (b"\2", b"\3", b"\4", b"\5"):
-        return Kind("a Python pickle that torch.save did not write")
+        return Kind(PICKLE)
     if size > 8 and head[8:9] == b"{" and (length := struct.unpack("<Q", head[:8])[0]) <= _LARGEST_HEADER:
         return _safetensors_kind(path, length, size)
     if tail == _TENSORFLOW_INDEX:

@@ -165,7 +165,7 @@ def read_parts(path: str | Path, names: tuple[str, ...]) -> dict[str, dict[str, 
 def unwrap(content: object, where: str | Path) -> dict[str, Tensor]:
     """The state dict in the content of a checkpoint: alone, beside other values, or nested in entries.
 
-    Of several entries, the one that ENTRIES names is taken, and its EMA rather than itself, if the EMA has all of its
+    Of several entries, the one that ENTRIES names is taken, and its EMA rather than itself, if the EMA has as many
     tensors. An entry of another name is taken if no other entry holds tensors. Where there was a choice, a line on
     stderr says what was taken. Arrays become tensors. Prefixes of wrappers are removed: `module.` of data-parallel
     training and `_orig_mod.` of torch.compile, once or more often. Raises ValueError, naming `where`, if there is no
@@ -233,9 +233,8 @@ def _is_average(name: Any) -> bool:
 
 
 def _complete(entries: Mapping[Any, Any], average: Any, plain: list[Any]) -> bool:
-    """Whether an EMA has all tensors of the plain entries; some trainers average parameters only."""
-    own = _without_prefixes(_tensors(entries[average])).keys()
-    return all(_without_prefixes(_tensors(entries[name])).keys() <= own for name in plain) if own else not plain
+    """Whether an EMA has as many tensors as the plain entries; some trainers average parameters only."""
+    return len(_tensors(entries[average])) >= max((len(_tensors(entries[name])) for name in plain), default=0)
 
 
 def _same(a: Mapping[Any, Any], b: Mapping[Any, Any]) -> bool:

@@ -48,11 +48,10 @@ def test_files_that_are_no_such_graph(tmp_path, encoders):
     empty.write_bytes(b"")
     cut.write_bytes(model.read_bytes()[:5000])
     embedder, converter = encoders["embedder"][0], encoders["converter"][0]
-    for path in (text, empty, cut):
-        refused(
-            f"{path.name}: not an ONNX file that onnx", {"model": path, "embedder": embedder}, family="inswapper_128"
-        )
-        refused(f"{path.name}: not an ONNX file that onnx", {"model": model, "embedder": path}, family="inswapper_128")
+    reasons = {text: "is a Git LFS pointer", empty: "is empty", cut: "not an ONNX file that onnxruntime can run"}
+    for path, reason in reasons.items():
+        refused(f"{path.name}: {reason}", {"model": path, "embedder": embedder}, family="inswapper_128")
+        refused(f"{path.name}: {reason}", {"model": model, "embedder": path}, family="inswapper_128")
     refused(
         r"c\.onnx: its inputs are input \(batch, 512\).*expected target \(N, 3, 256, 256\), source \(N, 512\).*card",
         {"model": converter, "embedder": embedder},
