@@ -35,12 +35,12 @@ def check_names(exp: Experiment) -> None:
 
     Raises ConfigError, WeightsError.
     """
-    stages, chosen = set(exp.stages), []
+    stages, chosen, cards = set(exp.stages), [], []
     refined = [name for name, kinds in LEARNERS.items() if "refine" in kinds]
     if "refine" in stages and exp.student.name not in refined:
         raise ConfigError(f"student.name: expected {' or '.join(refined)} for stage `refine`, got '{exp.student.name}'")
     if stages & {"pseudo_gt", "train", "eval"}:
-        _encoder_file(exp.student.identity_encoder, exp, "student.identity_encoder")
+        cards.append(_encoder_card(exp.student.identity_encoder, "student.identity_encoder"))
         with torch.device("meta"):  # shapes without values
             learner(exp, IdentityEncoder(ENCODERS[exp.student.identity_encoder]))
     if "eval" in stages:
@@ -60,26 +60,28 @@ def check_names(exp: Experiment) -> None:
         chosen += _choices(exp, ("id_retrieval",)).values()
     if "pseudo_gt" in stages:
         chosen += _quality_choices(exp).values()
-        for spec in exp.pseudo_gt.teachers:
-            teacher_files(spec, exp)
-    for choice in chosen:
-        _files(choice, exp)
+        known = _cards_of_files()
+        cards += [known[name] for spec in exp.pseudo_gt.teachers for name in _named(spec).values() if name in known]
+    cards += [card for choice in chosen for card in _cards(choice)]
+    weights.find_all(cards, exp.weights)
+    for spec in exp.pseudo_gt.teachers if "pseudo_gt" in stages else ():
+        teacher_files(spec, exp)
 
 
 def identity_encoder(
     exp: Experiment, name: str | None = None, key: str = "student.identity_encoder"
 ) -> IdentityEncoder:
     """The frozen identity encoder `name`, by default the experiment's. Raises ConfigError, WeightsError."""
-    path = _encoder_file(name or exp.student.identity_encoder, exp, key)
+    path = weights.find(_encoder_card(name or exp.student.identity_encoder, key), exp.weights)
     encoder = load_identity_encoder(name or exp.student.identity_encoder, path)
     encoder.weight_hash = weights.sha256(path)[:16]
     return encoder
 
 
-def _encoder_file(name: str, exp: Experiment, key: str) -> Path:
+def _encoder_card(name: str, key: str) -> weights.Card:
     if name not in ENCODERS:
         raise ConfigError(f"{key}: unknown identity encoder '{name}'; known: {', '.join(ENCODERS)}")
-    return weights.find(ENCODERS[name], exp.weights)
+    return ENCODERS[name]
 
 
 def learner(exp: Experiment, encoder: IdentityEncoder, stage: str = "train") -> Learner:
@@ -120,7 +122,9 @@ class Choice(NamedTuple):
 
 def estimators(exp: Experiment) -> Estimators:
     """The estimators that the metrics of `exp` need. Raises ConfigError, WeightsError."""
-    loaded = {role: _estimator(choice, exp) for role, choice in _choices(exp, exp.eval.metrics).items()}
+    choices = _choices(exp, exp.eval.metrics)
+    weights.find_all([card for choice in choices.values() for card in _cards(choice)], exp.weights)
+    loaded = {role: _estimator(choice, exp) for role, choice in choices.items()}
     if exp.eval.flip and "recogniser" in loaded:
         loaded["recogniser"] = mirrored(loaded["recogniser"])
     return Estimators(**loaded)
@@ -162,7 +166,7 @@ def _quality_choices(exp: Experiment) -> dict[str, Choice]:
 
 
 def _estimator(choice: Choice, exp: Experiment) -> Estimator:
-    paths = _files(choice, exp)
+    paths = weights.find_all(_cards(choice), exp.weights)
     if choice.name not in ENCODERS:
         return load_estimator(choice.name, paths, choice.output)
     encoder = identity_encoder(exp, choice.name, choice.key)
@@ -170,8 +174,8 @@ def _estimator(choice: Choice, exp: Experiment) -> Estimator:
     return Estimator(encoder, card.name, encoder.weight_hash, crop=card.crop, colour_order=card.colour_order)
 
 
-def _files(choice: Choice, exp: Experiment) -> list[Path]:
-    """The weight files of an estimator, their sha256 checked. Raises ConfigError, WeightsError."""
+def _cards(choice: Choice) -> tuple[weights.Card, ...]:
+    """The cards of an estimator's weight files. Raises ConfigError for an unknown name and for a missing package."""
     known = _known(choice.output)
     if choice.name not in known:
         problem = f"unknown estimator '{choice.name}'"
@@ -181,7 +185,7 @@ def _files(choice: Choice, exp: Experiment) -> list[Path]:
     package = PACKAGES.get(CARDS[choice.name].architecture) if choice.name in CARDS else None
     if package and find_spec(package.replace("-", "_")) is None:
         raise ConfigError(f"{choice.key}: '{choice.name}' needs the package {package}: pip install {package}")
-    return [weights.find(card, exp.weights) for card in known[choice.name]]
+    return known[choice.name]
 
 
 def _known(output: str) -> dict[str, tuple[weights.Card, ...]]:
@@ -210,11 +214,20 @@ def teacher_files(spec: Teacher, exp: Experiment, key: str = "pseudo_gt.teachers
     """The paths of a teacher's files by their key, checked but not loaded. Raises ConfigError, WeightsError."""
     if spec.name not in teachers.TEACHERS:
         raise ConfigError(f"{key}: unknown teacher '{spec.name}'; known: {', '.join(teachers.TEACHERS)}")
-    named = {**DEFAULT_WEIGHTS.get(spec.name, {}), **spec.weights}
+    named = _named(spec)
     for part in spec.sha256:
         if part not in named:
             raise ConfigError(f"{key}: sha256.{part}: there is no weights.{part}; name the file there")
     return {part: _file(name, spec.sha256.get(part), exp, f"{key}: weights.{part}") for part, name in named.items()}
+
+
+def _named(spec: Teacher) -> dict[str, str]:
+    """The names of a teacher's files by their key: paths, or names of cards."""
+    return {**DEFAULT_WEIGHTS.get(spec.name, {}), **spec.weights}
+
+
+def _cards_of_files() -> dict[str, weights.Card]:
+    return {**CARDS, **ENCODERS}
 
 
 def label(spec: Teacher) -> str:
@@ -224,7 +237,7 @@ def label(spec: Teacher) -> str:
 
 def _file(name: str, sha256: str | None, exp: Experiment, key: str) -> Path:
     """The file of a card or of a path; a path may be relative to a folder of weights."""
-    cards = {**CARDS, **ENCODERS}
+    cards = _cards_of_files()
     if name in cards:
         return weights.find(cards[name], exp.weights)
     folders = weights.search_folders(exp.weights)

@@ -62,13 +62,13 @@ class WeightsError(ValueError):
 
 def cache_folder() -> Path:
     """The folder of downloaded weights: $XDG_CACHE_HOME/swapdistill, by default ~/.cache/swapdistill."""
-    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "swapdistill"
+    return Path(os.path.expanduser(os.environ.get("XDG_CACHE_HOME") or "~/.cache")) / "swapdistill"
 
 
 def search_folders(folders: Iterable[str | Path] = ()) -> list[Path]:
-    """The folders that `find` searches, in their order; `folders` come first."""
-    listed = [Path(f) for f in os.environ.get("SWAPDISTILL_WEIGHTS", "").split(os.pathsep) if f]
-    return [*map(Path, folders), *listed, *PACKAGED, cache_folder()]
+    """The folders that `find` searches, in their order; `folders` come first. `~` is the home folder."""
+    listed = [f for f in os.environ.get("SWAPDISTILL_WEIGHTS", "").split(os.pathsep) if f]
+    return [*(Path(os.path.expanduser(f)) for f in (*folders, *listed)), *PACKAGED, cache_folder()]
 
 
 def find(card: Card, folders: Iterable[str | Path] = ()) -> Path:
@@ -77,21 +77,32 @@ def find(card: Card, folders: Iterable[str | Path] = ()) -> Path:
     Raises WeightsError if the file is in no folder and has no URL, if the download fails, and if a file of that name
     has another sha256.
     """
-    if card.file is None:
-        raise WeightsError(f"weights '{card.name}': nobody published them. {card.note}")
-    places = search_folders(folders)
-    for place in places:
-        path = place / card.file
-        if path.is_file():
+    return find_all([card], folders)[0]
+
+
+def find_all(cards: Iterable[Card], folders: Iterable[str | Path] = ()) -> list[Path]:
+    """The paths of several cards' files, as `find` gives them. One WeightsError names all that must be fetched by hand,
+    before anything is downloaded."""
+    cards, places = list(cards), search_folders(folders)
+    files = {card.file: [p / card.file for p in places if (p / card.file).is_file()] for card in cards if card.file}
+    problems = {}  # by card, each once
+    for card in cards:
+        if card.file is None:
+            problems[card.name] = f"weights '{card.name}': nobody published them. {card.note}"
+        elif not files[card.file] and not card.url:
+            problems[card.name] = (
+                f"weights '{card.name}': {card.file} is missing; get it from {card.source} (licence: {card.licence}, "
+                f"sha256 {card.sha256})"
+            )
+    if problems:
+        raise WeightsError(
+            f"{'; '.join(problems.values())}; weights are searched in {', '.join(map(str, places))}, and in the "
+            f"folders of weights=[FOLDER], --weights FOLDER or SWAPDISTILL_WEIGHTS"
+        )
+    for card in cards:
+        for path in files[card.file][:1]:
             _verify(path, card)
-            return path
-    if card.url:
-        return _download(card)
-    raise WeightsError(
-        f"weights '{card.name}': {card.file} is in none of {', '.join(map(str, places))}; "
-        f"get it from {card.source} (licence: {card.licence}, sha256 {card.sha256}) and put it there, "
-        f"or name its folder with weights=[FOLDER], --weights FOLDER or SWAPDISTILL_WEIGHTS"
-    )
+    return [files[card.file][0] if files[card.file] else _download(card) for card in cards]
 
 
 def _verify(path: Path, card: Card) -> None:

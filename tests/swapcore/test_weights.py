@@ -35,6 +35,35 @@ def test_missing_weights_say_how_to_get_them(tmp_path, monkeypatch):
         weights.find(card(file=None))
 
 
+def test_all_missing_weights_are_named_at_once(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    (tmp_path / "w.bin").write_bytes(b"abc")
+    served = tmp_path / "served.bin"
+    served.write_bytes(b"abc")
+    download = card(name="served", file="s.bin", url=served.as_uri())
+    missing = [card(name=name, file=f"{name}.bin") for name in ("one", "two")]
+    with pytest.raises(weights.WeightsError) as refused:
+        weights.find_all([download, card(), *missing, missing[0], card(name="none", file=None)], [tmp_path])
+    message = str(refused.value)
+    assert [message.count(f"weights '{name}': ") for name in ("one", "two", "none", "toy")] == [1, 1, 1, 0]
+    assert "\n" not in message and not (tmp_path / "cache").exists(), "nothing is downloaded before the error"
+    found = weights.find_all([card(), download, card()], [tmp_path])
+    assert found == [tmp_path / "w.bin", tmp_path / "cache" / "swapdistill" / "s.bin", tmp_path / "w.bin"]
+
+
+def test_the_home_folder_is_found(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "files").mkdir()
+    (tmp_path / "files" / "w.bin").write_bytes(b"abc")
+    assert weights.find(card(), ["~/files"]) == tmp_path / "files" / "w.bin"
+    monkeypatch.setenv("SWAPDISTILL_WEIGHTS", "/none:~/files")
+    assert weights.find(card()) == tmp_path / "files" / "w.bin"
+    monkeypatch.setenv("XDG_CACHE_HOME", "~/cache")
+    assert weights.cache_folder() == tmp_path / "cache" / "swapdistill"
+    monkeypatch.setenv("XDG_CACHE_HOME", "")
+    assert weights.cache_folder() == tmp_path / ".cache" / "swapdistill"
+
+
 def test_a_download_is_verified_and_kept(tmp_path, monkeypatch):
     monkeypatch.delenv("SWAPDISTILL_WEIGHTS", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
