@@ -82,7 +82,7 @@ def find(card: Card, folders: Iterable[str | Path] = ()) -> Path:
 
 def find_all(cards: Iterable[Card], folders: Iterable[str | Path] = ()) -> list[Path]:
     """The paths of several cards' files, as `find` gives them. One WeightsError names all that must be fetched by hand,
-    before anything is downloaded."""
+    before anything is downloaded, or all downloads that fail."""
     cards, places = list(cards), search_folders(folders)
     files = {card.file: [p / card.file for p in places if (p / card.file).is_file()] for card in cards if card.file}
     problems = {}  # by card, each once
@@ -102,7 +102,15 @@ def find_all(cards: Iterable[Card], folders: Iterable[str | Path] = ()) -> list[
     for card in cards:
         for path in files[card.file][:1]:
             _verify(path, card)
-    return [files[card.file][0] if files[card.file] else _download(card) for card in cards]
+    for card in cards:
+        if not files[card.file]:
+            try:
+                files[card.file] = [_download(card)]
+            except WeightsError as error:
+                problems[card.name] = str(error)
+    if problems:
+        raise WeightsError("; ".join(problems.values()))
+    return [files[card.file][0] for card in cards]
 
 
 def _verify(path: Path, card: Card) -> None:

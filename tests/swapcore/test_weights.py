@@ -51,6 +51,15 @@ def test_all_missing_weights_are_named_at_once(tmp_path, monkeypatch):
     assert found == [tmp_path / "w.bin", tmp_path / "cache" / "swapdistill" / "s.bin", tmp_path / "w.bin"]
 
 
+def test_all_downloads_that_fail_are_named_at_once(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    lost = [card(name=name, file=name, url=(tmp_path / name).as_uri()) for name in ("one", "two")]
+    with pytest.raises(
+        weights.WeightsError, match="'one': download of .* failed .*; weights 'two': download of .* failed"
+    ):
+        weights.find_all(lost)
+
+
 def test_the_home_folder_is_found(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "files").mkdir()
