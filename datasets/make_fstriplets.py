@@ -6,7 +6,6 @@ and pairs in edited_target, and one pair in each of the eight other branches. Th
 it was stopped; `--people` may be raised.
 """
 
-import argparse
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +21,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from distill.data.synthetic import RENDERER_HASH, people
+from swapcore import terminal
 from swapcore.files import read_json, write_json
 from swapcore.images import save_png, to_uint8
 from teachers.exact import ATTRIBUTES, IDENTITY, render
@@ -112,17 +112,16 @@ def write(folder: Path, count: int, images: int, size: int, seed: int, device: s
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = terminal.parser(__doc__)
     parser.add_argument("folder", type=Path, help="output folder")
-    parser.add_argument("--people", type=int, default=50, help="number of people; default: 50")
-    parser.add_argument("--images", type=int, default=4, help="per person in vanilla and edited_target; default: 4")
-    parser.add_argument("--size", type=int, default=256, help="side in pixels; default: 256")
-    parser.add_argument("--seed", type=int, default=0, help="seed of people and pictures; default: 0")
+    parser.add_argument("--people", type=terminal.whole(1), default=50, help="number of people; default: 50")
+    parser.add_argument(
+        "--images", type=terminal.whole(2), default=4, help="per person in vanilla and edited_target; default: 4"
+    )
+    parser.add_argument("--size", type=terminal.whole(16, 4096), default=256, help="side in pixels; default: 256")
+    parser.add_argument("--seed", type=terminal.whole(0), default=0, help="seed of people and pictures; default: 0")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     args = parser.parse_args()
-    for name, least in (("people", 1), ("images", 2), ("size", 16)):
-        if getattr(args, name) < least:
-            parser.error(f"--{name} must be at least {least}")
     settings = {"images": args.images, "size": args.size, "seed": args.seed, "renderer": RENDERER_HASH}
     record = args.folder / "fstriplets.json"
     if record.is_file() and read_json(record) != settings:

@@ -5,6 +5,7 @@ Errors name the key of the experiment and list the known names.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from importlib.util import find_spec
 from pathlib import Path
@@ -241,7 +242,9 @@ def _file(name: str, sha256: str | None, exp: Experiment, key: str) -> Path:
     if name in cards:
         return weights.find(cards[name], exp.weights)
     folders = weights.search_folders(exp.weights)
-    path = next((p for p in (Path(name), *(folder / name for folder in folders)) if p.is_file()), None)
+    path = next(
+        (p for p in (Path(os.path.expanduser(name)), *(folder / name for folder in folders)) if p.is_file()), None
+    )
     if path is None:
         raise ConfigError(
             f"{key}: {name} is no file here or in {', '.join(map(str, folders))}, and no card "
