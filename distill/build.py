@@ -23,10 +23,11 @@ from eval.estimators import Estimator, Estimators, load_estimator, mirrored
 from students.export import targets
 from students.identity_encoder import CARDS as ENCODERS
 from students.identity_encoder import IdentityEncoder, load_identity_encoder
-from swapcore import weights
+from swapcore import terminal, weights
 
 OUTPUTS = {"recogniser": "embedding"}  # role -> output of its estimator, where the names differ
-PACKAGES = {"lpips": "lpips", "fsanet": "onnxruntime", "inception": "torch-fidelity"}  # architecture -> package
+# architecture -> package, and the extra of setup.py that installs it
+PACKAGES = {"lpips": ("lpips", None), "fsanet": ("onnxruntime", "onnx"), "inception": ("torch-fidelity", "fid")}
 # teacher -> weight files used where the experiment names none: key -> name of a card
 DEFAULT_WEIGHTS = {"landmark_warp": {"landmarks": "3ddfa_v2_mb05"}}
 
@@ -183,10 +184,19 @@ def _cards(choice: Choice) -> tuple[weights.Card, ...]:
         if choice.name in CARDS:
             problem = f"'{choice.name}' gives {' and '.join(CARDS[choice.name].outputs)}, not '{choice.output}'"
         raise ConfigError(f"{choice.key}: {problem}; known: {', '.join(known)}")
-    package = PACKAGES.get(CARDS[choice.name].architecture) if choice.name in CARDS else None
+    architecture = CARDS[choice.name].architecture if choice.name in CARDS else None
+    package, extra = PACKAGES.get(architecture, (None, None))
     if package and find_spec(package.replace("-", "_")) is None:
-        raise ConfigError(f"{choice.key}: '{choice.name}' needs the package {package}: pip install {package}")
+        raise ConfigError(f"{choice.key}: '{choice.name}' needs the package {package}: {terminal.install(extra)}")
     return known[choice.name]
+
+
+def packages_of(role: str) -> str:
+    """The end of an option's help: which estimators of a role need a package of an extra."""
+    output = OUTPUTS.get(role, role)
+    cards = [card for card in CARDS.values() if output in card.outputs and PACKAGES.get(card.architecture, ("", ""))[1]]
+    needs = [(card.name, *PACKAGES[card.architecture]) for card in cards]
+    return "".join(f"; {name} needs {package}: {terminal.install(extra)}" for name, package, extra in needs)
 
 
 def _known(output: str) -> dict[str, tuple[weights.Card, ...]]:

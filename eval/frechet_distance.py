@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from swapcore import terminal
+
 from .measured import Measured
 from .metric import Metric, Value, View
 
@@ -75,7 +77,7 @@ def frechet_distance(view: View) -> dict[str, Measured]:
     try:
         import torchmetrics
     except ImportError as error:
-        raise ValueError("metric fid needs the package torchmetrics: pip install torchmetrics") from error
+        raise ValueError(f"metric fid needs the package torchmetrics: {terminal.install()}") from error
     name = view.estimators.need("features").name
     swaps, targets = view.read("features", "swap"), view.read("features", "target")
     count, dimension = swaps.shape

@@ -11,9 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from swapcore import file_kinds
+from swapcore import file_kinds, terminal
 
-INSTALL = "pip install swapdistill[onnx]"
 PROVIDERS = ("CUDAExecutionProvider", "CoreMLExecutionProvider", "CPUExecutionProvider")
 _TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(double)": np.float64}
 _ANY = 512  # length of a free axis in the trial run; most embeddings have it
@@ -163,7 +162,9 @@ def last_initializer(path: str | Path, size: int) -> Tensor:
         import onnx
         from google.protobuf.message import DecodeError
     except ImportError:
-        raise ValueError(f"{path}: reading the matrix of its last initializer needs onnx: {INSTALL}") from None
+        raise ValueError(
+            f"{path}: reading the matrix of its last initializer needs onnx: {terminal.install('onnx')}"
+        ) from None
     try:
         initializers = onnx.load(path, load_external_data=False).graph.initializer
     except DecodeError as error:
@@ -182,7 +183,7 @@ def _onnxruntime() -> ModuleType:
     try:
         import onnxruntime
     except ImportError:
-        raise ValueError(f"an ONNX file needs onnxruntime: {INSTALL} (or onnxruntime-gpu)") from None
+        raise ValueError(f"an ONNX file needs onnxruntime: {terminal.install('onnx')} (or onnxruntime-gpu)") from None
     return onnxruntime
 
 

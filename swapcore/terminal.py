@@ -67,9 +67,9 @@ def number(above: float = -math.inf) -> Callable[[str], float]:
     return read
 
 
-def install(extra: str) -> str:
-    """The command, for messages, that installs an extra of setup.py into the environment of a clone."""
-    return f'pip install -e ".[{extra}]"'
+def install(extra: str | None = None) -> str:
+    """The command, for messages, that installs an extra of setup.py, or what every command needs, from a clone."""
+    return f'pip install -e ".[{extra}]"' if extra else "pip install -e ."
 
 
 def run_command(command: Callable[[], int | None], kinds: tuple[type[Exception], ...] = (ValueError, OSError)) -> int:

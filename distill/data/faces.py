@@ -11,6 +11,7 @@ import torch
 from tqdm import tqdm
 
 from distill.data.photos import EXPECTED_TREE
+from swapcore import terminal
 from swapcore.files import sha256
 from swapcore.frame import CANONICAL, similarity
 from swapcore.images import SUFFIXES, DataError, decode, save_png
@@ -69,7 +70,7 @@ def opencv() -> ModuleType:
     try:
         import cv2
     except ImportError:
-        raise DataError("face detection needs OpenCV: pip install swapdistill[video]") from None
+        raise DataError(f"face detection needs OpenCV: {terminal.install('video')}") from None
     return cv2
 
 

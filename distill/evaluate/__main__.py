@@ -60,7 +60,7 @@ def main(arguments: list[str] | None = None) -> int:
         "--metrics", dest="eval.metrics", type=_names, metavar="A,B", help=f"some of {known}; default: the experiment's"
     )
     for role in (field.name for field in fields(Estimators)):
-        text = f"{role} estimator: the name of a card in eval/cards.py"
+        text = f"{role} estimator: the name of a card in eval/cards.py{build.packages_of(role)}"
         parser.add_argument(f"--{role}", dest=f"eval.{role}", metavar="NAME", help=text)
     parser.add_argument(
         "--flip", dest="eval.flip", action="store_true", default=None, help="append embeddings of mirrored images"

@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Sequence
 
+from swapcore import terminal
+
 from . import coreml, executorch, litert, mnn, ncnn, onnx, tnn, web
 from .models import Target
 
@@ -31,7 +33,7 @@ def check(name: str, precision: str) -> Target:
     missing = [package for package in target.packages if importlib.util.find_spec(package) is None]
     if missing:
         raise ValueError(
-            f'exporting to {name} needs the package {", ".join(missing)}: pip install -e ".[{target.extra}]"'
+            f"exporting to {name} needs the package {', '.join(missing)}: {terminal.install(target.extra)}"
         )
     return target
 

@@ -235,7 +235,7 @@ def test_commands_take_folders_of_weights_by_name(tmp_path, monkeypatch, command
         assert built[0].eval.recogniser == "007"
     elif command == "swap":
         for package in ("cv2", "av"):
-            pytest.importorskip(package, reason="pip install swapdistill[video]")
+            pytest.importorskip(package, reason='pip install -e ".[video]"')
         from distill.swap import __main__ as swap
 
         a, b = tmp_path / "a.png", tmp_path / "b.png"

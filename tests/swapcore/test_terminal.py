@@ -104,6 +104,15 @@ def test_paths_may_begin_with_the_home_folder(monkeypatch):
 
 @pytest.mark.parametrize("path", [p for p in house.sources(ROOT) if house.is_command(p)], ids=lambda p: str(p))
 def test_every_command_reads_its_options_in_this_way(path):
-    text = path.read_text()
-    assert "ArgumentParser(" not in text
-    assert "add_argument(" not in text or re.search(r"(terminal\.)?[pP]arser\(", text)
+    assert "ArgumentParser(" not in path.read_text()
+
+
+def test_messages_name_a_command_that_installs_from_a_clone():
+    setup, extras = (ROOT / "setup.py").read_text(), set()
+    for path in house.sources(ROOT):
+        if path.name != "terminal.py":
+            assert not re.search(r"pip install (?!-e)", path.read_text()), path
+            extras |= set(re.findall(r"terminal\.install\(['\"]([\w-]+)", path.read_text()))
+    assert {"video", "onnx", "fid", "remote"} <= extras
+    for extra in extras:
+        assert f'"{extra}":' in setup and terminal.install(extra) == f'pip install -e ".[{extra}]"'

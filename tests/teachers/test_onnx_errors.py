@@ -165,6 +165,6 @@ def test_missing_packages_are_named(tmp_path, encoders, monkeypatch):
     weights = {"model": model, "embedder": encoders["embedder"][0]}
     with monkeypatch.context() as patch:
         patch.setitem(sys.modules, "onnx", None)
-        refused(r"m\.onnx: .* needs onnx: pip install swapdistill\[onnx\]", weights, family="inswapper_128")
+        refused(r"m\.onnx: .* needs onnx: pip install -e .\.\[onnx\]", weights, family="inswapper_128")
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    refused(r"needs onnxruntime: pip install swapdistill\[onnx\]", weights, family="inswapper_128")
+    refused(r"needs onnxruntime: pip install -e .\.\[onnx\]", weights, family="inswapper_128")

@@ -5,8 +5,8 @@ import pytest
 from conftest import SHARED, needs_shared
 from PIL import Image
 
-pytest.importorskip("cv2", reason="pip install swapdistill[video]")
-pytest.importorskip("av", reason="pip install swapdistill[video]")
+pytest.importorskip("cv2", reason='pip install -e ".[video]"')
+pytest.importorskip("av", reason='pip install -e ".[video]"')
 
 from helpers.portraits import PLACES, portraits
 from helpers.student_files import student_file
