@@ -48,7 +48,8 @@ def main() -> str | None:
         convert.export(student, pairs, selected, args.out)
     except ValueError as error:
         refused = f"error: {error}"
-    print((args.out / "equality.md").read_text(encoding="utf-8"))
+    if (args.out / "equality.md").is_file():
+        print((args.out / "equality.md").read_text(encoding="utf-8"))
     return refused
 
 

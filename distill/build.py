@@ -56,7 +56,7 @@ def check_names(exp: Experiment) -> None:
         chosen += _choices(exp, exp.eval.metrics).values()
     if "export" in stages:
         try:
-            targets.chosen(exp.export.to, exp.export.precisions)
+            targets.check_packages(*(name for name, _ in targets.chosen(exp.export.to, exp.export.precisions)))
         except ValueError as error:
             raise ConfigError(f"export: {error}") from None
         chosen += _choices(exp, ("id_retrieval",)).values()
