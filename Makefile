@@ -8,7 +8,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 .PHONY: quickstart install test test-web lint format clean
 
 quickstart: install
-	$(BIN)/accelerate launch --quiet distill/run.py experiments/quickstart.yaml
+	$(BIN)/python distill/run.py experiments/quickstart.yaml
 
 install: $(VENV)/.installed
 

@@ -5,10 +5,12 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from conftest import ROOT
 from helpers import house
+from helpers.line import experiment
 
 COMMANDS = [house.relative(ROOT, path) for path in house.sources(ROOT) if house.is_command(path)]
 COMMANDS.remove("distill/schema.py")  # imports Python's own library only
@@ -99,6 +101,32 @@ def test_a_process_that_a_command_spawned_leaves_ctrl_c_to_the_command(tmp_path)
         time.sleep(0.2)
         os.killpg(process.pid, signal.SIGINT)
         assert process.communicate(timeout=30)[1] == "stopped\n" and process.returncode == -signal.SIGINT
+    deadline = time.time() + 10
+    while running(process.pid) and time.time() < deadline:
+        time.sleep(0.05)
+    assert not running(process.pid)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "launcher", [["python"], ["accelerate", "launch", "--quiet", "--cpu"]], ids=lambda words: words[0]
+)
+def test_ctrl_c_in_training_ends_all_processes(launcher, tmp_path):
+    path = experiment(tmp_path, "stopped", stages=["data", "pseudo_gt", "train"], train={"steps": 100_000})
+    program = [str(Path(sys.executable).with_name(launcher[0])), *launcher[1:]]
+    log = tmp_path / "runs" / "stopped" / "train" / "log.jsonl"
+    with subprocess.Popen(
+        [*program, "distill/run.py", str(path), "data.workers=2", "train.log_steps=1"], cwd=ROOT,
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True,
+    ) as process:  # fmt: skip
+        deadline = time.time() + 120
+        while not (log.is_file() and log.stat().st_size) and time.time() < deadline and process.poll() is None:
+            time.sleep(0.05)
+        os.killpg(process.pid, signal.SIGINT)
+        error = process.communicate(timeout=60)[1]
+    assert error.count("stopped; the same command continues\n") == 1
+    if launcher == ["python"]:
+        assert process.returncode == -signal.SIGINT and "Traceback" not in error
     deadline = time.time() + 10
     while running(process.pid) and time.time() < deadline:
         time.sleep(0.05)
