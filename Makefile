@@ -3,11 +3,12 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export OMP_WAIT_POLICY ?= PASSIVE
 
 .PHONY: quickstart install test test-web fuzz kill lint format clean
 
 quickstart: install
-	$(BIN)/accelerate launch --quiet distill/run.py experiments/quickstart.yaml
+	$(BIN)/python distill/run.py experiments/quickstart.yaml
 
 install: $(VENV)/.installed
 

@@ -10,11 +10,14 @@ Identity is not measured, because nothing was learnt. The limit of int8 is one o
 reported; a gross one is refused.
 """
 
-import argparse
 import sys
 from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+from swapcore import start
+
+start.command(__name__)
 
 import torch
 
@@ -24,16 +27,17 @@ from distill.train import batch_norm
 from students.export import targets
 from students.identity_encoder import CARDS, IdentityEncoder
 from students.mobilefsgan import DecoderBlock
+from swapcore import terminal
 from swapcore.images import to_float
 
 
 def main() -> str | None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = terminal.parser(__doc__)
     parser.add_argument("--to", default="all", help=f"all, or some of {','.join(targets.TARGETS)}")
     parser.add_argument("--precision", default="all", help="all, or some of fp32,fp16,int8")
     parser.add_argument("--student", default="mobilefsgan", choices=students.STUDENTS)
-    parser.add_argument("--size", type=int, default=256, help="pixels; default: 256")
-    parser.add_argument("--pairs", type=int, default=32, help="number of pairs to compare on; default: 32")
+    parser.add_argument("--size", type=terminal.whole(32, 4096), default=256, help="pixels; default: 256")
+    parser.add_argument("--pairs", type=terminal.whole(1), default=32, help="pairs to compare on; default: 32")
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="output folder")
     args = parser.parse_args()
     selected = targets.chosen(args.to.split(","), args.precision.split(","))
@@ -44,7 +48,8 @@ def main() -> str | None:
         convert.export(student, pairs, selected, args.out)
     except ValueError as error:
         refused = f"error: {error}"
-    print((args.out / "equality.md").read_text(encoding="utf-8"))
+    if (args.out / "equality.md").is_file():
+        print((args.out / "equality.md").read_text(encoding="utf-8"))
     return refused
 
 

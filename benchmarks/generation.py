@@ -8,7 +8,6 @@ The weights are random, so the swaps are noise and only the times mean something
 them are the same as with real weights. `benchmarks/pseudo_gt.py` times teachers with weights.
 """
 
-import argparse
 import json
 import sys
 import tempfile
@@ -17,6 +16,10 @@ from functools import partial
 from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+from swapcore import start
+
+start.command(__name__)
 
 import torch
 from accelerate import Accelerator
@@ -27,6 +30,7 @@ from distill.pseudo_gt.quality import DTYPES
 from distill.schema import Data, Experiment, PseudoGT
 from distill.schema import Teacher as TeacherSpec
 from distill.tracking import Tracker
+from swapcore import terminal
 from swapcore.hardware import environment
 from teachers import Teacher
 from teachers.faceshifter import AEINet, FaceShifterTeacher, HEARNet
@@ -68,13 +72,13 @@ NETWORKS: dict[str, tuple[int, Callable[[bool], Teacher]]] = {
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = terminal.parser(__doc__)
     parser.add_argument("networks", nargs="*", metavar="NETWORK", help=f"of {', '.join(NETWORKS)}; all by default")
     parser.add_argument("--precisions", nargs="+", choices=DTYPES, default=["bf16", "fp32"], help="default: bf16 fp32")
-    parser.add_argument("--pairs", type=int, default=256, help="pairs to swap; default: 256")
-    parser.add_argument("--batch", type=int, default=16, help="pairs per forward pass; default: 16")
-    parser.add_argument("--people", type=int, default=16, help="synthetic people, two pictures each")
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads; default: 1")
+    parser.add_argument("--pairs", type=terminal.whole(1), default=256, help="pairs to swap; default: 256")
+    parser.add_argument("--batch", type=terminal.whole(1), default=16, help="pairs per forward pass; default: 16")
+    parser.add_argument("--people", type=terminal.whole(1), default=16, help="synthetic people, two pictures each")
+    parser.add_argument("--threads", type=terminal.whole(1, 1024), default=1, help="CPU threads; default: 1")
     parser.add_argument("--quick", action="store_true", help="64 px, 4 pairs, narrow networks where possible")
     parser.add_argument("--out", type=Path, help="JSON file for all results")
     args = parser.parse_args(arguments)

@@ -4,7 +4,6 @@ python benchmarks/pseudo_gt.py exact --size 256 --pairs 64
 python benchmarks/pseudo_gt.py landmark_warp --photos FOLDER --weights landmarks=FILE
 """
 
-import argparse
 import sys
 import tempfile
 import time
@@ -12,6 +11,10 @@ from dataclasses import replace
 from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+from swapcore import start
+
+start.command(__name__)
 
 import torch
 import yaml
@@ -28,6 +31,7 @@ from distill.pseudo_gt.quality import DTYPES, Swapper
 from distill.pseudo_gt.store import Store
 from distill.schema import Data, Experiment, PseudoGT, Quality, Teacher
 from distill.tracking import Tracker
+from swapcore import terminal
 
 
 class Stopwatch:
@@ -51,7 +55,7 @@ class Stopwatch:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = terminal.parser(__doc__)
     parser.add_argument("teachers", nargs="+", metavar="TEACHER", help="names of teachers.TEACHERS")
     parser.add_argument(
         "--weights", nargs="*", default=[], metavar="PART=FILE", help="weight file or card of each part"
@@ -59,13 +63,13 @@ def main() -> None:
     parser.add_argument("--options", default="{}", help="options of the teacher, as YAML: '{key: value}'")
     parser.add_argument("--folders", nargs="*", default=[], help="folders to search for weight files")
     parser.add_argument("--photos", help="folder of aligned photographs; without it, synthetic faces are drawn")
-    parser.add_argument("--size", type=int, default=256, help="pixels; default: 256")
-    parser.add_argument("--pairs", type=int, default=64, help="pairs to swap; default: 64")
-    parser.add_argument("--batch", type=int, default=8, help="pairs per forward pass; default: 8")
-    parser.add_argument("--people", type=int, default=16, help="synthetic people, two pictures each")
+    parser.add_argument("--size", type=terminal.whole(32, 4096), default=256, help="pixels; default: 256")
+    parser.add_argument("--pairs", type=terminal.whole(1), default=64, help="pairs to swap; default: 64")
+    parser.add_argument("--batch", type=terminal.whole(1), default=8, help="pairs per forward pass; default: 8")
+    parser.add_argument("--people", type=terminal.whole(1), default=16, help="synthetic people, two pictures each")
     parser.add_argument("--pose", help="pose estimator (a card of eval/cards.py) that also runs")
     parser.add_argument("--precision", choices=DTYPES, default="fp32", help="default: fp32")
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads; default: 1")
+    parser.add_argument("--threads", type=terminal.whole(1, 1024), default=1, help="CPU threads; default: 1")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     accelerator = Accelerator(cpu=not torch.cuda.is_available())

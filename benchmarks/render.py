@@ -1,6 +1,5 @@
 """Milliseconds per picture of teachers/exact: `python benchmarks/render.py [--threads 1]`."""
 
-import argparse
 import statistics
 import sys
 import time
@@ -8,16 +7,21 @@ from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
+from swapcore import start
+
+start.command(__name__)
+
 import torch
 
+from swapcore import terminal
 from teachers.exact import render, sample_attributes, sample_identities
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads; default: 1")
-    parser.add_argument("--batch", type=int, default=8, help="pictures per call; default: 8")
-    parser.add_argument("--runs", type=int, default=7, help="timed calls; default: 7")
+    parser = terminal.parser(__doc__)
+    parser.add_argument("--threads", type=terminal.whole(1, 1024), default=1, help="CPU threads; default: 1")
+    parser.add_argument("--batch", type=terminal.whole(1), default=8, help="pictures per call; default: 8")
+    parser.add_argument("--runs", type=terminal.whole(1), default=7, help="timed calls; default: 7")
     parser.add_argument("--device", default="cpu", help="cpu (default) or cuda")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)

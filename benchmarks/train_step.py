@@ -21,6 +21,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[0] = str(ROOT)
 
+from swapcore import start
+
+start.command(__name__)
+
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
@@ -41,6 +45,7 @@ from distill.train.perceptual import Perceptual, backbone
 from distill.train.stream import batches
 from students.identity_encoder import CARDS as ENCODERS
 from students.identity_encoder import IdentityEncoder
+from swapcore import terminal
 from swapcore.hardware import environment
 
 NAMES = {"a": "as the original runs it", "b": "ours"}
@@ -192,14 +197,14 @@ def curves(args: argparse.Namespace, folder: str, device: torch.device) -> dict:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = terminal.parser(__doc__)
     parser.add_argument("--quick", action="store_true", help="64 px, width 8, batch 4, few steps, small networks")
     parser.add_argument("--student", default="mobilefsgan", help="name of students.STUDENTS")
-    parser.add_argument("--width", type=int, default=64, help="channels of the student; default: 64")
-    parser.add_argument("--size", type=int, default=256, help="pixels; default: 256")
-    parser.add_argument("--batch", type=int, default=16, help="samples per step; default: 16")
-    parser.add_argument("--steps", type=int, help="timed steps; default: 50, with --curves 500")
-    parser.add_argument("--warmup", type=int, default=10, help="steps before timing; default: 10")
+    parser.add_argument("--width", type=terminal.whole(1), default=64, help="channels of the student; default: 64")
+    parser.add_argument("--size", type=terminal.whole(32, 4096), default=256, help="pixels; default: 256")
+    parser.add_argument("--batch", type=terminal.whole(1), default=16, help="samples per step; default: 16")
+    parser.add_argument("--steps", type=terminal.whole(1), help="timed steps; default: 50, with --curves 500")
+    parser.add_argument("--warmup", type=terminal.whole(0), default=10, help="steps before timing; default: 10")
     parser.add_argument("--precision", choices=DTYPES, default="bf16", help="of (b); default: bf16")
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=False, help="torch.compile in (b)")
     parser.add_argument("--autotune", action=argparse.BooleanOptionalAction, default=True, help="of cuDNN in (b)")
@@ -207,9 +212,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--perceptual", choices=("vgg16", "identity_encoder", "none"), default="vgg16")
     parser.add_argument("--only", choices=NAMES, help="measure one variant alone, to save time")
     parser.add_argument("--curves", action="store_true", help="compare loss curves over seeds instead of timing")
-    parser.add_argument("--seeds", type=int, default=3, help="seeds of --curves; default: 3")
-    parser.add_argument("--workers", type=int, default=0, help="loader processes")
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads; default: 1")
+    parser.add_argument("--seeds", type=terminal.whole(1), default=3, help="seeds of --curves; default: 3")
+    parser.add_argument("--workers", type=terminal.whole(0, 1024), default=0, help="loader processes")
+    parser.add_argument("--threads", type=terminal.whole(1, 1024), default=1, help="CPU threads; default: 1")
     parser.add_argument("--out", type=Path, help="JSON file of all measurements")
     args = parser.parse_args(arguments)
     if args.quick:

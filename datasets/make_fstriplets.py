@@ -13,14 +13,18 @@ from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parent.parent)  # this folder must not be searched for `synthetic`
 
+from swapcore import start
+
+start.command(__name__, resumes=True)
+
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
 from distill.data.synthetic import RENDERER_HASH, check_settings, people
+from swapcore import terminal
 from swapcore.images import save_png, to_uint8
 from swapcore.locks import folder_lock
-from swapcore.terminal import run_command
 from teachers.exact import ATTRIBUTES, IDENTITY, render
 
 CHUNK = 16  # pairs drawn at once
@@ -109,18 +113,17 @@ def write(folder: Path, count: int, images: int, size: int, seed: int, device: s
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = terminal.parser(__doc__)
     parser.add_argument("folder", type=Path, help="output folder")
-    parser.add_argument("--people", type=int, default=50, help="number of people; default: 50")
-    parser.add_argument("--images", type=int, default=4, help="per person in vanilla and edited_target; default: 4")
-    parser.add_argument("--size", type=int, default=256, help="side in pixels; default: 256")
-    parser.add_argument("--seed", type=int, default=0, help="seed of people and pictures; default: 0")
+    parser.add_argument("--people", type=terminal.whole(1), default=50, help="number of people; default: 50")
+    parser.add_argument(
+        "--images", type=terminal.whole(2), default=4, help="per person in vanilla and edited_target; default: 4"
+    )
+    parser.add_argument("--size", type=terminal.whole(16, 4096), default=256, help="side in pixels; default: 256")
+    parser.add_argument("--seed", type=terminal.whole(0), default=0, help="seed of people and pictures; default: 0")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     args = parser.parse_args()
-    for name, least in (("people", 1), ("images", 2), ("size", 16)):
-        if getattr(args, name) < least:
-            parser.error(f"--{name} must be at least {least}")
-    return run_command(lambda: make(args))
+    return terminal.run_command(lambda: make(args))
 
 
 def make(args: argparse.Namespace) -> None:

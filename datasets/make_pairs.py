@@ -16,27 +16,35 @@ from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parent.parent)  # this folder is no package
 
+from swapcore import start
+
+start.command(__name__)
+
 from distill.config import ConfigError, check_weights
 from distill.data.photos import Photos, read_manifest, scan
 from distill.evaluate.pairs import ALIGNED, AS_GIVEN, RENDERED, SMALLEST, SYNTHETIC, by_people, by_singles, read, save
-from swapcore import weights
+from swapcore import terminal, weights
 from swapcore.files import check_folder
 from swapcore.images import DataError, picture_side
 from swapcore.locks import folder_lock
-from swapcore.terminal import run_command
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = terminal.parser(__doc__)
     kinds = parser.add_subparsers(dest="kind", required=True, metavar="KIND")
-    common = argparse.ArgumentParser(add_help=False)
+    common = terminal.Parser(add_help=False)
     common.add_argument("folder", type=Path, metavar="FOLDER", help="pictures, or the root of FaceForensics++")
     common.add_argument("--out", type=Path, required=True, metavar="LIST", help="folder to write to")
-    common.add_argument("--resolution", type=int, default=256, help="side of the crops in pixels (default: 256)")
+    common.add_argument(
+        "--resolution",
+        type=terminal.whole(SMALLEST, 4096),
+        default=256,
+        help="side of the crops in pixels (default: 256)",
+    )
     common.add_argument("--weights", nargs="+", default=[], metavar="FOLDER", help="folders to search for weight files")
-    drawn = argparse.ArgumentParser(add_help=False)
-    drawn.add_argument("--count", type=int, default=1000, help="number of pairs (default: 1000)")
-    drawn.add_argument("--seed", type=int, default=0, help="seed of the pairs (default: 0)")
+    drawn = terminal.Parser(add_help=False)
+    drawn.add_argument("--count", type=terminal.whole(1), default=1000, help="number of pairs (default: 1000)")
+    drawn.add_argument("--seed", type=terminal.whole(0), default=0, help="seed of the pairs (default: 0)")
     for kind, text in (("people", "people with several photographs"), ("singles", "one photograph a person")):
         command = kinds.add_parser(kind, parents=[common, drawn], help=text)
         command.add_argument("--align", action="store_true", help="find and align the faces first (extra: video)")
@@ -47,17 +55,15 @@ def main(arguments: list[str] | None = None) -> int:
         "--splits", type=Path, nargs="+", required=True, help="the data set's own train, val, test.json"
     )
     command.add_argument("--compression", default="c23", choices=("raw", "c23", "c40"))
-    command.add_argument("--frames", type=int, default=10, help="frames of each video (default: 10)")
+    command.add_argument("--frames", type=terminal.whole(2), default=10, help="frames of each video (default: 10)")
     command.add_argument(
         "--swaps-of", metavar="METHOD", help="also write the swaps of this method, such as Deepfakes, to LIST/METHOD"
     )
     args = parser.parse_args(arguments)
-    return run_command(lambda: write_list(args))
+    return terminal.run_command(lambda: write_list(args))
 
 
 def write_list(args: argparse.Namespace) -> None:
-    if args.resolution < SMALLEST:
-        raise ConfigError(f"--resolution: expected at least {SMALLEST} pixels, got {args.resolution}")
     check_folder(args.out)
     check_weights(args.weights)
     with folder_lock(args.out):
@@ -71,8 +77,6 @@ def write_list(args: argparse.Namespace) -> None:
 
 def folder_list(args: argparse.Namespace) -> Path:
     """Write pairs.json of a folder of pictures; returns its path."""
-    if args.count < 1:
-        raise ConfigError(f"--count: expected at least 1, got {args.count}")
     if args.kind == "synthetic":
         photos = read_manifest(args.folder, args.split, args.resolution)
         if not photos.rows or "identity" not in photos.rows[0]:
@@ -120,10 +124,6 @@ def faceforensics_list(args: argparse.Namespace) -> Path:
     """Write pairs.json of a copy of FaceForensics++; returns its path."""
     from distill.evaluate import faceforensics
 
-    if args.frames < 2:
-        raise ConfigError(
-            f"--frames: expected at least 2, because the gallery frame lies between two, got {args.frames}"
-        )
     path = faceforensics.prepare(
         args.folder, args.splits, args.out, find_face=_detector(args), compression=args.compression, frames=args.frames,
         resolution=args.resolution,

@@ -11,27 +11,28 @@ from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parent.parent)  # this folder must not be searched for `synthetic`
 
+from swapcore import start
+
+start.command(__name__, resumes=True)
+
 import torch
 
 from distill.data import synthetic
+from swapcore import terminal
 from swapcore.locks import folder_lock
-from swapcore.terminal import run_command
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = terminal.parser(__doc__)
     parser.add_argument("folder", type=Path, help="output folder")
-    parser.add_argument("--people", type=int, default=100, help="number of people; default: 100")
-    parser.add_argument("--images", type=int, default=4, help="pictures of each person; default: 4")
-    parser.add_argument("--size", type=int, default=256, help="side in pixels; default: 256")
-    parser.add_argument("--seed", type=int, default=0, help="seed of people and pictures; default: 0")
+    parser.add_argument("--people", type=terminal.whole(1), default=100, help="number of people; default: 100")
+    parser.add_argument("--images", type=terminal.whole(1), default=4, help="pictures of each person; default: 4")
+    parser.add_argument("--size", type=terminal.whole(1, 4096), default=256, help="side in pixels; default: 256")
+    parser.add_argument("--seed", type=terminal.whole(0), default=0, help="seed of people and pictures; default: 0")
     parser.add_argument("--split", default="train", help="train (default), val or test; no person is in two splits")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     args = parser.parse_args()
-    for name in ("people", "images", "size"):
-        if getattr(args, name) < 1:
-            parser.error(f"--{name} must be at least 1")
-    return run_command(lambda: write(args))
+    return terminal.run_command(lambda: write(args))
 
 
 def write(args: argparse.Namespace) -> None:

@@ -5,6 +5,7 @@ Errors name the key of the experiment and list the known names.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from importlib.util import find_spec
 from pathlib import Path
@@ -22,11 +23,12 @@ from eval.estimators import Estimator, Estimators, load_estimator, mirrored
 from students.export import targets
 from students.identity_encoder import CARDS as ENCODERS
 from students.identity_encoder import IdentityEncoder, load_identity_encoder
-from swapcore import weights
+from swapcore import terminal, weights
 from swapcore.onnx import content_sha256
 
 OUTPUTS = {"recogniser": "embedding"}  # role -> output of its estimator, where the names differ
-PACKAGES = {"lpips": "lpips", "fsanet": "onnxruntime", "inception": "torch-fidelity"}  # architecture -> package
+# architecture -> package, and the extra of setup.py that installs it
+PACKAGES = {"lpips": ("lpips", None), "fsanet": ("onnxruntime", "onnx"), "inception": ("torch-fidelity", "fid")}
 # teacher -> weight files used where the experiment names none: key -> name of a card
 DEFAULT_WEIGHTS = {"landmark_warp": {"landmarks": "3ddfa_v2_mb05"}}
 
@@ -37,12 +39,12 @@ def check_names(exp: Experiment) -> None:
     Raises ConfigError, WeightsError.
     """
     check_weights(exp.weights)
-    stages, chosen = set(exp.stages), []
+    stages, chosen, cards = set(exp.stages), [], []
     refined = [name for name, kinds in LEARNERS.items() if "refine" in kinds]
     if "refine" in stages and exp.student.name not in refined:
         raise ConfigError(f"student.name: expected {' or '.join(refined)} for stage `refine`, got '{exp.student.name}'")
     if stages & {"pseudo_gt", "train", "eval"}:
-        _encoder_file(exp.student.identity_encoder, exp, "student.identity_encoder")
+        cards.append(_encoder_card(exp.student.identity_encoder, "student.identity_encoder"))
         with torch.device("meta"):  # shapes without values
             learner(exp, IdentityEncoder(ENCODERS[exp.student.identity_encoder]))
     if "eval" in stages:
@@ -56,33 +58,34 @@ def check_names(exp: Experiment) -> None:
         chosen += _choices(exp, exp.eval.metrics).values()
     if "export" in stages:
         try:
-            targets.chosen(exp.export.to, exp.export.precisions)
+            targets.check_packages(*(name for name, _ in targets.chosen(exp.export.to, exp.export.precisions)))
         except ValueError as error:
             raise ConfigError(f"export: {error}") from None
         chosen += _choices(exp, ("id_retrieval",)).values()
     if "pseudo_gt" in stages:
         chosen += _quality_choices(exp).values()
-        for spec in exp.pseudo_gt.teachers:
-            teacher_files(spec, exp)
-    for choice in chosen:
-        _files(choice, exp)
+        known = _cards_of_files()
+        cards += [known[name] for spec in exp.pseudo_gt.teachers for name in _named(spec).values() if name in known]
+    cards += [card for choice in chosen for card in _cards(choice)]
+    weights.find_all(cards, exp.weights)
+    for spec in exp.pseudo_gt.teachers if "pseudo_gt" in stages else ():
+        teacher_files(spec, exp)
 
 
 def identity_encoder(
     exp: Experiment, name: str | None = None, key: str = "student.identity_encoder"
 ) -> IdentityEncoder:
     """The frozen identity encoder `name`, by default the experiment's. Raises ConfigError, WeightsError."""
-    path = _encoder_file(name or exp.student.identity_encoder, exp, key)
+    path = weights.find(_encoder_card(name or exp.student.identity_encoder, key), exp.weights)
     encoder = load_identity_encoder(name or exp.student.identity_encoder, path)
     encoder.weight_hash = weights.sha256(path)[:16]
     return encoder
 
 
-def _encoder_file(name: str, exp: Experiment, key: str) -> Path:
-    check_weights(exp.weights)
+def _encoder_card(name: str, key: str) -> weights.Card:
     if name not in ENCODERS:
         raise ConfigError(f"{key}: unknown identity encoder '{name}'; known: {', '.join(ENCODERS)}")
-    return weights.find(ENCODERS[name], exp.weights)
+    return ENCODERS[name]
 
 
 def learner(exp: Experiment, encoder: IdentityEncoder, stage: str = "train") -> Learner:
@@ -124,7 +127,9 @@ class Choice(NamedTuple):
 def estimators(exp: Experiment) -> Estimators:
     """The estimators that the metrics of `exp` need. Raises ConfigError, WeightsError."""
     check_weights(exp.weights)
-    loaded = {role: _estimator(choice, exp) for role, choice in _choices(exp, exp.eval.metrics).items()}
+    choices = _choices(exp, exp.eval.metrics)
+    weights.find_all([card for choice in choices.values() for card in _cards(choice)], exp.weights)
+    loaded = {role: _estimator(choice, exp) for role, choice in choices.items()}
     if exp.eval.flip and "recogniser" in loaded:
         loaded["recogniser"] = mirrored(loaded["recogniser"])
     return Estimators(**loaded)
@@ -166,7 +171,7 @@ def _quality_choices(exp: Experiment) -> dict[str, Choice]:
 
 
 def _estimator(choice: Choice, exp: Experiment) -> Estimator:
-    paths = _files(choice, exp)
+    paths = weights.find_all(_cards(choice), exp.weights)
     if choice.name not in ENCODERS:
         return load_estimator(choice.name, paths, choice.output)
     encoder = identity_encoder(exp, choice.name, choice.key)
@@ -174,18 +179,27 @@ def _estimator(choice: Choice, exp: Experiment) -> Estimator:
     return Estimator(encoder, card.name, encoder.weight_hash, crop=card.crop, colour_order=card.colour_order)
 
 
-def _files(choice: Choice, exp: Experiment) -> list[Path]:
-    """The weight files of an estimator, their sha256 checked. Raises ConfigError, WeightsError."""
+def _cards(choice: Choice) -> tuple[weights.Card, ...]:
+    """The cards of an estimator's weight files. Raises ConfigError for an unknown name and for a missing package."""
     known = _known(choice.output)
     if choice.name not in known:
         problem = f"unknown estimator '{choice.name}'"
         if choice.name in CARDS:
             problem = f"'{choice.name}' gives {' and '.join(CARDS[choice.name].outputs)}, not '{choice.output}'"
         raise ConfigError(f"{choice.key}: {problem}; known: {', '.join(known)}")
-    package = PACKAGES.get(CARDS[choice.name].architecture) if choice.name in CARDS else None
+    architecture = CARDS[choice.name].architecture if choice.name in CARDS else None
+    package, extra = PACKAGES.get(architecture, (None, None))
     if package and find_spec(package.replace("-", "_")) is None:
-        raise ConfigError(f"{choice.key}: '{choice.name}' needs the package {package}: pip install {package}")
-    return [weights.find(card, exp.weights) for card in known[choice.name]]
+        raise ConfigError(f"{choice.key}: '{choice.name}' needs the package {package}: {terminal.install(extra)}")
+    return known[choice.name]
+
+
+def packages_of(role: str) -> str:
+    """The end of an option's help: which estimators of a role need a package of an extra."""
+    output = OUTPUTS.get(role, role)
+    cards = [card for card in CARDS.values() if output in card.outputs and PACKAGES.get(card.architecture, ("", ""))[1]]
+    needs = [(card.name, *PACKAGES[card.architecture]) for card in cards]
+    return "".join(f"; {name} needs {package}: {terminal.install(extra)}" for name, package, extra in needs)
 
 
 def _known(output: str) -> dict[str, tuple[weights.Card, ...]]:
@@ -211,7 +225,7 @@ def teacher_files(spec: Teacher, exp: Experiment, key: str = "pseudo_gt.teachers
     """The paths of a teacher's files by their key, checked but not loaded. Raises ConfigError, WeightsError."""
     if spec.name not in teachers.TEACHERS:
         raise ConfigError(f"{key}: unknown teacher '{spec.name}'; known: {', '.join(teachers.TEACHERS)}")
-    named = {**DEFAULT_WEIGHTS.get(spec.name, {}), **spec.weights}
+    named = _named(spec)
     for part in spec.sha256:
         if part not in named:
             raise ConfigError(f"{key}: sha256.{part}: there is no weights.{part}; name the file there")
@@ -227,6 +241,15 @@ def teacher_contents(spec: Teacher, exp: Experiment, key: str = "pseudo_gt.teach
     return {"name": spec.name, "options": spec.options, "files": hashes}
 
 
+def _named(spec: Teacher) -> dict[str, str]:
+    """The names of a teacher's files by their key: paths, or names of cards."""
+    return {**DEFAULT_WEIGHTS.get(spec.name, {}), **spec.weights}
+
+
+def _cards_of_files() -> dict[str, weights.Card]:
+    return {**CARDS, **ENCODERS}
+
+
 def label(spec: Teacher) -> str:
     """The name of a teacher in tables."""
     return spec.label or spec.name
@@ -234,11 +257,13 @@ def label(spec: Teacher) -> str:
 
 def _file(name: str, sha256: str | None, exp: Experiment, key: str) -> Path:
     """The file of a card or of a path; a path may be relative to a folder of weights."""
-    cards = {**CARDS, **ENCODERS}
+    cards = _cards_of_files()
     if name in cards:
         return weights.find(cards[name], exp.weights)
     folders = weights.search_folders(exp.weights)
-    path = next((p for p in (Path(name), *(folder / name for folder in folders)) if p.is_file()), None)
+    path = next(
+        (p for p in (Path(os.path.expanduser(name)), *(folder / name for folder in folders)) if p.is_file()), None
+    )
     if path is None:
         raise ConfigError(
             f"{key}: {name} is no file here or in {', '.join(map(str, folders))}, and no card "

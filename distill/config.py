@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import functools
 import math
+import os
 import types
 import typing
 from collections.abc import Iterable
@@ -17,10 +18,11 @@ from typing import Any, Literal, NamedTuple
 
 import yaml
 
-from distill.schema import STAGES, Changes, Experiment, Teacher, in_words
-from swapcore.terminal import nearest
+from distill.schema import STAGES, Changes, Experiment, Location, Teacher, in_words
+from swapcore.terminal import LARGEST, nearest
 
 Override = str | tuple[str, Any]
+TEXTS = (str, Location)  # types of keys whose value is text, whatever it looks like
 
 
 class ConfigError(ValueError):
@@ -41,7 +43,7 @@ def load(path: str | Path, overrides: Iterable[Override] = (), full_size: bool =
     An override is text, `section.key=value`, or a pair of `section.key` and a value, which is not parsed. With
     full_size, the settings under `full_size` in the file are applied first.
     """
-    path = Path(path)
+    path = Path(os.path.expanduser(path))
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -137,9 +139,9 @@ def _parse(override: str) -> tuple[str, Any]:
     if not separator or not key:
         raise ConfigError(f"override '{override}': expected section.key=value, for example train.steps=100")
     hint = _below(Changes, key)
-    if hint in (str, str | None):
+    if hint in (*TEXTS, *(kind | None for kind in TEXTS)):
         return key, _typed(hint, yaml.ScalarNode("", text), None)
-    if hint == tuple[str, ...] and text and not text.startswith("["):
+    if hint in [tuple[kind, ...] for kind in TEXTS] and text and not text.startswith("["):
         return key, [text]
     return key, _read(text, hint, f"override '{override}'")
 
@@ -155,7 +157,7 @@ def _typed(hint: Any, node: yaml.Node | None, loader: Any) -> Any:
         return {str(k.value): _typed(_below(hint, str(k.value)), value, loader) for k, value in node.value}
     if isinstance(node, yaml.SequenceNode) and hint is not Any:
         return [_typed(_below(hint, "0"), entry, loader) for entry in node.value]
-    if hint in (str, Teacher) and unquoted:
+    if hint in (*TEXTS, Teacher) and unquoted:
         return node.value or None
     return node and loader.construct_object(node, deep=True)
 
@@ -227,6 +229,11 @@ def _convert(hint: Any, value: Any, name: str, where: str) -> Any:
         with contextlib.suppress(TypeError, ValueError):  # PyYAML reads 1e-4 as text
             if math.isfinite(float(value)):
                 return float(value)
+    if hint is Location and isinstance(value, str):
+        scheme = "sqlite:///" if value.startswith("sqlite:///") else ""
+        return scheme + os.path.expanduser(value.removeprefix(scheme))
+    if hint is int and type(value) is int and abs(value) > LARGEST:
+        raise ConfigError(f"{where}: {name}: expected a whole number up to {LARGEST}, got {value}")
     if hint in (int, bool, str) and type(value) is hint:
         return value
     raise ConfigError(f"{where}: {name}: expected {in_words(hint)}, got {_describe(value)}")
@@ -243,16 +250,29 @@ def _check(exp: Experiment, where: str) -> None:
         return functools.reduce(getattr, key.split("."), exp)
 
     for key in (
-        "data.train_people", "data.train_images", "pseudo_gt.pairs", "pseudo_gt.shard_size", "pseudo_gt.batch_size",
-        "train.batch_size", "train.accumulation", "train.log_steps", "eval.pairs", "eval.batch_size",
+        "data.train_people", "data.train_images", "data.min_size", "pseudo_gt.pairs", "pseudo_gt.shard_size",
+        "pseudo_gt.batch_size", "eval.pairs", "eval.batch_size",
     ):  # fmt: skip
         require(value_of(key) >= 1, key, "at least 1")
-    for key in ("threads", "minutes", "data.workers", "train.steps"):
+    for key in (
+        "seed", "minutes", "data.val_people", "data.cache_gb", "pseudo_gt.identity_cache_mb", "eval.pictures",
+    ):  # fmt: skip
         require(value_of(key) >= 0, key, "0 or more")
-    for key in ("train.mix", "train.fstriplets"):
-        shares = to_dict(value_of(key)).values()
-        require(min(shares) >= 0, key, "shares of 0 or more")
-        require(sum(shares) > 0, key, "at least one share above 0")
+    for key in ("threads", "data.workers"):
+        require(0 <= value_of(key) <= 1024, key, "0 to 1024")
+    for part in ("train", "refine.train"):
+        for key in ("batch_size", "accumulation", "log_steps", "preview_steps", "checkpoint_steps"):
+            require(value_of(f"{part}.{key}") >= 1, f"{part}.{key}", "at least 1")
+        for key in ("steps", "warmup_steps"):
+            require(value_of(f"{part}.{key}") >= 0, f"{part}.{key}", "0 or more")
+        for key in ("lr", "lr_discriminator", "grad_clip"):
+            require(value_of(f"{part}.{key}") > 0, f"{part}.{key}", "more than 0")
+        require(all(0 <= beta < 1 for beta in value_of(f"{part}.betas")), f"{part}.betas", "two decays in [0, 1)")
+        require(0 <= value_of(f"{part}.ema") < 1, f"{part}.ema", "a decay in [0, 1)")
+        for key in ("mix", "fstriplets"):
+            shares = to_dict(value_of(f"{part}.{key}")).values()
+            require(min(shares) >= 0, f"{part}.{key}", "shares of 0 or more")
+            require(sum(shares) > 0, f"{part}.{key}", "at least one share above 0")
     for stage in exp.stages:
         if stage not in STAGES:
             raise ConfigError(f"{where}: stages: unknown stage '{stage}'{nearest(stage, STAGES)}")
@@ -261,6 +281,8 @@ def _check(exp: Experiment, where: str) -> None:
     exports = "export" in exp.stages
     require(exp.name not in ("", ".", "..") and "/" not in exp.name and "\\" not in exp.name, "name", "a folder name")
     require("shared" not in exp.variants, "variants", "another name than 'shared', the folder of common data,")
+    require(exp.train.seed is None or exp.train.seed >= 0, "train.seed", "0 or more")
+    require(min(exp.seeds, default=0) >= 0, "seeds", "numbers of 0 or more")
     require(len(set(exp.seeds)) == len(exp.seeds), "seeds", "each seed once")
     require("" not in exp.eval.metrics, "eval.metrics", "no empty name (a comma too many?)")
     require(len(exp.eval.metrics) > 0, "eval.metrics", "at least one metric")
@@ -268,7 +290,8 @@ def _check(exp: Experiment, where: str) -> None:
         known = tuple(exp.variants) or (exp.student.name,)
         require(exp.eval.reference in (None, *known), "eval.reference", f"a variant ({', '.join(known)})")
     require(bool(exp.export.to) == exports, "export.to", "targets, and `export` among `stages`, or neither")
-    require(data.resolution >= 32 and data.resolution % 32 == 0, "data.resolution", "a multiple of 32")
+    sizes = 32 <= data.resolution <= 4096 and data.resolution % 32 == 0
+    require(sizes, "data.resolution", "a multiple of 32 up to 4096")
     require(data.kind != "photos" or data.photos is not None, "data.photos", "a folder (data.photos=FOLDER)")
     require(data.test_people >= 2, "data.test_people", "at least 2: retrieval needs a gallery")
     require(data.test_images >= 2, "data.test_images", "at least 2: one for the gallery, the others as sources")
@@ -277,8 +300,6 @@ def _check(exp: Experiment, where: str) -> None:
     require(len(teachers) >= 1, "pseudo_gt.teachers", "at least one teacher")
     require(min(teacher.share for teacher in teachers) > 0, "pseudo_gt.teachers", "shares above 0")
     require(len(set(labels)) == len(labels), "pseudo_gt.teachers", "a `label` for each teacher of the same name")
-    require(0 <= exp.train.ema < 1, "train.ema", "a decay in [0, 1)")
-    require(exp.train.lr > 0, "train.lr", "more than 0")
     require(exp.train.fstriplets.different_poses == 0, "train.fstriplets.different_poses", "0: no such pictures exist")
     if exp.train.mix.fstriplets > 0:
         require(data.fstriplets is not None, "data.fstriplets", "a folder (data.fstriplets=F)")

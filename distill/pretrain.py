@@ -11,6 +11,10 @@ new sha256 into the network's card.
 
 from __future__ import annotations
 
+from swapcore import start
+
+start.command(__name__)
+
 import argparse
 import os
 import sys
@@ -157,11 +161,11 @@ def accuracy(targets: str, predicted: Tensor, truth: Tensor) -> dict[str, float]
 def main() -> None:
     parser = terminal.parser(__doc__)
     parser.add_argument("network", choices=RECIPES, help="network to train")
-    parser.add_argument("--people", type=int, default=24000, help="people to draw; default: 24000")
-    parser.add_argument("--steps", type=int, default=4000, help="training steps; default: 4000")
-    parser.add_argument("--batch", type=int, default=96, help="pictures per step; default: 96")
-    parser.add_argument("--lr", type=float, default=3e-3, help="highest learning rate; default: 0.003")
-    parser.add_argument("--seed", type=int, help="default: a fixed seed for each network")
+    parser.add_argument("--people", type=terminal.whole(1), default=24000, help="people to draw; default: 24000")
+    parser.add_argument("--steps", type=terminal.whole(1), default=4000, help="training steps; default: 4000")
+    parser.add_argument("--batch", type=terminal.whole(1), default=96, help="pictures per step; default: 96")
+    parser.add_argument("--lr", type=terminal.number(0), default=3e-3, help="highest learning rate; default: 0.003")
+    parser.add_argument("--seed", type=terminal.whole(0), help="default: a fixed seed for each network")
     parser.add_argument("--out", type=Path, help="output folder; default: the folder of the shipped weights")
     args = parser.parse_args()
     recipe = RECIPES[args.network]

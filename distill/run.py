@@ -14,6 +14,10 @@ from pathlib import Path
 # Python puts the script's own folder first on sys.path. A bare clone needs the repository root there.
 sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
+from swapcore import start
+
+start.command(__name__, resumes=True)
+
 import argparse
 import os
 import warnings
@@ -32,10 +36,10 @@ from distill.report import page
 from distill.stage import OutOfTime, signals_stop_the_command, stop_if_asked
 from distill.tracking import Tracker
 from distill.train import loop
+from swapcore import terminal
 from swapcore.files import write_text
 from swapcore.hardware import available_cores
 from swapcore.locks import folder_lock
-from swapcore.terminal import run_command
 
 STAGES = {
     "data": prepare.run,
@@ -50,9 +54,8 @@ RUN_AGAIN = 75  # exit status after `minutes` or SIGTERM: EX_TEMPFAIL of sysexit
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, prog="distill/run.py"
-    )
+    parser = terminal.parser(__doc__)
+    parser.prog = "distill/run.py"
     parser.add_argument("experiment", help="YAML file, see experiments/")
     parser.add_argument("overrides", nargs="*", default=[], metavar="section.key=value", help="change keys of the file")
     parser.add_argument("--full-size", action="store_true", help="apply the file's full_size settings")
@@ -60,7 +63,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--estimate", action="store_true", help="print the memory, operations and time of training")
     parser.add_argument("--traceback", action="store_true", help="show where an error came from")
     args = parser.parse_intermixed_args(arguments)
-    return command(args) if args.traceback else run_command(lambda: command(args))
+    return command(args) if args.traceback else terminal.run_command(lambda: command(args))
 
 
 def command(args: argparse.Namespace) -> int:

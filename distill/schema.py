@@ -1,14 +1,19 @@
 """All keys of an experiment file, with type, default and meaning. On the command line a key is `section.key=value`.
 
 A value is read by the type of its key. A text key takes the text as it is written: `name: 001` and `name=001` name the
-folder `001`, and `data.photos="F #2"` the folder `F #2`. Where a key may be null, `null` and `none` are null; in other
-keys, or in quotes in a file, they are text. A list of texts is `[a, b]`, with quotes round an entry with a comma or a
-bracket; on the command line, `weights=FOLDER` is a list of one. Other values are YAML, except that `1e-4` is a number.
+folder `001`, and `data.photos="F #2"` the folder `F #2`. A path may begin with `~`, the home folder. Where a key may be
+null, `null` and `none` are null; in other keys, or in quotes in a file, they are text. A list of texts is `[a, b]`,
+with quotes round an entry with a comma or a bracket; on the command line, `weights=FOLDER` is a list of one. Other
+values are YAML, except that `1e-4` is a number.
 
 `python -m distill.schema > docs/yaml_keys.md` writes this page from the comments of distill/schema.py.
 """
 
 from __future__ import annotations
+
+from swapcore import start
+
+start.command(__name__)
 
 import inspect
 import json
@@ -23,14 +28,18 @@ STAGES = ("data", "pseudo_gt", "train", "refine", "eval", "export", "report")
 Changes = NewType("Changes", dict[str, Any])  # {section.key: value}
 
 
+class Location(str):
+    """The type of keys that name a file or folder; some also take a URL. Their values are plain text."""
+
+
 @dataclass(frozen=True)
 class Data:
     """Stage `data`: aligned crops of drawn people (`synthetic`) or of photographs (`photos`)."""
 
     kind: Literal["synthetic", "photos"] = "synthetic"  # drawn people, or photographs of `photos`
     resolution: int = 256  # pixels, height = width of every crop
-    photos: str | None = None  # folder with one subfolder per person, or without subfolders
-    heldout: str | None = None  # folder of other people for evaluation; null: `test_people` of `photos` are held out
+    photos: Location | None = None  # folder with one subfolder per person, or without subfolders
+    heldout: Location | None = None  # folder of other people for evaluation; null: holds out `test_people` of `photos`
     allow_leaks: bool = False  # pictures of `photos` may also be in `heldout`; false: that is an error
     min_size: int = 64  # pixels; smaller photographs are skipped and reported
     train_people: int = 2000  # synthetic only: people in training
@@ -38,8 +47,8 @@ class Data:
     test_people: int = 64  # people in evaluation: synthetic, or photographs where `heldout` is null
     train_images: int = 2  # per synthetic person in training
     test_images: int = 4  # per synthetic person in evaluation: one in the gallery, the others as sources
-    fstriplets: str | None = None  # folder in the layout of the original FSTriplets, for train.mix.fstriplets
-    occlusions: str | None = None  # folder of RGBA pictures pasted on FSTriplets targets
+    fstriplets: Location | None = None  # folder in the layout of the original FSTriplets, for train.mix.fstriplets
+    occlusions: Location | None = None  # folder of RGBA pictures pasted on FSTriplets targets
     occlusion_share: float = 0.0  # share of the FSTriplets samples whose target gets an occlusion
     cache_gb: float = 4.0  # memory per process for decoded images
     workers: int = 1  # loader processes per training process
@@ -51,7 +60,7 @@ class Teacher:
 
     name: str  # of teachers.TEACHERS
     share: float = 1.0  # of the pairs that this teacher swaps; shares need not sum to one
-    weights: dict[str, str] = field(default_factory=dict)  # file of each network: its path, or the name of its card
+    weights: dict[str, Location] = field(default_factory=dict)  # of each network: path of its file, or name of its card
     sha256: dict[str, str] = field(default_factory=dict)  # expected sha256 of those files, or its first digits
     options: dict[str, Any] = field(default_factory=dict)  # arguments of the teacher's class
     label: str | None = None  # name in tables; null: `name`
@@ -78,7 +87,7 @@ class PseudoGT:
     shard_size: int = 500  # pairs per tar file
     batch_size: int = 16  # pairs per forward pass of a teacher
     quality: Quality = Quality()
-    destination: str | None = None  # folder or fsspec URL (s3://bucket/path) of the shards; null: the run's folder
+    destination: Location | None = None  # folder or fsspec URL (s3://bucket/path) of the shards; null: the run's folder
     precision: Literal["fp32", "fp16", "bf16"] = "fp32"  # of the teachers that support it; others: fp32
     identity_cache_mb: int = 512  # memory for the teachers' embeddings of sources
 
@@ -225,7 +234,7 @@ class Export:
 class Tracking:
     """Records of the runs in MLflow."""
 
-    uri: str = "sqlite:///mlflow.db"  # where MLflow keeps the runs; `none`: without MLflow, files only
+    uri: Location = "sqlite:///mlflow.db"  # where MLflow keeps the runs; `none`: without MLflow, files only
     experiment: str = "swapdistill"  # name in MLflow
 
 
@@ -235,11 +244,11 @@ class Experiment:
 
     name: str  # folder under `runs`; in a file the default is the name of the file
     seed: int = 0  # of people, pairs, initialisation and order
-    runs: str = "runs"  # folder of all results
+    runs: Location = "runs"  # folder of all results
     threads: int = 0  # CPU threads per process; 0: cores of the machine / processes
     minutes: float = 0.0  # stop after this time; the same command continues the run; 0: no limit
     stages: tuple[str, ...] = ("data", "pseudo_gt", "train", "eval", "report")  # in this order; also refine, export
-    weights: tuple[str, ...] = ()  # folders with weight files, searched before $SWAPDISTILL_WEIGHTS and the cache
+    weights: tuple[Location, ...] = ()  # folders with weight files, searched before $SWAPDISTILL_WEIGHTS and the cache
     data: Data = Data()
     pseudo_gt: PseudoGT = PseudoGT()
     student: Student = Student()
@@ -274,7 +283,8 @@ def in_words(hint: Any) -> str:
     if origin is tuple:
         count = "" if ... in arguments else f"{len(arguments)} "
         return f"a list of {count}{in_words(arguments[0]).removeprefix('a ')}s"
-    words = {int: "a whole number", float: "a number", bool: "true or false", str: "text", Teacher: "a teacher"}
+    words = {int: "a whole number", float: "a number", bool: "true or false", str: "text", Location: "a path"}
+    words[Teacher] = "a teacher"
     return {**words, Changes: "`section.key: value` lines"}.get(hint, "a section of keys")
 
 

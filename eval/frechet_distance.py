@@ -17,6 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from swapcore import terminal
+
 from .measured import Measured
 from .metric import Metric, Value, View
 
@@ -72,7 +74,7 @@ def computed_by() -> dict[str, str]:
     try:
         import torchmetrics
     except ImportError as error:
-        raise ValueError("metric fid needs the package torchmetrics: pip install torchmetrics") from error
+        raise ValueError(f"metric fid needs the package torchmetrics: {terminal.install()}") from error
     return {"computed_by": f"torchmetrics {torchmetrics.__version__}"}
 
 

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from swapcore import terminal
 from swapcore.images import IMAGENET_MEAN, IMAGENET_STD
 
 LPIPS_VERSION = "0.1"
@@ -31,7 +32,7 @@ class Lpips(nn.Module):
         try:
             import lpips
         except ImportError as error:
-            raise ValueError(f"estimator 'lpips_{net}' needs the package lpips: pip install lpips") from error
+            raise ValueError(f"estimator 'lpips_{net}' needs the package lpips: {terminal.install()}") from error
         with warnings.catch_warnings():
             # lpips passes torchvision a deprecated option to load no weights.
             warnings.filterwarnings("ignore", category=UserWarning, module="torchvision")
@@ -75,7 +76,7 @@ class Inception(nn.Module):
         try:
             from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
         except ImportError as error:
-            raise ValueError("estimator 'inception_fid' needs torch-fidelity: pip install torch-fidelity") from error
+            raise ValueError(f"estimator 'inception_fid' needs torch-fidelity: {terminal.install('fid')}") from error
         # The package unpickles its file unsafely, so it gets a copy of tensors that were read safely.
         file = io.BytesIO()
         torch.save(dict(state), file)  # a plain dict has no version: batch counters may be absent

@@ -17,6 +17,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[0] = str(ROOT)
 
+from swapcore import start
+
+start.command(__name__)
+
 import numpy as np
 import torch
 from matplotlib.figure import Figure
@@ -25,9 +29,9 @@ from torch import Tensor
 from distill import config
 from distill.evaluate import pairs, swappers
 from eval.evaluation import Evaluation
+from swapcore import terminal
 from swapcore.files import whole_file, write_json
 from swapcore.hardware import environment
-from swapcore.terminal import run_command
 
 
 @torch.inference_mode()
@@ -116,14 +120,14 @@ def plot(columns: dict, path: Path) -> None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = terminal.parser(__doc__)
     parser.add_argument("experiment", help="YAML of a finished run with one neural teacher, on synthetic people")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="as in the command of the run")
     parser.add_argument("--full-size", action="store_true", help="as in the command of the run")
     parser.add_argument("--control", type=Path, help="a student of the same kind that was trained on exact swaps")
     parser.add_argument("--out", type=Path, help="output folder; default: experiments/results/NAME")
     args = parser.parse_intermixed_args()
-    return run_command(lambda: write(args))
+    return terminal.run_command(lambda: write(args))
 
 
 def write(args: argparse.Namespace) -> None:

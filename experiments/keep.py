@@ -5,7 +5,6 @@ RESULTS/NAME gets experiment.yaml (resolved, without the folders of this machine
 comparison, and log.jsonl and run.json of every run.
 """
 
-import argparse
 import shutil
 import sys
 from pathlib import Path
@@ -13,10 +12,14 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[0] = str(ROOT)
 
+from swapcore import start
+
+start.command(__name__)
+
 import yaml
 
+from swapcore import terminal
 from swapcore.files import read_json, write_json, write_text
-from swapcore.terminal import run_command
 
 FOLDERS = ("photos", "heldout", "fstriplets", "occlusions")
 
@@ -58,12 +61,12 @@ def keep(run: Path, out: Path) -> list[Path]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = terminal.parser(__doc__)
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folder of a finished run")
     parser.add_argument("--results", type=Path, default=ROOT / "experiments" / "results", help="output folder")
     parser.add_argument("--as", dest="name", help="name of the folder in RESULTS; default: the run's")
     args = parser.parse_args()
-    return run_command(lambda: keep_all(args.runs, args.results, args.name))
+    return terminal.run_command(lambda: keep_all(args.runs, args.results, args.name))
 
 
 def keep_all(runs: list[Path], results: Path, name: str | None) -> None:

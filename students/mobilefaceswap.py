@@ -229,7 +229,7 @@ def load_original(checkpoint: str | Path | Mapping[str, Tensor], resolution: int
     where, state = "MobileFaceSwap checkpoint", {}
     if not isinstance(checkpoint, Mapping):
         where, checkpoint = str(checkpoint), read_pdparams(checkpoint)
-    for key, tensor in unwrap(checkpoint, where, ("state_dict",)).items():
+    for key, tensor in unwrap(checkpoint, where).items():
         ours = original_to_ours(key)
         if ours in state or not tensor.is_floating_point():
             raise ValueError(f"{where}: {key}: expected one floating-point tensor of this name")

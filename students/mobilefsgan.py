@@ -282,7 +282,7 @@ def load_original(checkpoint: Mapping, resolution: int = 256) -> MobileFSGAN:
     Width and embedding size are read from the tensors. Raises ValueError naming the first key that does not fit.
     """
     where = "MobileFSGAN checkpoint"
-    tensors = unwrap(checkpoint, where, ("state_dict", "generator"))
+    tensors = unwrap(checkpoint, where)
     state = {original_to_ours(key): tensor for key, tensor in tensors.items()}
     image, gain = state.get("head.conv_image.weight"), state.get("identity.down_blocks.0.gain.weight")
     if image is None or gain is None:

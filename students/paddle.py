@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from swapcore import file_kinds
+
 _ALLOWED = {
     ("numpy.core.multiarray", "_reconstruct"), ("numpy._core.multiarray", "_reconstruct"), ("numpy", "ndarray"),
     ("numpy", "dtype"), ("collections", "OrderedDict"), ("builtins", "tuple"), ("__builtin__", "tuple"),
@@ -54,6 +56,8 @@ def read_pdparams(path: str | Path) -> dict[str, Tensor]:
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from None
         except _UNPICKLING_ERRORS as error:
+            if file_kinds.kind_of(path).name != file_kinds.PICKLE:
+                raise ValueError(file_kinds.refusal(path, "a .pdparams file")) from None
             raise ValueError(f"{path}: not a .pdparams file ({error})") from None
     if isinstance(content, dict):
         content = content.get("state_dict", content)

@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from swapcore import file_kinds, terminal
 from swapcore.files import sha256
 
-INSTALL = "pip install swapdistill[onnx]"
 PROVIDERS = ("CUDAExecutionProvider", "CoreMLExecutionProvider", "CPUExecutionProvider")
 _TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(double)": np.float64}
 _ANY = 512  # length of a free axis in the trial run; most embeddings have it
@@ -60,11 +60,12 @@ class Session:
         device = torch.cuda.current_device() if torch.cuda.is_available() else 0
         settings = [{"device_id": str(device)} if name.startswith("CUDA") else {} for name in chosen]
         self.path, self.failures = Path(path), _failures()
-        if not self.path.is_file():
-            raise ValueError(f"{path}: no such file")
+        kind = file_kinds.kind_of(path)
         try:
             self.session = runtime.InferenceSession(str(path), options, chosen, settings)
         except self.failures as error:
+            if kind.name != file_kinds.ONNX:
+                raise ValueError(file_kinds.refusal(path, file_kinds.ONNX)) from None
             raise ValueError(f"{path}: not an ONNX file that onnxruntime can run: {_short(error)}") from None
         running = self.session.get_providers()
         if chosen[0] not in running:
@@ -262,7 +263,9 @@ def last_initializer(path: str | Path, size: int) -> Tensor:
         import onnx
         from google.protobuf.message import DecodeError
     except ImportError:
-        raise ValueError(f"{path}: reading the matrix of its last initializer needs onnx: {INSTALL}") from None
+        raise ValueError(
+            f"{path}: reading the matrix of its last initializer needs onnx: {terminal.install('onnx')}"
+        ) from None
     try:
         initializers = onnx.load(path, load_external_data=False).graph.initializer
     except DecodeError as error:
@@ -281,7 +284,7 @@ def _onnxruntime() -> ModuleType:
     try:
         import onnxruntime
     except ImportError:
-        raise ValueError(f"an ONNX file needs onnxruntime: {INSTALL} (or onnxruntime-gpu)") from None
+        raise ValueError(f"an ONNX file needs onnxruntime: {terminal.install('onnx')} (or onnxruntime-gpu)") from None
     return onnxruntime
 
 

@@ -9,23 +9,32 @@ from __future__ import annotations
 
 import os
 import pickle
+import re
 import socket
+import sys
 import zipfile
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from swapcore import file_kinds, pickled
 from swapcore.files import sha256, whole_file
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGED = (ROOT / "students" / "weights", ROOT / "eval" / "weights")
-# Keys under which public checkpoints nest their state dict.
-WRAPPERS = ("state_dict", "model_state_dict", "net_state_dict", "model", "generator", "netG", "net", "params")
+# Entries in which public checkpoints keep the state dict of the network, or of the generator among others; in lower
+# case. The EMA of an entry has "ema" in its name, before or after it, or no other name.
+ENTRIES = (
+    "state_dict", "model_state_dict", "net_state_dict", "model", "module", "generator", "netg", "net_g", "gen", "g",
+    "net", "network", "params", "weights",
+)  # fmt: skip
 TIMEOUT_S = 30
 
 
@@ -53,13 +62,13 @@ class WeightsError(ValueError):
 
 def cache_folder() -> Path:
     """The folder of downloaded weights: $XDG_CACHE_HOME/swapdistill, by default ~/.cache/swapdistill."""
-    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "swapdistill"
+    return Path(os.path.expanduser(os.environ.get("XDG_CACHE_HOME") or "~/.cache")) / "swapdistill"
 
 
 def search_folders(folders: Iterable[str | Path] = ()) -> list[Path]:
-    """The folders that `find` searches, in their order; `folders` come first."""
-    listed = [Path(f) for f in os.environ.get("SWAPDISTILL_WEIGHTS", "").split(os.pathsep) if f]
-    return [*map(Path, folders), *listed, *PACKAGED, cache_folder()]
+    """The folders that `find` searches, in their order; `folders` come first. `~` is the home folder."""
+    listed = [f for f in os.environ.get("SWAPDISTILL_WEIGHTS", "").split(os.pathsep) if f]
+    return [*(Path(os.path.expanduser(f)) for f in (*folders, *listed)), *PACKAGED, cache_folder()]
 
 
 def find(card: Card, folders: Iterable[str | Path] = ()) -> Path:
@@ -68,21 +77,40 @@ def find(card: Card, folders: Iterable[str | Path] = ()) -> Path:
     Raises WeightsError if the file is in no folder and has no URL, if the download fails, and if a file of that name
     has another sha256.
     """
-    if card.file is None:
-        raise WeightsError(f"weights '{card.name}': nobody published them. {card.note}")
-    places = search_folders(folders)
-    for place in places:
-        path = place / card.file
-        if path.is_file():
+    return find_all([card], folders)[0]
+
+
+def find_all(cards: Iterable[Card], folders: Iterable[str | Path] = ()) -> list[Path]:
+    """The paths of several cards' files, as `find` gives them. One WeightsError names all that must be fetched by hand,
+    before anything is downloaded, or all downloads that fail."""
+    cards, places = list(cards), search_folders(folders)
+    files = {card.file: [p / card.file for p in places if (p / card.file).is_file()] for card in cards if card.file}
+    problems = {}  # by card, each once
+    for card in cards:
+        if card.file is None:
+            problems[card.name] = f"weights '{card.name}': nobody published them. {card.note}"
+        elif not files[card.file] and not card.url:
+            problems[card.name] = (
+                f"weights '{card.name}': {card.file} is missing; get it from {card.source} (licence: {card.licence}, "
+                f"sha256 {card.sha256})"
+            )
+    if problems:
+        raise WeightsError(
+            f"{'; '.join(problems.values())}; weights are searched in {', '.join(map(str, places))}, and in the "
+            f"folders of weights=[FOLDER], --weights FOLDER or SWAPDISTILL_WEIGHTS"
+        )
+    for card in cards:
+        for path in files[card.file][:1]:
             _verify(path, card)
-            return path
-    if card.url:
-        return _download(card)
-    raise WeightsError(
-        f"weights '{card.name}': {card.file} is in none of {', '.join(map(str, places))}; "
-        f"get it from {card.source} (licence: {card.licence}, sha256 {card.sha256}) and put it there, "
-        f"or name its folder with weights=[FOLDER], --weights FOLDER or SWAPDISTILL_WEIGHTS"
-    )
+    for card in cards:
+        if not files[card.file]:
+            try:
+                files[card.file] = [_download(card)]
+            except WeightsError as error:
+                problems[card.name] = str(error)
+    if problems:
+        raise WeightsError("; ".join(problems.values()))
+    return [files[card.file][0] for card in cards]
 
 
 def _verify(path: Path, card: Card) -> None:
@@ -112,18 +140,20 @@ def _download(card: Card) -> Path:
     return path
 
 
-def read_state(path: str | Path, wrappers: tuple[str, ...] = WRAPPERS) -> dict[str, Tensor]:
-    """The state dict of a .safetensors or torch file, on the CPU; in a torch file it may be nested under `wrappers`.
+def read_state(path: str | Path) -> dict[str, Tensor]:
+    """The state dict of a .safetensors or torch file, on the CPU; its content decides which of them it is.
 
-    Nothing in the file is executed. Raises ValueError if the file is not readable or holds no state dict.
+    `unwrap` describes the contents that are accepted. Nothing in the file is executed. Raises ValueError if the file is
+    not readable or holds no state dict.
     """
     path = Path(path)
-    content = _read(path)
-    return content if path.suffix == ".safetensors" else unwrap(content, path, wrappers)
+    return _read(path, lambda content: unwrap(content, path))
 
 
 def read_header(path: str | Path) -> dict[str, str]:
     """The metadata of a .safetensors file, text by key. Raises ValueError if the file cannot be read."""
+    if file_kinds.kind_of(path).name != file_kinds.SAFETENSORS:
+        raise ValueError(file_kinds.refusal(path, file_kinds.SAFETENSORS))
     try:
         with safe_open(path, framework="pt") as file:
             return file.metadata() or {}
@@ -137,27 +167,113 @@ def read_parts(path: str | Path, names: tuple[str, ...]) -> dict[str, dict[str, 
     All other content, such as optimiser states, is not read into memory. Raises ValueError as `read_state` does, and if
     a name is missing. A state dict may be empty.
     """
-    content = _read(Path(path), mmap=True)
-    parts = {}
-    for name in names:
-        part = content.get(name) if isinstance(content, Mapping) else None
-        if not isinstance(part, Mapping):
-            raise ValueError(f"{path}: expected a state dict under '{name}', got {_describe(content)}")
-        state = unwrap(part, f"{path}: {name}", ()) if part else {}
-        parts[name] = {key: tensor.clone() for key, tensor in state.items()}
-    return parts
+
+    def select(content: object) -> dict[str, dict[str, Tensor]]:
+        parts = {}
+        for name in names:
+            part = content.get(name) if isinstance(content, Mapping) else None
+            if not isinstance(part, Mapping):
+                raise ValueError(f"{path}: expected a state dict under '{name}', got {_describe(content)}")
+            parts[name] = unwrap(part, f"{path}: {name}") if part else {}
+        return parts
+
+    parts = _read(Path(path), select, mmap=True)
+    return {name: {key: tensor.clone() for key, tensor in state.items()} for name, state in parts.items()}
 
 
-def unwrap(content: object, where: str | Path, wrappers: tuple[str, ...] = WRAPPERS) -> dict[str, Tensor]:
-    """The state dict in the content of a checkpoint, without wrappers and without the `module.` of data-parallel
-    training. Raises ValueError, naming `where`, if there is none."""
-    for _ in range(2):
-        for wrapper in wrappers:
-            if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
-                content = content[wrapper]
-    if not isinstance(content, Mapping) or not content or not all(isinstance(t, Tensor) for t in content.values()):
-        raise ValueError(f"{where}: expected tensors by name (a state dict), got {_describe(content)}")
-    return {key.removeprefix("module."): tensor for key, tensor in content.items()}
+def unwrap(content: object, where: str | Path) -> dict[str, Tensor]:
+    """The state dict in the content of a checkpoint: alone, beside other values, or nested in entries.
+
+    Of several entries, the one that ENTRIES names is taken, and its EMA rather than itself, if the EMA has as many
+    tensors. An entry of another name is taken if no other entry holds tensors. Where there was a choice, a line on
+    stderr says what was taken. Arrays become tensors. Prefixes of wrappers are removed: `module.` of data-parallel
+    training and `_orig_mod.` of torch.compile, once or more often. Raises ValueError, naming `where`, if there is no
+    state dict, or several between which no rule decides.
+    """
+    taken: list[str] = []
+    while isinstance(content, Mapping) and "param_groups" not in content:
+        entries = {n: value for n, value in content.items() if "optim" not in str(n).lower() and _holds_tensors(value)}
+        if _tensors(content):  # only an entry of a known name is then more than a part of a state dict
+            entries = {name: value for name, value in entries.items() if _is_plain(name) or _is_average(name)}
+        if not entries:
+            break
+        name = _choose(entries, where)
+        if len(entries) > 1:
+            others = ", ".join(str(other) for other in entries if other != name)
+            print(f"{where}: takes the weights of '{name}', not {others}", file=sys.stderr)
+        taken.append(str(name))
+        content = entries[name]
+    tensors = _tensors(content) if isinstance(content, Mapping) else {}
+    if not tensors:
+        found = _describe(content) + (f" in '{'.'.join(taken)}'" if taken else "")
+        raise ValueError(f"{where}: expected tensors by name (a state dict), got {found}; give the file of a network")
+    return _without_prefixes(tensors)
+
+
+def _tensors(content: Mapping[Any, Any]) -> dict[str, Tensor]:
+    """The tensors and arrays among the values of a mapping."""
+    arrays = {
+        key: torch.from_numpy(value.astype(value.dtype.newbyteorder("=")))
+        for key, value in content.items()
+        if isinstance(value, np.ndarray) and value.dtype.kind in "fiub" and value.dtype != np.uint16
+    }
+    return {str(k): arrays.get(k, v) for k, v in content.items() if isinstance(v, Tensor) or k in arrays}
+
+
+def _holds_tensors(value: object, depth: int = 3) -> bool:
+    """Whether an entry is a state dict, or holds one; the state of an optimiser is none."""
+    if not isinstance(value, Mapping) or "param_groups" in value:
+        return False
+    return bool(_tensors(value)) or depth > 0 and any(_holds_tensors(inner, depth - 1) for inner in value.values())
+
+
+def _choose(entries: Mapping[Any, Any], where: str | Path) -> Any:
+    """The name of the entry that is taken. Raises ValueError where no rule decides."""
+    plain = [name for name in entries if _is_plain(name)]
+    averages = [name for name in entries if _is_average(name)]
+    for candidates in (averages, plain, list(entries)):
+        different = [name for name in candidates if not _same(entries[name], entries[candidates[0]])]
+        if different:
+            names = ", ".join(f"'{name}'" for name in (candidates[0], *different))
+            raise ValueError(f"{where}: holds several networks ({names}); save the right one in a file of its own")
+        if candidates and (candidates is not averages or _complete(entries, candidates[0], plain)):
+            return candidates[0]
+    raise AssertionError("entries are never empty")
+
+
+def _is_plain(name: Any) -> bool:
+    return str(name).lower() in ENTRIES
+
+
+def _is_average(name: Any) -> bool:
+    """Whether a name is that of the EMA of one of ENTRIES, such as params_ema, or ema alone."""
+    words = [word for word in re.split(r"[_.\- ]", str(name).lower()) if word]
+    return "ema" in words and "_".join(word for word in words if word != "ema") in ("", *ENTRIES)
+
+
+def _complete(entries: Mapping[Any, Any], average: Any, plain: list[Any]) -> bool:
+    """Whether an EMA has as many tensors as the plain entries; some trainers average parameters only."""
+    return len(_tensors(entries[average])) >= max((len(_tensors(entries[name])) for name in plain), default=0)
+
+
+def _same(a: Mapping[Any, Any], b: Mapping[Any, Any]) -> bool:
+    """Whether two entries are one: the same names, views of the same numbers."""
+    if a is b:
+        return True
+    a, b = _tensors(a), _tensors(b)
+    return a.keys() == b.keys() != set() and all(a[k].data_ptr() == b[k].data_ptr() for k in a)
+
+
+def _without_prefixes(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors under the names of the network that a wrapper held."""
+    state = {re.sub(r"(^|\.)_orig_mod\.", r"\1", key): tensor for key, tensor in state.items()}
+    # n_averaged is the counter of torch.optim.swa_utils.AveragedModel.
+    while all(key.startswith("module.") or key == "n_averaged" for key in state):
+        inner = {key.removeprefix("module."): tensor for key, tensor in state.items() if key != "n_averaged"}
+        if not inner:
+            break
+        state = inner
+    return state
 
 
 def tensor_of(state: Mapping[str, Tensor], key: str, dimensions: int, where: str) -> Tensor:
@@ -214,41 +330,37 @@ def build_with(
     return network
 
 
-class _Opaque:
-    """Stand-in for an object of another class that a trainer stored beside its tensors; its content is dropped."""
-
-    def __init__(self, *_arguments: object) -> None: ...
-
-    def __setstate__(self, _state: object) -> None: ...
-
-
-def _read(path: Path, mmap: bool = False) -> object:
-    """The content of a .safetensors or torch file. Raises ValueError."""
+def _read(path: Path, select: Callable[[object], Any], mmap: bool = False) -> Any:
+    """What `select` takes from the content of a .safetensors or torch file. `mmap` leaves other content of a zip
+    archive (torch 1.6 and later) on the disk. Raises ValueError."""
+    kind = file_kinds.kind_of(path).name
+    if kind not in (file_kinds.SAFETENSORS, file_kinds.TORCH):
+        raise ValueError(file_kinds.refusal(path, "a PyTorch or safetensors file"))
     try:
-        return load_file(path) if path.suffix == ".safetensors" else _torch_load(path, mmap)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise ValueError(f"{path}: not a weight file that can be read without executing it ({reason})") from None
+        if kind == file_kinds.SAFETENSORS:
+            content = load_file(path)
+        elif mmap and zipfile.is_zipfile(path):
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        else:
+            with open(path, "rb") as file:  # torch decides by the ending of a path, not by the content
+                content = torch.load(file, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:  # it names other classes than those of tensors
+        return pickled.read(path, select)
+    except (SafetensorError, RuntimeError, EOFError, OSError, ValueError, LookupError, TypeError) as error:
+        raise ValueError(f"{path}: damaged ({_short(error)}); download it again") from None
+    return select(content)
 
 
-def _torch_load(path: Path, mmap: bool) -> object:
-    """torch.load without executing anything. Objects of other classes, such as Lightning's hyperparameters, become
-    `_Opaque`. `mmap` applies to the files of torch 1.6 and later, which are zip archives."""
-    zipped = zipfile.is_zipfile(path)
-    mmap = mmap and zipped
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
-    except pickle.UnpicklingError:
-        if not zipped:
-            raise
-    foreign = torch.serialization.get_unsafe_globals_in_checkpoint(path)
-    with torch.serialization.safe_globals([(_Opaque, name) for name in foreign]):
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+def _short(error: Exception) -> str:
+    """The message of an error in one line, without colours."""
+    text = re.sub(r"\x1b\[[0-9;]*m", "", str(error))
+    return " ".join(text.split())[:200] or type(error).__name__
 
 
 def _describe(content: object) -> str:
     if isinstance(content, Mapping):
-        return f"a mapping with the keys {', '.join(map(str, list(content)[:6]))}" if content else "nothing"
+        kind = "the state of an optimiser" if "param_groups" in content else "a mapping"
+        return f"{kind} with the keys {', '.join(map(str, list(content)[:6]))}" if content else "nothing"
     return type(content).__name__
 
 

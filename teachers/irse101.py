@@ -14,8 +14,6 @@ from torch.nn import functional as F
 from swapcore.images import IMAGENET_MEAN, IMAGENET_STD
 from swapcore.weights import build_with, read_state
 
-from . import pickled
-
 STAGES = ((64, 3, 1), (128, 4, 2), (256, 23, 2), (512, 3, 2))  # channels, units, stride of the first unit
 
 
@@ -92,5 +90,4 @@ def prepare(images: Tensor, mode: str = "nearest") -> Tensor:
 
 def load_irse101(path: str | Path) -> IRSE101:
     """The encoder of `arcface_checkpoint.tar`, a pickled network, or of a state dict. Raises ValueError."""
-    state = read_state(path) if Path(path).suffix == ".safetensors" else pickled.read_module(path)
-    return build_with(IRSE101, state, path).eval()
+    return build_with(IRSE101, read_state(path), path).eval()

@@ -1,6 +1,6 @@
 """Any ONNX face swapper as a teacher, run by onnxruntime and described by a card (`teachers/onnx_cards.py`).
 
-It needs `pip install swapdistill[onnx]`; with onnxruntime-gpu in place of onnxruntime it runs on CUDA.
+It needs `pip install -e ".[onnx]"`; with onnxruntime-gpu in place of onnxruntime it runs on CUDA.
 """
 
 from __future__ import annotations

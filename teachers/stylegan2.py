@@ -232,7 +232,7 @@ def load_stylegan2(path: str | Path) -> StyleGAN2:
     Only the blur kernels may be absent; if present, they must equal ours. Raises ValueError naming the file and the
     first wrong tensor.
     """
-    state = read_state(path, ("g_ema", "state_dict"))
+    state = read_state(path)
     where = f"{path}: not a StyleGAN2 generator"
     steps = max(1, sum(key.startswith("to_rgbs.") and key.endswith(".conv.weight") for key in state))
     start = tensor_of(state, "input.input", 4, where)

@@ -31,6 +31,8 @@ def script(path, *arguments) -> subprocess.CompletedProcess:
     ):  # fmt: skip
         warnings.simplefilter("ignore", RuntimeWarning)  # runpy's, of a module that is imported already
         patch.setattr(sys, "path", [*sys.path])
+        patch.setattr(sys, "excepthook", sys.excepthook)  # which a command changes, like the variable below
+        patch.setenv("OMP_WAIT_POLICY", "PASSIVE")
         patch.setattr(sys, "argv", [str(path), *map(str, arguments)])
         patch.chdir(ROOT)
         try:

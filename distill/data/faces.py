@@ -12,6 +12,7 @@ import torch
 from tqdm import tqdm
 
 from distill.data.photos import EXPECTED_TREE, HIDDEN
+from swapcore import terminal
 from swapcore.files import sha256
 from swapcore.frame import CANONICAL, similarity
 from swapcore.images import DataError, decode, list_pictures, read_made_from, save_png
@@ -71,7 +72,7 @@ def opencv() -> ModuleType:
     try:
         import cv2
     except ImportError:
-        raise DataError("face detection needs OpenCV: pip install swapdistill[video]") from None
+        raise DataError(f"face detection needs OpenCV: {terminal.install('video')}") from None
     return cv2
 
 

@@ -8,6 +8,7 @@ from types import ModuleType
 
 import numpy as np
 
+from swapcore import terminal
 from swapcore.files import whole_file
 from swapcore.images import COMMENT, XMP, DataError
 
@@ -91,7 +92,7 @@ def _av() -> ModuleType:
     try:
         import av
     except ImportError:
-        raise DataError("reading videos needs PyAV: pip install swapdistill[video]") from None
+        raise DataError(f"reading videos needs PyAV: {terminal.install('video')}") from None
     return av
 
 

@@ -23,6 +23,10 @@ the swaps. Give the same command again to continue after a stop.
 
 from __future__ import annotations
 
+from swapcore import start
+
+start.command(__name__, resumes=True)
+
 import argparse
 import sys
 from collections.abc import Mapping
@@ -58,7 +62,7 @@ def main(arguments: list[str] | None = None) -> int:
         "--metrics", dest="eval.metrics", type=_names, metavar="A,B", help=f"some of {known}; default: the experiment's"
     )
     for role in (field.name for field in fields(Estimators)):
-        text = f"{role} estimator: the name of a card in eval/cards.py"
+        text = f"{role} estimator: the name of a card in eval/cards.py{build.packages_of(role)}"
         parser.add_argument(f"--{role}", dest=f"eval.{role}", metavar="NAME", help=text)
     parser.add_argument(
         "--flip", dest="eval.flip", action="store_true", default=None, help="append embeddings of mirrored images"
@@ -100,11 +104,16 @@ def evaluate(args: argparse.Namespace) -> None:
             exp = config.default("evaluation", [*PHOTO_ESTIMATORS.items(), *overrides])
     check_folder(out)
     with folder_lock(out):
-        _evaluate(args, exp, pairs, skipped, out)
+        _evaluate(args, exp, pairs, skipped, out, chosen={key for key, _ in config.parsed(overrides)})
 
 
 def _evaluate(
-    args: argparse.Namespace, exp: config.Experiment, pairs: Pairs, skipped: list[dict[str, str]], out: Path
+    args: argparse.Namespace,
+    exp: config.Experiment,
+    pairs: Pairs,
+    skipped: list[dict[str, str]],
+    out: Path,
+    chosen: set[str],
 ) -> None:
     estimators = build.estimators(exp)
     for line in skipped[:5]:
@@ -124,7 +133,7 @@ def _evaluate(
         exp = replace(exp, eval=replace(exp.eval, reference=names[exp.eval.reference]))
     pairs, rows = _without_missing(pairs, rows, args.skip_missing)
     not_measured = unmeasurable(exp.eval.metrics, rows, pairs, device)
-    if not_measured and any(key == "eval.metrics" for key, _ in config.parsed(overrides)):
+    if not_measured and "eval.metrics" in chosen:
         raise ConfigError(f"--metrics: nothing to measure for {listed(not_measured)}; leave out these metrics")
     path = out / "metrics.json"
     if path.is_file() and (dropped := read_json(path)["rows"].keys() - rows.keys()):

@@ -9,6 +9,10 @@ is the first photograph of each person by file name; the mean and deviation over
 
 from __future__ import annotations
 
+from swapcore import start
+
+start.command(__name__)
+
 import argparse
 import sys
 from collections.abc import Sequence
@@ -19,7 +23,6 @@ import torch
 from tqdm import tqdm
 
 from distill import build, config
-from distill.config import ConfigError
 from distill.data.photos import Photos, read_manifest, scan
 from eval.estimators import Estimator
 from eval.measured import Measured
@@ -40,17 +43,17 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--photos", type=Path, required=True, metavar="FOLDER", help="aligned face crops")
     parser.add_argument("--split", default="test", help="part of a manifest: train, val or test; default: test")
     parser.add_argument("--weights", nargs="+", default=[], metavar="FOLDER", help="folders to search for weight files")
-    parser.add_argument("--resolution", type=int, default=256, help="side in pixels of the crops; default: 256")
+    parser.add_argument(
+        "--resolution", type=terminal.whole(32, 4096), default=256, help="side in pixels of the crops; default: 256"
+    )
     parser.add_argument("--flip", action="store_true", help="append embeddings of mirrored images")
-    parser.add_argument("--batch-size", type=int, default=32, help="images per forward pass; default: 32")
+    parser.add_argument("--batch-size", type=terminal.whole(1), default=32, help="images per forward pass; default: 32")
     parser.add_argument("--out", type=Path, metavar="FILE.json", help="also write every value with its protocol")
     args = parser.parse_args(arguments)
     return terminal.run_command(lambda: _command(args))
 
 
 def _command(args: argparse.Namespace) -> None:
-    if args.resolution < 32 or args.batch_size < 1:
-        raise ConfigError("--resolution must be 32 or more, --batch-size 1 or more")
     estimators = {name: recogniser(name, args.weights, args.flip) for name in dict.fromkeys(args.names)}
     photos, skipped = read_people(args.photos, args.split, args.resolution)
     device = "cuda" if torch.cuda.is_available() else "cpu"

@@ -10,6 +10,7 @@ FOLDER                                  finished swaps, one picture per pair, na
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,6 +73,7 @@ def by_name(name: str, exp: Experiment, pairs: Pairs, device: Any) -> Any:
     specs = {build.label(spec): spec for spec in exp.pseudo_gt.teachers}
     if name in specs or name in teachers.TEACHERS:
         return TeacherSwapper(build.teacher(specs.get(name, Teacher(name)), exp, f"swapper '{name}'")).to(device)
+    name = os.path.expanduser(name)
     saved = name.endswith(".safetensors") and Path(name).is_file()
     teacher = weights.read_header(name).get("teacher") if saved else None
     if teacher is not None:

@@ -6,11 +6,15 @@
 OUT gets a folder for each target and precision, for example onnx-fp32. It holds three models: the generator, the
 identity encoder, and both as one model. card.json describes their inputs and outputs, equality.md is the table of the
 comparison on 32 pairs, those of LIST or of synthetic people. A file that differs from PyTorch by more than its
-precision allows is an error and is not kept; the other targets are still written. Give the same command again to
-continue after a stop.
+precision allows is an error and is not kept; the other targets are still written, also where the package of one is
+missing. Give the same command again to continue after a stop.
 """
 
 from __future__ import annotations
+
+from swapcore import start
+
+start.command(__name__, resumes=True)
 
 import argparse
 import sys
@@ -38,11 +42,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--recogniser", metavar="NAME", help="recogniser for identity: a card in eval/cards.py")
     parser.add_argument("--weights", nargs="+", default=[], metavar="FOLDER", help="folders to search for weight files")
     args = parser.parse_args(arguments)
-    try:
-        return terminal.run_command(lambda: export(args))
-    except KeyboardInterrupt:
-        print("stopped; the same command continues", file=sys.stderr)
-        return 130
+    return terminal.run_command(lambda: export(args))
 
 
 def export(args: argparse.Namespace) -> None:

@@ -103,13 +103,15 @@ def export(
         try:
             rows[choice] = _export_one(*choice, job, folder)
         except ValueError as error:
-            print(f"  refused: {error}", flush=True)
+            if str(error) not in refused.values():  # a missing package concerns every precision
+                print(f"  refused: {error}", flush=True)
             refused["-".join(choice)] = str(error)
-        content = card(student, pairs, [rows[key] for key in known if key in rows], facts, measured)
-        write_json(folder / "card.json", content)
-        write_text(folder / "equality.md", table(content))
+        if rows:
+            content = card(student, pairs, [rows[key] for key in known if key in rows], facts, measured)
+            write_json(folder / "card.json", content)
+            write_text(folder / "equality.md", table(content))
     if refused:
-        raise ValueError("; ".join(refused.values()))
+        raise ValueError("; ".join(dict.fromkeys(refused.values())))
     return content
 
 
@@ -201,6 +203,7 @@ def _intact(place: Path, row: Mapping[str, Any]) -> bool:
 def _export_one(name: str, precision: str, job: _Job, folder: Path) -> dict[str, Any]:
     """Export one target at one precision. Its folder appears when every file in it is compared."""
     target, place = targets.check(name, precision), folder / f"{name}-{precision}"
+    targets.check_packages(name)
     versions = {k: v for k, v in environment().items() if k not in ("commit", "threads")}
     detector_hash = sha256(job.detector) if name == "web" and job.detector else None
     key = digest([job.origin, name, precision, versions, detector_hash])

@@ -17,6 +17,7 @@ from typing import Any, BinaryIO
 import fsspec
 
 from distill.stage import StageError
+from swapcore import terminal
 from swapcore.files import disk_full_named, remove_leftovers, whole_file
 
 
@@ -118,7 +119,7 @@ class Store:
                 system = fsspec.filesystem(scheme)
             except ImportError as error:
                 raise StageError(
-                    f"{self.url}: {error}; `pip install swapdistill[remote]` installs what s3:// needs"
+                    f"{self.url}: {error}; `{terminal.install('remote')}` installs what s3:// needs"
                 ) from None
             except ValueError as error:
                 raise StageError(

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-import argparse
+from swapcore import start
+
+start.command(__name__)
+
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from distill.report import paper, paper_pages
-from swapcore.terminal import run_command
+from swapcore import terminal
 from swapcore.weights import ROOT
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m distill.report", description="Tables over several runs.")
+    parser = terminal.Parser("python -m distill.report", description="Tables over several runs.")
     commands = parser.add_subparsers(dest="table", required=True)
     command = commands.add_parser("paper", help="size and accuracy tables of the field, as Markdown, HTML and CSV")
     command.add_argument("--out", type=Path, default=Path("runs/paper"), help="output folder (default: runs/paper)")
@@ -22,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="metrics.json files, or folders of runs (default: experiments/results of a clone)",
     )  # fmt: skip
     args = parser.parse_args(arguments)
-    return run_command(lambda: write_paper(args.out, args.results))
+    return terminal.run_command(lambda: write_paper(args.out, args.results))
 
 
 def write_paper(folder: Path, results: Sequence[Path]) -> None:

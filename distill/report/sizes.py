@@ -7,6 +7,10 @@ of bytes. A second table has the inference weights alone, in one unit.
 
 from __future__ import annotations
 
+from swapcore import start
+
+start.command(__name__)
+
 import io
 import math
 import sys

@@ -12,6 +12,10 @@ AI-generated. Use pictures of people who agreed to it: see Consent in the README
 
 from __future__ import annotations
 
+from swapcore import start
+
+start.command(__name__)
+
 import argparse
 import io
 import sys
@@ -41,7 +45,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--student", type=Path, default=DEFAULT_STUDENT, help=f".safetensors or .onnx; default: {DEFAULT_STUDENT}"
     )
-    parser.add_argument("--faces", default="largest", help="largest (default), all, or N for the N largest")
+    parser.add_argument(
+        "--faces", type=count_of, default=1, metavar="largest|all|N", help="largest (default), all, or the N largest"
+    )
     parser.add_argument("--reference", type=Path, metavar="PHOTO", help="swap only the face most similar to this one")
     parser.add_argument("--weights", nargs="+", default=[], metavar="FOLDER", help="folders to search for weight files")
     args = parser.parse_args(arguments)
@@ -54,9 +60,6 @@ def swap(args: argparse.Namespace) -> None:
         raise ConfigError(f"-o {args.out}: {args.target} is a {kind}, so OUT must have the ending of a {kind} too")
     if args.out.exists() and any(p.exists() and args.out.samefile(p) for p in (args.source, args.target)):
         raise ConfigError(f"-o {args.out}: would replace an input; name another file")
-    count = {"largest": "1", "all": None}.get(args.faces, args.faces)
-    if count is not None and not (count.isdigit() and int(count)):
-        raise ConfigError(f"--faces {args.faces}: expected largest, all, or a number from 1 on")
     for path in filter(None, (args.source, args.target, args.reference)):
         if not path.is_file():
             raise ConfigError(f"{path}: no such file")
@@ -65,7 +68,7 @@ def swap(args: argparse.Namespace) -> None:
     exp = config.default("swap", [("weights", args.weights)])
     config.check_weights(exp.weights)
     detector = faces.Detector(weights.find(faces.YUNET, exp.weights))
-    swapper = Swapper(args.student, exp, detector, args.source, count and int(count), args.reference)
+    swapper = Swapper(args.student, exp, detector, args.source, args.faces, args.reference)
     if args.out.parent.is_dir():
         remove_leftovers(args.out.parent.glob(f".{args.out.stem}.*"))
     if kind == "photograph":
@@ -81,6 +84,16 @@ def swap(args: argparse.Namespace) -> None:
             args.out.unlink()
             raise DataError(f"{args.target}: no face found in any frame")
     print(args.out)
+
+
+def count_of(faces: str) -> int | None:
+    """The number of faces that --faces names, None for all."""
+    if faces in ("largest", "all"):
+        return 1 if faces == "largest" else None
+    try:
+        return terminal.whole(1)(faces)
+    except argparse.ArgumentTypeError as error:
+        raise argparse.ArgumentTypeError(f"largest, all, or a number: {error}") from None
 
 
 def save_photograph(image: np.ndarray, path: Path) -> None:

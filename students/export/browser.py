@@ -23,7 +23,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-INSTALL = 'pip install -e ".[export-web]"'
+from swapcore import terminal
+
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 FLAGS = (
     "--headless=new",
@@ -143,7 +144,7 @@ def _driver(size: tuple[int, int], backend: str) -> Iterator[Any]:
         from selenium import webdriver
         from selenium.common.exceptions import WebDriverException
     except ImportError:
-        raise ValueError(f"driving a browser needs the package selenium: {INSTALL}") from None
+        raise ValueError(f"driving a browser needs the package selenium: {terminal.install('export-web')}") from None
     browser = next(filter(None, map(shutil.which, BROWSERS)), None)
     driver = shutil.which("chromedriver")
     if browser is None or driver is None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Sequence
 
+from swapcore import terminal
+
 from . import coreml, executorch, litert, mnn, ncnn, onnx, tnn, web
 from .models import Target
 
@@ -22,18 +24,26 @@ TARGETS = {
 
 
 def check(name: str, precision: str) -> Target:
-    """A target, if it can write this precision here. Raises ValueError with the known names or the missing package."""
+    """A target that has this precision. Raises ValueError with the known names."""
     if name not in TARGETS:
         raise ValueError(f"unknown export target '{name}', known: {', '.join(TARGETS)}, or all")
     target = TARGETS[name]
     if precision not in target.precisions:
         raise ValueError(f"{name}: no precision '{precision}', known: {', '.join(target.precisions)}, or all")
-    missing = [package for package in target.packages if importlib.util.find_spec(package) is None]
-    if missing:
-        raise ValueError(
-            f'exporting to {name} needs the package {", ".join(missing)}: pip install -e ".[{target.extra}]"'
-        )
     return target
+
+
+def check_packages(*names: str) -> None:
+    """Raise ValueError that names the packages that these targets lack here, and how to install them."""
+    wrong = []
+    for name in dict.fromkeys(names):
+        target = TARGETS[name]
+        missing = [package for package in target.packages if importlib.util.find_spec(package) is None]
+        if missing:
+            install = terminal.install(target.extra)
+            wrong.append(f"exporting to {name} needs the package {', '.join(missing)}: {install}")
+    if wrong:
+        raise ValueError("; ".join(wrong))
 
 
 def chosen(names: Sequence[str], precisions: Sequence[str]) -> list[tuple[str, str]]:

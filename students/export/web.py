@@ -21,6 +21,7 @@ from types import ModuleType
 
 import torch
 
+from swapcore import terminal
 from swapcore.files import sha256, whole_folder
 from swapcore.frame import CANONICAL
 
@@ -156,7 +157,7 @@ def _onnx() -> ModuleType:
     try:
         import onnx as package
     except ImportError:
-        raise ValueError('the browser page needs the package onnx: pip install -e ".[export-web]"') from None
+        raise ValueError(f"the browser page needs the package onnx: {terminal.install('export-web')}") from None
     return package
 
 

@@ -1,5 +1,7 @@
 """Experiment files and overrides: values by the type of their key, errors, variants, the page of keys."""
 
+import os
+import re
 import shlex
 import subprocess
 import sys
@@ -98,14 +100,67 @@ def test_null_is_nothing_where_a_key_may_be_null_and_text_elsewhere(tmp_path, no
         None,
     ) * 5
     exp = config.load(write(tmp_path, f"data: {{photos: {nothing}, heldout: '{nothing}'}}\neval:\n  pose: {nothing}\n"))
-    assert (exp.data.photos, exp.data.heldout, exp.eval.pose) == (None, nothing, None)
+    path_of = os.path.expanduser(nothing)
+    assert (exp.data.photos, exp.data.heldout, exp.eval.pose) == (None, path_of, None)
     if nothing:
-        assert config.load(path, [f"name={nothing}", f"tracking.uri={nothing}"]).tracking.uri == nothing
+        assert config.load(path, [f"name={nothing}", f"tracking.uri={nothing}"]).tracking.uri == path_of
         assert config.load(write(tmp_path, f"name: {nothing}")).name == nothing
     else:
-        for key in ("name", "tracking.uri"):
-            with pytest.raises(ConfigError, match=f"{key}: expected text, got nothing"):
+        for key, kind in (("name", "text"), ("tracking.uri", "a path")):
+            with pytest.raises(ConfigError, match=f"{key}: expected {kind}, got nothing"):
                 config.load(path, [f"{key}="])
+
+
+def test_a_path_may_begin_with_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    text = """
+        runs: ~/runs
+        weights: [~/a, "~/b", /c~]
+        data: {photos: ~/p, occlusions: "~nobody-here/o"}
+        student: {name: ~/no-path}
+        pseudo_gt: {destination: s3://~/d, teachers: [{name: a, weights: {g: ~/g.pth}}]}
+        variants: {v: {data.photos: ~/v}}
+        full_size: {data.heldout: ~/h}
+    """
+    exp = config.load(write(tmp_path, text), ["data.fstriplets=~/f", "tracking.uri=sqlite:///~/m.db"], full_size=True)
+    assert (exp.runs, exp.weights) == ("/home/me/runs", ("/home/me/a", "/home/me/b", "/c~"))
+    assert (exp.data.photos, exp.data.occlusions) == ("/home/me/p", "~nobody-here/o")
+    assert (exp.data.fstriplets, exp.data.heldout) == ("/home/me/f", "/home/me/h")
+    assert exp.pseudo_gt.teachers[0].weights == {"g": "/home/me/g.pth"} and exp.student.name == "~/no-path"
+    assert (exp.pseudo_gt.destination, exp.tracking.uri) == ("s3://~/d", "sqlite:////home/me/m.db")
+    assert config.children(exp)[0].exp.data.photos == "/home/me/v"
+    assert config.default("d", ["weights=~/w"]).weights == ("/home/me/w",)
+    assert config.load(write(tmp_path, config.dump(exp))) == exp
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert config.load("~/exp.yaml").runs == "/home/me/runs"
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("train.steps=²", "expected a whole number, got '²'"),
+        ("train.steps=1e3", "expected a whole number, got '1e3'"),
+        ("train.steps=1.5", "expected a whole number, got 1.5"),
+        (f"train.steps={10**20}", "expected a whole number up to 9223372036854775807, got 1000"),
+        ("train.lr=.nan", "expected a number, got nan"),
+        ("train.lr=-1", "expected more than 0, got -1.0"),
+        ("refine.train.lr=0", "refine.train.lr: expected more than 0"),
+        ("refine.train.batch_size=0", "refine.train.batch_size: expected at least 1"),
+        ("train.preview_steps=0", "expected at least 1, got 0"),
+        ("train.checkpoint_steps=-5", "expected at least 1, got -5"),
+        ("train.betas=[0, 1]", "expected two decays in"),
+        ("train.warmup_steps=-1", "expected 0 or more"),
+        ("seed=-1", "seed: expected 0 or more"),
+        ("train.seed=-1", "train.seed: expected 0 or more"),
+        ("seeds=[1, -1]", "seeds: expected numbers of 0 or more"),
+        ("threads=100000", "expected 0 to 1024"),
+        ("data.resolution=1000000000", "expected a multiple of 32 up to 4096"),
+        ("data.val_people=-1", "expected 0 or more"),
+    ],
+)
+def test_numbers_out_of_range_are_named(tmp_path, override, message):
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        config.load(write(tmp_path, "seed: 0"), [override])
 
 
 @pytest.mark.parametrize(
@@ -183,7 +238,7 @@ def test_commands_take_folders_of_weights_by_name(tmp_path, monkeypatch, command
         assert built[0].eval.recogniser == "007"
     elif command == "swap":
         for package in ("cv2", "av"):
-            pytest.importorskip(package, reason="pip install swapdistill[video]")
+            pytest.importorskip(package, reason='pip install -e ".[video]"')
         from distill.swap import __main__ as swap
 
         a, b = tmp_path / "a.png", tmp_path / "b.png"

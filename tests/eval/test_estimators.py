@@ -139,7 +139,7 @@ def test_files_that_do_not_fit_are_named(tmp_path, change, says):
 @pytest.mark.parametrize("name", ["junk.safetensors", "junk.pth"])
 def test_unreadable_files_are_named(tmp_path, name):
     (tmp_path / name).write_bytes(b"not weights at all")
-    with pytest.raises(ValueError, match=f"{name}: not a weight file"):
+    with pytest.raises(ValueError, match=f"{name}: is text .*; download the file itself"):
         load_estimator("synthetic_recogniser", tmp_path / name)
 
 
@@ -243,7 +243,7 @@ def junk_onnx(tmp_path):
 
 def test_unreadable_onnx_files_are_named(junk_onnx):
     pytest.importorskip("onnxruntime")
-    with pytest.raises(ValueError, match="fsanet-1x1-iter-688590.onnx: not an ONNX file"):
+    with pytest.raises(ValueError, match="fsanet-1x1-iter-688590.onnx: is text"):
         load_estimator("fsanet", junk_onnx)
 
 

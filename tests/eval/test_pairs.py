@@ -234,9 +234,12 @@ def test_a_folder_of_one_person_is_named_with_what_was_left_out_of_it(people, tm
     [
         (["people", "absent"], "absent: no such folder"),
         (["synthetic", "absent"], "no manifest"),
-        (["people", ".", "--count", "0"], "--count: expected at least 1"),
-        (["people", ".", "--resolution", "0"], "--resolution: expected at least 16 pixels, got 0"),
-        (["faceforensics", ".", "--splits", "t.json", "--resolution", "-5"], "--resolution: expected at least 16"),
+        (["people", ".", "--count", "0"], "argument --count: expected a whole number from 1 on, got '0'"),
+        (["people", ".", "--resolution", "0"], "argument --resolution: expected a whole number from 16 to 4096"),
+        (
+            ["faceforensics", ".", "--splits", "t.json", "--resolution", "-5"],
+            "--resolution: expected a whole",
+        ),
     ],
 )
 def test_mistakes_of_the_command_are_one_line(arguments, told, tmp_path):

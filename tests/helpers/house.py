@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import re
+import sys
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -137,6 +138,26 @@ def is_command(path: Path) -> bool:
     return path.name == "__main__.py" or "__name__ == '__main__'" in tests
 
 
+def late_starts(root: Path) -> list[str]:
+    """Every command calls `start.command(__name__)` before it imports anything beyond Python's own library."""
+    return [
+        f"{relative(root, path)}: start.command(__name__) is not called before the imports"
+        for path in sources(root)
+        if is_command(path) and not starts_first(parsed(path))
+    ]
+
+
+def starts_first(tree: ast.Module) -> bool:
+    for node in tree.body:
+        if isinstance(node, ast.Expr) and ast.unparse(node).startswith("start.command(__name__"):
+            return True
+        if isinstance(node, ast.Import | ast.ImportFrom) and ast.unparse(node) != "from swapcore import start":
+            names = [node.module or ""] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names]
+            if any(name.split(".")[0] not in sys.stdlib_module_names for name in names):
+                return False
+    return False
+
+
 def unused_modules(root: Path) -> list[str]:
     """Every module is a command or imported, directly or not, by a command. Importing a module imports its packages."""
     known = modules(root)
@@ -235,6 +256,6 @@ def tests_that_import_tests(root: Path) -> list[str]:
 
 
 RULES = (
-    foreign_imports, imports_of_the_command, cycles, unused_modules, long_files, full_folders, registries,
+    foreign_imports, imports_of_the_command, cycles, late_starts, unused_modules, long_files, full_folders, registries,
     tests_that_import_tests,
 )  # fmt: skip

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-pytest.importorskip("coremltools", reason="pip install swapdistill[export-coreml]")
+pytest.importorskip("coremltools", reason='pip install -e ".[export-coreml]"')
 
 from helpers.small_students import expected, inputs, swapper  # noqa: E402
 

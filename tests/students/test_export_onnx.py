@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-pytest.importorskip("onnxscript", reason="pip install swapdistill[export-onnx]")
+pytest.importorskip("onnxscript", reason='pip install -e ".[export-onnx]"')
 import onnx as onnx_package  # noqa: E402
 from helpers.small_students import expected, inputs, swapper  # noqa: E402
 

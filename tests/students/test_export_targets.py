@@ -204,11 +204,12 @@ def test_unknown_targets_precisions_and_missing_packages_are_told(monkeypatch):
         targets.chosen(["ncnn"], ["int8"])
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r'needs the package pnnx, ncnn: pip install -e "\.\[export-ncnn\]"'):
-        targets.chosen(["ncnn"], ["all"])
+        targets.check_packages("ncnn")
     with pytest.raises(
         ValueError, match=r"needs the package coremltools: .*; exporting to ncnn needs the package pnnx"
     ):
-        targets.chosen(["coreml", "tnn", "ncnn"], ["fp32"])
+        targets.check_packages("coreml", "tnn", "ncnn", "coreml")
+    assert targets.chosen(["coreml", "tnn"], ["fp32"]) == [("coreml", "fp32"), ("tnn", "fp32")]
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
     assert ("onnx-batch", "fp16") not in targets.chosen(["all"], ["fp16"])
     with pytest.raises(ValueError, match="no target has the precision 'int4'"):

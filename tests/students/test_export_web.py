@@ -16,7 +16,7 @@ import torch
 from conftest import ROOT, SHARED, needs_shared
 from PIL import Image
 
-pytest.importorskip("onnxscript", reason="pip install swapdistill[export-onnx]")
+pytest.importorskip("onnxscript", reason='pip install -e ".[export-onnx]"')
 import onnx as onnx_package  # noqa: E402
 from helpers.small_students import inputs, swapper  # noqa: E402
 
@@ -202,7 +202,7 @@ def test_what_is_wrong_with_a_picture_is_told_beside_it(page, tmp_path):
 
 @needs_shared
 def test_faces_in_photos_are_found_aligned_and_laid_back_as_python_does(page, tmp_path):
-    pytest.importorskip("cv2", reason="pip install swapdistill[video]")
+    pytest.importorskip("cv2", reason='pip install -e ".[video]"')
     from distill.data import faces as aligned
 
     detector = aligned.Detector(YUNET)

@@ -156,7 +156,11 @@ def test_paddle_files_are_read_without_executing_them(tmp_path, checkpoint):
     with pytest.raises(ValueError, match=r"m\.pdparams: refused: it would execute \w+\.open"):
         read_pdparams(path)
     assert not mark.exists()
-    for content, said in ((b"text", "not a .pdparams file"), (pickle.dumps([1]), "expected arrays by name")):
+    for content, said in (
+        (b"text", "is text"),
+        (b"<html>", "is a web page"),
+        (pickle.dumps([1]), "expected arrays by name"),
+    ):
         path.write_bytes(content)
         with pytest.raises(ValueError, match=said):
             read_pdparams(path)

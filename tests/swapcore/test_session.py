@@ -46,6 +46,9 @@ def test_errors_name_the_file(path, tmp_path):
     with pytest.raises(ValueError, match="absent.onnx: no such file"):
         Session(tmp_path / "absent.onnx")
     (tmp_path / "other.onnx").write_bytes(b"nothing")
+    with pytest.raises(ValueError, match="other.onnx: is text"):
+        Session(tmp_path / "other.onnx")
+    (tmp_path / "other.onnx").write_bytes(b"\x08\x0a" + bytes(9))
     with pytest.raises(ValueError, match="other.onnx: not an ONNX file that onnxruntime can run"):
         Session(tmp_path / "other.onnx")
     with pytest.raises(ValueError, match="providers: this onnxruntime has no 'npu'"):

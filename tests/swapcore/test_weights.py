@@ -35,6 +35,44 @@ def test_missing_weights_say_how_to_get_them(tmp_path, monkeypatch):
         weights.find(card(file=None))
 
 
+def test_all_missing_weights_are_named_at_once(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    (tmp_path / "w.bin").write_bytes(b"abc")
+    served = tmp_path / "served.bin"
+    served.write_bytes(b"abc")
+    download = card(name="served", file="s.bin", url=served.as_uri())
+    missing = [card(name=name, file=f"{name}.bin") for name in ("one", "two")]
+    with pytest.raises(weights.WeightsError) as refused:
+        weights.find_all([download, card(), *missing, missing[0], card(name="none", file=None)], [tmp_path])
+    message = str(refused.value)
+    assert [message.count(f"weights '{name}': ") for name in ("one", "two", "none", "toy")] == [1, 1, 1, 0]
+    assert "\n" not in message and not (tmp_path / "cache").exists(), "nothing is downloaded before the error"
+    found = weights.find_all([card(), download, card()], [tmp_path])
+    assert found == [tmp_path / "w.bin", tmp_path / "cache" / "swapdistill" / "s.bin", tmp_path / "w.bin"]
+
+
+def test_all_downloads_that_fail_are_named_at_once(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    lost = [card(name=name, file=name, url=(tmp_path / name).as_uri()) for name in ("one", "two")]
+    with pytest.raises(
+        weights.WeightsError, match="'one': download of .* failed .*; weights 'two': download of .* failed"
+    ):
+        weights.find_all(lost)
+
+
+def test_the_home_folder_is_found(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "files").mkdir()
+    (tmp_path / "files" / "w.bin").write_bytes(b"abc")
+    assert weights.find(card(), ["~/files"]) == tmp_path / "files" / "w.bin"
+    monkeypatch.setenv("SWAPDISTILL_WEIGHTS", "/none:~/files")
+    assert weights.find(card()) == tmp_path / "files" / "w.bin"
+    monkeypatch.setenv("XDG_CACHE_HOME", "~/cache")
+    assert weights.cache_folder() == tmp_path / "cache" / "swapdistill"
+    monkeypatch.setenv("XDG_CACHE_HOME", "")
+    assert weights.cache_folder() == tmp_path / ".cache" / "swapdistill"
+
+
 def test_a_download_is_verified_and_kept(tmp_path, monkeypatch):
     monkeypatch.delenv("SWAPDISTILL_WEIGHTS", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
@@ -116,18 +154,75 @@ def test_non_finite_numbers_pass_where_nobody_asks():
     assert network.bias.isnan().all()
 
 
-def test_state_dicts_are_unwrapped(tmp_path):
-    state = filled(nn.Linear(2, 2), 1)
-    for number, content in enumerate((
-        state, {"state_dict": state}, {"model": {"params": state}},
-        {"net_state_dict": {f"module.{k}": t for k, t in state.items()}},
-    )):  # fmt: skip
-        torch.save(content, tmp_path / f"{number}.pth")
-        read = weights.read_state(tmp_path / f"{number}.pth")
-        assert read.keys() == state.keys() and all(torch.equal(read[key], state[key]) for key in state)
-    torch.save({"epoch": 3}, tmp_path / "none.pth")
-    with pytest.raises(ValueError, match=r"none\.pth: expected tensors by name .*got a mapping with the keys epoch"):
+STATE, OTHER = filled(nn.Linear(2, 2), 1), filled(nn.Linear(2, 2), 2)
+HALF = {"weight": OTHER["weight"]}
+
+
+def prefixed(prefix: str, state=STATE) -> dict[str, torch.Tensor]:
+    return {prefix + key: tensor for key, tensor in state.items()}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        STATE, {**STATE, "epoch": 3, "best": None}, {"state_dict": STATE, "epoch": 3}, {"model": {"params": STATE}},
+        {"netG": STATE, "optimizer_G": {"state": {0: {"exp_avg": OTHER["bias"]}}}, "latent_avg": OTHER["bias"]},
+        {"my_swapper": STATE, "optimizer": {"state": {0: OTHER}, "param_groups": []}, "epoch": 3},
+        {"generator": STATE, "G": STATE},
+        prefixed("module."), prefixed("module.module."), prefixed("_orig_mod."), prefixed("_orig_mod.module."),
+        prefixed("module._orig_mod."), {"net_state_dict": prefixed("module.")},
+        {**prefixed("module."), "n_averaged": torch.tensor(3)},
+        {key: tensor.numpy() for key, tensor in STATE.items()},
+    ],
+)  # fmt: skip
+def test_state_dicts_are_unwrapped(content, tmp_path, capfd):
+    torch.save(content, tmp_path / "a.pth")
+    read = weights.read_state(tmp_path / "a.pth")
+    assert read.keys() == STATE.keys() and all(torch.equal(read[key], STATE[key]) for key in STATE)
+    choice = isinstance(content, dict) and "G" in content
+    assert bool(capfd.readouterr().err) is choice, "a line where two entries hold tensors"
+
+
+@pytest.mark.parametrize(
+    ("content", "line"),
+    [
+        ({"params": OTHER, "params_ema": STATE}, "'params_ema', not params"),
+        ({"state_dict": OTHER, "state_dict_ema": prefixed("module.")}, "'state_dict_ema', not state_dict"),
+        ({"g": OTHER, "d": HALF, "g_ema": STATE}, "'g_ema', not g, d"),
+        ({"model": OTHER, "ema": STATE}, "'ema', not model"),
+        ({"ema_model": STATE, "model": OTHER}, "'ema_model', not model"),
+        ({"generator": STATE, "discriminator": OTHER, "discriminator_ema": OTHER}, "'generator', not discriminator, "),
+        ({"model": STATE, "model_ema": HALF}, "'model', not model_ema"),  # an average of parameters without the rest
+    ],
+)
+def test_the_average_is_taken_where_it_is_complete_and_a_line_says_so(content, line, tmp_path, capfd):
+    torch.save(content, tmp_path / "a.pth")
+    read = weights.read_state(tmp_path / "a.pth")
+    assert read.keys() == STATE.keys() and all(torch.equal(read[key], STATE[key]) for key in STATE)
+    assert capfd.readouterr().err.startswith(f"{tmp_path / 'a.pth'}: takes the weights of {line}")
+
+
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [
+        ({"epoch": 3}, "expected tensors by name .*, got a mapping with the keys epoch; give the file of a network"),
+        ({}, "got nothing"),
+        ([STATE], "got list"),
+        ({"optimizer": {"state": {0: STATE}, "param_groups": []}}, "got a mapping with the keys optimizer"),
+        ({"state": {0: STATE}, "param_groups": [1]}, "got the state of an optimiser with the keys state, param_groups"),
+        ({"generator": STATE, "model": OTHER}, r"holds several networks \('generator', 'model'\); save the right one"),
+        ({"e": STATE, "s": OTHER}, r"holds several networks \('e', 's'\)"),
+    ],
+)
+def test_content_without_a_state_dict_or_with_several_is_refused(content, found, tmp_path):
+    torch.save(content, tmp_path / "none.pth")
+    with pytest.raises(ValueError, match=rf"none\.pth: .*{found}"):
         weights.read_state(tmp_path / "none.pth")
+
+
+def test_a_part_of_a_name_that_is_no_prefix_stays():
+    mixed = {"module.weight": torch.ones(1), "bias": torch.ones(1), "a._orig_mod.b": torch.ones(1)}
+    assert list(weights.unwrap(mixed, "a.pth")) == ["module.weight", "bias", "a.b"]
 
 
 def test_parts_of_a_file_are_read_alone(tmp_path):

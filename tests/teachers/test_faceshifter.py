@@ -96,7 +96,7 @@ def test_metadata_says_what_a_file_needs(tmp_path):
     assert json.loads(metadata["options"])["resolution"] == 64 and json.loads(metadata["refiner_options"])["width"] == 4
     assert read_metadata(tmp_path / "absent.pth") == {}
     (tmp_path / "broken.safetensors").write_bytes(b"no")
-    with pytest.raises(ValueError, match=r"broken\.safetensors: not a safetensors file"):
+    with pytest.raises(ValueError, match=r"broken\.safetensors: is text"):
         read_metadata(tmp_path / "broken.safetensors")
     with pytest.raises(ValueError, match="metadata 'options'"):
         save_faceshifter(tmp_path / "t.safetensors", AEINet(width=2, resolution=64), options="")
@@ -220,10 +220,7 @@ class Exploit:
 def test_what_lies_beside_the_tensors_is_not_executed(tmp_path):
     state = originals(AEINet(width=2, embedding_dim=12), "faceshifter_aei")
     torch.save({"state_dict": state, "hparams": Exploit(tmp_path / "written")}, tmp_path / "G.pth")
-    FaceShifterTeacher({"generator": tmp_path / "G.pth"}, MeanColours())
-    assert [path.name for path in tmp_path.iterdir()] == ["G.pth"]
-    torch.save({**state, "start": Exploit(tmp_path / "written")}, tmp_path / "G.pth")
-    with pytest.raises(ValueError, match=r"G\.pth: expected tensors by name"):
+    with pytest.raises(ValueError, match=r"G\.pth: refused, nothing was executed: it names builtins\.exec"):
         FaceShifterTeacher({"generator": tmp_path / "G.pth"}, MeanColours())
     assert [path.name for path in tmp_path.iterdir()] == ["G.pth"]
 
@@ -250,5 +247,5 @@ def test_foreign_checkpoints_are_named(tmp_path, taotaonice):
         with pytest.raises(ValueError, match=message):
             FaceShifterTeacher({**files(folder), name: swapped[name]})
     (tmp_path / "text.pth").write_text("no weights")
-    with pytest.raises(ValueError, match=r"text\.pth: not a weight file"):
+    with pytest.raises(ValueError, match=r"text\.pth: is text"):
         FaceShifterTeacher({"generator": tmp_path / "text.pth"})

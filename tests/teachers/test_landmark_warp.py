@@ -251,7 +251,7 @@ def test_options_and_files_are_checked(untrained, tmp_path):
     with pytest.raises(ValueError, match="fc_lm.bias: expected shape .136,., found none"):
         Landmarks(tmp_path / "incomplete.pth")
     (tmp_path / "text.pth").write_text("no weights")
-    with pytest.raises(ValueError, match="text.pth: not a weight file"):
+    with pytest.raises(ValueError, match="text.pth: is text"):
         Landmarks(tmp_path / "text.pth")
 
 

@@ -287,7 +287,7 @@ def test_foreign_files_are_named(tmp_path, folder, networks):
         with pytest.raises(ValueError, match=rf"ftm_final\.pth: {message}"):
             MegaFSTeacher(weights, "lcr")
     path.write_text("no weights")
-    with pytest.raises(ValueError, match=r"ftm_final\.pth: not a weight file"):
+    with pytest.raises(ValueError, match=r"ftm_final\.pth: is text"):
         MegaFSTeacher(weights)
 
 
@@ -299,7 +299,7 @@ def test_files_and_options_that_do_not_go_together(tmp_path, folder):
         MegaFSTeacher(weights)
     with pytest.raises(ValueError, match=r"generator\.pth: expected a state dict under 'e'"):
         MegaFSTeacher({"encoder_and_transfer": folder / "generator.pth", "generator": generator})
-    with pytest.raises(ValueError, match=r"ftm_final\.pth: expected tensors by name"):
+    with pytest.raises(ValueError, match=r"ftm_final\.pth: holds several networks \('e', 's'\)"):
         MegaFSTeacher({"encoder_and_transfer": folder / "ftm_final.pth", "generator": folder / "ftm_final.pth"})
     with pytest.raises(ValueError, match=r"weights\.generator is missing: the path of the stylegan2"):
         MegaFSTeacher({"encoder_and_transfer": folder / "ftm_final.pth"})

@@ -48,11 +48,10 @@ def test_files_that_are_no_such_graph(tmp_path, encoders):
     empty.write_bytes(b"")
     cut.write_bytes(model.read_bytes()[:5000])
     embedder, converter = encoders["embedder"][0], encoders["converter"][0]
-    for path in (text, empty, cut):
-        refused(
-            f"{path.name}: not an ONNX file that onnx", {"model": path, "embedder": embedder}, family="inswapper_128"
-        )
-        refused(f"{path.name}: not an ONNX file that onnx", {"model": model, "embedder": path}, family="inswapper_128")
+    reasons = {text: "is a Git LFS pointer", empty: "is empty", cut: "not an ONNX file that onnxruntime can run"}
+    for path, reason in reasons.items():
+        refused(f"{path.name}: {reason}", {"model": path, "embedder": embedder}, family="inswapper_128")
+        refused(f"{path.name}: {reason}", {"model": model, "embedder": path}, family="inswapper_128")
     refused(
         r"c\.onnx: its inputs are input \(batch, 512\).*expected target \(N, 3, 256, 256\), source \(N, 512\).*card",
         {"model": converter, "embedder": embedder},
@@ -166,6 +165,6 @@ def test_missing_packages_are_named(tmp_path, encoders, monkeypatch):
     weights = {"model": model, "embedder": encoders["embedder"][0]}
     with monkeypatch.context() as patch:
         patch.setitem(sys.modules, "onnx", None)
-        refused(r"m\.onnx: .* needs onnx: pip install swapdistill\[onnx\]", weights, family="inswapper_128")
+        refused(r"m\.onnx: .* needs onnx: pip install -e .\.\[onnx\]", weights, family="inswapper_128")
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    refused(r"needs onnxruntime: pip install swapdistill\[onnx\]", weights, family="inswapper_128")
+    refused(r"needs onnxruntime: pip install -e .\.\[onnx\]", weights, family="inswapper_128")

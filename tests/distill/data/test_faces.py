@@ -8,8 +8,8 @@ from helpers.portraits import PLACES, portraits
 from helpers.videos import write_video
 from PIL import Image
 
-pytest.importorskip("cv2", reason="pip install swapdistill[video]")
-pytest.importorskip("av", reason="pip install swapdistill[video]")
+pytest.importorskip("cv2", reason='pip install -e ".[video]"')
+pytest.importorskip("av", reason='pip install -e ".[video]"')
 
 from distill.data import faces, video
 from swapcore.files import sha256

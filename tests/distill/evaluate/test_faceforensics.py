@@ -7,8 +7,8 @@ import pytest
 import torch
 from conftest import SHARED, needs_shared
 
-pytest.importorskip("cv2", reason="pip install swapdistill[video]")
-pytest.importorskip("av", reason="pip install swapdistill[video]")
+pytest.importorskip("cv2", reason='pip install -e ".[video]"')
+pytest.importorskip("av", reason='pip install -e ".[video]"')
 
 from helpers.make_pairs import make
 from helpers.marks import is_marked

@@ -166,7 +166,6 @@ def test_the_command_reads_manifests_and_mirror_images(people, tmp_path, capsys)
         (["nobody"], [], "unknown estimator 'nobody'; known: .*synthetic_recogniser.*foamliu_128"),
         (["synthetic_pose"], [], "gives pose and expression, not 'embedding'"),
         (["synthetic_recogniser"], ["--photos", "nowhere"], "nowhere: no such folder"),
-        (["synthetic_recogniser"], ["--resolution", "8"], "--resolution must be 32 or more"),
     ],
 )
 def test_the_command_names_what_is_wrong(people, capsys, names, options, says):

@@ -104,7 +104,7 @@ def test_a_student_brings_the_encoder_of_its_file(tmp_path, pairs, images):
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
     """A generator, and a whole student, as ONNX files; and the student itself."""
-    pytest.importorskip("onnx", reason="pip install swapdistill[onnx] for exported students")
+    pytest.importorskip("onnx", reason='pip install -e ".[onnx]" for exported students')
     folder = tmp_path_factory.mktemp("onnx")
     student = swappers.load_student(student_file(folder), EXP)
 

@@ -1,5 +1,6 @@
 """`python -m distill.export` and stage `export`: files, card, table, errors; finished exports are kept."""
 
+import importlib.util
 import json
 import os
 import shutil
@@ -23,6 +24,7 @@ from distill.export import convert
 from students.export import equality
 from students.export.conversion import quiet
 from students.export.targets import TARGETS
+from swapcore.files import read_json
 
 
 @pytest.fixture(scope="module")
@@ -96,10 +98,21 @@ def test_a_folder_holds_the_exports_of_one_student(exported, tmp_path, capsys):
     assert (exported[0] / "card.json").read_bytes() == before
 
 
-def test_ctrl_c_says_that_the_command_goes_on(file, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(equality, "compare", lambda *given: (_ for _ in ()).throw(KeyboardInterrupt))
-    assert export.main([str(file), "--to", "tnn", "--out", str(tmp_path / "out")]) == 130
-    assert "stopped; the same command continues" in capsys.readouterr().err
+def test_a_missing_package_stops_its_target_only(file, tmp_path, monkeypatch, capsys):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "coremltools" else find(name))
+    out = tmp_path / "out"
+    assert export.main([str(file), "--to", "coreml", "--precision", "fp32,fp16", "--out", str(out)]) == 2
+    assert not out.exists() and capsys.readouterr().err.count("needs the package coremltools") == 1
+    assert export.main([str(file), "--to", "coreml,tnn", "--precision", "fp32,fp16", "--out", str(out)]) == 2
+    shown = capsys.readouterr()
+    install = 'exporting to coreml needs the package coremltools: pip install -e ".[export-coreml]"'
+    assert shown.out.count(f"refused: {install}") == 1 and shown.err.splitlines()[-1] == f"error: {install}"
+    written = [(row["target"], row["precision"]) for row in read_json(out / "card.json")["targets"]]
+    assert written == [("tnn", "fp32"), ("tnn", "fp16")]
+
+
+def test_an_output_that_is_a_file_is_one_line(file, tmp_path, capsys):
     (tmp_path / "file").write_text("")
     assert export.main([str(file), "--to", "tnn", "--out", str(tmp_path / "file")]) == 2
     assert "file: is a file; name a folder" in capsys.readouterr().err
@@ -143,7 +156,7 @@ def test_mistakes_are_one_line(file, arguments, message, capsys):
 def test_other_files_are_refused(tmp_path, capsys):
     (tmp_path / "x.safetensors").write_bytes(b"no")
     assert export.main([str(tmp_path / "x.safetensors"), "--to", "tnn"]) == 2
-    assert "x.safetensors: not a safetensors file" in capsys.readouterr().err
+    assert "x.safetensors: is " in capsys.readouterr().err
     assert export.main([str(tmp_path / "none.safetensors"), "--to", "tnn"]) == 2
 
 

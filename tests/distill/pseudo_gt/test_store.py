@@ -81,7 +81,7 @@ def test_a_missing_driver_says_what_to_install(experiment, monkeypatch):
         raise ImportError("Install s3fs to access S3")
 
     monkeypatch.setattr("distill.pseudo_gt.store.fsspec.filesystem", absent)
-    with pytest.raises(StageError, match=r"s3://b/p: Install s3fs .*pip install swapdistill\[remote\]"):
+    with pytest.raises(StageError, match=r"s3://b/p: Install s3fs .*pip install -e .\.\[remote\]"):
         run(experiment(teachers=mixers(0.5), destination="s3://b/p"))
     monkeypatch.undo()
     with pytest.raises(StageError, match="nowhere://x: .*expected a folder or a URL"):

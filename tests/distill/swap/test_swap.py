@@ -5,8 +5,8 @@ import pytest
 from conftest import SHARED, needs_shared
 from PIL import Image
 
-pytest.importorskip("cv2", reason="pip install swapdistill[video]")
-pytest.importorskip("av", reason="pip install swapdistill[video]")
+pytest.importorskip("cv2", reason='pip install -e ".[video]"')
+pytest.importorskip("av", reason='pip install -e ".[video]"')
 
 from helpers.portraits import PLACES, portraits
 from helpers.student_files import student_file
@@ -119,7 +119,6 @@ def test_a_video_keeps_its_sound_and_says_what_it_is(scene, tmp_path):
         (["absent.png", "two.png", "-o", "out.png"], "absent.png: no such file"),
         (["grey.png", "two.png", "-o", "out.png"], "grey.png: no face found; the source must show one"),
         (["source.png", "grey.png", "-o", "out.png"], "grey.png: no face found"),
-        (["source.png", "two.png", "-o", "out.png", "--faces", "none"], "expected largest, all, or a number"),
         (["source.png", "two.png", "-o", "out.bmp"], "BMP cannot say"),
         (["source.png", "two.png", "-o", "two.png"], "two.png: would replace an input"),
         (["source.png", "two.png", "-o", "out.png", "--student", "two.png"], "expected a student's .safetensors, or"),
@@ -140,3 +139,12 @@ def test_what_cannot_be_done_is_one_line_and_leaves_no_file(scene, arguments, me
     error = capsys.readouterr().err
     assert error.splitlines()[-1].startswith("error: ") and message in error
     assert sorted(folder.iterdir()) == before
+
+
+@pytest.mark.parametrize("faces", ["none", "0", "-1", "²", "٣", "1e3", "nan", "1.5", "", "9" * 30])
+def test_another_number_of_faces_is_one_line(faces, capsys):
+    with pytest.raises(SystemExit) as ended:
+        swap.main(["source.png", "two.png", "-o", "out.png", f"--faces={faces}"])
+    error = capsys.readouterr().err
+    assert ended.value.code == 2 and error.startswith("error: argument --faces: largest, all, or a number: expected a")
+    assert error.count("\n") == 1 and faces in error

@@ -62,5 +62,5 @@ def test_estimators_that_need_an_absent_package_are_named_before_the_run(
     monkeypatch.setattr(build, "find_spec", lambda name: None)
     exp = config.load(experiment(tmp_path, eval={"metrics": [metric], **choice}))
     ((role, name),) = choice.items()
-    with pytest.raises(ConfigError, match=f"eval.{role}: '{name}' needs the package {package}: pip install {package}"):
+    with pytest.raises(ConfigError, match=f"eval.{role}: '{name}' needs the package {package}: pip install -e "):
         build.check_names(exp)

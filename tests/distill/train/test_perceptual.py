@@ -37,5 +37,7 @@ def test_unknown_and_missing_networks_say_what_to_do(monkeypatch, tmp_path):
         perceptual.build("vgg", None, [], "cpu")
     monkeypatch.delenv("SWAPDISTILL_WEIGHTS", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    with pytest.raises(weights.WeightsError, match="squeezenet1_0_torchvision.pth is in none of .* get it from"):
+    with pytest.raises(
+        weights.WeightsError, match="squeezenet1_0_torchvision.pth is missing; get it from .* searched in "
+    ):
         perceptual.build("squeezenet_compressed", None, [], "cpu")

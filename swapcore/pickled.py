@@ -1,9 +1,9 @@
-"""Tensors of a pickled object tree, as `torch.save(model)` writes it, read without executing anything of it.
+"""Content of torch files that torch's own reader of weights refuses, read without executing anything of it.
 
-Such a file names classes to import and build. torch's own reader of weights refuses it, and cannot be configured for
-the older format, which stores the source of every class beside the class. Here every name that a tree of modules may
-contain becomes an inert stand-in that keeps its attributes, and any other name is refused. Only tensors are taken from
-the tree. Both formats are read: the zip archive and the older one.
+Such a file names classes to import and build: a network saved whole, the settings of a trainer, numpy numbers. torch's
+reader also cannot be configured for the older format, which stores the source of every class beside the class. Here
+every name becomes an inert stand-in that keeps its attributes; nothing is imported. Only tensors and arrays are taken
+from the tree. Both formats are read: the zip archive and the older one.
 """
 
 from __future__ import annotations
@@ -15,22 +15,18 @@ import struct
 import zipfile
 import zlib
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from swapcore.weights import unwrap
-
-# The names in SimSwap's ArcFace file: a network and a margin head of a package `models`, an optimiser, perhaps wrapped
-# by the training code (foamliu/InsightFace-v2), torch's own modules, and an accuracy.
-_HARMLESS = re.compile(
-    r"torch\.nn\.modules\.[\w.]+|torch\.nn\.parallel\.data_parallel\.DataParallel|torch\.optim\.[\w.]+|torch\.device"
-    r"|torch\.nn\.backends\.thnn\._get_thnn_function_backend|copyreg\._reconstructor"
-    r"|models(\.\w+)*\.(ResNet|IRBlock|SEBlock|ArcMarginModel)|optimizer\.InsightFaceOptimizer"
-    r"|numpy\._?core\.multiarray\.(scalar|_reconstruct)|numpy\.(dtype|ndarray)|_codecs\.encode"
+# A file that names one of these was made to do harm. A stand-in would be inert too, but the user should know.
+_HARMFUL = re.compile(
+    r"(os|posix|nt|subprocess|shutil|socket|sys|runpy|importlib|ctypes|pty|webbrowser|pickle|torch\.hub)\..+"
+    r"|builtins\.(eval|exec|compile|open|__import__|breakpoint|input)"
 )
 _DTYPES = {
     "FloatStorage": torch.float32, "DoubleStorage": torch.float64, "HalfStorage": torch.float16,
@@ -45,17 +41,23 @@ _DAMAGE = (
 
 
 class _Refused(Exception):
-    """The file cannot be read; the message gives the reason, `read_module` adds the path."""
+    """The file cannot be read; the message gives the reason, `read` adds the path."""
 
 
-class _Node:
-    """Stand-in for any object of the tree: it keeps the attributes and builds nothing."""
+class _Node(dict):
+    """Stand-in for any object of the tree: it keeps attributes and, of a dict, the entries; it builds nothing."""
+
+    __hash__ = object.__hash__  # it may be a key
 
     def __init__(self, *_arguments: object) -> None: ...
 
     def __setstate__(self, state: object) -> None:
         if isinstance(state, Mapping):
             self.__dict__.update(state)
+
+    def append(self, _entry: object) -> None: ...
+
+    extend = add = append
 
 
 def _rebuild_tensor(numbers: Tensor, offset: int, size: tuple, stride: tuple, *_: object) -> Tensor:
@@ -72,11 +74,15 @@ _BUILT = {
     "torch._utils._rebuild_tensor": _rebuild_tensor,
     "torch._utils._rebuild_tensor_v2": _rebuild_tensor,
     "torch._utils._rebuild_parameter": lambda tensor, *_: tensor,
+    "torch._utils._rebuild_parameter_with_state": lambda tensor, *_: tensor,
+    "numpy.core.multiarray._reconstruct": lambda *_: np.empty(0),  # its state follows
+    "numpy.dtype": np.dtype,
+    "_codecs.encode": lambda text, *_: text.encode("latin1"),
 }
 
 
 class _Unpickler(pickle.Unpickler):
-    """Builds containers, stand-ins, and tensors whose numbers are read later; refuses every other name."""
+    """Builds containers, arrays, stand-ins, and tensors whose numbers are read later."""
 
     def __init__(self, file: BinaryIO, bytes_at_most: int) -> None:
         super().__init__(file, encoding="utf-8")
@@ -85,13 +91,14 @@ class _Unpickler(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         full = f"{ {'__builtin__': 'builtins', 'copy_reg': 'copyreg'}.get(module, module) }.{name}"
+        full = full.replace("numpy._core.", "numpy.core.")
         if full in _BUILT:
             return _BUILT[full]
         if module in ("torch", "torch.storage") and name in _DTYPES:
             return _DTYPES[name]
-        if _HARMLESS.fullmatch(full):
-            return _Node
-        raise _Refused(f"refused, nothing was executed: it names {full}, which no network needs")
+        if _HARMFUL.fullmatch(full):
+            raise _Refused(f"refused, nothing was executed: it names {full}, which no network needs")
+        return _Node
 
     def persistent_load(self, reference: Any) -> Any:
         """A class stored with its source, which is ignored, or the numbers that tensors are views of."""
@@ -108,38 +115,44 @@ class _Unpickler(pickle.Unpickler):
         return self.numbers[key]
 
 
-def read_module(path: str | Path) -> dict[str, Tensor]:
-    """The state dict of a pickled module, alone or under "model" of a training state; of a state dict, itself.
+def read(path: str | Path, select: Callable[[object], Any]) -> Any:
+    """What `select` takes from the content: state dicts, from which only their own numbers are read into memory.
 
-    `module.` prefixes are removed. Of a training state only the network's numbers are read into memory. Raises
-    ValueError if the file holds neither, is damaged, or names a class or function that no module needs.
+    `select` gets the tree with state dicts in the places of networks. Raises ValueError if the file is damaged, or
+    names a function that executes something; errors of `select` pass.
     """
-    path = Path(path)
+    path, chosen = Path(path), []
+
+    def choose(content: object) -> object:
+        chosen.append(select(_without_modules(content)))
+        return chosen[0]
+
     try:
-        content = _zipped(path) if zipfile.is_zipfile(path) else _legacy(path)
+        (_zipped if zipfile.is_zipfile(path) else _legacy)(path, choose)
     except _Refused as error:
         raise ValueError(f"{path}: {error}") from None
     except _DAMAGE as error:
+        if isinstance(error, ValueError) and str(error).startswith(f"{path}: "):
+            raise
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise ValueError(f"{path}: not a file that torch.save wrote, or damaged ({reason})") from None
-    return unwrap(content, str(path))
+    return chosen[0]
 
 
-def _zipped(path: Path) -> object:
+def _zipped(path: Path, choose: Callable[[object], object]) -> None:
     with zipfile.ZipFile(path) as archive:
         tree = next((name for name in archive.namelist() if name.endswith("/data.pkl")), None)
         if tree is None:
             raise _Refused("a zip archive without data.pkl: torch.save did not write it")
         with archive.open(tree) as file:
             unpickler = _Unpickler(file, path.stat().st_size)
-            content = _network(unpickler.load())
+            content = choose(unpickler.load())
         for key in _needed(content, unpickler.numbers):
             with archive.open(f"{tree.removesuffix('data.pkl')}data/{key}") as file:
                 _fill(unpickler.numbers[key], file)
-    return content
 
 
-def _legacy(path: Path) -> object:
+def _legacy(path: Path, choose: Callable[[object], object]) -> None:
     """Five pickles (magic number, protocol, system, tree, keys of the numbers), then length and numbers of each key."""
     size = path.stat().st_size
     with open(path, "rb") as file:
@@ -148,7 +161,7 @@ def _legacy(path: Path) -> object:
         for _ in ("protocol", "system"):
             _Unpickler(file, size).load()
         unpickler = _Unpickler(file, size)
-        content = _network(unpickler.load())
+        content = choose(unpickler.load())
         needed = _needed(content, unpickler.numbers)
         for key in _Unpickler(file, size).load():
             numbers = unpickler.numbers[key]
@@ -162,17 +175,15 @@ def _legacy(path: Path) -> object:
                 file.seek(numbers.nbytes, io.SEEK_CUR)
         if needed or file.tell() > size:
             raise _Refused("damaged: cut off")
+
+
+def _without_modules(content: object, depth: int = 3) -> object:
+    """The content with state dicts in the places of networks, `depth` mappings deep."""
+    if isinstance(content, _Node) and "_modules" in vars(content):
+        return dict(_tensors(content, ""))
+    if isinstance(content, Mapping) and depth:
+        return {key: _without_modules(value, depth - 1) for key, value in content.items()}
     return content
-
-
-def _network(content: object) -> object:
-    """The state dict of a module, alone or under "model"; content without a module unchanged."""
-    node = content.get("model", content) if isinstance(content, Mapping) else content
-    if not isinstance(node, _Node):
-        return content
-    if "_modules" not in vars(node):
-        raise _Refused("expected a pickled network, alone or under 'model'")
-    return dict(_tensors(node, ""))
 
 
 def _tensors(node: _Node, prefix: str) -> Iterator[tuple[str, Tensor]]:
@@ -188,12 +199,18 @@ def _tensors(node: _Node, prefix: str) -> Iterator[tuple[str, Tensor]]:
             yield from _tensors(child, f"{prefix}{name}.")
 
 
-def _needed(content: object, numbers: Mapping[str, Tensor]) -> set[str]:
-    """Keys of the numbers that the tensors of a state dict are views of; all keys for other content."""
-    if not isinstance(content, Mapping) or not all(isinstance(tensor, Tensor) for tensor in content.values()):
-        return set(numbers)
-    used = {tensor.untyped_storage().data_ptr() for tensor in content.values()}
+def _needed(chosen: object, numbers: Mapping[str, Tensor]) -> set[str]:
+    """Keys of the numbers that the tensors in nested mappings are views of."""
+    used = {tensor.untyped_storage().data_ptr() for tensor in _leaves(chosen)}
     return {key for key, tensor in numbers.items() if tensor.untyped_storage().data_ptr() in used}
+
+
+def _leaves(content: object) -> Iterator[Tensor]:
+    if isinstance(content, Tensor):
+        yield content
+    elif isinstance(content, Mapping):
+        for value in content.values():
+            yield from _leaves(value)
 
 
 def _fill(numbers: Tensor, file: BinaryIO) -> None:
