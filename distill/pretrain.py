@@ -23,7 +23,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
@@ -34,7 +33,7 @@ from eval.estimators import build_network
 from eval.networks import POSE_UNIT_DEG, inner_square
 from students import identity_encoder as encoders
 from swapcore import terminal, weights
-from swapcore.files import whole_file, write_json
+from swapcore.files import write_json
 from swapcore.hardware import git_commit
 from swapcore.images import to_float, to_uint8
 from swapcore.locks import folder_lock
@@ -198,8 +197,7 @@ def pretrain(args: argparse.Namespace, recipe: Recipe) -> None:
 
     # Write the weights and their record.
     path = (args.out or recipe.folder) / recipe.card.file
-    with whole_file(path) as temporary:
-        save_file(network.state_dict(), temporary)
+    weights.write_state(path, network.state_dict())
     record = {
         "name": recipe.card.name,
         "sha256": weights.sha256(path),

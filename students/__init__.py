@@ -11,11 +11,9 @@ import inspect
 import json
 from pathlib import Path
 
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from swapcore.files import whole_file
-from swapcore.weights import load_strictly, read_header, read_state
+from swapcore.weights import load_strictly, read_header, read_state, write_state
 
 from .compact import Compact
 from .mobilefaceswap import MobileFaceSwap
@@ -55,10 +53,8 @@ def save(generator: nn.Module, path: str | Path, **metadata: str) -> None:
     for key, value in metadata.items():
         if key in ("student", "options") or not isinstance(value, str):
             raise ValueError(f"metadata '{key}': expected text under another name than student and options")
-    state = {key: tensor.detach().cpu().contiguous() for key, tensor in generator.state_dict().items()}
     header = {"student": generator.name, "options": json.dumps(generator.options), **metadata}
-    with whole_file(path) as temporary:
-        save_file(state, temporary, metadata=header)
+    write_state(path, generator.state_dict(), header)
 
 
 def load(path: str | Path, expected: str | None = None) -> nn.Module:

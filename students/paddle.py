@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from swapcore import file_kinds
+from swapcore.weights import kinds
 
 _ALLOWED = {
     ("numpy.core.multiarray", "_reconstruct"), ("numpy._core.multiarray", "_reconstruct"), ("numpy", "ndarray"),
@@ -56,8 +56,8 @@ def read_pdparams(path: str | Path) -> dict[str, Tensor]:
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from None
         except _UNPICKLING_ERRORS as error:
-            if file_kinds.kind_of(path).name != file_kinds.PICKLE:
-                raise ValueError(file_kinds.refusal(path, "a .pdparams file")) from None
+            if kinds.kind_of(path).name != kinds.PICKLE:
+                raise ValueError(kinds.refusal(path, "a .pdparams file")) from None
             raise ValueError(f"{path}: not a .pdparams file ({error})") from None
     if isinstance(content, dict):
         content = content.get("state_dict", content)

@@ -20,8 +20,7 @@ from typing import Any
 FRESH_NS = 2_000_000_000  # the coarsest clock of a file system, FAT's, has ticks of two seconds
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # no space, the user's quota is used up, the file is too large here
 PROBE_BYTES = 1 << 20
-# Names of unfinished files: .STEM.PID@MACHINE.TOKEN.SUFFIX, and some that do not say who writes them
-UNNAMED = re.compile(r"\.tmp[A-Za-z0-9]{6}")  # of the library safetensors
+# Names of unfinished files: .STEM.PID@MACHINE.TOKEN.SUFFIX
 UNFINISHED = re.compile(r"\..*\.(?P<pid>\d+)@(?P<machine>.+)\.[0-9a-f]{8}(\.[^.]*)?", re.DOTALL)
 
 
@@ -137,15 +136,11 @@ def machine() -> str:
 def remove_leftovers(paths: Iterable[Path], foreign: bool = False) -> None:
     """Remove those of `paths` that `whole_file` or `whole_folder` of a dead process of this machine left unfinished.
 
-    With `foreign` also those of other machines or unknown processes: only for a folder that no other process may write
-    to.
+    With `foreign` also those of other machines: only for a folder that no other process may write to.
     """
     for path in paths:
-        if match := UNFINISHED.fullmatch(path.name):
-            remove = _is_dead(int(match["pid"])) if match["machine"] == machine() else foreign
-        else:
-            remove = foreign and UNNAMED.fullmatch(path.name)
-        if not remove:
+        match = UNFINISHED.fullmatch(path.name)
+        if match is None or not (_is_dead(int(match["pid"])) if match["machine"] == machine() else foreign):
             continue
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)  # another process may be removing it as well

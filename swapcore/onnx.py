@@ -16,8 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from swapcore import file_kinds, terminal
+from swapcore import terminal
 from swapcore.files import sha256
+from swapcore.weights import kinds
 
 PROVIDERS = ("CUDAExecutionProvider", "CoreMLExecutionProvider", "CPUExecutionProvider")
 _TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(double)": np.float64}
@@ -60,12 +61,12 @@ class Session:
         device = torch.cuda.current_device() if torch.cuda.is_available() else 0
         settings = [{"device_id": str(device)} if name.startswith("CUDA") else {} for name in chosen]
         self.path, self.failures = Path(path), _failures()
-        kind = file_kinds.kind_of(path)
+        kind = kinds.kind_of(path)
         try:
             self.session = runtime.InferenceSession(str(path), options, chosen, settings)
         except self.failures as error:
-            if kind.name != file_kinds.ONNX:
-                raise ValueError(file_kinds.refusal(path, file_kinds.ONNX)) from None
+            if kind.name != kinds.ONNX:
+                raise ValueError(kinds.refusal(path, kinds.ONNX)) from None
             raise ValueError(f"{path}: not an ONNX file that onnxruntime can run: {_short(error)}") from None
         running = self.session.get_providers()
         if chosen[0] not in running:

@@ -25,7 +25,8 @@ class Parser(argparse.ArgumentParser):
         self.register("type", float, number())
 
     def error(self, message: str) -> None:
-        self.exit(2, f"error: {message}; --help lists the options\n")
+        print_error(f"{message}; --help lists the options")
+        self.exit(2)
 
 
 def parser(description: str) -> Parser:
@@ -77,8 +78,15 @@ def run_command(command: Callable[[], int | None], kinds: tuple[type[Exception],
     try:
         return command() or 0
     except kinds as error:
-        print(f"error: {error}", file=sys.stderr)
+        print_error(error)
         return 2
+
+
+def print_error(error: object) -> None:
+    """Print `error: ...` as one line. Control characters, which a name or a damaged file may hold, are escaped."""
+    text = " ".join(str(error).split())
+    readable = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+    print(f"error: {readable}", file=sys.stderr)
 
 
 def nearest(name: str, known: Iterable[str], prefix: str = "") -> str:

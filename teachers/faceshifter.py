@@ -11,13 +11,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from swapcore.files import whole_file
 from swapcore.frame import Crop
-from swapcore.weights import build_with, load_strictly, read_header, read_state, tensor_of
+from swapcore.weights import build_with, load_strictly, read_header, read_state, tensor_of, write_state
 
 from . import aei_net, hearnet
 from .aei_net import AEINet
@@ -205,13 +203,8 @@ def save_faceshifter(path: str | Path, generator: AEINet, refiner: HEARNet | Non
     parts = {"generator": generator}
     if refiner is not None:
         header["refiner_options"], parts["refiner"] = json.dumps(refiner.options), refiner
-    state = {
-        f"{part}.{key}": tensor.detach().cpu().contiguous()
-        for part, network in parts.items()
-        for key, tensor in network.state_dict().items()
-    }
-    with whole_file(path) as temporary:
-        save_file(state, temporary, metadata=header)
+    state = {f"{part}.{key}": tensor for part, net in parts.items() for key, tensor in net.state_dict().items()}
+    write_state(path, state, header)
 
 
 def read_metadata(path: str | Path) -> dict[str, str]:

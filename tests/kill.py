@@ -30,7 +30,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 import torch
 from helpers import line
-from helpers.results import compare, sort_metadata
+from helpers.results import compare
 
 from distill import run
 
@@ -177,7 +177,6 @@ def in_child(path: Path, log: Path, last: int | None, writer: int) -> None:
             os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND), stream)
         sys.addaudithook(count)
         ended = run.main([str(path)])
-        sort_all(path.parent)
         sys.stdout.flush()
         os.write(writer, str(events).encode())
         status = ended
@@ -187,14 +186,9 @@ def in_child(path: Path, log: Path, last: int | None, writer: int) -> None:
         os._exit(status)
 
 
-def sort_all(folder: Path) -> None:
-    for path in folder.rglob("*.safetensors"):
-        sort_metadata(path)
-
-
 def leftovers(folder: Path) -> list[Path]:
     """Hidden files and folders: unfinished work, apart from locks."""
-    return [path for path in folder.rglob(".*") if path.name != ".lock" and ".lock" not in path.suffixes]
+    return [path for path in folder.rglob(".*") if path.suffix != ".lock" and path.name != ".lock"]
 
 
 if __name__ == "__main__":

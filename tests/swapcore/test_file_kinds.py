@@ -10,8 +10,9 @@ import torch
 from safetensors.torch import save
 from torch import nn
 
-from swapcore import file_kinds, weights
+from swapcore import weights
 from swapcore.onnx import Session
+from swapcore.weights import kinds
 
 HTML = b"\n<!DOCTYPE html><html><head><title>Virus scan warning</title>"
 LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
@@ -79,7 +80,7 @@ def test_files_of_other_kinds_are_named_in_one_line(tmp_path, ending):
         assert not {"\n", "\x1b"} & set(str(refused.value)) and "weights_only" not in str(refused.value)
 
 
-@pytest.mark.parametrize("read", [weights.read_state, weights.read_header, Session, file_kinds.kind_of])
+@pytest.mark.parametrize("read", [weights.read_state, weights.read_header, Session, kinds.kind_of])
 def test_a_folder_and_a_missing_file_are_named(tmp_path, read):
     (tmp_path / "model.safetensors").write_bytes(b"")
     with pytest.raises(ValueError, match="is a folder; name a file in it: model.safetensors"):
@@ -96,7 +97,7 @@ def test_the_content_decides_how_a_file_is_read(tmp_path, kind, ending):
         path.write_bytes(save(state))
     else:
         torch.save(state, path, _use_new_zipfile_serialization=kind == "zip")
-    assert file_kinds.kind_of(path).name == ("a safetensors file" if kind == "safetensors" else "a torch file")
+    assert kinds.kind_of(path).name == ("a safetensors file" if kind == "safetensors" else "a torch file")
     assert torch.equal(weights.read_state(path)["weight"], state["weight"])
     if kind != "safetensors":
         with pytest.raises(ValueError, match="is a torch file, not a safetensors file; get it as a safetensors file"):

@@ -13,8 +13,7 @@ import torch
 from helpers.pickled_networks import as_original, original_classes
 from torch import nn
 
-from swapcore import pickled
-from swapcore.weights import read_state, unwrap
+from swapcore.weights import pickled, read_state, unwrap
 from teachers.irse101 import IRSE101, load_irse101
 
 SMALL = ((16, 1, 1), (32, 2, 2))

@@ -37,6 +37,14 @@ def test_a_mistake_is_one_line_and_status_2(capsys):
     assert run_command(lambda: None) == 0 and run_command(lambda: 75) == 75
 
 
+def test_control_characters_of_an_error_are_escaped(capsys):
+    def mistaken():
+        raise ValueError("a\n b: \x1b[31mred\x00 \ud83d é")
+
+    assert run_command(mistaken) == 2
+    assert capsys.readouterr().err == "error: a b: \\x1b[31mred\\x00 \\ud83d é\n"
+
+
 @pytest.mark.parametrize(
     ("spec", "name"),
     [

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
 from swapcore import weights
@@ -232,3 +233,17 @@ def test_parts_of_a_file_are_read_alone(tmp_path):
     assert parts["d"] == {} and all(torch.equal(parts["g"][key], state[key]) for key in state)
     with pytest.raises(ValueError, match=r"both\.pth: expected a state dict under 'e', got a mapping with the keys g"):
         weights.read_parts(tmp_path / "both.pth", ("e",))
+
+
+def test_equal_weights_are_equal_files(tmp_path):
+    metadata = {key: f'"{key}" é' for key in "dbacefgh"}
+    state = {"half": torch.rand(3).half(), "transposed": torch.arange(6.0).view(2, 3).t(), "empty": torch.zeros(0)}
+    paths = [tmp_path / name for name in ("a.safetensors", "b.safetensors")]
+    for path, keys in zip(paths, ("abcdefgh", "hgfedcba"), strict=True):
+        weights.write_state(path, state, {key: metadata[key] for key in keys})
+    assert paths[0].read_bytes() == paths[1].read_bytes()
+    assert weights.read_header(paths[0]) == metadata
+    read = load_file(paths[0])
+    assert read.keys() == state.keys() and all(torch.equal(read[key], state[key]) for key in state)
+    weights.write_state(paths[0], state)
+    assert weights.read_header(paths[0]) == {} and load_file(paths[0]).keys() == state.keys()

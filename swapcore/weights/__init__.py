@@ -7,6 +7,7 @@ from the card's URL into the cache. Its sha256 is always checked.
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import re
@@ -21,13 +22,13 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from swapcore import file_kinds, pickled
 from swapcore.files import sha256, whole_file
+from swapcore.weights import kinds, pickled
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parent.parent.parent
 PACKAGED = (ROOT / "students" / "weights", ROOT / "eval" / "weights")
 # Entries in which public checkpoints keep the state dict of the network, or of the generator among others; in lower
 # case. The EMA of an entry has "ema" in its name, before or after it, or no other name.
@@ -152,13 +153,27 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
 
 def read_header(path: str | Path) -> dict[str, str]:
     """The metadata of a .safetensors file, text by key. Raises ValueError if the file cannot be read."""
-    if file_kinds.kind_of(path).name != file_kinds.SAFETENSORS:
-        raise ValueError(file_kinds.refusal(path, file_kinds.SAFETENSORS))
+    if kinds.kind_of(path).name != kinds.SAFETENSORS:
+        raise ValueError(kinds.refusal(path, kinds.SAFETENSORS))
     try:
         with safe_open(path, framework="pt") as file:
             return file.metadata() or {}
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{path}: not a safetensors file ({error})") from None
+
+
+def write_state(path: str | Path, state: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+    """Write tensors and metadata as .safetensors, atomically. Equal ones give equal bytes, and so one hash."""
+    content = save({key: tensor.detach().cpu().contiguous() for key, tensor in state.items()}, dict(metadata or {}))
+    size = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + size])
+    if metadata:  # which the library writes in a random order
+        header["__metadata__"] = dict(sorted(metadata.items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)  # the format aligns tensors to 8 bytes
+    with whole_file(path) as temporary, open(temporary, "wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        file.write(memoryview(content)[8 + size :])
 
 
 def read_parts(path: str | Path, names: tuple[str, ...]) -> dict[str, dict[str, Tensor]]:
@@ -333,11 +348,11 @@ def build_with(
 def _read(path: Path, select: Callable[[object], Any], mmap: bool = False) -> Any:
     """What `select` takes from the content of a .safetensors or torch file. `mmap` leaves other content of a zip
     archive (torch 1.6 and later) on the disk. Raises ValueError."""
-    kind = file_kinds.kind_of(path).name
-    if kind not in (file_kinds.SAFETENSORS, file_kinds.TORCH):
-        raise ValueError(file_kinds.refusal(path, "a PyTorch or safetensors file"))
+    kind = kinds.kind_of(path).name
+    if kind not in (kinds.SAFETENSORS, kinds.TORCH):
+        raise ValueError(kinds.refusal(path, "a PyTorch or safetensors file"))
     try:
-        if kind == file_kinds.SAFETENSORS:
+        if kind == kinds.SAFETENSORS:
             content = load_file(path)
         elif mmap and zipfile.is_zipfile(path):
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
