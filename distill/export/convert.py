@@ -42,9 +42,10 @@ MIN_COSINE = 0.9
 
 def run(exp: Experiment, accelerator, tracker) -> Stage:
     selected = targets.chosen(exp.export.to, exp.export.precisions)
+    earlier = exp.stages[: exp.stages.index("export")]
     inputs = {
         "train": upstream(exp, "train"), "wanted": selected, "recogniser": exp.eval.recogniser, "pairs": exp.eval.pairs,
-        "eval": upstream(exp, "eval") if "eval" in exp.stages else None,  # the card repeats its values
+        "eval": upstream(exp, "eval") if "eval" in earlier else None,  # the card repeats its values
     }  # fmt: skip
     stage = open_stage(exp, "export", inputs, accelerator, redo=True)
     if stage.done:

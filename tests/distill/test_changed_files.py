@@ -56,3 +56,15 @@ def test_pictures_of_fstriplets_and_occlusions(tmp_path):
     shutil.copy(tmp_path / "fst" / "vanilla/p00000/1.png", tmp_path / "fst" / "vanilla/p00000/0.png")
     with pytest.raises(StageError, match=r"train: made with other inputs \(fstriplets\.contents\.fstriplets\.hash was"):
         in_process(path)
+
+
+def test_an_evaluation_that_the_card_of_the_export_repeats(tmp_path):
+    stages = ["data", "pseudo_gt", "train", "eval", "export"]
+    path = experiment(tmp_path, stages=stages, export={"to": ["tnn"]}, eval={"metrics": ["id_retrieval"], "pairs": 8})
+    folder = in_process(path)
+    card, done = folder / "export" / "card.json", folder / "export" / "done.json"
+    written = done.stat().st_mtime_ns
+    in_process(path)
+    assert done.stat().st_mtime_ns == written, "nothing changed"
+    in_process(path, "eval.metrics=[id_retrieval, pose_error]")
+    assert done.stat().st_mtime_ns > written and "pose_error" in card.read_text()
