@@ -56,6 +56,11 @@ def check_names(exp: Experiment) -> None:
                 "evaluate what it trained: take lpips_squeeze or lpips_vgg"
             )
         chosen += _choices(exp, exp.eval.metrics).values()
+        teachers_here = [*exp.pseudo_gt.teachers, *filter(None, [exp.distil.online])]
+        rows = ["copy-target", "copy-source", "exact", *map(label, teachers_here), exp.student.name]
+        rows += [f"{exp.student.name}-refined"] if "refine" in stages else []
+        if exp.eval.reference not in (None, *rows):
+            raise ConfigError(f"eval.reference: no swapper '{exp.eval.reference}' here; known: {', '.join(rows)}")
     if "export" in stages:
         try:
             targets.check_packages(*(name for name, _ in targets.chosen(exp.export.to, exp.export.precisions)))

@@ -28,6 +28,7 @@ from torch import Tensor
 
 from distill import config
 from distill.evaluate import pairs, swappers
+from eval import intervals
 from eval.evaluation import Evaluation
 from swapcore import terminal
 from swapcore.files import whole_file, write_json
@@ -55,9 +56,7 @@ def size(error: Tensor, mask: Tensor) -> np.ndarray:
 
 def mean_and_interval(values: np.ndarray) -> dict[str, float | list[float]]:
     """The mean and its 95 % interval by bootstrap over pairs."""
-    rng = np.random.default_rng(0)
-    means = values[rng.integers(len(values), size=(2000, len(values)))].mean(1)
-    low, high = np.percentile(means, [2.5, 97.5])
+    low, high = intervals.bootstrap(values)
     return {"mean": round(float(values.mean()), 4), "interval": [round(float(low), 4), round(float(high), 4)]}
 
 
@@ -81,6 +80,7 @@ def measure(exp: config.Experiment, control: Path | None) -> tuple[dict, dict[st
     cosine = torch.cosine_similarity(student.flatten(1), teacher.flatten(1)).numpy()
     numbers = {
         "experiment": exp.name, "pairs": len(tests), "pairs_hash": tests.hash,
+        "intervals": intervals.protocol("pairs"),
         "error_rms": {name: mean_and_interval(values) for name, values in sizes.items()},
         "share_of_teachers_error": {name: mean_and_interval(values[:, 0]) for name, values in shares.items()},
         "share_not_swapped": {name: mean_and_interval(values[:, 1]) for name, values in shares.items()},

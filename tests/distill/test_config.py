@@ -13,7 +13,7 @@ from conftest import ROOT
 from helpers.make_pairs import make
 from helpers.student_files import student_file
 
-from distill import config, run, schema
+from distill import build, config, run, schema
 from distill.config import ConfigError
 from distill.data import synthetic
 from distill.data.photos import read_manifest
@@ -460,3 +460,14 @@ def test_the_reference_of_variants_is_a_variant(tmp_path):
     with pytest.raises(ConfigError, match=r"eval.reference: expected a variant \(narrow, wide\), got 'wid'"):
         config.load(write(tmp_path, text % "wid"))
     assert config.load(write(tmp_path, "eval: {reference: copy-target}")).eval.reference == "copy-target"
+
+
+def test_the_reference_of_one_experiment_is_a_swapper_that_it_measures(tmp_path):
+    for name in ("copy-target", "exact", "compact", "another"):
+        text = f"student: {{name: compact}}\neval: {{reference: {name}}}\ndata: {{resolution: 64}}"
+        exp = config.load(write(tmp_path, text))
+        if name == "another":
+            with pytest.raises(ConfigError, match="eval.reference: no swapper 'another' here; known: copy-target, "):
+                build.check_names(exp)
+        else:
+            build.check_names(exp)
