@@ -21,7 +21,6 @@ start.command(__name__, resumes=True)
 import argparse
 import os
 import warnings
-from contextlib import nullcontext
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
@@ -34,12 +33,10 @@ from distill.export import convert
 from distill.pseudo_gt import generate
 from distill.report import page
 from distill.stage import OutOfTime, signals_stop_the_command, stop_if_asked
-from distill.tracking import Tracker
+from distill.tracking import open_run
 from distill.train import loop
 from swapcore import terminal
-from swapcore.files import write_text
 from swapcore.hardware import available_cores
-from swapcore.locks import folder_lock
 
 STAGES = {
     "data": prepare.run,
@@ -108,24 +105,12 @@ def run(exp: config.Experiment) -> None:
 
 def run_stages(exp: config.Experiment, accelerator: Accelerator, **parent) -> None:
     """Run the stages that the experiment names; `parent`: options of Tracker for the run of a variant."""
-    main = accelerator.is_main_process
-    with folder_lock(exp.folder) if main else nullcontext():
-        if main:
-            write_text(exp.folder / "experiment.yaml", config.dump(exp))
-        tracker = Tracker(exp, enabled=main, **parent)
-        status = "FAILED"
-        try:
-            for name in exp.stages:
-                stop_if_asked(exp, accelerator, f"before stage {name} of {exp.name}")
-                accelerator.print(f"[{name}]")
-                STAGES[name](exp, accelerator, tracker)
-                accelerator.wait_for_everyone()
-            status = "FINISHED"
-        except (KeyboardInterrupt, OutOfTime):
-            status = "KILLED"
-            raise
-        finally:
-            tracker.end(status)
+    with open_run(exp, accelerator.is_main_process, **parent) as tracker:
+        for name in exp.stages:
+            stop_if_asked(exp, accelerator, f"before stage {name} of {exp.name}")
+            accelerator.print(f"[{name}]")
+            STAGES[name](exp, accelerator, tracker)
+            accelerator.wait_for_everyone()
 
 
 def new_accelerator(exp: config.Experiment) -> Accelerator:

@@ -16,8 +16,8 @@ from typing import Any
 
 import torch
 
-from distill.config import Experiment
-from swapcore.files import digest, flatten, read_json, write_json
+from distill.config import Experiment, dump
+from swapcore.files import digest, flatten, read_record, write_record, write_text
 
 STARTED = time.monotonic()  # approximate start of the command
 
@@ -103,13 +103,13 @@ class Stage:
     @property
     def done(self) -> bool:
         path = self.folder / "done.json"
-        return path.is_file() and read_json(path)["hash"] == self.hash
+        return path.is_file() and read_record(path).get("hash") == self.hash
 
     def finish(self, **facts: Any) -> Path:
         """Write `done.json` with the hash of the inputs, the minutes since the stage was opened (unless `facts` has
         `minutes`) and the facts. The main process calls it when every other file is in place."""
         minutes = round((time.time() - self.started) / 60, 2)
-        write_json(self.folder / "done.json", {"hash": self.hash, "minutes": minutes, **facts})
+        write_record(self.folder / "done.json", {"hash": self.hash, "minutes": minutes, **facts})
         return self.folder
 
 
@@ -131,8 +131,10 @@ def open_stage(
     record = stage.folder / "inputs.json"
     if accelerator.is_main_process:
         if record.is_file() and not redo:
-            _refuse_other_inputs(stage, read_json(record), extendable)
-        write_json(record, stage.inputs)
+            _refuse_other_inputs(stage, read_record(record), extendable)
+        write_record(record, stage.inputs)
+        if not stage.done:
+            write_text(exp.folder / "experiment.yaml", dump(exp))
     accelerator.wait_for_everyone()
     return stage
 
@@ -142,7 +144,9 @@ def upstream(exp: Experiment, name: str) -> str:
     path = exp.folder / name / "done.json"
     if not path.is_file():
         raise StageError(f"{path.parent}: stage '{name}' is not finished; add it to `stages` and run again")
-    return read_json(path)["hash"]
+    if "hash" not in (record := read_record(path)):
+        raise StageError(f"{path}: damaged (no hash); delete it and run again")
+    return record["hash"]
 
 
 def _refuse_other_inputs(stage: Stage, before: dict[str, Any], extendable: tuple[str, ...]) -> None:

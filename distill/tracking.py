@@ -15,19 +15,20 @@ import threading
 import time
 import uuid
 from collections import deque
-from collections.abc import Sequence
-from contextlib import closing
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 from tqdm import tqdm
 
-from distill.config import Experiment, to_dict
-from swapcore.files import flatten, read_json, whole_file, write_json, write_text
+from distill.config import Experiment, dump, to_dict
+from distill.stage import OutOfTime
+from swapcore.files import FileError, flatten, read_record, read_rows, whole_file, write_record, write_text
 from swapcore.hardware import environment
 from swapcore.images import marked
-from swapcore.locks import in_turn
+from swapcore.locks import folder_lock, in_turn
 
 RETRY_S = 60.0  # between two attempts while the server does not answer
 PATIENCE_S = 10.0  # that the end of a command waits for a server that does not answer
@@ -97,19 +98,52 @@ class Tracker:
             self.outbox.add({"kind": kind, "time": int(time.time() * 1000), **content})
 
 
+@contextmanager
+def open_run(exp: Experiment, main: bool, **options: Any) -> Iterator[Tracker]:
+    """Lock the folder of a run during the block and track the run; `options` are those of Tracker. Only the `main`
+    process does either.
+
+    `experiment.yaml` has the settings of the files beside it: a command that is refused does not change it, one that
+    ends well or begins a stage (`open_stage`) writes it anew.
+    """
+    record = exp.folder / "experiment.yaml"
+    with folder_lock(exp.folder) if main else nullcontext():
+        if main and not record.is_file():
+            write_text(record, dump(exp))
+        tracker, status = Tracker(exp, enabled=main, **options), "FAILED"
+        try:
+            yield tracker
+            if main:
+                write_text(record, dump(exp))
+                tracker.artifact(record)
+            status = "FINISHED"
+        except (KeyboardInterrupt, OutOfTime):
+            status = "KILLED"
+            raise
+        finally:
+            tracker.end(status)
+
+
 class Outbox:
     """The events that MLflow does not have yet, in memory and in the file `path`, and the thread that sends them."""
 
     def __init__(self, path: Path, run: Run) -> None:
         self.path, self.run = path, run
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.is_file() else []
-        self.events = deque(json.loads(line) for line in lines if line.endswith("\n"))  # a kill can cut off the last
-        self.again = bool(self.events)  # whether the first events may be with the server already
         self.answers, self.retry_at, self.closing, self.warned = True, 0.0, False, set()
+        self.events = deque(self._stored())
+        self.again = bool(self.events)  # whether the first events may be with the server already
         self.changed = threading.Condition()
         self._store()
         self.thread = threading.Thread(target=self._work, name="MLflow", daemon=True)
         self.thread.start()
+
+    def _stored(self) -> list[dict[str, Any]]:
+        """The events in the file."""
+        try:  # a kill can cut off the last line
+            return read_rows(self.path, {"kind": str, "time": int}, unfinished=True) if self.path.is_file() else []
+        except FileError as error:
+            self._warn(f"MLflow does not get older events ({error})")
+            return []
 
     def add(self, event: dict[str, Any]) -> None:
         with self.changed:
@@ -184,7 +218,7 @@ class Run:
         self.name, self.folder = exp.name, exp.folder
         self.parent, self.started = parent, int(time.time() * 1000)
         self.record = exp.folder / "mlflow_run.json"
-        self.known = read_json(self.record) if self.record.is_file() else {}
+        self.known = read_record(self.record) if self.record.is_file() else {}
         if self.known.get("uri") != self.uri:
             self.known = {}
         self.run_id: str | None = None
@@ -244,7 +278,7 @@ class Run:
         from mlflow.tracking.context.registry import resolve_tags  # user, commit and command
 
         self.known = {"uri": self.uri, "key": uuid.uuid4().hex}
-        write_json(self.record, self.known)
+        write_record(self.record, self.known)
         tags = {"swapdistill.key": self.known["key"]}
         if self.parent:
             tags["mlflow.parentRunId"] = self.parent.id()
@@ -252,7 +286,7 @@ class Run:
         return self._recorded(run.info.run_id)
 
     def _recorded(self, run_id: str) -> str:
-        write_json(self.record, {**self.known, "run_id": run_id})
+        write_record(self.record, {**self.known, "run_id": run_id})
         return run_id
 
     def _experiment_id(self) -> str:

@@ -9,39 +9,25 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 
-from distill.config import Child, Experiment, dump, to_dict
+from distill.config import Child, Experiment, to_dict
 from distill.report import comparison
-from distill.stage import OutOfTime
-from distill.tracking import Tracker
-from swapcore.files import digest, read_json, write_text
-from swapcore.locks import folder_lock
+from distill.tracking import Tracker, open_run
+from swapcore.files import digest, read_record
 
 
 def run(exp: Experiment, children: Sequence[Child], run_stages: Callable, accelerator) -> None:
     """Run the stages of every child, without the finished ones; then compare the children."""
     main = accelerator.is_main_process
-    with folder_lock(exp.folder) if main else nullcontext():
-        if main:
-            write_text(exp.folder / "experiment.yaml", dump(exp))
-        tracker = Tracker(exp, enabled=main)
-        status = "FAILED"
-        try:
-            for number, child in enumerate(children, 1):
-                accelerator.print(f"\n== {child.exp.name}: {number} of {len(children)}")
-                if main:
-                    _share(child.exp, exp)
-                accelerator.wait_for_everyone()
-                run_stages(child.exp, parent=tracker, tags={"experiment": exp.name, "variant": child.variant})
-            if main and all("report" in child.exp.stages for child in children):
-                _compare(exp, children, tracker)
-            status = "FINISHED"
-        except (KeyboardInterrupt, OutOfTime):
-            status = "KILLED"
-            raise
-        finally:
-            tracker.end(status)
+    with open_run(exp, main) as tracker:
+        for number, child in enumerate(children, 1):
+            accelerator.print(f"\n== {child.exp.name}: {number} of {len(children)}")
+            if main:
+                _share(child.exp, exp)
+            accelerator.wait_for_everyone()
+            run_stages(child.exp, parent=tracker, tags={"experiment": exp.name, "variant": child.variant})
+        if main and all("report" in child.exp.stages for child in children):
+            _compare(exp, children, tracker)
 
 
 def _share(child: Experiment, exp: Experiment) -> None:
@@ -59,7 +45,7 @@ def _share(child: Experiment, exp: Experiment) -> None:
 
 
 def _compare(exp: Experiment, children: Sequence[Child], tracker: Tracker) -> None:
-    runs = [(child, read_json(child.exp.folder / "metrics.json")) for child in children]
+    runs = [(child, read_record(child.exp.folder / "metrics.json")) for child in children]
     table = comparison.collect(runs, exp.eval.reference)
     written = comparison.write(exp.name, table, exp.folder)
     print(comparison.markdown(table))

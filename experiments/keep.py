@@ -19,7 +19,7 @@ start.command(__name__)
 import yaml
 
 from swapcore import terminal
-from swapcore.files import read_json, write_json, write_text
+from swapcore.files import read_record, write_json, write_text
 
 FOLDERS = ("photos", "heldout", "fstriplets", "occlusions")
 
@@ -40,9 +40,9 @@ def keep(run: Path, out: Path) -> list[Path]:
             raise ValueError(f"{child}: not finished, it has no metrics.json; run its command again")
         target = out / child.name if has_variants else out
         target.mkdir(parents=True, exist_ok=True)
-        metrics = read_json(child / "metrics.json")
+        metrics = read_record(child / "metrics.json")
         shutil.copyfile(child / "train" / "log.jsonl", target / "log.jsonl")
-        done = read_json(child / "train" / "done.json")
+        done = read_record(child / "train" / "done.json")
         facts = {key: metrics["environment"][key] for key in ("commit", "processor", "threads", "gpu", "torch")}
         trained = {"trained_at": done["commit"], "steps": done["steps"]}
         write_json(target / "run.json", {**facts, **trained, "minutes": metrics["minutes"]})

@@ -17,6 +17,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+CHECK = "content_digest"  # key of a record
 FRESH_NS = 2_000_000_000  # the coarsest clock of a file system, FAT's, has ticks of two seconds
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # no space, the user's quota is used up, the file is too large here
 PROBE_BYTES = 1 << 20
@@ -180,6 +181,48 @@ def read_json(path: str | Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise FileError(f"{path}: damaged ({error}); delete it and run again") from None
+
+
+def write_record(path: str | Path, content: dict[str, Any]) -> None:
+    """Write a JSON file that `read_record` checks: of a command's own, for later commands."""
+    write_json(path, with_check(content))
+
+
+def read_record(path: str | Path) -> dict[str, Any]:
+    """The content of a file of `write_record`. Raises FileError if it is damaged or was changed by hand."""
+    return without_check(read_json(path), path)
+
+
+def with_check(content: dict[str, Any]) -> dict[str, Any]:
+    """The content of a record and its digest."""
+    tree = json.loads(json.dumps(content))  # keys become text, tuples lists
+    return {**tree, CHECK: digest(tree)}
+
+
+def without_check(tree: Any, path: str | Path) -> dict[str, Any]:
+    """The content of a record whose digest is right; records of older versions have none. Raises FileError."""
+    content = {key: value for key, value in tree.items() if key != CHECK} if isinstance(tree, dict) else None
+    if content is None or tree.get(CHECK, digest(content)) != digest(content):
+        raise FileError(f"{path}: damaged, or changed by hand; delete it and run again")
+    return content
+
+
+def read_rows(path: str | Path, fields: dict[str, type], unfinished: bool = False) -> list[dict[str, Any]]:
+    """The rows of a file of JSON lines; with `unfinished` without a last line that does not end. Raises FileError where
+    one is damaged or lacks a field of this type."""
+    rows = []
+    for number, line in enumerate(Path(path).read_bytes().splitlines(keepends=True), 1):
+        if unfinished and not line.endswith(b"\n"):
+            break
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise FileError(f"{path}: line {number}: damaged ({error}); delete the file and run again") from None
+        for field, kind in fields.items():
+            if not isinstance(row, dict) or not isinstance(row.get(field), kind):
+                raise FileError(f"{path}: line {number}: damaged (no {field}); delete the file and run again")
+        rows.append(row)
+    return rows
 
 
 def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:

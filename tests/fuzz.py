@@ -126,7 +126,7 @@ def make_world(world: Path) -> None:
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
     os.chdir(part)
-    build_world(lambda command, arguments: run(command, arguments)[0])
+    build_world(run)
     os.rename(part, world)
 
 

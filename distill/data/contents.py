@@ -10,7 +10,7 @@ from typing import Any
 
 from accelerate.utils import broadcast_object_list
 
-from swapcore.files import digest, read_json, sha256, write_json
+from swapcore.files import digest, read_record, sha256, write_record
 from swapcore.images import list_pictures
 
 
@@ -25,7 +25,7 @@ def contents(folders: Mapping[str, str | Path | None], record: Path, accelerator
 
 
 def _read(folders: Mapping[str, str | Path | None], record: Path) -> dict[str, dict[str, Any]]:
-    known = read_json(record) if record.is_file() else {}
+    known = read_record(record) if record.is_file() else {}
     result, table = {}, {}
 
     def look(path: Path) -> tuple[str, list[int | str]]:
@@ -43,5 +43,5 @@ def _read(folders: Mapping[str, str | Path | None], record: Path) -> dict[str, d
                 result[key] = {"pictures": len(files), "hash": digest([*zip(names, hashes, strict=True)])}
                 table |= looked
     if table != known:
-        write_json(record, table)
+        write_record(record, table)
     return result

@@ -21,7 +21,7 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
-from swapcore.files import bytes_hash, write_text
+from swapcore.files import bytes_hash, read_rows, write_text
 from swapcore.images import SUFFIXES, DataError, decode, list_pictures
 
 EXPECTED_TREE = """expected aligned face crops, one subfolder per person (or all in one flat folder):
@@ -29,6 +29,10 @@ EXPECTED_TREE = """expected aligned face crops, one subfolder per person (or all
     FOLDER/alice/002.jpg
     FOLDER/bob/portrait.png"""
 HIDDEN, COPY = "a hidden file", "the same picture as"  # reasons to skip a file
+
+
+# Fields of every row of a manifest.
+ROW = {"file": str, "person": str, "split": str}
 
 
 @dataclass(frozen=True)
@@ -58,15 +62,11 @@ class Photos:
 
 
 def read_manifest(folder: str | Path, split: str, resolution: int) -> Photos:
-    """One split of a folder that the data stage or datasets/synthetic.py wrote. Raises DataError."""
+    """One split of a folder that the data stage or datasets/synthetic.py wrote. Raises DataError, FileError."""
     path = Path(folder) / "manifest.jsonl"
     if not path.is_file():
         raise DataError(f"{path}: no manifest; run stage 'data' first")
-    try:
-        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        return Photos(path.parent, [r for r in rows if r["split"] == split], resolution)
-    except (json.JSONDecodeError, KeyError) as error:
-        raise DataError(f"{path}: damaged manifest ({error}); delete its folder and run again") from None
+    return Photos(path.parent, [row for row in read_rows(path, ROW) if row["split"] == split], resolution)
 
 
 def write_manifest(folder: Path, rows: list[dict[str, Any]]) -> None:

@@ -20,8 +20,8 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from distill.data.photos import write_manifest
-from swapcore.files import read_json, write_json, write_text
+from distill.data.photos import ROW, write_manifest
+from swapcore.files import read_record, read_rows, write_record, write_text
 from swapcore.images import DataError, list_pictures, save_png, to_uint8
 from teachers.exact import ExactTeacher, expression, pose_deg, render, sample_attributes, sample_identities
 
@@ -76,7 +76,7 @@ def write(
             bar.update(chunk[2] - chunk[1])
     wait()
     if part == 0:
-        rows = [json.loads(line) for c in chunks for line in _rows_file(folder, c).read_text().splitlines()]
+        rows = [row for c in chunks for row in read_rows(_rows_file(folder, c), ROW)]
         write_manifest(folder, rows)
 
 
@@ -87,7 +87,7 @@ def check_settings(record: Path, settings: dict[str, Any]) -> None:
     """
     folder = record.parent
     if record.is_file():
-        before = read_json(record)
+        before = read_record(record)
         for key in (*settings, *before):
             if before.get(key) != settings.get(key):
                 then, now = before.get(key), settings.get(key)
@@ -97,7 +97,7 @@ def check_settings(record: Path, settings: dict[str, Any]) -> None:
                 )
     elif pictures := list_pictures(folder)[0]:
         raise DataError(f"{pictures[0]}: was not drawn by this command; name another folder than {folder}")
-    write_json(record, settings)
+    write_record(record, settings)
 
 
 def _rows_file(folder: Path, chunk: tuple[str, int, int]) -> Path:

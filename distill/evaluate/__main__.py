@@ -48,7 +48,7 @@ from eval.estimators import Estimators
 from eval.intervals import UNITS
 from eval.pairs import Pairs
 from swapcore import terminal
-from swapcore.files import check_folder, read_json
+from swapcore.files import check_folder, read_record
 from swapcore.locks import folder_lock
 
 
@@ -136,7 +136,7 @@ def _evaluate(
     if not_measured and "eval.metrics" in chosen:
         raise ConfigError(f"--metrics: nothing to measure for {listed(not_measured)}; leave out these metrics")
     path = out / "metrics.json"
-    if path.is_file() and (dropped := read_json(path)["rows"].keys() - rows.keys()):
+    if path.is_file() and (dropped := read_record(path)["rows"].keys() - rows.keys()):
         print(f"{path}: overwritten, without {', '.join(sorted(dropped))}; to keep them, give another --out")
     content, swaps = measure(exp, rows, pairs, estimators, skipped, out, device)
     write_grid(out / "grid.png", pairs, swaps, exp.eval.pictures)

@@ -25,7 +25,7 @@ from tqdm import tqdm
 from distill.data import video
 from distill.data.faces import FaceFinder, align, detector_facts, keeps, nose_offset
 from distill.evaluate.pairs import ALIGNED, pair_list
-from swapcore.files import digest, read_json, sha256, write_json
+from swapcore.files import digest, read_json, read_record, sha256, write_json, write_record
 from swapcore.images import DataError, save_png
 
 GALLERY = "one frame per video, halfway between two sampled ones, the most frontal: never a source or target"
@@ -96,7 +96,7 @@ def finished_swaps(root: str | Path, method: str, listing: str | Path, out: str 
         by_video.setdefault(pair["name"].rsplit("_", 1)[0], []).append(pair["name"])
     missing: list[dict[str, str]] = []
     for name, pairs in tqdm(by_video.items(), desc=method, unit="video"):
-        info = read_json(listing.parent / "faces" / name.split("_")[0] / "sampled.json")
+        info = read_record(listing.parent / "faces" / name.split("_")[0] / "sampled.json")
         made_from = {"settings": info["settings"], **_status(videos / f"{name}.mp4")}
         remedy = f"delete {out}, and give the same command again"
         numbers = {p: int(p.rsplit("_", 1)[1]) for p in pairs if not keeps(out / f"{p}.png", made_from, remedy)}
@@ -149,7 +149,7 @@ def _sample(path: Path, folder: Path, settings: dict[str, Any], find_face: FaceF
     """
     record, key, status = folder / "sampled.json", digest(settings), _status(path)
     if record.is_file():
-        info = read_json(record)
+        info = read_record(record)
         if info["settings"] != key:
             raise DataError(f"{folder}: made with other settings than {settings}; take another --out, or delete it")
         if info["flaw"] is None:
@@ -169,7 +169,7 @@ def _sample(path: Path, folder: Path, settings: dict[str, Any], find_face: FaceF
         images = video.read(path, [*info["indices"], *between])
     except ValueError as error:
         info["flaw"] = str(error)
-        write_json(record, info)
+        write_record(record, info)
         return info
     info["cut_off"] = [index for index in info["indices"] if index not in images]
     landmarks = {index: find_face(image) for index, image in images.items()}
@@ -190,7 +190,7 @@ def _sample(path: Path, folder: Path, settings: dict[str, Any], find_face: FaceF
     info["gallery"] = bool(candidates)
     if not with_face or not candidates:
         info["flaw"] = f"{path}: no face found in {'any' if not with_face else 'any frame for the gallery'}"
-    write_json(record, info)
+    write_record(record, info)
     return info
 
 

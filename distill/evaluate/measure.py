@@ -28,7 +28,7 @@ from eval.estimators import Estimators
 from eval.evaluation import Evaluation
 from eval.measured import VERSION, Measured, packed
 from eval.pairs import Pairs
-from swapcore.files import digest, read_json, write_json
+from swapcore.files import digest, read_record, write_record
 from swapcore.hardware import environment
 from swapcore.images import decode, grid, save_png
 from swapcore.terminal import nearest
@@ -116,7 +116,7 @@ def measure(
         raise ConfigError(f"eval.reference: {missing}")
     evaluation = Evaluation(pairs, estimators, device, exp.eval.batch_size, exp.eval.interval)
     path, now = folder / "metrics.json", environment()
-    before = read_json(path) if path.is_file() else {}
+    before = read_record(path) if path.is_file() else {}
     content: dict[str, Any] = {
         "experiment": exp.name,
         "seed": exp.seed,
@@ -143,11 +143,11 @@ def measure(
         content["keys"][name], content["environments"][name] = key, where
         content["verdicts"] += swappers.own_estimators(name, swapper, estimators)
         content["verdicts"] += _warnings(name, values, swaps[name], failed, pairs)
-        write_json(path, content)
+        write_record(path, content)
         if track:
             track(name, content["rows"][name])
     content["differences"] = _differences(content["rows"], exp.eval.reference, pairs)
-    write_json(path, content)
+    write_record(path, content)
     return content, swaps
 
 
@@ -231,11 +231,11 @@ class PictureFolder:
     def __init__(self, folder: Path, names: Sequence[str], origin: list[str], pool: ThreadPoolExecutor) -> None:
         self.folder, self.names, self.pool = folder, names, pool
         path = folder / "made_from.json"
-        self.record = read_json(path) if path.is_file() else {}
+        self.record = read_record(path) if path.is_file() else {}
         if self.record.get("made_from") != origin:
             shutil.rmtree(folder, ignore_errors=True)
             self.record = {"made_from": origin, "failed": []}
-            write_json(path, self.record)
+            write_record(path, self.record)
 
     def _files(self, batch: slice) -> list[Path]:
         return [self.folder / f"{name}.png" for name in self.names[batch]]
@@ -249,5 +249,5 @@ class PictureFolder:
     def save(self, batch: slice, swaps: Tensor, failed: Sequence[int]) -> None:
         if failed:
             self.record["failed"] = sorted({*self.record["failed"], *(self.names[i] for i in failed)})
-            write_json(self.folder / "made_from.json", self.record)
+            write_record(self.folder / "made_from.json", self.record)
         list(self.pool.map(save_png, swaps, self._files(batch)))

@@ -28,7 +28,7 @@ from students.export import equality, targets
 from students.export.conversion import quiet
 from students.export.models import Model, models
 from swapcore import weights
-from swapcore.files import digest, read_json, sha256, whole_folder, write_json, write_text
+from swapcore.files import digest, read_record, sha256, whole_folder, write_record, write_text
 from swapcore.hardware import environment
 from swapcore.images import to_float, to_uint8
 from swapcore.locks import folder_lock
@@ -97,7 +97,7 @@ def export(
     refused: dict[str, str] = {}
     pytorch = identity.pytorch if identity else {}
     facts = {"pytorch": pytorch, "folding": equality.folding(student, reference), "refused": refused}
-    measured = read_json(metrics)["rows"].get(student.name) if metrics and metrics.is_file() else None
+    measured = read_record(metrics)["rows"].get(student.name) if metrics and metrics.is_file() else None
     rows = _finished(folder, origin, replace_others)
     known = [(name, precision) for name, target in targets.TARGETS.items() for precision in target.precisions]
     for choice in selected:
@@ -109,7 +109,7 @@ def export(
             refused["-".join(choice)] = str(error)
         if rows:
             content = card(student, pairs, [rows[key] for key in known if key in rows], facts, measured)
-            write_json(folder / "card.json", content)
+            write_record(folder / "card.json", content)
             write_text(folder / "equality.md", table(content))
     if refused:
         raise ValueError("; ".join(dict.fromkeys(refused.values())))
@@ -179,7 +179,7 @@ def _finished(folder: Path, origin: str, replace_others: bool) -> dict[tuple[str
     """The rows of finished exports of this origin by target and precision."""
     rows = {}
     for path in sorted(folder.glob("*/proof.json")):
-        place, record = path.parent, read_json(path)
+        place, record = path.parent, read_record(path)
         row = record["row"]
         if record["of"] == origin and _intact(place, row):
             rows[row["target"], row["precision"]] = row
@@ -209,7 +209,7 @@ def _export_one(name: str, precision: str, job: _Job, folder: Path) -> dict[str,
     detector_hash = sha256(job.detector) if name == "web" and job.detector else None
     key = digest([job.origin, name, precision, versions, detector_hash])
     record = place / "proof.json"
-    if record.is_file() and (before := read_json(record))["key"] == key and _intact(place, before["row"]):
+    if record.is_file() and (before := read_record(record))["key"] == key and _intact(place, before["row"]):
         return before["row"]
     print(f"  {name} {precision}", flush=True)
     metadata = {"student": job.student.name, "identity_encoder": job.student.identity_encoder.card.name}
@@ -226,7 +226,7 @@ def _export_one(name: str, precision: str, job: _Job, folder: Path) -> dict[str,
         }  # fmt: skip
         if precision == "int8" and job.identity:
             _check_identity(row, job.identity.pytorch, place)
-        write_json(temporary / "proof.json", {"of": job.origin, "key": key, "row": row})
+        write_record(temporary / "proof.json", {"of": job.origin, "key": key, "row": row})
     return row
 
 

@@ -54,7 +54,7 @@ def run(exp: Experiment, accelerator, tracker) -> Stage:
     if settings.destination:
         random.SystemRandom().shuffle(shards)
         if rank == 0:  # an unwritable destination fails here, before hours of work
-            store.write_json("inputs.json", stage.inputs, indent=2)
+            store.write_record("inputs.json", stage.inputs, indent=2)
     cache = LruCache(settings.identity_cache_mb * 2**20, accelerator.device, settings.batch_size)
     swapper = Swapper(frozen, estimators, photos.rows, cache, settings.precision)
     started = time.perf_counter()
@@ -75,7 +75,7 @@ def run(exp: Experiment, accelerator, tracker) -> Stage:
         for spec, teacher in zip(settings.teachers, frozen, strict=True)
     }
     index = tally.index({_name(k, "tar"): _sidecar(store, k, stage.hash) for k in _shards(exp)}, described)
-    store.write_json("index.json", index, indent=2)
+    store.write_record("index.json", index, indent=2)
     speed = {"pseudo_gt/swaps_per_second": round(_count(exp, missing) / seconds, 3)} if missing else {}
     tracker.metrics({**tally.metrics(index), **speed})
     for line in tally.as_text(index, settings.choose == "best_of"):
@@ -181,7 +181,7 @@ class ShardWriter:
 
     def _publish(self, shard: int, files: ExitStack, sidecar: dict[str, Any]) -> None:
         files.close()
-        self.store.write_json(_name(shard, "json"), sidecar)
+        self.store.write_record(_name(shard, "json"), sidecar)
 
     def _kept(self, batch: Batch, candidates: list[Candidates], decisions: list[Decision]) -> Iterator[Sample]:
         swaps = {own.teacher: own.pixels.permute(0, 2, 3, 1).cpu().numpy() for own in candidates}
@@ -259,7 +259,7 @@ def _missing(exp: Experiment, store: Store, inputs: str) -> list[int]:
 
 def _sidecar(store: Store, shard: int, inputs: str) -> dict[str, Any]:
     """The sidecar of a shard. Raises StageError where it was made with other inputs, perhaps by another machine."""
-    sidecar = store.read_json(_name(shard, "json"))
+    sidecar = store.read_record(_name(shard, "json"))
     if sidecar.get("inputs") != inputs:
         raise StageError(
             f"{store}: its shards were made with other inputs; set pseudo_gt.destination to another place, "

@@ -106,7 +106,7 @@ class Shards:
         """Offset and size of the parts of each sample, and their cosines. Without a sidecar: by a scan, no cosines."""
         path, sidecar = self.store.path(name), f"{name.removesuffix('.tar')}.json"
         if sidecar in sizes:
-            content = self.store.read_json(sidecar)
+            content = self.store.read_record(sidecar)
             if "places" in content:
                 if content["bytes"] != sizes[name]:
                     raise DataError(f"{path}: damaged shard ({sizes[name]} of {content['bytes']} bytes); {ANEW}")

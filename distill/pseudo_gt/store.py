@@ -18,7 +18,7 @@ import fsspec
 
 from distill.stage import StageError
 from swapcore import terminal
-from swapcore.files import disk_full_named, remove_leftovers, whole_file
+from swapcore.files import disk_full_named, remove_leftovers, whole_file, with_check, without_check
 
 
 class Store:
@@ -67,11 +67,13 @@ class Store:
         with self._clear_errors():
             return self._system().cat_file(self.path(name), start=start, end=end)
 
-    def read_json(self, name: str) -> Any:
+    def read_record(self, name: str) -> dict[str, Any]:
+        """The content of a file of `write_record`. Raises StageError, FileError if it is damaged."""
         try:
-            return json.loads(self.read(name))
+            tree = json.loads(self.read(name))
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
             raise StageError(f"{self.path(name)}: damaged ({error}); delete it and run again") from None
+        return without_check(tree, self.path(name))
 
     @contextmanager
     def open(self, name: str) -> Iterator[BinaryIO]:
@@ -106,9 +108,10 @@ class Store:
         if self.folder and self.folder.is_dir():
             remove_leftovers(list(self.folder.iterdir()))
 
-    def write_json(self, name: str, value: Any, indent: int | None = None) -> None:
+    def write_record(self, name: str, content: dict[str, Any], indent: int | None = None) -> None:
         with self.whole(name) as temporary:
-            temporary.write_text(json.dumps(value, indent=indent, allow_nan=False) + "\n", encoding="utf-8")
+            text = json.dumps(with_check(content), indent=indent, allow_nan=False)
+            temporary.write_text(f"{text}\n", encoding="utf-8")
 
     def _system(self) -> Any:
         """The file system, reopened in each process: threads and connections do not survive a fork."""

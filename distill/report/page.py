@@ -18,7 +18,7 @@ from distill.export import card
 from distill.report import tables
 from distill.stage import Stage, open_stage, upstream
 from distill.train.monitor import read_log
-from swapcore.files import read_json, whole_file, write_json, write_text
+from swapcore.files import read_record, whole_file, write_record, write_text
 
 
 def run(exp: Experiment, accelerator, tracker) -> Stage:
@@ -26,15 +26,15 @@ def run(exp: Experiment, accelerator, tracker) -> Stage:
     stage = open_stage(exp, "report", inputs, accelerator, redo=True)
     if not accelerator.is_main_process:
         return stage
-    metrics = read_json(exp.folder / "eval" / "metrics.json")
+    metrics = read_record(exp.folder / "eval" / "metrics.json")
     metrics["minutes"] = {
-        name: read_json(exp.folder / name / "done.json")["minutes"]
+        name: read_record(exp.folder / name / "done.json")["minutes"]
         for name in ("data", "pseudo_gt", "train", "refine", "eval", "export")
         if (exp.folder / name / "done.json").is_file()
     }
-    exported = read_json(exp.folder / "export" / "card.json") if "export" in exp.stages else None
+    exported = read_record(exp.folder / "export" / "card.json") if "export" in exp.stages else None
     write_text(exp.folder / "report.html", render_page(exp, metrics, read_log(exp.folder / "train"), exported))
-    write_json(exp.folder / "metrics.json", metrics)
+    write_record(exp.folder / "metrics.json", metrics)
     row, weights = list(trained(exp).items())[-1]
     with whole_file(exp.folder / weights.name) as temporary:
         shutil.copyfile(weights, temporary)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import copy
 import math
 import os
+import pickle
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -91,16 +93,25 @@ class State:
         path = paths[-1]
         try:
             content = torch.load(path, map_location="cpu", weights_only=True)
+        except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, LookupError, AttributeError):
+            raise StageError(f"{path}: damaged, or no checkpoint; delete it to start anew") from None
+        try:
             if content["format"] != FORMAT:
                 raise StageError(f"{path}: format {content['format']}, expected {FORMAT}; delete it to start anew")
-            for key, part in self._parts().items():
-                part.load_state_dict(content[key])
-        except (RuntimeError, KeyError, EOFError, OSError, AttributeError, TypeError) as error:
+            self._take(content, accelerator)
+        except StageError:
+            raise
+        except (RuntimeError, LookupError, ValueError, AttributeError, TypeError) as error:
             reason = " ".join(str(error).split())[:200]
             raise StageError(f"{path}: not a checkpoint of this student ({reason}); delete it to start anew") from None
+        return True
+
+    def _take(self, content: dict[str, Any], accelerator) -> None:
+        for key, part in self._parts().items():
+            part.load_state_dict(content[key])
         if accelerator.scaler and content["scaler"]:
             accelerator.scaler.load_state_dict(content["scaler"])
-        self.step, self.spent_s = content["step"], content.get("seconds", 0.0)
+        self.step, self.spent_s = int(content["step"]), float(content.get("seconds", 0.0))
         self.reported, sums = content.get("reported", True), content.get("sums", [])
         if len(sums) == accelerator.num_processes:  # those of other numbers of processes do not add up
             self.sums.load_state_dict(sums[accelerator.process_index], accelerator.device)
@@ -109,4 +120,3 @@ class State:
             torch.set_rng_state(rng["cpu"])
             if "cuda" in rng and accelerator.device.type == "cuda":
                 torch.cuda.set_rng_state(rng["cuda"], accelerator.device)
-        return True

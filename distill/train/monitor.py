@@ -15,7 +15,7 @@ from distill.data.photos import read_manifest
 from distill.evaluate.pairs import exact_swaps
 from students.identity_encoder import IdentityEncoder
 from swapcore import images
-from swapcore.files import disk_full_named, write_text
+from swapcore.files import disk_full_named, read_rows, write_text
 
 
 class Sums:
@@ -63,10 +63,10 @@ class Log:
 
 
 def read_log(folder: Path) -> list[dict[str, float]]:
-    """Rows of a training log, without a last line that is incomplete because the process was stopped."""
+    """Rows of a training log, without a last line that is incomplete because the process was stopped. Raises
+    FileError."""
     path = folder / "log.jsonl"
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.is_file() else []
-    return [json.loads(line) for line in lines if line.endswith("\n")]
+    return read_rows(path, {"step": int}, unfinished=True) if path.is_file() else []
 
 
 class Preview:

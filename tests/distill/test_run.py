@@ -193,7 +193,7 @@ def test_foreign_and_damaged_checkpoints_are_named(tmp_path):
     (folder / "train" / "done.json").unlink()
     content = state.read_bytes()
     state.write_bytes(content[: len(content) // 2])
-    with pytest.raises(ValueError, match=r"step-0000004\.pt: not a checkpoint.*delete it"):
+    with pytest.raises(ValueError, match=r"step-0000004\.pt: damaged, or no checkpoint; delete it"):
         in_process(path, "stages=[train]")
     torch.save({"format": 2, "step": 4, "student": {"w": torch.zeros(1)}}, state)
     with pytest.raises(ValueError, match=r"step-0000004\.pt: not a checkpoint of this student"):

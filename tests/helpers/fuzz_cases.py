@@ -26,7 +26,7 @@ from helpers.mutations import ODD_VALUES, OTHER_FILES, damaged_bytes, damaged_te
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 RUN = Path("runs/tiny")
-QUICK = ("id_retrieval", "size_mb")
+QUICK = ("id_retrieval", "id_similarity")
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,8 @@ class Case:
     damaged: tuple[Path, ...] = ()
 
 
-def build_world(run_command: Callable[[str, list[str]], int]) -> None:
-    """Make the world in the current folder."""
+def build_world(run: Callable[[str, list[str]], tuple[int, str]]) -> None:
+    """Make the world in the current folder. run: gives status and output of a command with arguments."""
     path = line.experiment(
         Path("."), "tiny", runs="runs", stages=["data", "pseudo_gt", "train", "export", "eval", "report"],
         pseudo_gt={"pairs": 8, "shard_size": 4}, train={"steps": 2}, export={"to": ["onnx"]},
@@ -51,8 +51,9 @@ def build_world(run_command: Callable[[str, list[str]], int]) -> None:
         ("distill.evaluate", ["copy-source", *EVALUATE]),
     ]
     for command, arguments in commands:
-        if status := run_command(command, arguments):
-            raise SystemExit(f"{command} {' '.join(arguments)} ended with {status}")
+        status, output = run(command, arguments)
+        if status:
+            raise SystemExit(f"{command} {' '.join(arguments)} ended with {status}: {output}")
     for number, picture in enumerate(sorted((RUN / "data" / "test").rglob("[0-9].png"))):
         target = Path("photos") / picture.parent.name / f"{number}.{('png', 'jpg')[number % 2]}"
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -124,7 +124,7 @@ def run(exp, accelerator=None):
     accelerator, tracker = accelerator or process(), Record()
     pseudo_gt.run(exp, accelerator, tracker)
     store = Store(exp.pseudo_gt.destination or exp.folder / "pseudo_gt")
-    index = store.read_json("index.json") if store.exists("index.json") else None
+    index = store.read_record("index.json") if store.exists("index.json") else None
     return index, tracker, "\n".join(accelerator.said)
 
 

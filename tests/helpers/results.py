@@ -17,6 +17,8 @@ import torch
 from PIL import Image
 from safetensors import safe_open
 
+from swapcore.files import CHECK
+
 MEASURED_AFRESH = ("latency", "memory", "minutes", "seconds", "per_second", "environment", "commit")  # parts of keys
 ADDED = {("index.json", "generated"): True}  # (file, key): value that this checkout writes and the earlier did not
 DERIVED = ("eval", "export", "report")  # their inputs.json may change: these stages derive files and run again at once
@@ -101,7 +103,7 @@ def weights(path: Path) -> dict[str, Any]:
 def results(tree: Any, name: str) -> dict[str, Any]:
     """The values of a JSON file by their paths, without those that every run measures afresh."""
     flat = {k: v for k, v in flatten(tree).items() if not any(part in k for part in MEASURED_AFRESH)}
-    flat = {k: v for k, v in flat.items() if ADDED.get((name, k)) != v or v is None}
+    flat = {k: v for k, v in flat.items() if k != CHECK and (ADDED.get((name, k)) != v or v is None)}
     if name in ("card.json", "proof.json"):  # numbers and hashes; their text is for people
         flat = {k: v for k, v in flat.items() if not isinstance(v, str) or len(v) == 64}
         flat = {k: v for k, v in flat.items() if not k.endswith((".ms", "_ms", ".ratio"))}

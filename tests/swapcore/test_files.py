@@ -17,10 +17,13 @@ from swapcore.files import (
     digest,
     flatten,
     read_json,
+    read_record,
+    read_rows,
     sha256,
     whole_file,
     whole_folder,
     write_json,
+    write_record,
 )
 
 
@@ -54,6 +57,44 @@ def test_damaged_json_names_the_file_and_the_remedy(tmp_path):
         (tmp_path / "a.json").write_bytes(damage)
         with pytest.raises(FileError, match="a.json: damaged .*; delete it and run again"):
             read_json(tmp_path / "a.json")
+
+
+def test_a_record_that_was_changed_is_refused(tmp_path):
+    path, content = tmp_path / "done.json", {"hash": "a", "minutes": 1.25, 3: [1, None, "é"]}
+    write_record(path, content)
+    assert read_record(path) == {"hash": "a", "minutes": 1.25, "3": [1, None, "é"]}
+    for before, after in (('"a"', '"b"'), ("1.25", "1.5"), ("null", "0")):
+        write_record(path, content)
+        path.write_text(path.read_text().replace(before, after))
+        with pytest.raises(FileError, match="done.json: damaged, or changed by hand; delete it and run again"):
+            read_record(path)
+    path.write_text("[1]")
+    with pytest.raises(FileError, match="done.json: damaged"):
+        read_record(path)
+    path.write_text('{"hash": "of an older version"}')
+    assert read_record(path) == {"hash": "of an older version"}
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ('{"step": 1}\n{"step": "2"}\n', r"line 2: damaged \(no step\)"),
+        ('{"step": 1}\n[]\n', r"line 2: damaged \(no step\)"),
+        ('{"step": 1\n', "line 1: damaged"),
+        ('{"step": 1}\n\xff\n', "line 2: damaged"),
+    ],
+)
+def test_damaged_rows_are_named(text, problem, tmp_path):
+    (tmp_path / "log.jsonl").write_bytes(text.encode("latin-1"))
+    with pytest.raises(FileError, match=rf"log.jsonl: {problem}.*; delete the file and run again"):
+        read_rows(tmp_path / "log.jsonl", {"step": int})
+
+
+def test_a_last_row_that_is_cut_off_is_left_out_where_that_may_be(tmp_path):
+    (tmp_path / "log.jsonl").write_text('{"step": 1}\n{"step": 2, "lo')
+    assert read_rows(tmp_path / "log.jsonl", {"step": int}, unfinished=True) == [{"step": 1}]
+    with pytest.raises(FileError, match="line 2"):
+        read_rows(tmp_path / "log.jsonl", {"step": int})
 
 
 def test_a_file_in_place_of_the_output_folder_is_refused(tmp_path):
