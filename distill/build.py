@@ -23,7 +23,7 @@ from eval.estimators import Estimator, Estimators, load_estimator, mirrored
 from students.export import targets
 from students.identity_encoder import CARDS as ENCODERS
 from students.identity_encoder import IdentityEncoder, load_identity_encoder
-from swapcore import terminal, weights
+from swapcore import file_kinds, terminal, weights
 
 OUTPUTS = {"recogniser": "embedding"}  # role -> output of its estimator, where the names differ
 # architecture -> package, and the extra of setup.py that installs it
@@ -264,6 +264,8 @@ def _file(name: str, sha256: str | None, exp: Experiment, key: str) -> Path:
         raise ConfigError(
             f"{key}: {path}: sha256 is {weights.sha256(path)}, expected {sha256}: the file is damaged, or another one"
         )
+    if file_kinds.kind_of(path).remedy:  # a web page or part of a file; loading it would stop the run hours later
+        raise ConfigError(f"{key}: {file_kinds.refusal(path, 'weights')}")
     return path
 
 
