@@ -25,6 +25,7 @@ from students.identity_encoder import CARDS as ENCODERS
 from students.identity_encoder import IdentityEncoder, load_identity_encoder
 from swapcore import terminal, weights
 from swapcore.onnx import content_sha256
+from swapcore.weights import kinds
 
 OUTPUTS = {"recogniser": "embedding"}  # role -> output of its estimator, where the names differ
 # architecture -> package, and the extra of setup.py that installs it
@@ -278,6 +279,8 @@ def _file(name: str, sha256: str | None, exp: Experiment, key: str) -> Path:
         raise ConfigError(
             f"{key}: {path}: sha256 is {weights.sha256(path)}, expected {sha256}: the file is damaged, or another one"
         )
+    if kinds.kind_of(path).remedy:  # a web page or part of a file; loading it would stop the run hours later
+        raise ConfigError(f"{key}: {kinds.refusal(path, 'weights')}")
     return path
 
 

@@ -25,10 +25,11 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from distill import config
+from distill import build, config
 from distill.config import ConfigError
 from distill.data import faces, video
 from distill.swap.swapper import Swapper, read_photograph
+from students.identity_encoder import CARDS as ENCODERS
 from swapcore import terminal, weights
 from swapcore.files import remove_leftovers, whole_file
 from swapcore.images import SUFFIXES, XMP, DataError, save_png
@@ -67,7 +68,9 @@ def swap(args: argparse.Namespace) -> None:
         raise ConfigError(f"{args.student}: no such student; train one (make quickstart), or name one with --student")
     exp = config.default("swap", [("weights", args.weights)])
     config.check_weights(exp.weights)
-    detector = faces.Detector(weights.find(faces.YUNET, exp.weights))
+    encoder = build.encoder_of(args.student)
+    needed = [faces.YUNET, *([ENCODERS[encoder]] if encoder in ENCODERS else [])]
+    detector = faces.Detector(weights.find_all(needed, exp.weights)[0])
     swapper = Swapper(args.student, exp, detector, args.source, args.faces, args.reference)
     if args.out.parent.is_dir():
         remove_leftovers(args.out.parent.glob(f".{args.out.stem}.*"))

@@ -17,6 +17,7 @@ from helpers.mlflow_server import MlflowServer
 
 from distill import config, run, tracking
 from distill.tracking import Tracker, TrackingError
+from swapcore.files import read_record, write_record
 from swapcore.images import save_png
 
 
@@ -126,10 +127,10 @@ def test_a_kill_between_the_creation_of_a_run_and_its_record_leaves_one_run(tmp_
     exp = tracked(tmp_path, server.uri)
     Tracker(exp).end()
     record = exp.folder / "mlflow_run.json"
-    known = json.loads(record.read_text())
-    record.write_text(json.dumps({**known, "run_id": None}))
+    known = read_record(record)
+    write_record(record, {key: value for key, value in known.items() if key != "run_id"})
     Tracker(exp).end()
-    assert len(server.runs) == 1 and json.loads(record.read_text())["run_id"] == known["run_id"]
+    assert len(server.runs) == 1 and read_record(record)["run_id"] == known["run_id"]
 
 
 def test_pictures_that_the_server_has_are_not_sent_again(tmp_path, server):
