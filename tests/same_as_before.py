@@ -339,8 +339,7 @@ def relevant_files(folder: Path, only: tuple[str, ...]) -> Iterator[str]:
             continue
         for name in names:
             record = name in ("inputs.json", "done.json") and relative.name in DERIVED
-            hidden = name.startswith(".")  # locks, empty
-            if not record and not hidden and name not in ("mlflow_run.json", "output.log", "finished.json"):
+            if not record and name not in ("mlflow_run.json", "output.log", "finished.json"):
                 yield str(relative / name)
 
 
