@@ -24,7 +24,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from distill.config import Experiment, to_dict
-from swapcore.files import flatten, read_json, whole_file, write_json, write_text
+from swapcore.files import flatten, read_json, remove_leftovers, whole_file, write_json, write_text
 from swapcore.hardware import environment
 from swapcore.images import marked
 from swapcore.locks import in_turn
@@ -323,6 +323,7 @@ def connect(uri: str) -> Any:
             return MlflowClient(uri)
         database = Path(name)
         with in_turn(database.with_name(f".{database.name}.lock")):
+            remove_leftovers(list(database.parent.glob(f".{database.stem}.*")))
             if not database.is_file() or not database.stat().st_size:
                 _create(database)
             with closing(sqlite3.connect(database)) as connection:
