@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: quickstart install test test-web lint format clean
+.PHONY: quickstart install test test-web fuzz kill lint format clean
 
 quickstart: install
 	$(BIN)/accelerate launch --quiet distill/run.py experiments/quickstart.yaml
@@ -32,6 +32,14 @@ node_modules/onnxruntime-web/package.json: students/export/web.py
 	npm install --prefix . --no-save --no-audit --no-fund --ignore-scripts \
 		$$($(BIN)/python -c 'from students.export.web import PACKAGE, VERSION; print(f"{PACKAGE}@{VERSION}")')
 	touch $@
+
+# Give the commands 1,000 damaged inputs, about a minute: tests/fuzz.py.
+fuzz: $(VENV)/.installed-test
+	OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz.py
+
+# Kill the line at 200 random moments, about half an hour: tests/kill.py.
+kill: $(VENV)/.installed-test
+	OMP_NUM_THREADS=1 $(BIN)/python tests/kill.py
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .

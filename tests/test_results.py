@@ -1,4 +1,4 @@
-"""The command same_as_before.py sees a difference in every kind of file, and nothing in what the clock changes."""
+"""The comparison of results sees a difference in every kind of file, and nothing in what the clock changes."""
 
 import io
 import json
@@ -7,10 +7,10 @@ import tarfile
 import numpy as np
 import pytest
 import torch
+from helpers.results import compare, sort_metadata
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save_file
-from same_as_before import compare, sort_metadata
 
 
 def tar(path, value):
@@ -55,7 +55,7 @@ def test_a_missing_file_and_a_new_key_are_seen(tmp_path):
         tmp_path, "metrics.json", lambda path, v: path.write_text(json.dumps({"a": 1} | v)), ({}, {"b": 1})
     )
     (tmp_path / "now" / "metrics.json").unlink()
-    assert [lines for _, lines in compare(tmp_path / "before", tmp_path / "now")] == [["only in the earlier commit"]]
+    assert [lines for _, lines in compare(tmp_path / "before", tmp_path / "now")] == [["only in the first folder"]]
 
 
 def test_measured_times_and_the_mark_of_an_index_are_left_out(tmp_path):
