@@ -193,8 +193,9 @@ def sort_all(folder: Path) -> None:
 
 
 def leftovers(folder: Path) -> list[Path]:
-    """Hidden files and folders: unfinished work, apart from locks."""
-    return [path for path in folder.rglob(".*") if path.name != ".lock" and ".lock" not in path.suffixes]
+    """Hidden files and folders: unfinished work, apart from locks and the files of MLflow, which removes none."""
+    hidden = (path for path in folder.rglob(".*") if "mlruns" not in path.parts)
+    return [path for path in hidden if path.name != ".lock" and ".lock" not in path.suffixes]
 
 
 if __name__ == "__main__":
