@@ -25,7 +25,16 @@ from tqdm import tqdm
 
 from distill.config import Experiment, dump, to_dict
 from distill.stage import OutOfTime
-from swapcore.files import FileError, flatten, read_record, read_rows, whole_file, write_record, write_text
+from swapcore.files import (
+    FileError,
+    flatten,
+    read_record,
+    read_rows,
+    remove_leftovers,
+    whole_file,
+    write_record,
+    write_text,
+)  # fmt: skip
 from swapcore.hardware import environment
 from swapcore.images import marked
 from swapcore.locks import folder_lock, in_turn
@@ -357,6 +366,7 @@ def connect(uri: str) -> Any:
             return MlflowClient(uri)
         database = Path(name)
         with in_turn(database.with_name(f".{database.name}.lock")):
+            remove_leftovers(list(database.parent.glob(f".{database.stem}.*")))
             if not database.is_file() or not database.stat().st_size:
                 _create(database)
             with closing(sqlite3.connect(database)) as connection:

@@ -187,8 +187,9 @@ def in_child(path: Path, log: Path, last: int | None, writer: int) -> None:
 
 
 def leftovers(folder: Path) -> list[Path]:
-    """Hidden files and folders: unfinished work, apart from locks."""
-    return [path for path in folder.rglob(".*") if path.suffix != ".lock" and path.name != ".lock"]
+    """Hidden files and folders: unfinished work, apart from locks and the files of MLflow, which removes none."""
+    hidden = (path for path in folder.rglob(".*") if "mlruns" not in path.parts)
+    return [path for path in hidden if path.name != ".lock" and ".lock" not in path.suffixes]
 
 
 if __name__ == "__main__":

@@ -233,7 +233,7 @@ def test_first_starts_at_once_share_a_new_database(tmp_path):
     mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db")
     runs = mlflow.search_runs(experiment_names=["swapdistill"])
     assert set(runs["tags.experiment"]) == {"one", "two", "three"} and set(runs.status) == {"FINISHED"}
-    assert set(runs["metrics.loss"]) == {1.0}
+    assert set(runs["metrics.loss"]) == {1.0} and not list(tmp_path.glob(".mlflow.*@*"))
 
 
 def environment():

@@ -66,8 +66,8 @@ def relevant_files(folder: Path, only: tuple[str, ...]) -> Iterator[str]:
             continue
         for name in names:
             record = name in ("inputs.json", "done.json") and relative.name in DERIVED
-            hidden = name.startswith(".")  # locks, empty
-            if not record and not hidden and name not in ("mlflow_run.json", "output.log", "finished.json"):
+            lock = name.endswith(".lock")
+            if not record and not lock and name not in ("mlflow_run.json", "output.log", "finished.json"):
                 yield str(relative / name)
 
 
@@ -128,7 +128,8 @@ def mlflow(path: Path) -> dict[str, Any]:
                 rows[f"{name} {kind} {key}"] = value
     finally:
         database.close()
-    kept = {k: v for k, v in rows.items() if not any(part in k for part in (*MEASURED_AFRESH, "tags mlflow.", "env."))}
+    left_out = (*MEASURED_AFRESH, "tags mlflow.", "tags swapdistill.key", "env.")
+    kept = {k: v for k, v in rows.items() if not any(part in k for part in left_out)}
     return kept
 
 

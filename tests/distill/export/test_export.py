@@ -47,7 +47,7 @@ def exported(file):
 
 def test_the_command_writes_files_a_card_and_a_table(exported, file):
     folder, printed = exported
-    assert {p.name for p in folder.iterdir()} == {"tnn-fp32", "tnn-fp16", "card.json", "equality.md"}
+    assert {p.name for p in folder.glob("[!.]*")} == {"tnn-fp32", "tnn-fp16", "card.json", "equality.md"}
     content = json.loads((folder / "card.json").read_text())
     assert content["student"]["name"] == "mobilefsgan" and content["environment"]["commit"]
     assert content["models"]["generator"]["inputs"]["embedding"]["shape"] == [1, 56]
@@ -76,14 +76,15 @@ def test_finished_exports_are_kept(exported, file, monkeypatch, capsys):
 def test_changed_files_are_exported_again(exported, file, tmp_path, capsys):
     folder = tmp_path / "export"
     shutil.copytree(exported[0], folder)
-    (folder / ".tnn-fp32.killed").mkdir()
+    killed = ".tnn-fp32.1@elsewhere.01234567"  # of a command on another machine
+    (folder / killed).mkdir()
     weights = [folder / f"tnn-{precision}" / "generator.tnnmodel" for precision in ("fp32", "fp16")]
     sizes = [path.stat().st_size for path in weights]
     weights[0].write_bytes(b"short")
     weights[1].unlink()
     assert export.main([str(file), "--to", "tnn", "--out", str(folder)]) == 0
     assert "tnn-fp16: left out, its files changed since they were compared" in capsys.readouterr().out
-    assert weights[0].stat().st_size == sizes[0] and not (folder / ".tnn-fp32.killed").exists()
+    assert weights[0].stat().st_size == sizes[0] and not (folder / killed).exists()
     card = json.loads((folder / "card.json").read_text())
     assert [row["precision"] for row in card["targets"]] == ["fp32"]
 
@@ -124,7 +125,7 @@ def test_a_file_that_differs_is_an_error_and_not_kept_but_others_are(file, tmp_p
     assert export.main([str(file), "--to", "tnn", "--precision", "fp32,fp16", "--out", str(tmp_path / "out")]) == 2
     why = "tnn-fp32: generator differs from PyTorch by up to"
     assert f"error: {why}" in capsys.readouterr().err
-    assert {p.name for p in (tmp_path / "out").iterdir()} == {"tnn-fp16", "card.json", "equality.md"}
+    assert {p.name for p in (tmp_path / "out").glob("[!.]*")} == {"tnn-fp16", "card.json", "equality.md"}
     card = json.loads((tmp_path / "out" / "card.json").read_text())
     assert [row["precision"] for row in card["targets"]] == ["fp16"] and why in card["refused"]["tnn-fp32"]
     assert f"Refused: {why}" in (tmp_path / "out" / "equality.md").read_text()

@@ -11,7 +11,7 @@ from distill.train.learners import LEARNERS, AEINetLearner, StudentLearner, lear
 
 KEYS = {
     "format", "step", "seconds", "rng", "scaler", "student", "average", "discriminator", "adapters", "optimiser",
-    "optimiser_d",
+    "optimiser_d", "sums", "reported",
 }  # fmt: skip
 
 
