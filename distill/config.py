@@ -154,6 +154,9 @@ def _typed(hint: Any, node: yaml.Node | None, loader: Any) -> Any:
         return None if empty else _typed(typing.get_args(hint)[0], node, loader)
     if isinstance(node, yaml.MappingNode) and hint is not Any:
         loader.flatten_mapping(node)
+        for k, _ in node.value:
+            if not isinstance(k, yaml.ScalarNode):
+                raise ValueError(f"line {k.start_mark.line + 1}: a key must be text")
         return {str(k.value): _typed(_below(hint, str(k.value)), value, loader) for k, value in node.value}
     if isinstance(node, yaml.SequenceNode) and hint is not Any:
         return [_typed(_below(hint, "0"), entry, loader) for entry in node.value]

@@ -49,7 +49,7 @@ LINES = {
     "onnx": {**LINE, "stages": [*STAGES[:4], "export", "report"], "export": {"to": ["onnx"]}},
     "tracked": {
         **LINE, "stages": STAGES, "tracking": {"uri": "sqlite:///mlflow.db"},
-        "variants": {"narrow": {"student.options": {"width": 4}}, "wide": {"student.options": {"width": 8}}},
+        "variants": {"narrow": {"student.options": {"width": 16}}, "wide": {"student.options": {"width": 8}}},
     },
 }  # fmt: skip
 

@@ -30,6 +30,6 @@ def run(exp: Experiment, accelerator, tracker) -> Stage:
         raise
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
-        stage.finish(**counts)
         tracker.metrics({f"data/{k}": v for k, v in counts.items()})
+        stage.finish(**counts)
     return stage

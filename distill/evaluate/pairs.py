@@ -247,7 +247,7 @@ def read(
         if listing["format"] != FORMAT:
             raise DataError(f"{path}: no list of pairs of format {FORMAT}; write it again")
         pairs, skipped = load(listing, path.parent, resolution)
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, RuntimeError, AttributeError, IndexError) as error:
         problem = f"lacks {error.args[0]}" if isinstance(error, KeyError) else str(error)
         raise DataError(f"{path}: damaged list: {problem}; write it again") from None
     if same_people is not None:

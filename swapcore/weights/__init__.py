@@ -25,7 +25,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from swapcore.files import sha256, whole_file
+from swapcore.files import remove_leftovers, sha256, whole_file
 from swapcore.weights import kinds, pickled
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -127,6 +127,7 @@ def _download(card: Card) -> Path:
     """Download the card's file into the cache, verified before it appears there."""
     path, timeout_s = cache_folder() / card.file, socket.getdefaulttimeout()
     socket.setdefaulttimeout(TIMEOUT_S)  # torch.hub sets no timeout: a dead connection would block for ever
+    remove_leftovers(path.parent.glob(f".{path.stem}.*"))
     try:
         with whole_file(path) as temporary:
             torch.hub.download_url_to_file(card.url, str(temporary))

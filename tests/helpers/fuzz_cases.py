@@ -142,7 +142,8 @@ def checkpoint(rng: random.Random) -> Case:
         # Without its done.json the stage loads the checkpoint, and ends.
         (RUN / "train" / "done.json").unlink()
         settings = ["stages=[train]", "export.to=[]"]
-        return Case("distill/run.py", ["tiny.yaml", *settings], (path, RUN / "train" / "student.safetensors"))
+        begun = (RUN / "experiment.yaml", RUN / "train" / "inputs.json", RUN / "train" / "student.safetensors")
+        return Case("distill/run.py", ["tiny.yaml", *settings], (path, *begun))
     if kind == 1:
         path = RUN / "train" / "student.safetensors"
         if rng.random() < 0.5:
