@@ -6,6 +6,7 @@ from pathlib import Path
 
 import fuzz
 import pytest
+from helpers import fuzz_cases
 from helpers.fuzz_cases import KINDS, Case
 
 CASE = Case("distill.evaluate", ["x"], (Path("pairs/pairs.json"),))
@@ -93,3 +94,16 @@ def test_a_thousand_inputs_are_of_all_kinds():
 @pytest.mark.slow
 def test_the_commands_survive_damaged_input(tmp_path, capfd):
     assert fuzz.main(["--inputs", "60", "--seed", "1", "--keep", str(tmp_path)]) == 0, capfd.readouterr().out
+
+
+@pytest.mark.slow
+def test_the_commands_end_well_on_input_that_is_not_damaged(tmp_path, monkeypatch, capfd):
+    """Otherwise every damaged input would be refused for another reason."""
+    monkeypatch.setattr(fuzz_cases, "damaged_bytes", lambda rng, content: content)
+    monkeypatch.setattr(fuzz_cases, "damaged_text", lambda rng, text: text.encode())
+    monkeypatch.setattr(fuzz_cases, "damaged_tree", lambda rng, tree: tree)
+    for name in ("_damage_picture", "_damage_safetensors"):
+        monkeypatch.setattr(fuzz_cases, name, lambda rng, path: path)
+    kinds = ("record", "manifest", "photograph", "swap", "shard", "onnx_file", "pair_list")
+    assert fuzz.fuzz(tmp_path, [(kind, number) for kind in kinds for number in range(2)], seed=0) == 0
+    assert "status 2" not in capfd.readouterr().out

@@ -10,6 +10,7 @@ import io
 import json
 import os
 import random
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,7 +59,9 @@ def build_world(run: Callable[[str, list[str]], tuple[int, str]]) -> None:
         target = Path("photos") / picture.parent.name / f"{number}.{('png', 'jpg')[number % 2]}"
         target.parent.mkdir(parents=True, exist_ok=True)
         Image.open(picture).save(target)
-    os.rename("out/swaps/copy-source" if Path("out/swaps/copy-source").is_dir() else RUN / "eval/pictures", "swaps")
+    Path("swaps").mkdir()
+    for pair in json.loads(Path("pairs/pairs.json").read_text())["pairs"]:
+        shutil.copyfile(Path("pairs", pair["source"]), Path("swaps", f"{pair['name']}.png"))
     os.rename(RUN / "export" / "onnx-fp32", "onnx")
 
 
@@ -84,7 +87,10 @@ def override(rng: random.Random) -> Case:
 def changed_run(rng: random.Random) -> Case:
     """An override of data or pseudo_gt on the finished run: refused, or nothing to do."""
     key = rng.choice([key for key in _keys() if key.startswith(("data.", "pseudo_gt.", "seed", "weights"))])
-    return Case("distill/run.py", ["tiny.yaml", "stages=[data,pseudo_gt]", f"{key}={_text(rng.choice(ODD_VALUES))}"])
+    return Case(
+        "distill/run.py",
+        ["tiny.yaml", "stages=[data,pseudo_gt]", "export.to=[]", f"{key}={_text(rng.choice(ODD_VALUES))}"],
+    )
 
 
 def record(rng: random.Random) -> Case:
@@ -97,7 +103,11 @@ def record(rng: random.Random) -> Case:
 def manifest(rng: random.Random) -> Case:
     """A damaged manifest, of which a pair list is drawn."""
     path = _damage_text(rng, RUN / "data" / "manifest.jsonl")
-    return Case("datasets/make_pairs.py", ["synthetic", str(RUN / "data"), *"--out list --count 3".split()], (path,))
+    return Case(
+        "datasets/make_pairs.py",
+        ["synthetic", str(RUN / "data"), *"--out list --count 3 --resolution 64".split()],
+        (path,),
+    )
 
 
 def photograph(rng: random.Random) -> Case:
