@@ -12,7 +12,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from swapcore.files import disk_full_named, machine, remove_leftovers
@@ -36,18 +36,13 @@ def folder_lock(folder: str | Path, name: str = NAME) -> Iterator[None]:
     """Let nobody else write to `folder` during the block. Raises Locked at once if another command holds the lock.
 
     Unfinished files that killed commands left in the folder are removed first, except in subfolders with a lock of
-    their own. The file `name` stays, empty: to delete it would let two commands hold two files of one name.
+    their own. The file `name` stays, empty; only a folder that the block had to make and left empty is removed again.
     """
     folder = Path(folder)
+    made = not folder.exists()
     with disk_full_named(folder / name):
-        folder.mkdir(parents=True, exist_ok=True)
-        path = folder.resolve() / name
-        if path in _held:
-            raise _locked(folder, _myself())
-        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-    granted = False
+        handle, path, granted = _open(folder, name)
     try:
-        granted = _try_lock(handle, folder)
         if granted:
             os.ftruncate(handle, 0)
             os.pwrite(handle, f"{_myself()}\n".encode(), 0)
@@ -58,6 +53,10 @@ def folder_lock(folder: str | Path, name: str = NAME) -> Iterator[None]:
         _held.discard(path)
         if granted:
             os.ftruncate(handle, 0)
+            if made and [entry.name for entry in folder.iterdir()] == [name]:
+                path.unlink()
+                with suppress(OSError):  # another command writes there already
+                    folder.rmdir()
         os.close(handle)  # releases the lock
 
 
@@ -74,6 +73,27 @@ def in_turn(path: Path) -> Iterator[None]:
                     raise
                 _warn(path, error.strerror)
         yield
+
+
+def _open(folder: Path, name: str) -> tuple[int, Path, bool]:
+    """The open lock file of a folder, its path, and whether its lock was granted. Raises Locked."""
+    while True:
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder.resolve() / name
+        if path in _held:
+            raise _locked(folder, _myself())
+        try:
+            handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        except FileNotFoundError:  # its last user removes the folder
+            continue
+        try:
+            granted = _try_lock(handle, folder)
+            if path.exists() and os.path.samestat(path.stat(), os.fstat(handle)):
+                return handle, path, granted
+        except BaseException:
+            os.close(handle)
+            raise
+        os.close(handle)  # its last user has removed the file: the lock would hold off nobody
 
 
 def _try_lock(handle: int, folder: Path) -> bool:

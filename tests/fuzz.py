@@ -35,6 +35,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 import torch
+from helpers import fuzz_cases
 from helpers.fuzz_cases import KINDS, Case, build_world
 
 MOST_SECONDS = 30  # of one input
@@ -53,11 +54,16 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--inputs", type=int, default=1000, help="of all kinds together (default: 1000)")
     parser.add_argument("--seed", type=int, default=0, help="of the inputs (default: 0)")
     parser.add_argument("--only", metavar="KIND[:NUMBER]", help="one kind, or one input, whose output is printed")
+    parser.add_argument("--whole", action="store_true", help="do not damage the inputs: all must end with status 0")
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="keep the world and the inputs that failed there")
     args = parser.parse_args(arguments)
+    cases = list(inputs(args.inputs, args.only))
+    if args.whole:
+        fuzz_cases.leave_inputs_whole()
+        cases = [(kind, number) for kind, number in cases if kind in fuzz_cases.VALID]
     with tempfile.TemporaryDirectory() as temporary:
         folder = (args.keep or Path(temporary)).resolve()
-        return fuzz(folder, list(inputs(args.inputs, args.only)), args.seed, verbose=":" in (args.only or ""))
+        return fuzz(folder, cases, args.seed, verbose=":" in (args.only or ""), whole=args.whole)
 
 
 def inputs(count: int, only: str | None) -> Iterator[tuple[str, int]]:
@@ -72,7 +78,8 @@ def inputs(count: int, only: str | None) -> Iterator[tuple[str, int]]:
             yield from ((name, i) for i in range(-(-count * share // total)))
 
 
-def fuzz(folder: Path, cases: list[tuple[str, int]], seed: int, verbose: bool = False) -> int:
+def fuzz(folder: Path, cases: list[tuple[str, int]], seed: int, verbose: bool = False, whole: bool = False) -> int:
+    """Try all cases; 1 if one fails. With `whole`, status 2 is a failure too."""
     started = time.perf_counter()
     world = folder / "world"
     if not world.is_dir() and in_fork(make_world, world):
@@ -93,9 +100,10 @@ def fuzz(folder: Path, cases: list[tuple[str, int]], seed: int, verbose: bool = 
             seconds = sum(r["seconds"] for r in results if r["kind"] == kind) / sum(counts.values())
             ends = ", ".join(f"{count} {end}" for end, count in counts.items())
             print(f"{kind:12} {ends}; {1000 * seconds:.0f} ms each")
-    failed = [r for r in results if r["faults"]]
+    failed = [r for r in results if r["faults"] or whole and r["status"]]
     for r in failed:
-        print(f"FAILED {r['kind']}:{r['number']} {r['command']}\n       " + "; ".join(r["faults"]))
+        found = r["faults"] or r["output"].splitlines()[-1:]
+        print(f"FAILED {r['kind']}:{r['number']} {r['command']}\n       {'; '.join(found)}")
     if verbose:
         print(*(f"{r['command']}\nstatus {r['status']}\n{r['output']}" for r in results), sep="\n")
     seconds = time.perf_counter() - started

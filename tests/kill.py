@@ -36,7 +36,7 @@ from distill import run
 
 FILE_EVENTS = ("open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "shutil.rmtree", "os.truncate")
 SCALES = (1.0, 0.3, 0.1)  # of the undisturbed run: the longest that a try may live
-MOST_KILLS = 20  # of one run
+MOST_KILLS = 10  # of one run
 LINE = {
     "runs": "runs",
     "train": {"steps": 6, "checkpoint_steps": 1},

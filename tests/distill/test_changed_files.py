@@ -8,6 +8,7 @@ from conftest import script
 from helpers.line import experiment, in_process
 
 from distill.stage import StageError
+from swapcore.files import read_record
 
 
 def test_a_teacher_whose_tensors_lie_in_another_file(tmp_path):
@@ -46,7 +47,7 @@ def test_pictures_of_fstriplets_and_occlusions(tmp_path):
     path = experiment(tmp_path, data={"fstriplets": str(tmp_path / "fst")}, train=changes, stages=["data", "train"])
     folder = in_process(path)
     record = folder / "train" / "contents.json"
-    assert len(json.loads(record.read_text())) == len([*(tmp_path / "fst").rglob("*.png")])
+    assert len(read_record(record)) == len([*(tmp_path / "fst").rglob("*.png")])
     state = folder / "train" / "done.json"
     written = state.stat().st_mtime_ns
     shutil.copy(tmp_path / "fst" / "vanilla/p00000/0.png", tmp_path / "kept.png")

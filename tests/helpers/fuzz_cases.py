@@ -213,6 +213,20 @@ KINDS: dict[str, tuple[Callable[[random.Random], Case], int]] = {
 }
 
 
+# The kinds whose inputs are valid where they are not damaged.
+VALID = ("record", "manifest", "photograph", "swap", "shard", "onnx_file", "pair_list")
+
+
+def leave_inputs_whole() -> None:
+    """From now on the cases do not damage their inputs, so that each command must end well."""
+    whole = {
+        "damaged_bytes": lambda rng, content: content, "damaged_text": lambda rng, text: text.encode(),
+        "damaged_tree": lambda rng, tree: tree, "_damage_picture": lambda rng, path: path,
+        "_damage_safetensors": lambda rng, path: path,
+    }  # fmt: skip
+    globals().update(whole)
+
+
 def _keys() -> list[str]:
     """The keys of tiny.yaml with their sections."""
     tree = yaml.safe_load(Path("tiny.yaml").read_text())

@@ -23,6 +23,7 @@ from helpers.small_students import inputs, swapper  # noqa: E402
 import students  # noqa: E402
 from students.export import browser, web  # noqa: E402
 from students.export.models import models  # noqa: E402
+from swapcore import terminal  # noqa: E402
 from swapcore.frame import CANONICAL  # noqa: E402
 from swapcore.images import to_float, to_uint8  # noqa: E402
 from teachers.exact import render, sample_attributes, sample_identities  # noqa: E402
@@ -34,7 +35,7 @@ needs_runtime = pytest.mark.skipif(not RUNTIME.is_dir(), reason=f"make test-web,
 
 @pytest.fixture(scope="module")
 def chromium():
-    pytest.importorskip("selenium", reason=browser.INSTALL)
+    pytest.importorskip("selenium", reason=terminal.install("export-web"))
     if not shutil.which("chromedriver") or not any(map(shutil.which, browser.BROWSERS)):
         pytest.skip("apt-get install chromium chromium-driver")
 
@@ -303,7 +304,7 @@ def test_what_is_missing_is_named_and_nothing_is_left(student, tmp_path, monkeyp
 
 
 def test_a_missing_browser_is_told(tmp_path, monkeypatch):
-    pytest.importorskip("selenium", reason=browser.INSTALL)
+    pytest.importorskip("selenium", reason=terminal.install("export-web"))
     (tmp_path / "index.html").write_text("")
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(ValueError, match="needs Chromium: apt-get install chromium chromium-driver"):

@@ -196,7 +196,7 @@ def test_a_cut_paddle_file_and_an_absent_one_are_told(tmp_path):
     whole = pickle.dumps({"a": np.zeros(100, np.float32)})
     for length in (1, len(whole) // 2, len(whole) - 1):
         path.write_bytes(whole[:length])
-        with pytest.raises(ValueError, match=r"m\.pdparams: not a \.pdparams file"):
+        with pytest.raises(ValueError, match=r"m\.pdparams: .*not a \.pdparams file"):
             read_pdparams(path)
     with pytest.raises(FileNotFoundError):
         read_pdparams(tmp_path / "absent.pdparams")

@@ -72,6 +72,36 @@ def test_a_process_takes_a_lock_once_and_again_later(tmp_path):
         pass
 
 
+def test_a_folder_that_a_mistake_left_empty_is_removed(tmp_path):
+    folder = tmp_path / "runs" / "new"
+    with pytest.raises(RuntimeError), folder_lock(folder):
+        raise RuntimeError
+    assert not folder.exists()
+    with pytest.raises(RuntimeError), folder_lock(folder):
+        (folder / "file").touch()
+        raise RuntimeError
+    assert sorted(p.name for p in folder.iterdir()) == [".lock", "file"]
+    (tmp_path / "empty").mkdir()
+    with folder_lock(tmp_path / "empty"):
+        pass
+    assert (tmp_path / "empty" / ".lock").is_file(), "it was there before"
+
+
+def test_a_lock_on_a_file_that_its_last_user_removed_is_taken_anew(tmp_path, monkeypatch):
+    folder, take, taken = tmp_path / "new", locks._try_lock, []
+
+    def take_the_first_too_late(handle, folder):
+        taken.append(take(handle, folder))
+        if len(taken) == 1:
+            (folder / ".lock").unlink()
+            folder.rmdir()
+        return taken[-1]
+
+    monkeypatch.setattr(locks, "_try_lock", take_the_first_too_late)
+    with folder_lock(folder):
+        assert taken == [True, True] and str(os.getpid()) in (folder / ".lock").read_text()
+
+
 def test_a_forked_process_neither_takes_the_lock_along_nor_releases_it(tmp_path):
     with folder_lock(tmp_path):
         child = os.fork()

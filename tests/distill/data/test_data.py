@@ -17,6 +17,7 @@ from distill.data.triplet import Triplet
 from distill.pseudo_gt.shards import Shards
 from distill.stage import StageError
 from distill.train.stream import Mixture, batches, disturb
+from swapcore.files import FileError
 from swapcore.images import DataError
 
 PSEUDO = {"pseudo_gt": 1.0, "same_photo": 0.0, "same_person": 0.0, "pair": 0.0}
@@ -75,7 +76,7 @@ def test_damaged_manifest_and_picture_are_named(tmp_path):
     with pytest.raises(DataError, match="no manifest; run stage 'data'"):
         photos.read_manifest(tmp_path, "train", 32)
     (tmp_path / "manifest.jsonl").write_text('{"file": ')
-    with pytest.raises(DataError, match="manifest.jsonl: damaged"):
+    with pytest.raises(FileError, match="manifest.jsonl: line 1: damaged"):
         photos.read_manifest(tmp_path, "train", 32)
     (tmp_path / "x.png").write_bytes(b"?")
     with pytest.raises(DataError, match="x.png: not a readable picture"):
