@@ -25,6 +25,7 @@ from tqdm import tqdm
 
 from distill.config import Experiment, dump, to_dict
 from distill.stage import OutOfTime
+from swapcore import terminal
 from swapcore.files import (
     FileError,
     flatten,
@@ -348,15 +349,18 @@ class Run:
 def connect(uri: str) -> Any:
     """A client of MLflow. Only a SQLite file is opened: it is created if it is absent, by one command at a time.
 
-    Raises TrackingError for an unknown scheme or a file that is no database of this version of MLflow.
+    Raises TrackingError without MLflow, for an unknown scheme, and for a file that is no database of this version.
     """
     # MLflow would print every table that it creates, and wait for minutes for a server that does not answer.
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "ERROR")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    import sqlalchemy
-    from mlflow import MlflowClient
-    from mlflow.exceptions import MlflowException
+    try:
+        import sqlalchemy
+        from mlflow import MlflowClient
+        from mlflow.exceptions import MlflowException
+    except ImportError as error:
+        raise TrackingError(f"tracking.uri={uri}: {error}: {terminal.install()}, or tracking.uri=none") from None
 
     try:
         if not uri.startswith("sqlite:"):

@@ -35,4 +35,5 @@ def test_neither_mlflow_nor_lpips_is_imported_where_they_are_not_asked_for(tmp_p
 def test_the_block_blocks(tmp_path):
     path = experiment(tmp_path, "tracked", tracking={"uri": f"sqlite:///{tmp_path}/mlflow.db"})
     done = blocked(str(path))
-    assert done.returncode != 0 and "mlflow" in done.stderr
+    assert done.returncode == 2 and "error: tracking.uri=sqlite" in done.stderr
+    assert "or tracking.uri=none" in done.stderr and "Traceback" not in done.stderr

@@ -63,7 +63,8 @@ def test_both_formats_bare_and_in_a_training_state(tmp_path, zipped, kind):
         elif kind != "bare":
             content = training_state(model, package, kind == "state_with_wrapper")
         write(path, content, zipped)
-    found, wanted = read_module(path), model.state_dict()
+    found = read_module(path)
+    wanted = {key: t.cpu() for key, t in model.state_dict().items()}  # DataParallel takes it to a GPU
     assert found.keys() == wanted.keys()
     assert all(torch.equal(found[key], t) and t.dtype == found[key].dtype for key, t in wanted.items())
     assert "models" not in sys.modules

@@ -14,28 +14,37 @@ from helpers.line import experiment
 
 COMMANDS = [house.relative(ROOT, path) for path in house.sources(ROOT) if house.is_command(path)]
 COMMANDS.remove("distill/schema.py")  # imports Python's own library only
-SHOW = "import os, sys; print(os.environ.get('OMP_WAIT_POLICY'), sys.excepthook is sys.__excepthook__)"
+VARIABLES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
+SHOW = f"import os, sys; print(*map(os.environ.get, {VARIABLES}), sys.excepthook is sys.__excepthook__)"
 
 
-def python(*arguments: str, policy: str | None = None, **options) -> subprocess.CompletedProcess:
-    environment = {key: value for key, value in os.environ.items() if key != "OMP_WAIT_POLICY"}
-    environment |= {"OMP_WAIT_POLICY": policy} if policy else {}
+def python(*arguments: str, **options) -> subprocess.CompletedProcess:
+    environment = {key: value for key, value in os.environ.items() if key not in VARIABLES}
+    environment |= options.pop("environment", {})
     return subprocess.run(
         [sys.executable, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60, **options
     )
 
 
-@pytest.mark.parametrize(("policy", "found"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
-def test_threads_of_a_command_wait_passively_unless_the_user_decides(policy, found):
-    shown = python("-c", f"from swapcore import start; start.command(__name__); {SHOW}", policy=policy)
-    assert shown.stdout.split() == [found, "False"], shown.stderr
+@pytest.mark.parametrize(
+    ("users", "found"),
+    [
+        ({}, ["PASSIVE", "10000"]),
+        ({"OMP_WAIT_POLICY": "ACTIVE"}, ["ACTIVE", "None"]),
+        ({"OMP_WAIT_POLICY": "PASSIVE"}, ["PASSIVE", "None"]),
+        ({"GOMP_SPINCOUNT": "0"}, ["None", "0"]),
+    ],
+)
+def test_threads_of_a_command_spin_shortly_unless_the_user_decides(users, found):
+    shown = python("-c", f"from swapcore import start; start.command(__name__); {SHOW}", environment=users)
+    assert shown.stdout.split() == [*found, "False"], shown.stderr
 
 
 def test_an_import_as_a_library_changes_nothing():
     modules = ", ".join(sorted({path.split("/")[0] for path in COMMANDS if path.startswith("distill/")}))
     imports = f"import distill.schema, distill.report.__main__, swapcore.start, {modules}"
     shown = python("-c", f"{imports}; {SHOW}")
-    assert shown.stdout.split() == ["None", "True"], shown.stderr
+    assert shown.stdout.split() == ["None", "None", "True"], shown.stderr
 
 
 @pytest.mark.parametrize(
