@@ -235,7 +235,15 @@ def teacher_files(spec: Teacher, exp: Experiment, key: str = "pseudo_gt.teachers
     for part in spec.sha256:
         if part not in named:
             raise ConfigError(f"{key}: sha256.{part}: there is no weights.{part}; name the file there")
-    return {part: _file(name, spec.sha256.get(part), exp, f"{key}: weights.{part}") for part, name in named.items()}
+    paths, problems = {}, []
+    for part, name in named.items():
+        try:
+            paths[part] = _file(name, spec.sha256.get(part), exp, f"{key}: weights.{part}")
+        except ConfigError as error:
+            problems.append(str(error))
+    if problems:
+        raise ConfigError("; ".join(problems))
+    return paths
 
 
 def teacher_contents(spec: Teacher, exp: Experiment, key: str = "pseudo_gt.teachers") -> dict[str, Any]:
