@@ -103,7 +103,7 @@ def command(*arguments):
 @pytest.mark.slow
 def test_the_commands_survive_damaged_input(tmp_path):
     """And they end well where it is not damaged: otherwise it would be refused for another reason."""
-    damaged = command("--inputs", "60", "--seed", "1", "--keep", str(tmp_path))
+    damaged = command("--inputs", "24", "--seed", "1", "--keep", str(tmp_path))
     assert damaged.returncode == 0, damaged.stdout + damaged.stderr
-    whole = command("--inputs", "12", "--whole", "--keep", str(tmp_path))
+    whole = command("--inputs", "7", "--whole", "--keep", str(tmp_path))
     assert whole.returncode == 0 and ", 0 failed" in whole.stdout, whole.stdout + whole.stderr

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -69,6 +70,12 @@ def straight(tmp_path_factory):
     return in_process(experiment(folder, "straight", train=RARE), TRAIN)
 
 
+def copy_data(of, to):
+    """The finished stages before the training."""
+    for name in ("data", "pseudo_gt"):
+        shutil.copytree(of / name, to / name)
+
+
 @pytest.mark.parametrize(
     ("owner", "name", "when", "error", "saved"),
     [
@@ -84,7 +91,7 @@ def straight(tmp_path_factory):
 )
 def test_no_finished_step_is_lost(tmp_path, monkeypatch, straight, owner, name, when, error, saved):
     path = experiment(tmp_path, "x", train=RARE)
-    in_process(path, "stages=[data, pseudo_gt]")
+    copy_data(straight, tmp_path / "runs" / "x")
     with monkeypatch.context() as patch, stage.signals_stop_the_command():
         fail_once(patch, owner, name, when, error)
         expected = {signal.SIGTERM: OutOfTime, signal.SIGINT: KeyboardInterrupt}.get(error) or type(error)
@@ -131,10 +138,10 @@ def test_a_second_ctrl_c_ends_a_step_that_hangs(monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("processes", "number"), [(1, signal.SIGTERM), (1, signal.SIGINT), (2, signal.SIGTERM)])
-def test_a_signal_to_all_processes_saves_and_stops(tmp_path, processes, number):
+def test_a_signal_to_all_processes_saves_and_stops(tmp_path, straight, processes, number):
     """A cluster and Ctrl-C reach the loaders of the data and the launcher as well."""
     path = experiment(tmp_path, "x", data={"workers": 1})
-    in_process(path, "stages=[data, pseudo_gt]")
+    copy_data(straight, tmp_path / "runs" / "x")
     steps = ["train.steps=100000", "train.checkpoint_steps=100000", "train.log_steps=2", "train.preview_steps=100000"]
     arguments = command(str(path), "stages=[train]", *steps, processes=processes)
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
