@@ -17,9 +17,8 @@ import torch
 from PIL import Image
 from safetensors import safe_open
 
-from swapcore.files import CHECK
-
 MEASURED_AFRESH = ("latency", "memory", "minutes", "seconds", "per_second", "environment", "commit")  # parts of keys
+CHECK = "content_digest"  # swapcore.files.CHECK; same_as_before.py must import the product of another checkout
 ADDED = {("index.json", "generated"): True}  # (file, key): value that this checkout writes and the earlier did not
 DERIVED = ("eval", "export", "report")  # their inputs.json may change: these stages derive files and run again at once
 TEXT = {".html", ".md", ".txt"}  # for people: only that the file is there
