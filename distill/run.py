@@ -32,8 +32,7 @@ from distill.evaluate import measure
 from distill.export import convert
 from distill.pseudo_gt import generate
 from distill.report import page
-from distill.stage import OutOfTime, signals_stop_the_command, stop_if_asked
-from distill.tracking import open_run
+from distill.stage import OutOfTime, open_run, signals_stop_the_command, stop_if_asked
 from distill.train import loop
 from swapcore import terminal
 from swapcore.hardware import available_cores

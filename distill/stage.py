@@ -1,5 +1,5 @@
-"""The folder of a stage: `inputs.json` when it starts, then its files, and `done.json` last. And how a command stops
-early: after `minutes`, by SIGTERM, by Ctrl-C."""
+"""The folder of a run, and in it the folder of a stage: `inputs.json` when it starts, then its files, and `done.json`
+last. And how a command stops early: after `minutes`, by SIGTERM, by Ctrl-C."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,9 @@ from typing import Any
 import torch
 
 from distill.config import Experiment, dump
+from distill.tracking import Tracker
 from swapcore.files import digest, flatten, read_record, write_record, write_text
+from swapcore.locks import folder_lock
 
 STARTED = time.monotonic()  # approximate start of the command
 
@@ -88,12 +90,40 @@ def _on_signal(number: int, _frame: Any) -> None:
         raise OutOfTime("stopped by SIGTERM; the same command continues the run")
 
 
+@contextmanager
+def open_run(exp: Experiment, main: bool, **options: Any) -> Iterator[Tracker]:
+    """Lock the folder of a run during the block and track the run; `options` are those of Tracker. Only the `main`
+    process does either.
+
+    `experiment.yaml` has the settings of the files beside it: a command that is refused does not change it, one that
+    ends well or begins a stage (`open_stage`) writes it anew.
+    """
+    record = exp.folder / "experiment.yaml"
+    with folder_lock(exp.folder) if main else nullcontext():
+        if main and not record.is_file():
+            write_text(record, dump(exp))
+        tracker, status = Tracker(exp, enabled=main, **options), "FAILED"
+        try:
+            yield tracker
+            if main:
+                write_text(record, dump(exp))
+                tracker.artifact(record)
+            status = "FINISHED"
+        except (KeyboardInterrupt, OutOfTime):
+            status = "KILLED"
+            raise
+        finally:
+            tracker.end(status)
+
+
 @dataclass(frozen=True)
 class Stage:
-    """The folder `runs/<experiment>/<stage>/` and everything that its files depend on."""
+    """The folder `runs/<experiment>/<stage>/`, everything that its files depend on, and the names of files without
+    which the stage is not done."""
 
     folder: Path
     inputs: dict[str, Any]
+    outputs: tuple[str, ...] = ()
     started: float = field(default_factory=time.time)
 
     @property
@@ -102,8 +132,8 @@ class Stage:
 
     @property
     def done(self) -> bool:
-        path = self.folder / "done.json"
-        return path.is_file() and read_record(path).get("hash") == self.hash
+        path, outputs = self.folder / "done.json", [self.folder / name for name in self.outputs]
+        return all(map(Path.is_file, (path, *outputs))) and read_record(path).get("hash") == self.hash
 
     def finish(self, **facts: Any) -> Path:
         """Write `done.json` with the hash of the inputs, the minutes since the stage was opened (unless `facts` has
@@ -120,14 +150,15 @@ def open_stage(
     accelerator,
     extendable: tuple[str, ...] = (),
     redo: bool = False,
+    outputs: tuple[str, ...] = (),
 ) -> Stage:
     """Open or create the folder of a stage. Raises StageError where its files were made from other inputs; they are
-    not changed.
+    not changed. A stage without one of its `outputs` is not done, and makes it anew.
 
-    `extendable` inputs may differ (more training steps). With `redo` all may differ: evaluation and report are quick
-    and are written again.
+    `extendable` inputs may differ; where the stage is finished they may only grow (more training steps). With `redo`
+    all may differ: evaluation and report are quick and are written again.
     """
-    stage = Stage(exp.folder / name, json.loads(json.dumps(inputs)))
+    stage = Stage(exp.folder / name, json.loads(json.dumps(inputs)), outputs)
     record = stage.folder / "inputs.json"
     if accelerator.is_main_process:
         if record.is_file() and not redo:
@@ -151,7 +182,9 @@ def upstream(exp: Experiment, name: str) -> str:
 
 def _refuse_other_inputs(stage: Stage, before: dict[str, Any], extendable: tuple[str, ...]) -> None:
     old, new = flatten(before), flatten(stage.inputs)
-    changed = [k for k in sorted(old.keys() | new.keys()) if old.get(k) != new.get(k) and k not in extendable]
+    finished = (stage.folder / "done.json").is_file()
+    fixed = [k for k in old if k not in extendable or finished and new.get(k, old[k]) < old[k]]
+    changed = sorted(k for k in {*fixed, *(new.keys() - old.keys())} if old.get(k) != new.get(k))
     if changed:
         examples = ", ".join(f"{k} was {old.get(k)!r}, now {new.get(k)!r}" for k in changed[:3])
         more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""

@@ -11,20 +11,20 @@ import json
 import os
 import sqlite3
 import sys
+import textwrap
 import threading
 import time
 import uuid
 from collections import deque
-from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager, nullcontext
+from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 from tqdm import tqdm
 
-from distill.config import Experiment, dump, to_dict
-from distill.stage import OutOfTime
+from distill.config import Experiment, to_dict
 from swapcore import terminal
 from swapcore.files import (
     FileError,
@@ -38,7 +38,7 @@ from swapcore.files import (
 )  # fmt: skip
 from swapcore.hardware import environment
 from swapcore.images import marked
-from swapcore.locks import folder_lock, in_turn
+from swapcore.locks import in_turn
 
 RETRY_S = 60.0  # between two attempts while the server does not answer
 PATIENCE_S = 10.0  # that the end of a command waits for a server that does not answer
@@ -108,32 +108,6 @@ class Tracker:
             self.outbox.add({"kind": kind, "time": int(time.time() * 1000), **content})
 
 
-@contextmanager
-def open_run(exp: Experiment, main: bool, **options: Any) -> Iterator[Tracker]:
-    """Lock the folder of a run during the block and track the run; `options` are those of Tracker. Only the `main`
-    process does either.
-
-    `experiment.yaml` has the settings of the files beside it: a command that is refused does not change it, one that
-    ends well or begins a stage (`open_stage`) writes it anew.
-    """
-    record = exp.folder / "experiment.yaml"
-    with folder_lock(exp.folder) if main else nullcontext():
-        if main and not record.is_file():
-            write_text(record, dump(exp))
-        tracker, status = Tracker(exp, enabled=main, **options), "FAILED"
-        try:
-            yield tracker
-            if main:
-                write_text(record, dump(exp))
-                tracker.artifact(record)
-            status = "FINISHED"
-        except (KeyboardInterrupt, OutOfTime):
-            status = "KILLED"
-            raise
-        finally:
-            tracker.end(status)
-
-
 class Outbox:
     """The events that MLflow does not have yet, in memory and in the file `path`, and the thread that sends them."""
 
@@ -190,7 +164,7 @@ class Outbox:
                     self._warn(f"MLflow refuses {first[0]['kind']} ({_short(error)}); it is left out")
             except Exception as error:  # of a library below MLflow: none may end the training
                 self.answers, self.again, self.retry_at = False, True, time.monotonic() + RETRY_S
-                self._warn(f"MLflow at {self.run.uri} does not take events ({_short(error)}); {self.path} keeps them")
+                self._warn(f"MLflow at {self.run.uri} fails ({_short(error)}); {self.path} keeps the records")
                 if self.closing:
                     return
                 continue
@@ -391,5 +365,10 @@ def _create(database: Path) -> None:
         SqlAlchemyStore(f"sqlite:///{temporary}", DEFAULT_LOCAL_FILE_AND_ARTIFACT_PATH).engine.dispose()
 
 
+def where_to_look(uri: str) -> str:
+    """The address of a server, or the command that shows a database."""
+    return uri if uri.startswith(("http:", "https:")) else f"mlflow ui --backend-store-uri {uri}"
+
+
 def _short(error: Exception) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__
+    return textwrap.shorten(str(error), 160, placeholder=" ...") or type(error).__name__

@@ -12,7 +12,8 @@ from collections.abc import Callable, Sequence
 
 from distill.config import Child, Experiment, to_dict
 from distill.report import comparison
-from distill.tracking import Tracker, open_run
+from distill.stage import open_run
+from distill.tracking import Tracker, where_to_look
 from swapcore.files import digest, read_record
 
 
@@ -53,4 +54,4 @@ def _compare(exp: Experiment, children: Sequence[Child], tracker: Tracker) -> No
         tracker.artifact(path)
         print(path)
     if exp.tracking.uri != "none":
-        print(f"mlflow ui --backend-store-uri {exp.tracking.uri}")
+        print(where_to_look(exp.tracking.uri))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
+import textwrap
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -125,7 +126,7 @@ def _warn(path: Path, reason: str | None) -> None:
 
 
 def _myself() -> str:
-    command = " ".join(" ".join([Path(sys.argv[0]).name, *sys.argv[1:]]).split())[:300]
+    command = textwrap.shorten(" ".join([Path(sys.argv[0]).name, *sys.argv[1:]]), 80, placeholder=" ...")
     return f"process {os.getpid()} on {machine()} since {time.strftime('%Y-%m-%d %H:%M:%S')} ({command})"
 
 

@@ -18,7 +18,7 @@ def run(exp: Experiment, accelerator, tracker) -> Stage:
         folders = {key: getattr(exp.data, key) for key in ("photos", "heldout")}
         facts = {"contents": contents(folders, exp.folder / "data" / "contents.json", accelerator)}
     inputs = {"kind": exp.data.kind, "seed": exp.seed, "data": {k: to_dict(exp.data)[k] for k in keys}, **facts}
-    stage = open_stage(exp, "data", inputs, accelerator)
+    stage = open_stage(exp, "data", inputs, accelerator, outputs=("manifest.jsonl",))
     if stage.done:
         accelerator.print(f"  finished before: {stage.folder}")
         return stage

@@ -49,7 +49,7 @@ def run(exp: Experiment, accelerator, tracker) -> Stage:
         "renderer": teachers.build("exact").weight_hash,
         "version": VERSION,
     }
-    stage = open_stage(exp, "eval", inputs, accelerator, redo=True)
+    stage = open_stage(exp, "eval", inputs, accelerator, redo=True, outputs=("metrics.json", "grid.png"))
     if stage.done:
         accelerator.print(f"  finished before: {stage.folder}")
         return stage

@@ -47,7 +47,7 @@ def run(exp: Experiment, accelerator, tracker) -> Stage:
         "train": upstream(exp, "train"), "wanted": selected, "recogniser": exp.eval.recogniser, "pairs": exp.eval.pairs,
         "eval": upstream(exp, "eval") if "eval" in earlier else None,  # the card repeats its values
     }  # fmt: skip
-    stage = open_stage(exp, "export", inputs, accelerator, redo=True)
+    stage = open_stage(exp, "export", inputs, accelerator, redo=True, outputs=("card.json",))
     if stage.done:
         accelerator.print(f"  finished before: {stage.folder}")
     elif accelerator.is_main_process:

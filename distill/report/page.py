@@ -17,6 +17,7 @@ from distill.evaluate.swappers import trained
 from distill.export import card
 from distill.report import tables
 from distill.stage import Stage, open_stage, upstream
+from distill.tracking import where_to_look
 from distill.train.monitor import read_log
 from swapcore.files import read_record, whole_file, write_record, write_text
 
@@ -54,7 +55,7 @@ def run(exp: Experiment, accelerator, tracker) -> Stage:
     for name in ("report.html", "metrics.json", weights.name, *(["export/card.json"] if exported else [])):
         print(exp.folder / name)
     if exp.tracking.uri != "none":
-        print(f"mlflow ui --backend-store-uri {exp.tracking.uri}")
+        print(where_to_look(exp.tracking.uri))
     return stage
 
 

@@ -62,7 +62,7 @@ def marks_legend(reference: str, seeds: bool = False) -> str:
     units = "by pairs, by people and by seeds" if seeds else "by pairs and by people"
     return (
         f"{SURE} surely differs from {reference}: the 95 % intervals of the difference {units} exclude 0; "
-        f"{UNSURE} may not differ"
+        f"{UNSURE} may not differ, or has too few pairs or people to tell"
     )
 
 

@@ -52,7 +52,8 @@ def run(exp: Experiment, accelerator, tracker, name: str = "train") -> Stage:
     settings, device, main = exp.train, accelerator.device, accelerator.is_main_process
     networks = build_networks(exp, device, name)
     learner, encoder = networks.learner, networks.encoder
-    stage = open_stage(exp, name, _inputs(exp, networks, accelerator, name), accelerator, extendable=("train.steps",))
+    inputs = _inputs(exp, networks, accelerator, name)
+    stage = open_stage(exp, name, inputs, accelerator, extendable=("train.steps",), outputs=(learner.file,))
     if stage.done:
         accelerator.print(f"  finished before: {stage.folder}")
         return stage
@@ -66,6 +67,11 @@ def run(exp: Experiment, accelerator, tracker, name: str = "train") -> Stage:
 
     # Resume. Sample i of the stream depends on the seed and i alone: the step number is all of the sampler's state.
     if state.load(stage.folder / "state", accelerator):
+        if state.step > settings.steps:
+            raise StageError(
+                f"{stage.folder}: has learnt for {state.step} steps, more than train.steps={settings.steps}; raise it, "
+                f"or give the experiment another name (name=...)"
+            )
         accelerator.print(f"  resumed at step {state.step} of {settings.steps}")
     ranks = accelerator.process_index, accelerator.num_processes
     first, last = state.step * settings.accumulation, settings.steps * settings.accumulation

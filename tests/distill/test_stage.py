@@ -3,10 +3,11 @@
 from types import SimpleNamespace
 
 import pytest
+from helpers import line
 
 from distill.config import Experiment
 from distill.stage import StageError, open_stage, upstream
-from swapcore.files import FileError, write_json
+from swapcore.files import FileError, read_record, write_json
 
 ALONE = SimpleNamespace(is_main_process=True, wait_for_everyone=lambda: None)
 
@@ -36,3 +37,30 @@ def test_upstream_must_be_finished_and_whole(tmp_path):
     (exp.folder / "data" / "done.json").write_text("{")
     with pytest.raises(FileError, match="done.json: damaged"):
         upstream(exp, "data")
+
+
+def test_a_finished_training_takes_more_steps_but_not_fewer(tmp_path):
+    path, stages = line.experiment(tmp_path, "x", train={"steps": 3}), "stages=[data, pseudo_gt, train]"
+    folder = line.in_process(path, stages)
+    before = {name: (folder / name).read_bytes() for name in ("experiment.yaml", "train/inputs.json")}
+    with pytest.raises(StageError, match=r"train: made with other inputs \(train.steps was 3, now 2\)"):
+        line.in_process(path, stages, "train.steps=2")
+    assert before == {name: (folder / name).read_bytes() for name in before}
+    (folder / "train" / "done.json").unlink()  # as if it was stopped at step 3
+    with pytest.raises(StageError, match=r"train: has learnt for 3 steps, more than train.steps=2; raise it"):
+        line.in_process(path, "stages=[train]", "train.steps=2")
+    line.in_process(path, "stages=[train]", "train.steps=4")
+    assert read_record(folder / "train" / "done.json")["steps"] == 4
+
+
+def test_a_finished_stage_without_its_result_makes_it_anew(tmp_path):
+    path = line.experiment(tmp_path, "x", train={"steps": 1}, eval={"metrics": ["id_similarity"]})
+    stages = "stages=[data, pseudo_gt, train, eval, report]"
+    folder = line.in_process(path, stages)
+    results = ["data/manifest.jsonl", "train/student.safetensors", "eval/metrics.json"]
+    values = read_record(folder / "eval/metrics.json")["rows"]["compact"]["id_similarity_source"]["value"]
+    for name in results:
+        (folder / name).unlink()
+    line.in_process(path, stages)
+    assert all((folder / name).is_file() for name in results)
+    assert read_record(folder / "eval/metrics.json")["rows"]["compact"]["id_similarity_source"]["value"] == values

@@ -68,7 +68,7 @@ def test_a_server_that_dies_gets_the_rest_when_it_is_back_in_order_and_once(tmp_
         tracker.metrics({"loss": 1.0 / step}, step)
     tracker.image(exp.folder / "grid.png", "preview", 400)
     assert time.monotonic() - started < 1, "the training waits"
-    until(lambda: "keeps them" in capsys.readouterr().err)
+    until(lambda: "keeps the records" in capsys.readouterr().err)
     assert len(unsent(exp)) == 399
     server.start()
     until(lambda: not unsent(exp))
