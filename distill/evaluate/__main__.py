@@ -140,6 +140,8 @@ def _evaluate(
         print(f"{path}: overwritten, without {', '.join(sorted(dropped))}; to keep them, give another --out")
     content, swaps = measure(exp, rows, pairs, estimators, skipped, out, device)
     write_grid(out / "grid.png", pairs, swaps, exp.eval.pictures)
+    flipped = " with mirrored images" if exp.eval.flip else ""
+    print(f"{len(pairs)} pairs, gallery of {len(pairs.gallery)}, recogniser {exp.eval.recogniser}{flipped}")
     print(tables.as_text(content["rows"], content["differences"]))
     print(*tables.notes(content), sep="\n")
     for warning in content["verdicts"]:
