@@ -371,4 +371,4 @@ def where_to_look(uri: str) -> str:
 
 
 def _short(error: Exception) -> str:
-    return textwrap.shorten(str(error), 160, placeholder=" ...") or type(error).__name__
+    return textwrap.shorten(str(error), 240, placeholder=" ...") or type(error).__name__
