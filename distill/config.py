@@ -22,7 +22,7 @@ from distill.schema import STAGES, Changes, Experiment, Location, Teacher, in_wo
 from swapcore.terminal import LARGEST, nearest
 
 Override = str | tuple[str, Any]
-TEXTS = (str, Location)  # types of keys whose value is text, whatever it looks like
+TEXTS = (str, Location)  # types of keys whose value stays text: `no` and 1e-4 too
 
 
 class ConfigError(ValueError):

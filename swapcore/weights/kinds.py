@@ -47,7 +47,7 @@ _SIGNATURES = (
     (0, b"\xff\xd8\xff", Kind("a picture")),
 )
 _TENSORFLOW_INDEX = bytes.fromhex("57fb808b247547db")  # the last bytes of a leveldb table
-# Files of protobuf begin with the number of their version, whose first byte is 8; the ending tells them apart.
+# These three formats are protobuf and begin with the same byte, 8. Only the ending of the name differs.
 _PROTOBUF = {".mlmodel": "a Core ML model", ".onnx": ONNX, ".pb": "a TensorFlow graph"}
 
 

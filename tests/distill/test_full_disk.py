@@ -74,9 +74,9 @@ def test_one_line_names_the_file(tmp_path, source_video, name):
     write(path)
     before = path.read_bytes()
     assert path.is_file() and len(before) > LEAST
-    with small_files(LEAST), pytest.raises(DiskFull) as told:
+    with small_files(LEAST), pytest.raises(DiskFull) as raised:
         write(path)
-    text = str(told.value)
+    text = str(raised.value)
     assert text.startswith(f"{path}: cannot be written: File too large (") and "free some space" in text
     assert "\n" not in text and "source.mp4" not in text
     hidden = [p.name for p in tmp_path.iterdir() if p.name.startswith(".")]

@@ -4,11 +4,9 @@ import json
 
 import numpy as np
 import pytest
-from helpers.student_files import SIDE
+from helpers.pair_lists import toy_list
 from PIL import Image
 
-from distill.data import synthetic
-from distill.data.photos import read_manifest
 from distill.evaluate import __main__ as evaluate
 from distill.evaluate.differences import best
 from distill.evaluate.pairs import by_people, read, save
@@ -20,9 +18,7 @@ from eval.measured import unpacked
 def lists(tmp_path_factory):
     """A list of synthetic people with exact swaps, and one of the same pictures as photographs."""
     folder = tmp_path_factory.mktemp("people")
-    synthetic.write(folder, {"test": (8, 3)}, SIDE, seed=3, progress=False)
-    photos = read_manifest(folder, "test", SIDE)
-    save(by_people("toy", photos, 24, 1, "toy"), photos.root, folder / "list")
+    _, photos = toy_list(folder, 24, people=8)
     plain = by_people("plain", photos, 12, 1, "toy")
     save({**plain, "pictures": {}}, photos.root, folder / "photographs")
     return folder

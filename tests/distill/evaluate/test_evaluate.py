@@ -6,14 +6,13 @@ import shutil
 import pytest
 import torch
 from helpers.marks import is_marked
-from helpers.student_files import SIDE, student_file
+from helpers.pair_lists import toy_list
+from helpers.student_files import student_file
 from PIL import Image
 
-from distill.data import synthetic
-from distill.data.photos import read_manifest
 from distill.evaluate import __main__ as evaluate
 from distill.evaluate import measure
-from distill.evaluate.pairs import by_people, read, save
+from distill.evaluate.pairs import read
 from eval.evaluation import Evaluation
 from swapcore.files import CHECK, write_record
 
@@ -22,11 +21,7 @@ METRICS = "id_retrieval,pose_error,exact_match"
 
 @pytest.fixture(scope="module")
 def listing(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("people")
-    synthetic.write(folder, {"test": (6, 3)}, SIDE, seed=3, progress=False)
-    photos = read_manifest(folder, "test", SIDE)
-    save(by_people("toy", photos, 12, 1, "toy"), photos.root, folder / "list")
-    return folder / "list"
+    return toy_list(tmp_path_factory.mktemp("people"), 12)[0]
 
 
 def run(listing, out, *swappers, metrics=METRICS, batch=4, more=()):

@@ -4,13 +4,11 @@ import json
 from dataclasses import replace
 
 import pytest
-from helpers.student_files import SIDE, student_file
+from helpers.pair_lists import toy_list
+from helpers.student_files import student_file
 
-from distill.data import synthetic
-from distill.data.photos import read_manifest
 from distill.evaluate import __main__ as evaluate
 from distill.evaluate import measure
-from distill.evaluate.pairs import by_people, save
 from eval import METRICS
 from eval.evaluation import Evaluation
 
@@ -19,11 +17,7 @@ TOP1, POSE = "id_retrieval_top1_pct", "pose_error_deg"
 
 @pytest.fixture(scope="module")
 def listing(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("people")
-    synthetic.write(folder, {"test": (6, 3)}, SIDE, seed=3, progress=False)
-    photos = read_manifest(folder, "test", SIDE)
-    save(by_people("toy", photos, 24, 1, "toy"), photos.root, folder / "list")
-    return folder / "list"
+    return toy_list(tmp_path_factory.mktemp("people"), 24)[0]
 
 
 @pytest.fixture
