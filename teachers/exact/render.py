@@ -3,29 +3,24 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
+from . import mesh, raster
 from .face import ATTRIBUTES, IDENTITY
-from .head import Head, Places, hair_line, places, smooth, unit_vector
-from .noise import noise
-from .paint import mix, paint
-from .scene import background, behind, glasses, occluder
+from .person import traits
 
-VERSION = 1  # of the pictures: increase it when any pixel changes, and train the networks of the benchmark again
-PIXELS_PER_UNIT = 92.6 / 256  # head radius in sides of the picture; the eyes of the mean face are 63 of 256 apart
-CHUNK_PIXELS = 50_000  # rendered at once on a CPU; they fit in its cache
-CHUNK_PIXELS_GPU = 8_000_000
-FACE_POINT = (0.0, -0.30, 0.86)  # fixed as the head turns, as the inner face is in aligned photographs
+VERSION = 2
+CHUNK_SAMPLES = 600_000
+EYES_PX, MOUTH_PX, FACE_PX = 63, 57, 67  # of 256: between the eyes, the mouth corners, from eyes to mouth
+MIDDLE = (121 + 188) / 2 / 256  # height of the middle between eyes and mouth, in sides
+BODY, EYE_LEFT, EYE_RIGHT, TEETH, TONGUE, LASH, HAIR, GLASSES, LENS = range(9)
 
 
 class Rendered(NamedTuple):
-    """image: (n, 3, S, S) float32 RGB in [-1, 1]. mask: (n, 1, S, S), 1 on the visible skin from brows to chin, else 0.
-    landmarks: (n, 5, 2) pixels x, y of left and right eye, nose tip, left and right mouth corner in the picture."""
-
     image: Tensor
     mask: Tensor
     landmarks: Tensor
@@ -33,174 +28,111 @@ class Rendered(NamedTuple):
 
 @torch.no_grad()
 def render(identity: Tensor, attributes: Tensor, size: int = 256) -> Rendered:
-    """Render n faces from identity (n, K) and attributes (n, A) at size x size, on the device of the numbers.
-
-    Raises ValueError on other shapes, on NaN, and on a size below 16.
-    """
-    for name, numbers, names in (("identity", identity, IDENTITY), ("attributes", attributes, ATTRIBUTES)):
-        if numbers.ndim != 2 or numbers.shape[1] != len(names):
-            raise ValueError(f"{name}: expected (n, {len(names)}), got {tuple(numbers.shape)}")
-        if not torch.isfinite(numbers).all():
-            raise ValueError(f"{name}: holds numbers that are not finite")
-    if len(identity) != len(attributes):
-        raise ValueError(f"{len(identity)} identities for {len(attributes)} sets of attributes")
-    if size < 16:
-        raise ValueError(f"size: expected at least 16 pixels, got {size}")
-    fine = drawn_size(size)
-    step = max(1, (CHUNK_PIXELS_GPU if identity.is_cuda else CHUNK_PIXELS) // fine**2)
-    parts = [
-        _draw(i.float(), a.float(), size, fine)
-        for i, a in zip(identity.split(step), attributes.split(step), strict=True)
-    ]
+    step = max(1, CHUNK_SAMPLES // (2 * size) ** 2)
+    parts = [_draw(i, a, size) for i, a in zip(identity.split(step), attributes.split(step), strict=True)]
     return Rendered(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
 
-def drawn_size(size: int) -> int:
-    """The size at which pictures are rendered before they are shrunk, which smooths edges: larger for small ones."""
-    return round(size * (1.0 if size >= 192 else 1.125 if size >= 96 else 1.25))
+@dataclass
+class View:
+    """turn: 9 numbers (n,) row by row; from the head's frame to the view, about `pivot`; then moved and projected."""
+
+    turn: list[Tensor]
+    pivot: tuple[Tensor, Tensor, Tensor]
+    centre: tuple[Tensor, Tensor, Tensor]
+    per_dm: Tensor
+    a: dict
+    side: int
+
+    def rotate(self, x, y, z):
+        r = self.turn
+        return tuple(r[3 * i] * x + r[3 * i + 1] * y + r[3 * i + 2] * z for i in range(3))
+
+    def pose(self, x, y, z):
+        px, py, pz = self.pivot
+        x, y, z = self.rotate(x - px, y - py, z - pz)
+        return x + px, y + py, z + pz
+
+    def project(self, x, y, z):
+        x, y, z = x - self.centre[0], y - self.centre[1], z - self.centre[2]
+        near = self.a["distance"] / (self.a["distance"] - z) * self.per_dm
+        return (0.5 + self.a["shift_x"] + x * near) * self.side, (MIDDLE + self.a["shift_y"] - y * near) * self.side, z
 
 
-def rotation(a: dict[str, Tensor]) -> Tensor:
-    """The rotation from head to picture (n, 3, 3): yaw, then pitch, then roll."""
-    yaw, pitch, roll = (a[k].flatten() * math.pi / 180 for k in ("yaw", "pitch", "roll"))
-    one, nil = torch.ones_like(yaw), torch.zeros_like(yaw)
-
-    def matrix(*rows):
-        return torch.stack([torch.stack(row, -1) for row in rows], -2)
-
-    about_y = matrix((yaw.cos(), nil, yaw.sin()), (nil, one, nil), (-yaw.sin(), nil, yaw.cos()))
-    about_x = matrix((one, nil, nil), (nil, pitch.cos(), pitch.sin()), (nil, -pitch.sin(), pitch.cos()))
-    about_z = matrix((roll.cos(), roll.sin(), nil), (-roll.sin(), roll.cos(), nil), (nil, nil, one))
-    return about_z @ about_x @ about_y
+def rotation(yaw, pitch, roll):
+    """9 numbers, each shaped like the angles (degrees, float64): yaw, then pitch, then roll."""
+    y, p, r = (v.double() * (math.pi / 180) for v in (yaw, -pitch, -roll))
+    cy, sy, cp, sp, cr, sr = y.cos(), y.sin(), p.cos(), p.sin(), r.cos(), r.sin()
+    # about z @ about x @ about y
+    ax = [cy, 0 * cy, sy, sp * sy, cp, -sp * cy, -cp * sy, sp, cp * cy]
+    top = [cr * ax[k] - sr * ax[3 + k] for k in range(3)]
+    mid = [sr * ax[k] + cr * ax[3 + k] for k in range(3)]
+    return [v.float() for v in (*top, *mid, *ax[6:])]
 
 
-def dot(a, b) -> Tensor:
-    return a[0] * b[0] + a[1] * b[1] + a[2] * b[2]
+def _cap(rings: int = 8, around: int = 20):
+    """A sphere cap around +z up to 88 degrees: points (C, 3) and faces."""
+    polar = torch.linspace(0, math.radians(88), rings + 1, dtype=torch.float64)[1:, None]
+    turn = torch.arange(around, dtype=torch.float64)[None] / around * 2 * math.pi
+    ring = torch.stack([polar.sin() * turn.cos(), polar.sin() * turn.sin(), (polar.cos() + 0 * turn)], -1).reshape(-1, 3)
+    points = torch.cat([torch.tensor([[0.0, 0.0, 1.0]], dtype=torch.float64), ring]).float()
+    faces = [[0, 1 + i, 1 + (i + 1) % around] for i in range(around)]
+    for r in range(rings - 1):
+        for i in range(around):
+            a, b = 1 + r * around + i, 1 + r * around + (i + 1) % around
+            faces += [[a, a + around, b + around], [a, b + around, b]]
+    return points, torch.tensor(faces)
 
 
-def _draw(identity: Tensor, attributes: Tensor, size: int, fine: int) -> tuple[Tensor, Tensor, Tensor]:
-    n, device = len(identity), identity.device
-    z = {name: identity[:, i].view(n, 1, 1) for i, name in enumerate(IDENTITY)}
-    a = {name: attributes[:, i].view(n, 1, 1) for i, name in enumerate(ATTRIBUTES)}
-    f = places(z, a)
-    turn = rotation(a)
-
-    def strands(p: Tensor, q: Tensor) -> Tensor:
-        flow = p / (1.5 + q.clamp(min=-0.6)) + (a["hair_part"] - 0.5) + 0.05 * torch.sin(3 * q + 9 * a["hair_phase"])
-        clumps = noise(flow * 0.42 + a["hair_phase"] * 5, q * 0.10 + a["hair_phase"], "strands")
-        return 0.75 * clumps + 0.45 * noise(flow * 1.25, q * 0.20, "strands")
-
-    head = Head(z, a, f, max(64, min(160, fine // 2)), strands)
-
-    # Position of the head's centre in the picture.
-    x, y, px = _plane(a, fine)
-    point = torch.tensor(FACE_POINT, device=device)
-    moved = point[:2] - (turn @ point)[:, :2]
-    cx, cy = moved[:, 0].view(n, 1, 1), moved[:, 1].view(n, 1, 1)
-
-    # Intersect the pixels' rays with the head, in the head's own frame.
-    def in_head(v: Tensor) -> list[Tensor]:  # the inverse of a rotation is its transpose
-        return [c.view(n, 1, 1) for c in (v.view(-1, 1, 3) @ turn)[:, 0].expand(n, 3).unbind(-1)]
-
-    right, up, view = (in_head(torch.eye(3, device=device)[k].expand(n, 3)) for k in range(3))
-    u, v = x - cx, y - cy
-    origin = [u * r + v * t for r, t in zip(right, up, strict=True)]
-    hit, gap = head.march(origin, [-c for c in view])
-    share = smooth(1.2 * px, 0.1 * px, gap)
-    p, q, _ = head.chart(*hit)
-    looked = head.look(head.maps, p, q)
-    normal, occlusion = list(unit_vector(looked[:, :3]).unbind(1)), looked[:, 3]
-
-    # Colour and light: a key light with soft shadow, ambient light from the sky, specular shine.
-    hair_strands = strands(p, q)
-    covered = smooth(-0.01, 0.05, q - hair_line(p, a, hair_strands)) * (1 - a["bald"])
-    chart_px = px * 0.55
-    surface = paint(p, q, z, a, f, covered, hair_strands, chart_px)
-    azimuth, elevation = a["light_azimuth"] * math.pi / 180, a["light_elevation"] * math.pi / 180
-    key = torch.stack([azimuth.sin() * elevation.cos(), elevation.sin(), azimuth.cos() * elevation.cos()], -1)
-    key = in_head(key)
-    facing = dot(normal, key)
-    lit = torch.ones_like(facing)
-    for distance in (0.07, 0.16, 0.30):
-        above = head.height(*(h + m * 0.02 + k * distance for h, m, k in zip(hit, normal, key, strict=True)))
-        lit = torch.minimum(lit, smooth(-0.30 * distance, 0.12 * distance, above))
-    warmth = a["light_warmth"] * 0.10
-    glow = torch.exp(torch.stack([warmth, 0 * warmth, -warmth], 1)) * a["light_strength"][:, None] * 1.25
-    wrap = torch.tensor([0.30, 0.17, 0.12], device=device).view(1, 3, 1, 1)
-    soft = ((facing[:, None] + wrap) / (1 + wrap)).clamp(min=0)
-    shadow = lit[:, None] ** torch.tensor([0.75, 1.0, 1.08], device=device).view(1, 3, 1, 1)
-    open_sky = (1 - 0.85 * occlusion.clamp(-0.1, 1)) * (0.72 + 0.28 * dot(normal, up))
-    half = [k + w for k, w in zip(key, view, strict=True)]
-    shine = dot(normal, half).clamp(min=0) / dot(half, half).sqrt()
-    broad = shine**14
-    shine = (0.10 * broad + 0.16 * broad**3.4) * surface.gloss.clamp(min=0) * lit
-    rim = (1 - dot(normal, view).clamp(0, 1)) ** 3 * 0.10
-    light = soft * shadow * glow + (a["ambient"] * open_sky)[:, None]
-    face = surface.colour * light + (shine + rim * a["ambient"])[:, None] * glow
-    face = face + surface.wet[:, None] * (0.35 + 0.4 * a["light_strength"])[:, None]
-
-    skin = (share > 0.5) & (covered < 0.5)
-    if a["glasses"].any():
-        frame, lens = glasses(p, q, a, chart_px)
-        frame, lens = frame * (1 - covered), lens * (1 - covered)
-        tint = a["glasses_dark"] ** 4
-        face = mix(face, face * (0.92 - 0.75 * tint)[:, None] + 0.02, lens)
-        rims = (0.015 + 0.10 * a["glasses_shape"] * (1 - a["glasses_dark"]))[:, None] + 0.35 * shine[:, None]
-        face = mix(face, rims.expand_as(face), frame)
-        skin = skin & (frame < 0.5) & (lens * tint < 0.6)
-
-    # Everything else, from back to front.
-    scene = background(x, y, a) * (0.55 + 0.45 * a["ambient"] / 0.6)[:, None]
-    scene = behind(scene, x, y, z, a, (cx, cy), px)
-    scene = mix(scene, face, share)
-    if a["occluder"].any():
-        thing, before = occluder(x, y, a, px)
-        scene = mix(scene, thing, before)
-        skin = skin & (before < 0.5)
-    scene = scene * (1 - 0.10 * (x * x + y * y) / 1.9)[:, None]
-    picture = (1 - torch.exp(-1.42 * scene.clamp(min=0))).clamp(1e-5, 1) ** (1 / 2.2)
-    image = F.interpolate(picture, (size, size), mode="bilinear", antialias=True) * 2 - 1
-
-    inner = skin & (torch.hypot(p * 1.12, (q + 0.16) * 0.98) < 0.61) & (q < f.eye_y + 0.19)
-    mask = (F.interpolate(inner[:, None].float(), (size, size), mode="bilinear", antialias=True) > 0.5).float()
-    return image, mask, _landmarks(head, turn, f, a, moved, size)
+CAP, CAP_FACES = _cap()
 
 
-def occluder_mask(attributes: Tensor, size: int) -> Tensor:
-    """The opaque pixels of objects held in front of the face, (n, 1, size, size) bool, of attributes (n, 42).
-
-    Glasses do not count: their lenses show the face. Raises ValueError on attributes of another shape.
-    """
-    if attributes.ndim != 2 or attributes.shape[1] != len(ATTRIBUTES):
-        raise ValueError(f"attributes: expected (n, {len(ATTRIBUTES)}), got {tuple(attributes.shape)}")
-    fine = drawn_size(size)
-    masks = []
-    for some in attributes.float().split(max(1, CHUNK_PIXELS // fine**2)):
-        a = {name: some[:, i].view(-1, 1, 1) for i, name in enumerate(ATTRIBUTES)}
-        x, y, px = _plane(a, fine)
-        share = occluder(x, y, a, px)[1]
-        masks.append(F.interpolate(share[:, None], (size, size), mode="bilinear", antialias=True) > 0.999)
-    return torch.cat(masks)
-
-
-def _plane(a: dict[str, Tensor], fine: int) -> tuple[Tensor, Tensor, float]:
-    """x and y of the pixels (n, fine, fine) and the side of a pixel, in radii of the head."""
-    axis = ((torch.arange(fine, device=a["scale"].device) + 0.5) / fine - 0.5) / PIXELS_PER_UNIT
-    y, x = torch.meshgrid(-axis, axis, indexing="ij")
-    x = (x[None].expand(len(a["scale"]), -1, -1) - a["shift_x"]) / a["scale"]
-    y = (y[None].expand(len(a["scale"]), -1, -1) - a["shift_y"]) / a["scale"]
-    return x, y, 1 / (PIXELS_PER_UNIT * fine)
-
-
-def _landmarks(head: Head, turn: Tensor, f: Places, a, moved: Tensor, size: int) -> Tensor:
-    n = len(turn)
-    zero = torch.zeros_like(f.eye_x)
-    corner_y = f.mouth_y + 0.02 * f.smile
-    p = torch.cat([-f.eye_x, f.eye_x, zero, -f.mouth_w, f.mouth_w], 2)[:, 0]
-    q = torch.cat([f.eye_y, f.eye_y, f.nose_tip, corner_y, corner_y], 2)[:, 0]
-    r = head.look(head.r[:, None], p[:, None], q[:, None])[:, 0, 0]
-    s = 1 + p * p + q * q
-    points = torch.stack([2 * p / s, 2 * q / s, (2 - s) / s], -1) * r[..., None]
-    flat = (points @ turn.transpose(1, 2))[..., :2] + moved[:, None]
-    flat = flat * a["scale"].view(n, 1, 1) + torch.stack([a["shift_x"].view(n, 1), a["shift_y"].view(n, 1)], -1)
-    return (flat * torch.tensor([1.0, -1.0], device=flat.device) * PIXELS_PER_UNIT + 0.5) * size
+def _draw(identity, attributes, size):
+    side = 2 * size
+    n = len(identity)
+    t = mesh.tables(identity.device)
+    a64 = {name: attributes[:, i : i + 1].double() for i, name in enumerate(ATTRIBUTES)}
+    a = {name: v.float() for name, v in a64.items()}
+    z = {name: v.float() for name, v in traits(identity).items()}
+    row = {name: v.view(1, n) for name, v in a.items()}
+    head = mesh.blend(t, identity, a64)
+    N = mesh.normals(t, *head.face)
+    x, y, zz = head.face
+    # lashes
+    share = 0.25 + 0.5 * z["lashes"].view(1, n)
+    moved = []
+    for v in (x, y, zz):
+        root = v.index_select(0, t.lash_root)
+        v = v.index_copy(0, t.lashes, root + (v.index_select(0, t.lashes) - root) * share)
+        moved.append(v)
+    x, y, zz = moved
+    # frame
+    el, er = head.eyes
+    ml, mr = ([v[k : k + 1] for v in head.rest] for k in t.corners)
+    eye = [(p + q) * 0.5 for p, q in zip(el, er, strict=True)]
+    mouth = [(p + q) * 0.5 for p, q in zip(ml, mr, strict=True)]
+    dx, dm, dy = el[0] - er[0], ml[0] - mr[0], eye[1] - mouth[1]
+    scale = (EYES_PX * dx + MOUTH_PX * dm + 2 * FACE_PX * dy) / (dx * dx + dm * dm + 2 * dy * dy) / 256 * row["scale"]
+    view = View(
+        rotation(*(a64[k].view(1, n) for k in ("yaw", "pitch", "roll"))),
+        (0 * eye[0], mouth[1] - 0.55, eye[2] - 1.05), (0, 0, 0), scale, row, side,
+    )
+    view.centre = view.pose(*((p + q) * 0.5 + o for p, q, o in zip(eye, mouth, (0, 0, -0.35), strict=True)))
+    w = t.turning[:, None]
+    still = 1 - w
+    posed = [p * w + q * still for p, q in zip(view.pose(x, y, zz), (x, y, zz), strict=True)]
+    NV = [p * w + q * still for p, q in zip(view.rotate(*N), N, strict=True)]
+    balls = [[c + CAP[:, k : k + 1] * r for k, c in enumerate(centre)] for centre, r in zip(head.eyes, head.radius, strict=True)]
+    balls = [view.pose(*b) for b in balls]
+    every = [torch.cat([p, *(b[k] for b in balls)]) for k, p in enumerate(posed)]
+    sx, sy, depth = view.project(*every)
+    V, C = len(t.rest), len(CAP)
+    blocks = [(BODY, t.faces[0]), (EYE_LEFT, CAP_FACES + V), (EYE_RIGHT, CAP_FACES + V + C), (TEETH, t.faces[2]), (TONGUE, t.faces[3]), (LASH, t.faces[4])]
+    faces = torch.cat([f for _, f in blocks])
+    material = torch.cat([torch.full((len(f),), m, dtype=torch.int8) for m, f in blocks])
+    depth = depth.index_add(0, t.faces[2].unique(), torch.full((len(t.faces[2].unique()), n), -0.04))
+    depth = depth.index_add(0, t.faces[3].unique(), torch.full((len(t.faces[3].unique()), n), -0.05))
+    tri = raster.setup(sx, sy, depth, faces, material, material >= LASH, None, side)
+    buffer = torch.full((n * side * side,), raster.EMPTY, dtype=torch.int64)
+    raster.draw(tri, side, buffer, 0)
+    return buffer, tri, dict(z=z, a=a, row=row, t=t, n=n, N=NV, view=view, side=side, size=size, V=V, C=C)

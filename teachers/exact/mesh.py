@@ -1,0 +1,217 @@
+"""The head: static tables read from head.npz, and the blending of its shapes.
+
+Lengths are decimetres; x points to the person's left (the right of the picture), y up, z to the front. Arrays over
+vertices have the vertex first and the picture last, (V, n), so that gathering a vertex copies its numbers of all
+pictures at once. Blending and the baked visibility are sums of whole numbers in double precision: they are exact, so a
+person does not depend on the batch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .face import ASYMMETRIES, SLIDERS
+from .person import action_weights, shape_weights, traits
+
+FILE = Path(__file__).with_name("head.npz")
+BODY, EYE, TEETH, TONGUE, LASH = range(5)  # parts of the data file
+THOUSANDTHS = 1000
+WEIGHT_BITS = 16  # weights of shapes are multiples of 2 ** -16
+MOUTH_CORNERS = ((0.252, 6.612, 1.36), (-0.252, 6.612, 1.36))
+NOSE_TIP = (0.0, 6.91, 1.68)
+
+
+@dataclass(frozen=True)
+class Tables:
+    """Static arrays of the head on one device. rest (V, 3); faces of each part (F, 3); shapes (3 * (V + 2), K) whole
+    numbers of thousandths, of which the last two points are the centres of the eyes; fan (V, 8) faces around a vertex,
+    padded by a face without area; visibility (V, 25) in 2 ** -12; occlusion, angle, turning (V,)."""
+
+    rest: Tensor
+    faces: dict[int, Tensor]
+    smooth_faces: Tensor
+    fan: Tensor
+    shapes: Tensor
+    actions: Tensor
+    base: Tensor
+    shape_names: tuple[str, ...]
+    action_names: tuple[str, ...]
+    visibility: Tensor
+    occlusion: Tensor
+    angle: Tensor
+    turning: Tensor
+    corners: tuple[int, int]
+    nose: int
+    eye_edge: tuple[int, int]
+    lash_root: Tensor
+    lashes: Tensor
+
+
+@lru_cache
+def tables(device: torch.device) -> Tables:
+    """The tables on `device`. Raises ValueError where the data file lacks a shape."""
+    data = np.load(FILE)
+    rest, faces, parts = data["vertices"], data["faces"].astype(np.int64), data["parts"]
+    names = [str(name) for name in data["shape_names"]]
+    dense = np.zeros((len(names), len(rest), 3))
+    ends = np.cumsum(data["shape_counts"])
+    for shape, count, end in zip(dense, data["shape_counts"], ends, strict=True):
+        shape[data["shape_vertices"][end - count : end]] = data["shape_thousandths"][end - count : end]
+    shapes = _driven(dict(zip(names, dense, strict=True)))
+
+    eyes = [np.unique(faces[parts == EYE][:, 0][side * rest[faces[parts == EYE][:, 0], 0] > 0]) for side in (1, -1)]
+    eyes = [np.unique(faces[parts == EYE])[side * rest[np.unique(faces[parts == EYE]), 0] > 0] for side in (1, -1)]
+    centres = [np.round(np.concatenate([s, *(s[e].mean(0, keepdims=True) for e in eyes)])) for s in shapes.values()]
+    base = np.round(rest.astype(np.float64) * THOUSANDTHS)
+    base = np.concatenate([base, *(np.round(base[e].mean(0, keepdims=True)) for e in eyes)])
+    body = np.unique(faces[parts == BODY])
+
+    def nearest(point) -> int:
+        return int(body[np.square(rest[body] - np.array(point)).sum(1).argmin()])
+
+    smooth = faces[np.isin(parts, (BODY, TEETH, TONGUE))]
+    lash_faces = faces[parts == LASH]
+    lash_faces = lash_faces[rest[lash_faces].mean(1)[:, 1] > 7.281]  # the lower ones would look like a thick line
+    lashes = np.unique(lash_faces)
+    root = body[np.square(rest[lashes][:, None] - rest[body][None]).sum(2).argmin(1)]
+    turning = _smooth((rest[:, 1] + 0.45 * (rest[:, 2] - 0.3) - 5.35) / 1.0)
+    turning[np.setdiff1d(np.arange(len(rest)), body)] = 1
+    is_action = [name.startswith("act:") for name in shapes]
+    stack = np.stack(centres, -1).transpose(1, 0, 2).reshape(-1, len(shapes))  # (3 * (V + 2), K)
+
+    def put(array, dtype=torch.float32) -> Tensor:
+        return torch.as_tensor(np.ascontiguousarray(array), dtype=dtype, device=device)
+
+    return Tables(
+        rest=put(rest),
+        faces={part: put(faces[parts == part], torch.int64) for part in (BODY, TEETH, TONGUE)}
+        | {LASH: put(lash_faces, torch.int64)},
+        smooth_faces=put(smooth, torch.int64),
+        fan=put(_fans(smooth, len(rest)), torch.int64),
+        shapes=put(stack[:, ~np.array(is_action)], torch.float64),
+        actions=put(stack[:, is_action], torch.float64),
+        base=put(base.T.reshape(-1), torch.float64),
+        shape_names=tuple(n for n in shapes if not n.startswith("act:")),
+        action_names=tuple(n for n in shapes if n.startswith("act:")),
+        visibility=put(np.round(data["visibility"].astype(np.float64) * 4096), torch.float64),
+        occlusion=put(data["occlusion"]),
+        angle=put(np.arctan2(rest[:, 0], rest[:, 2] + 0.15)),
+        turning=put(turning),
+        corners=tuple(nearest(p) for p in MOUTH_CORNERS),
+        nose=nearest(NOSE_TIP),
+        eye_edge=tuple(int(e[rest[e, 2].argmax()]) for e in eyes),
+        lash_root=put(root, torch.int64),
+        lashes=put(lashes, torch.int64),
+    )  # fmt: skip
+
+
+def _smooth(t: np.ndarray) -> np.ndarray:
+    t = t.clip(0, 1)
+    return t * t * (3 - 2 * t)
+
+
+def _driven(shapes: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The shapes that the numbers of a face drive, by the names in person.py: both sides of a slider are one shape."""
+    driven = {n: s for n, s in shapes.items() if n.startswith(("macro:", "race:", "act:", "uns:head-"))}
+    driven = {n.replace("-", "_") if n.startswith("uns:") else n: s for n, s in driven.items()}
+    for name in SLIDERS:
+        plain = name.replace("_", "-")
+        for end in "+-":
+            sides = [n for n in (f"loc:{plain}:{end}", f"loc:l-{plain}:{end}", f"loc:r-{plain}:{end}") if n in shapes]
+            if not sides:
+                raise ValueError(f"{FILE}: has no shape {plain}; write it again by python -m teachers.exact.extract")
+            driven[f"loc:{name}:{end}"] = sum(shapes[n] for n in sides)
+    for name in ASYMMETRIES:
+        driven |= {f"uns:{name}:{side}": shapes[f"uns:{name.replace('_', '-')}-{side}"] for side in "lr"}
+    return driven
+
+
+def _fans(faces: np.ndarray, count: int) -> np.ndarray:
+    """The faces around each vertex, (count, most), padded by len(faces)."""
+    order = np.argsort(faces.reshape(-1), kind="stable")
+    vertex, face = faces.reshape(-1)[order], order // 3
+    place = np.arange(len(vertex)) - np.searchsorted(vertex, vertex)
+    fan = np.full((count, place.max() + 1), len(faces))
+    fan[vertex, place] = face
+    return fan
+
+
+@dataclass
+class Blended:
+    """Heads before they turn: rest and face (V, n) x, y, z of the neutral and of the acting face; eyes, the centres of the
+    left and right eye, 2 x (1, n) x, y, z; radius, 2 x (1, n)."""
+
+    rest: tuple[Tensor, Tensor, Tensor]
+    face: tuple[Tensor, Tensor, Tensor]
+    eyes: tuple[tuple[Tensor, ...], ...]
+    radius: tuple[Tensor, Tensor]
+
+
+def blend(t: Tables, identity: Tensor, attributes: dict[str, Tensor]) -> Blended:
+    """Heads of identity (n, K) with the expression of attributes, name -> (n, 1) float64."""
+    rest = t.base[:, None] + _sum(t.shapes, t.shape_names, shape_weights(traits(identity)))
+    face = rest + _sum(t.actions, t.action_names, action_weights(attributes))
+    count = len(t.rest)
+    x, y, z = (rest / THOUSANDTHS).float().view(3, count + 2, -1).unbind(0)
+    eyes = tuple((x[i : i + 1], y[i : i + 1], z[i : i + 1]) for i in (count, count + 1))
+    radius = tuple(
+        ((x[k] - e[0]) ** 2 + (y[k] - e[1]) ** 2 + (z[k] - e[2]) ** 2).sqrt()
+        for k, e in zip(t.eye_edge, eyes, strict=True)
+    )
+    moved = (face / THOUSANDTHS).float().view(3, count + 2, -1)[:, :count]
+    return Blended((x[:count], y[:count], z[:count]), tuple(moved.unbind(0)), eyes, radius)
+
+
+def _sum(shapes: Tensor, names: tuple[str, ...], weights: dict[str, Tensor]) -> Tensor:
+    """The shapes times their weights, (3 * (V + 2), n) float64, in thousandths. Exact: both factors are whole numbers."""
+    nil = next(iter(weights.values())) * 0
+    columns = torch.cat([weights.get(name, nil) for name in names], 1)
+    return shapes @ (columns * 2.0**WEIGHT_BITS).round().T / 2.0**WEIGHT_BITS
+
+
+def normals(t: Tables, x: Tensor, y: Tensor, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Unit normals of the vertices, (V, n) each, weighted by the area of the faces around them."""
+    a, b, c = t.smooth_faces.unbind(1)
+    ux, uy, uz = (v.index_select(0, b) - v.index_select(0, a) for v in (x, y, z))
+    vx, vy, vz = (v.index_select(0, c) - v.index_select(0, a) for v in (x, y, z))
+    faces = (uy * vz - uz * vy, uz * vx - ux * vz, ux * vy - uy * vx)
+    sums = []
+    for component in faces:
+        padded = torch.cat([component, torch.zeros_like(component[:1])])
+        total = padded.index_select(0, t.fan[:, 0])
+        for k in range(1, t.fan.shape[1]):
+            total = total + padded.index_select(0, t.fan[:, k])
+        sums.append(total)
+    length = (sums[0] * sums[0] + sums[1] * sums[1] + sums[2] * sums[2]).clamp(min=1e-20).sqrt()
+    return sums[0] / length, sums[1] / length, sums[2] / length
+
+
+def visibility(t: Tables, direction: Tensor) -> Tensor:
+    """The visible share of the light from `direction` (n, 3) float64, unit, in the head's frame: (V, n) float32.
+
+    Of 400 directions, baked into 25 spherical harmonics per vertex on the neutral mean head.
+    """
+    harmonics = (_harmonics(direction) * 65536).round()
+    return ((t.visibility @ harmonics.T) / (4096.0 * 65536)).float().clamp(0, 1)
+
+
+def _harmonics(d: Tensor) -> Tensor:
+    """The 25 polynomials of degree 0 to 4 that head.npz's visibility is fitted with, (n, 25)."""
+    x, y, z = d.unbind(-1)
+    one = torch.ones_like(x)
+    x2, y2, z2 = x * x, y * y, z * z
+    return torch.stack([
+        one, y, z, x,
+        x * y, y * z, 3 * z2 - 1, x * z, x2 - y2,
+        y * (3 * x2 - y2), x * y * z, y * (5 * z2 - 1), z * (5 * z2 - 3), x * (5 * z2 - 1), z * (x2 - y2),
+        x * (x2 - 3 * y2),
+        x * y * (x2 - y2), y * z * (3 * x2 - y2), x * y * (7 * z2 - 1), y * z * (7 * z2 - 3),
+        35 * z2 * z2 - 30 * z2 + 3, x * z * (7 * z2 - 3), (x2 - y2) * (7 * z2 - 1), x * z * (x2 - 3 * y2),
+        x2 * x2 - 6 * x2 * y2 + y2 * y2,
+    ], -1)  # fmt: skip

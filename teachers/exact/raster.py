@@ -1,0 +1,126 @@
+"""Draws triangles of many pictures at once: which triangle is the nearest at every sample of every picture.
+
+A triangle is cut into rows of samples, a row into its exact span, and the spans into fragments; the nearest fragment of a
+sample wins. All arithmetic is exact per triangle and sample, and the nearest is a minimum of whole numbers, so a picture
+does not depend on the pictures beside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+EMPTY = 2**62
+ID_BITS = 31
+DEPTH_STEPS = 65536  # per decimetre
+
+
+@dataclass
+class Triangles:
+    """Drawn triangles of all pictures. corner: 3 x (T,) index into the flattened (V, n) vertex arrays; picture (T,);
+    b1, b2: slopes in x and y of two barycentric
+    coordinates, which are 0 at (x0, y0); depth: at the first corner, and its change to the other two; first, last: rows."""
+
+    corner: tuple[Tensor, Tensor, Tensor]
+    picture: Tensor
+    x0: Tensor
+    y0: Tensor
+    b1: tuple[Tensor, Tensor]
+    b2: tuple[Tensor, Tensor]
+    depth: tuple[Tensor, Tensor, Tensor]
+    first: Tensor
+    last: Tensor
+    material: Tensor
+
+    def barycentric(self, triangle: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Weights (P,) of the three corners at the samples (x, y) of triangles (P,)."""
+        dx, dy = x - self.x0.index_select(0, triangle), y - self.y0.index_select(0, triangle)
+        one = dx * self.b1[0].index_select(0, triangle) + dy * self.b1[1].index_select(0, triangle)
+        two = dx * self.b2[0].index_select(0, triangle) + dy * self.b2[1].index_select(0, triangle)
+        return 1 - one - two, one, two
+
+
+def setup(
+    x: Tensor, y: Tensor, depth: Tensor, faces: Tensor, material: Tensor, two_sided: Tensor, active: Tensor | None,
+    side: int,
+) -> Triangles:  # fmt: skip
+    """The triangles that can be seen. x, y, depth (V, n): samples, samples, decimetres towards the camera; faces (F, 3);
+    material and two_sided (F,); active (F, n) bool or None: which are drawn at all; side: samples in a row."""
+    n = x.shape[1]
+    c = faces.unbind(1)
+    (xa, xb, xc), (ya, yb, yc) = ([v.index_select(0, k) for k in c] for v in (x, y))
+    area = (xb - xa) * (yc - ya) - (xc - xa) * (yb - ya)
+    first = torch.minimum(torch.minimum(ya, yb), yc).sub_(0.5).ceil_()
+    last = torch.maximum(torch.maximum(ya, yb), yc).sub_(0.5).floor_()
+    left, right = torch.minimum(torch.minimum(xa, xb), xc), torch.maximum(torch.maximum(xa, xb), xc)
+    seen = (last >= first) & (last >= 0) & (first < side) & (left < side) & (right > 0)
+    seen &= (area < -1e-9) | ((area > 1e-9) & two_sided[:, None])
+    seen &= (right - 0.5).floor() >= (left - 0.5).ceil()  # covers the centre of a column
+    if active is not None:
+        seen &= active
+    kept = seen.reshape(-1).nonzero()[:, 0]
+    face = torch.div(kept, n, rounding_mode="floor")
+    picture = kept - face * n
+    corner = tuple(k.index_select(0, face) * n + picture for k in c)
+    flat = [v.reshape(-1) for v in (x, y, depth)]
+    (xa, xb, xc), (ya, yb, yc) = ([v.reshape(-1).index_select(0, kept) for v in vs] for vs in ((xa, xb, xc), (ya, yb, yc)))
+    per = 1 / area.reshape(-1).index_select(0, kept)
+    za, zb, zc = (flat[2].index_select(0, k) for k in corner)
+    return Triangles(
+        corner, picture, xa - 0.5, ya - 0.5,
+        ((yc - ya) * per, (xa - xc) * per), ((ya - yb) * per, (xb - xa) * per),
+        (za, zb - za, zc - za), *(r.reshape(-1).index_select(0, kept) for r in (first.clamp_(min=0), last.clamp_(max=side - 1))),
+        material.index_select(0, face),
+    )  # fmt: skip
+
+
+def draw(
+    t: Triangles, side: int, buffer: Tensor, offset: int,
+    opaque: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None,
+) -> None:  # fmt: skip
+    """Keep the nearest fragments in buffer (n * side * side,) int64, which starts as EMPTY.
+
+    offset: added to the number of a triangle. opaque: tells for (triangle, x, y)
+    of fragments which of them are kept.
+    """
+    rows = (t.last - t.first + 1).long()
+    owner = torch.repeat_interleave(torch.arange(len(rows), device=rows.device), rows)
+    start = t.first - (rows.cumsum(0) - rows)
+    row = torch.arange(len(owner), device=rows.device) + start.index_select(0, owner)
+    dy = row - t.y0.index_select(0, owner)
+    one_x, two_x = t.b1[0].index_select(0, owner), t.b2[0].index_select(0, owner)
+    one, two = dy * t.b1[1].index_select(0, owner), dy * t.b2[1].index_select(0, owner)
+    x0 = t.x0.index_select(0, owner)
+    low, high = -x0, (side - 1) - x0  # relative to x0
+    for slope, value in ((one_x, one), (two_x, two), (-one_x - two_x, 1 - one - two)):
+        bound = -value / slope  # slope * x + value >= 0
+        low = torch.where(slope > 0, torch.maximum(low, bound), low)
+        high = torch.where(slope < 0, torch.minimum(high, bound), high)
+        high = torch.where((slope == 0) & (value < 0), -1e9, high)
+    low, high = (low + x0).ceil(), (high + x0).floor()
+    count = (high - low + 1).clamp(min=0).long()
+    z0, z1, z2 = (z.index_select(0, owner) for z in t.depth)
+    slope = z1 * one_x + z2 * two_x
+    depth = z0 + z1 * one + z2 * two - slope * x0
+    span = torch.repeat_interleave(torch.arange(len(count), device=rows.device), count)
+    x = torch.arange(len(span), device=rows.device) + (low.long() - (count.cumsum(0) - count)).index_select(0, span)
+    if opaque is not None:
+        kept = opaque(owner.index_select(0, span), x, row.index_select(0, span)).nonzero()[:, 0]
+        span, x = span.index_select(0, kept), x.index_select(0, kept)
+    z = depth.index_select(0, span) + slope.index_select(0, span) * x
+    start = t.picture.index_select(0, owner) * (side * side) + row.long() * side
+    key = ((2**22 - (z * DEPTH_STEPS).long()) << ID_BITS) | (owner + offset).index_select(0, span)
+    buffer.scatter_reduce_(0, start.index_select(0, span) + x, key, "amin")
+
+
+def depth_of(key: Tensor) -> Tensor:
+    """Depth of keys in steps, whole numbers; larger is farther."""
+    return key >> ID_BITS
+
+
+def triangle_of(key: Tensor) -> Tensor:
+    """Number of the triangle of keys."""
+    return key & (2**ID_BITS - 1)
