@@ -39,6 +39,7 @@ setup(
     package_data={
         "students": ["weights/*"],
         "students.export": ["page/*"],
+        "teachers.exact": ["head.npz", "head.md", "CC0-1.0.txt"],
         "eval": ["weights/*"],
         "distill.report": ["*.yaml", "templates/*"],
     },
