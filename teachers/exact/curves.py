@@ -1,0 +1,64 @@
+"""Small exact functions of points: the same numbers give the same bytes whatever the batch.
+
+torch computes the tail of an array by other code than its body. Only operations that IEEE arithmetic defines exactly
+(+ - * / sqrt, clamp, floor, compare, look-up) give the same bytes in both, so exp, pow and their like stay out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def bump(u: Tensor) -> Tensor:
+    """A bell that stands in for exp(-u), u >= 0: (1 - u/4)^4, zero from u = 4 on."""
+    t = (u * -0.25).add_(1).clamp_(min=0)
+    t = t.mul_(t)
+    return t.mul_(t)
+
+
+def rise(a: float | Tensor, b: float | Tensor, x: Tensor) -> Tensor:
+    """0 at a, 1 at b, straight between them; a > b falls instead."""
+    return ((x - a) * (1 / (b - a))).clamp_(0, 1)
+
+
+def smooth(a: float | Tensor, b: float | Tensor, x: Tensor) -> Tensor:
+    """0 at a, 1 at b, with level ends; a > b falls instead."""
+    t = rise(a, b, x)
+    return (t * -2).add_(3).mul_(t).mul_(t)
+
+
+def rgb(*channels: float, like: Tensor) -> Tensor:
+    """Three numbers to a colour (3, 1, 1)."""
+    return torch.tensor(channels, dtype=torch.float32, device=like.device).reshape(3, 1, 1)
+
+
+def linear(colours: Sequence[tuple[float, float, float]]) -> Tensor:
+    """sRGB colours in 0..255 to linear ones, (K, 3) float32: for tables that are made once."""
+    return (torch.tensor(colours, dtype=torch.float64) / 255).pow(2.2).float()
+
+
+def ramp(stops: Tensor, t: Tensor) -> Tensor:
+    """The colour (3, n, 1) at t (n, 1) in [0, 1] of evenly spaced stops (K, 3)."""
+    stops = stops.to(t.device)
+    place = t.clamp(0, 1) * (len(stops) - 1)
+    low = place.floor().clamp_(max=len(stops) - 2)
+    share = (place - low)[..., None]
+    index = low.long()
+    return (stops[index] * (1 - share) + stops[index + 1] * share).permute(2, 0, 1).contiguous()
+
+
+def mix(a: Tensor, b: Tensor, share: Tensor) -> Tensor:
+    """a where the share (n, P) is 0, b where it is 1; colours are (3, n, P) or (3, n, 1)."""
+    return (b - a).mul_(share).add_(a) if b.shape[-1] == share.shape[-1] else a + (b - a) * share
+
+
+def hue(h: Tensor, s: Tensor, v: Tensor) -> Tensor:
+    """Hue (turns), saturation and value in [0, 1], (n, 1) each, to a linear colour (3, n, 1); gamma taken as 2."""
+    shift = torch.tensor([5.0, 3.0, 1.0], device=h.device).reshape(3, 1, 1)
+    k = shift + h * 6
+    k = k - (k * (1 / 6)).floor() * 6
+    colour = v - v * s * torch.minimum(k, 4 - k).clamp(0, 1)
+    return colour * colour
