@@ -240,7 +240,7 @@ def comb(p: Tensor, a: dict[str, Tensor], s: dict[str, Tensor]) -> Tensor:
     parted = (s["long"] + s["swept"]).clamp(max=1)
     d = crop + (_unit(sweep) - crop) * parted
     front = smooth(0.80, 1.15, z) * smooth(0.62, 0.45, x.abs()) * smooth(0, 0.5, a["hair_fringe"])
-    ahead = torch.stack([0.35 * x + 0.25 * a["hair_part"], -0.25 + 0 * x, 1 + 0 * x])
+    ahead = torch.stack([0.35 * x + 0.25 * a["hair_part"], (-0.25 + 0 * x).expand(len(a["hair_part"]), -1), (1 + 0 * x).expand(len(a["hair_part"]), -1)])
     d = d + (ahead - d) * front
     d = d + (tail - d) * (s["back"] * (1 - front))
     return d + ((p - centre) * 1.2 - d) * (0.8 * s["afro"])

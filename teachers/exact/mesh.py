@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from .face import ASYMMETRIES, SLIDERS
+from .masks import vertex_masks
 from .person import action_weights, shape_weights, traits
 
 FILE = Path(__file__).with_name("head.npz")
@@ -24,6 +25,7 @@ BODY, EYE, TEETH, TONGUE, LASH = range(5)  # parts of the data file
 THOUSANDTHS = 1000
 WEIGHT_BITS = 16  # weights of shapes are multiples of 2 ** -16
 MOUTH_CORNERS = ((0.252, 6.612, 1.36), (-0.252, 6.612, 1.36))
+EAR_MOVES = 0.06  # dm: vertices that a slider of the ears moves by more are those of the ears
 NOSE_TIP = (0.0, 6.91, 1.68)
 
 
@@ -51,6 +53,14 @@ class Tables:
     eye_edge: tuple[int, int]
     lash_root: Tensor
     lashes: Tensor
+    inner: dict[int, Tensor]
+    ears: Tensor
+    masks: Tensor
+
+    @property
+    def rest_rows(self) -> Tensor:
+        """(3, V)"""
+        return self.rest.T
 
 
 @lru_cache
@@ -65,8 +75,8 @@ def tables(device: torch.device) -> Tables:
         shape[data["shape_vertices"][end - count : end]] = data["shape_thousandths"][end - count : end]
     shapes = _driven(dict(zip(names, dense, strict=True)))
 
-    eyes = [np.unique(faces[parts == EYE][:, 0][side * rest[faces[parts == EYE][:, 0], 0] > 0]) for side in (1, -1)]
-    eyes = [np.unique(faces[parts == EYE])[side * rest[np.unique(faces[parts == EYE]), 0] > 0] for side in (1, -1)]
+    balls = np.unique(faces[parts == EYE])
+    eyes = [balls[side * rest[balls, 0] > 0] for side in (1, -1)]
     centres = [np.round(np.concatenate([s, *(s[e].mean(0, keepdims=True) for e in eyes)])) for s in shapes.values()]
     base = np.round(rest.astype(np.float64) * THOUSANDTHS)
     base = np.concatenate([base, *(np.round(base[e].mean(0, keepdims=True)) for e in eyes)])
@@ -82,6 +92,11 @@ def tables(device: torch.device) -> Tables:
     root = body[np.square(rest[lashes][:, None] - rest[body][None]).sum(2).argmin(1)]
     turning = _smooth((rest[:, 1] + 0.45 * (rest[:, 2] - 0.3) - 5.35) / 1.0)
     turning[np.setdiff1d(np.arange(len(rest)), body)] = 1
+    ears = np.zeros(len(rest), bool)
+    for name, shape in zip(names, dense, strict=True):
+        if name.startswith(("loc:l-ear-", "loc:r-ear-")):
+            ears |= np.linalg.norm(shape, axis=1) > EAR_MOVES * THOUSANDTHS
+    ears &= np.abs(rest[:, 0]) > 0.6
     is_action = [name.startswith("act:") for name in shapes]
     stack = np.stack(centres, -1).transpose(1, 0, 2).reshape(-1, len(shapes))  # (3 * (V + 2), K)
 
@@ -108,6 +123,9 @@ def tables(device: torch.device) -> Tables:
         eye_edge=tuple(int(e[rest[e, 2].argmax()]) for e in eyes),
         lash_root=put(root, torch.int64),
         lashes=put(lashes, torch.int64),
+        inner={part: put(np.unique(faces[parts == part]), torch.int64) for part in (TEETH, TONGUE)},
+        ears=put(ears, torch.bool),
+        masks=vertex_masks(torch.from_numpy(rest)).T.contiguous().to(device),
     )  # fmt: skip
 
 

@@ -8,13 +8,14 @@ does not depend on the pictures beside it.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
 
 EMPTY = 2**62
 ID_BITS = 31
+FARTHEST = 2**22  # steps of depth
 DEPTH_STEPS = 65536  # per decimetre
 
 
@@ -33,6 +34,7 @@ class Triangles:
     depth: tuple[Tensor, Tensor, Tensor]
     first: Tensor
     last: Tensor
+    face: Tensor
     material: Tensor
 
     def barycentric(self, triangle: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -41,6 +43,17 @@ class Triangles:
         one = dx * self.b1[0].index_select(0, triangle) + dy * self.b1[1].index_select(0, triangle)
         two = dx * self.b2[0].index_select(0, triangle) + dy * self.b2[1].index_select(0, triangle)
         return 1 - one - two, one, two
+
+
+@dataclass
+class Strands:
+    """What cards need beside their triangles: across and along, at the first corner and its change to the other two, (T,)
+    each; seed (T,); opaque: tells of across, along and seed (P,) of fragments which of them show a strand."""
+
+    across: tuple[Tensor, Tensor, Tensor]
+    along: tuple[Tensor, Tensor, Tensor]
+    seed: Tensor
+    opaque: Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 def setup(
@@ -73,27 +86,24 @@ def setup(
         corner, picture, xa - 0.5, ya - 0.5,
         ((yc - ya) * per, (xa - xc) * per), ((ya - yb) * per, (xb - xa) * per),
         (za, zb - za, zc - za), *(r.reshape(-1).index_select(0, kept) for r in (first.clamp_(min=0), last.clamp_(max=side - 1))),
-        material.index_select(0, face),
+        face, material.index_select(0, face),
     )  # fmt: skip
 
 
-def draw(
-    t: Triangles, side: int, buffer: Tensor, offset: int,
-    opaque: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None,
-) -> None:  # fmt: skip
+def draw(t: Triangles, side: int, buffer: Tensor, offset: int = 0, strands: Strands | None = None) -> None:
     """Keep the nearest fragments in buffer (n * side * side,) int64, which starts as EMPTY.
 
-    offset: added to the number of a triangle. opaque: tells for (triangle, x, y)
-    of fragments which of them are kept.
+    offset: added to the number of a triangle. strands: of cards, whose fragments between the strands are left out.
     """
+    device = t.first.device
     rows = (t.last - t.first + 1).long()
-    owner = torch.repeat_interleave(torch.arange(len(rows), device=rows.device), rows)
+    owner = torch.repeat_interleave(torch.arange(len(rows), device=device), rows)
     start = t.first - (rows.cumsum(0) - rows)
-    row = torch.arange(len(owner), device=rows.device) + start.index_select(0, owner)
+    row = torch.arange(len(owner), device=device) + start.index_select(0, owner)
     dy = row - t.y0.index_select(0, owner)
+    x0 = t.x0.index_select(0, owner)
     one_x, two_x = t.b1[0].index_select(0, owner), t.b2[0].index_select(0, owner)
     one, two = dy * t.b1[1].index_select(0, owner), dy * t.b2[1].index_select(0, owner)
-    x0 = t.x0.index_select(0, owner)
     low, high = -x0, (side - 1) - x0  # relative to x0
     for slope, value in ((one_x, one), (two_x, two), (-one_x - two_x, 1 - one - two)):
         bound = -value / slope  # slope * x + value >= 0
@@ -102,18 +112,41 @@ def draw(
         high = torch.where((slope == 0) & (value < 0), -1e9, high)
     low, high = (low + x0).ceil(), (high + x0).floor()
     count = (high - low + 1).clamp(min=0).long()
-    z0, z1, z2 = (z.index_select(0, owner) for z in t.depth)
-    slope = z1 * one_x + z2 * two_x
-    depth = z0 + z1 * one + z2 * two - slope * x0
-    span = torch.repeat_interleave(torch.arange(len(count), device=rows.device), count)
-    x = torch.arange(len(span), device=rows.device) + (low.long() - (count.cumsum(0) - count)).index_select(0, span)
-    if opaque is not None:
-        kept = opaque(owner.index_select(0, span), x, row.index_select(0, span)).nonzero()[:, 0]
-        span, x = span.index_select(0, kept), x.index_select(0, kept)
+
+    def line(at: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        """The slope along a row, and the value at its left end, of numbers of the corners."""
+        first, second, third = (v.index_select(0, owner) for v in at)
+        slope = second * one_x + third * two_x
+        return slope, first + second * one + third * two - slope * x0
+
+    slope, depth = line(t.depth)
+    span = torch.repeat_interleave(torch.arange(len(count), device=device), count)
+    x = torch.arange(len(span), device=device) + (low.long() - (count.cumsum(0) - count)).index_select(0, span)
     z = depth.index_select(0, span) + slope.index_select(0, span) * x
     start = t.picture.index_select(0, owner) * (side * side) + row.long() * side
-    key = ((2**22 - (z * DEPTH_STEPS).long()) << ID_BITS) | (owner + offset).index_select(0, span)
-    buffer.scatter_reduce_(0, start.index_select(0, span) + x, key, "amin")
+    sample = start.index_select(0, span) + x
+    key = ((FARTHEST - (z * DEPTH_STEPS).long()) << ID_BITS) | (owner + offset).index_select(0, span)
+    if strands is not None:
+        nearer = (key < buffer.index_select(0, sample)).nonzero()[:, 0]
+        span, x, sample, key = (v.index_select(0, nearer) for v in (span, x, sample, key))
+        u, along = (
+            value.index_select(0, span) + slope.index_select(0, span) * x
+            for slope, value in (line(strands.across), line(strands.along))
+        )
+        kept = strands.opaque(u, along, strands.seed.index_select(0, owner.index_select(0, span))).nonzero()[:, 0]
+        sample, key = sample.index_select(0, kept), key.index_select(0, kept)
+    buffer.scatter_reduce_(0, sample, key, "amin")
+
+
+def join(a: Triangles, b: Triangles) -> Triangles:
+    """Both lists as one; the numbers of b start after those of a."""
+
+    def both(one, two):
+        if isinstance(one, tuple):
+            return tuple(torch.cat(pair) for pair in zip(one, two, strict=True))
+        return torch.cat([one, two])
+
+    return Triangles(*(both(getattr(a, f.name), getattr(b, f.name)) for f in fields(Triangles)))
 
 
 def depth_of(key: Tensor) -> Tensor:

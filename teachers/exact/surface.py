@@ -79,13 +79,18 @@ class Hits:
 
     def static(self, table: Tensor) -> Tensor:
         """Interpolate numbers of the vertices (V,): (n, P)."""
-        return self._blend(table, self.vertex)
+        return self.blend(table, self.vertex)
 
     def moving(self, table: Tensor) -> Tensor:
         """Interpolate numbers of the vertices of each picture (V, n): (n, P)."""
-        return self._blend(table.reshape(-1), self.corner)
+        return self.blend(table.reshape(-1), self.corner)
 
-    def _blend(self, table: Tensor, index: list[Tensor]) -> Tensor:
+    def weighted(self, corners: list[Tensor]) -> Tensor:
+        """Interpolate numbers of the corners, 3 x (n, P)."""
+        return corners[0] * self.weight[0] + corners[1] * self.weight[1] + corners[2] * self.weight[2]
+
+    def blend(self, table: Tensor, index: list[Tensor]) -> Tensor:
+        """Interpolate numbers of a table (K,) at the corners index, 3 x (n, P)."""
         parts = [table.index_select(0, i.view(-1)).view(i.shape).mul_(w) for i, w in zip(index, self.weight, strict=True)]
         return parts[0].add_(parts[1]).add_(parts[2])
 

@@ -1,0 +1,153 @@
+"""Everything with a surface: head, eyes, hair and glasses as one list of triangles, in the picture and in the view."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from . import camera, hair, mesh
+from .face import ATTRIBUTES
+from .person import traits
+
+# Materials. EYE_LEFT is the person's left eye, at the right of the picture.
+BODY, EYE_LEFT, EYE_RIGHT, TEETH, TONGUE, LASH, HAIR, GLASSES, LENS = range(9)
+BACK = {mesh.TEETH: 0.04, mesh.TONGUE: 0.05}  # dm; lips that close over them hide them
+CAP_RINGS, CAP_AROUND, CAP_DEGREES = 8, 20, 88  # of the eyeballs, which are sphere caps around +z
+
+Numbers = dict[str, Tensor]
+Vector = tuple[Tensor, Tensor, Tensor]
+
+
+@dataclass
+class Geometry:
+    """The surfaces of n pictures. x, y: samples; depth: dm towards the camera; normal: unit, in the view; all (V, n).
+    faces (F, 3), material (F,), active (F, n). hair_faces: faces[hair_start:] are those of hair cards.
+
+    Vertices: first those of the head, then the left and the right eye, the hair cards, the glasses: `start` tells where.
+    """
+
+    tables: mesh.Tables
+    head: mesh.Blended
+    view: camera.Camera
+    traits: Numbers
+    exact: Numbers
+    a: Numbers
+    x: Tensor
+    y: Tensor
+    depth: Tensor
+    normal: Vector
+    cards: hair.Ribbons
+    start: dict[int, int]
+    solid: tuple[Tensor, Tensor]
+    strand_faces: Tensor
+    strand_active: Tensor
+
+
+@lru_cache
+def cap(device: torch.device) -> tuple[Tensor, Tensor]:
+    """Points (C, 3) on the unit sphere and faces (F, 3) of an eyeball that looks along +z."""
+    polar = torch.linspace(0, math.radians(CAP_DEGREES), CAP_RINGS + 1, dtype=torch.float64)[1:, None]
+    turn = torch.arange(CAP_AROUND, dtype=torch.float64)[None] / CAP_AROUND * 2 * math.pi
+    ring = torch.stack([polar.sin() * turn.cos(), polar.sin() * turn.sin(), polar.cos() + 0 * turn], -1)
+    points = torch.cat([torch.tensor([[0.0, 0.0, 1.0]], dtype=torch.float64), ring.reshape(-1, 3)])
+    a = torch.arange(CAP_AROUND)
+    b = (a + 1) % CAP_AROUND
+    faces = [torch.stack([torch.zeros_like(a), 1 + a, 1 + b], 1)]
+    for inner in range(1, 1 + CAP_AROUND * (CAP_RINGS - 1), CAP_AROUND):
+        outer = inner + CAP_AROUND
+        faces += [torch.stack([inner + a, outer + a, outer + b], 1), torch.stack([inner + a, outer + b, inner + b], 1)]
+    return points.float().to(device), torch.cat(faces).to(device)
+
+
+@lru_cache
+def scalp(device: torch.device) -> hair.Scalp:
+    """The tables of the hair."""
+    t = mesh.tables(torch.device("cpu"))
+    return hair.scalp(t.rest, t.faces[mesh.BODY], t.ears).to(device)
+
+
+@lru_cache
+def _solid(device: torch.device) -> tuple[Tensor, Tensor]:
+    """Faces and materials of head and eyes."""
+    t, ball = mesh.tables(device), cap(device)[1]
+    count, points = len(t.rest), len(cap(device)[0])
+    blocks = {
+        BODY: t.faces[mesh.BODY], EYE_LEFT: ball + count, EYE_RIGHT: ball + count + points, TEETH: t.faces[mesh.TEETH],
+        TONGUE: t.faces[mesh.TONGUE], LASH: t.faces[mesh.LASH],
+    }  # fmt: skip
+    material = [torch.full((len(f),), m, dtype=torch.int8, device=device) for m, f in blocks.items()]
+    return torch.cat(list(blocks.values())), torch.cat(material)
+
+
+@lru_cache
+def strand_faces(device: torch.device, cards: int, segments: int) -> Tensor:
+    """Faces (2 * cards * segments, 3) over vertices (cards, segments + 1, 2): first all lower, then all upper halves."""
+    first = 2 * (torch.arange(cards)[:, None] * (segments + 1) + torch.arange(segments)[None]).reshape(-1)
+    lower = torch.stack([first, first + 1, first + 2], 1)
+    upper = torch.stack([first + 1, first + 3, first + 2], 1)
+    return torch.cat([lower, upper]).to(device)
+
+
+def unit(v) -> Vector:
+    """Vectors of unit length."""
+    length = (v[0] * v[0] + v[1] * v[1] + v[2] * v[2]).clamp(min=1e-20).sqrt()
+    return v[0] / length, v[1] / length, v[2] / length
+
+
+def build(identity: Tensor, attributes: Tensor, size: int) -> Geometry:
+    """The surfaces of pictures of identity (n, K) and attributes (n, A), for `size` pixels of 2 x 2 samples."""
+    device = identity.device
+    t = mesh.tables(device)
+    exact = {name: attributes[:, i : i + 1].double() for i, name in enumerate(ATTRIBUTES)}
+    a = {name: v.float() for name, v in exact.items()}
+    z = {name: v.float() for name, v in traits(identity).items()}
+    head = mesh.blend(t, identity, exact)
+    normal = mesh.normals(t, *head.face)
+    view = camera.place(t, head, exact, 2 * size)
+
+    grown = _hair(head.face, a, size)
+    skin = _dressed(t, head.face, normal, z, a)
+    turning = t.turning[:, None]
+    posed = [p * turning + q * (1 - turning) for p, q in zip(view.pose(skin), skin, strict=True)]
+    turned = [p * turning + q * (1 - turning) for p, q in zip(view.rotate(normal), normal, strict=True)]
+    directions = cap(device)[0]
+    balls = [
+        view.pose(tuple(c + directions[:, k : k + 1] * r for k, c in enumerate(middle)))
+        for middle, r in zip(head.eyes, head.radius, strict=True)
+    ]
+    n = len(identity)
+    ribbons = view.pose(tuple(grown.points[..., k].permute(1, 2, 3, 0).reshape(-1, n) for k in range(3)))
+    x, y, depth = view.project(tuple(torch.cat([p, balls[0][k], balls[1][k], ribbons[k]]) for k, p in enumerate(posed)))
+    for part, back in BACK.items():
+        inner = t.inner[part]
+        depth = depth.index_copy(0, inner, depth.index_select(0, inner) - back)
+    start = {EYE_LEFT: len(t.rest), EYE_RIGHT: len(t.rest) + len(directions), HAIR: len(t.rest) + 2 * len(directions)}
+    cards, segments = grown.used.shape[1:]
+    active = grown.used.permute(1, 2, 0).reshape(-1, n)
+    return Geometry(
+        t, head, view, z, exact, a, x, y, depth, tuple(turned), grown, start, _solid(device),
+        strand_faces(device, cards, segments) + start[HAIR], torch.cat([active, active]),
+    )  # fmt: skip
+
+
+def _hair(face: Vector, a: Numbers, size: int) -> hair.Ribbons:
+    detail = min(1.0, size / 256)
+    vertices = torch.stack(face, -1).transpose(0, 1)
+    count = hair.CARDS if size >= 192 else hair.CARDS * 5 // 8 if size >= 112 else hair.CARDS * 3 // 8
+    return hair.grow(scalp(vertices.device), vertices, a, count, 6 if size >= 112 else 5, detail)
+
+
+def _dressed(t: mesh.Tables, face: Vector, normal: Vector, z: Numbers, a: Numbers) -> Vector:
+    """The head with its lashes shortened, and its scalp pushed out under the hair."""
+    share = 0.25 + 0.5 * z["lashes"].T
+    out = hair.scalp_push(scalp(t.rest.device), a).T
+    points = []
+    for v, direction in zip(face, normal, strict=True):
+        root = v.index_select(0, t.lash_root)
+        v = v.index_copy(0, t.lashes, root + (v.index_select(0, t.lashes) - root) * share)
+        points.append(v + direction * out)
+    return tuple(points)

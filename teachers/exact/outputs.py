@@ -1,0 +1,152 @@
+"""What the renderer knows beside the colours: masks, landmarks, and, on request, dense truth that no photograph has."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from . import mesh, paint
+from .geometry import BODY, EYE_LEFT, EYE_RIGHT, GLASSES, HAIR, LASH, TEETH, TONGUE, Geometry, cap, unit
+from .surface import Hits, Points, average, hits
+
+SEGMENTS = (
+    "background", "skin", "brows", "eyes", "lips", "mouth", "teeth", "hair", "glasses", "occluder", "cloth"
+)  # fmt: skip
+"""Values of the segmentation, by place: background 0, skin 1, and so on. Beards are skin, lashes are eyes; mouth: its
+cavity and the tongue."""
+HEAD = (BODY, EYE_LEFT, EYE_RIGHT, TEETH, TONGUE, LASH)
+EYEBALL = 0.14  # dm, radius on the mean head
+
+
+def landmarks(g: Geometry) -> Tensor:
+    """Left and right eye, nose tip, left and right mouth corner in the picture: (n, 5, 2) pixels x, y. A pixel's centre is
+    at one half. The eyes are the fronts of the eyeballs; the mouth moves with the expression."""
+    t = g.tables
+    fronts = [g.view.project(g.view.pose((e[0], e[1], e[2] + r))) for e, r in zip(g.head.eyes, g.head.radius, strict=True)]
+    points = [(v[0][0], v[1][0]) for v in reversed(fronts)]
+    points += [(g.x[k], g.y[k]) for k in (t.nose, t.corners[1], t.corners[0])]
+    return torch.stack([torch.stack(p, -1) for p in points], 1) / 2
+
+
+def inner_face(g: Geometry, p: Points) -> Tensor:
+    """(N + 1,) bool: points of the inner face, from brows to chin, with eyes and mouth."""
+    inside = torch.zeros(len(p.material) + 1, dtype=torch.bool, device=p.slot.device)
+    for material in (EYE_LEFT, EYE_RIGHT, TEETH, TONGUE, LASH):
+        inside[:-1] |= p.material == material
+    h = hits(p, BODY)
+    if h is not None:
+        inside.index_copy_(0, h.write.view(-1), (h.static(g.tables.inner_face) > 0).view(-1))
+        inside[-1] = False
+    return inside
+
+
+def share_of(p: Points, chosen: Tensor) -> Tensor:
+    """Share of each pixel's samples that see chosen points, (n, 1, size, size). chosen: (N + 1,) bool."""
+    return average(p, chosen[None].float(), torch.zeros(1, p.n, p.size * p.size, device=chosen.device))
+
+
+def first_point(p: Points) -> Tensor:
+    """The point of the upper left sample of each pixel, (n * size * size,); N where it sees no triangle."""
+    return p.slot[:, 0]
+
+
+def _per_pixel(p: Points, values: Tensor) -> Tensor:
+    """Values of the points (C, N + 1) at the pixels' upper left samples: (n, C, size, size)."""
+    rows = [v.index_select(0, first_point(p)).view(p.n, p.size, p.size) for v in values]
+    return torch.stack(rows, 1)
+
+
+def _spread(p: Points, empty: float, parts: list[tuple[Hits, list[Tensor]]]) -> Tensor:
+    """Values of several materials' points as one table (C, N + 1)."""
+    channels = len(parts[0][1]) if parts else 1
+    out = torch.full((channels, len(p.material) + 1), empty, device=p.slot.device)
+    for h, values in parts:
+        for channel, value in zip(out, values, strict=True):
+            channel.index_copy_(0, h.write.view(-1), value.reshape(-1))
+    out[:, -1] = empty
+    return out
+
+
+def _every(p: Points, materials) -> list[tuple[int, Hits]]:
+    return [(m, h) for m in materials if (h := hits(p, m)) is not None]
+
+
+def depth(g: Geometry, p: Points) -> Tensor:
+    """(n, 1, size, size) dm from the camera along its axis; inf where nothing is."""
+    parts = [(h, [g.view.distance.view(-1, 1) - h.moving(g.depth)]) for _, h in _every(p, p.material.unique().tolist())]
+    return _per_pixel(p, _spread(p, float("inf"), parts))
+
+
+def normals(g: Geometry, p: Points) -> Tensor:
+    """(n, 3, size, size) unit normals of the head in the view (right, up, to the camera); 0 elsewhere."""
+    parts = []
+    for m, h in _every(p, HEAD):
+        if m in (EYE_LEFT, EYE_RIGHT):
+            local = _on_ball(g, h, m)
+            turn = [v[0][:, None] for v in g.view.turn]
+            value = [turn[i] * local[0] + turn[i + 1] * local[1] + turn[i + 2] * local[2] for i in (0, 3, 6)]
+        else:
+            value = list(unit(tuple(h.moving(c) for c in g.normal)))
+        parts.append((h, value))
+    return _per_pixel(p, _spread(p, 0.0, parts))
+
+
+def _on_ball(g: Geometry, h: Hits, material: int) -> tuple[Tensor, Tensor, Tensor]:
+    directions = cap(h.x.device)[0].T.contiguous()
+    return unit(tuple(h.blend(c, [v - g.start[material] for v in h.vertex]) for c in directions))
+
+
+def correspondence(g: Geometry, p: Points) -> Tensor:
+    """(n, 3, size, size) dm: where on the neutral mean head this point of the head lies; NaN elsewhere. The same place of
+    two people, or of two pictures of one person, has the same value."""
+    parts = []
+    for m, h in _every(p, HEAD):
+        if m in (EYE_LEFT, EYE_RIGHT):
+            centre = g.tables.eye_centres[m - EYE_LEFT]
+            value = [c + EYEBALL * v for c, v in zip(centre.unbind(0), _on_ball(g, h, m), strict=True)]
+        else:
+            value = [h.static(g.tables.rest_rows[k].contiguous()) for k in range(3)]
+        parts.append((h, value))
+    return _per_pixel(p, _spread(p, float("nan"), parts))
+
+
+def segmentation(g: Geometry, p: Points, covered: Tensor, cloth: Tensor) -> Tensor:
+    """(n, 1, size, size) uint8, values as in SEGMENTS, but for the occluder. covered, cloth: (N + 1,) bool, points of the
+    scalp's hair and of cloth."""
+    label = torch.zeros(len(p.material) + 1, dtype=torch.uint8, device=p.slot.device)
+    simple = {EYE_LEFT: "eyes", EYE_RIGHT: "eyes", LASH: "eyes", TEETH: "teeth", TONGUE: "mouth", HAIR: "hair",
+              GLASSES: "glasses"}  # fmt: skip
+    for material, name in simple.items():
+        label[:-1][p.material == material] = SEGMENTS.index(name)
+    h = hits(p, BODY)
+    if h is not None:
+        masks = {name: h.static(g.tables.masks[k]) for k, name in enumerate(paint.MASKS)}
+        kind = torch.full_like(h.write, SEGMENTS.index("skin"), dtype=torch.uint8)
+        kind[masks["lip"] > 0] = SEGMENTS.index("lips")
+        kind[masks["mouth"] > 0.5] = SEGMENTS.index("mouth")
+        brows = paint.brow_share(h.static(g.tables.rest_rows[0]), h.static(g.tables.rest_rows[1]), h.static(g.tables.rest_rows[2]), g.traits)
+        kind[brows > 0.5] = SEGMENTS.index("brows")
+        label.index_copy_(0, h.write.view(-1), kind.view(-1))
+    label[covered] = SEGMENTS.index("hair")
+    label[cloth] = SEGMENTS.index("cloth")
+    label[-1] = SEGMENTS.index("background")
+    return _per_pixel(p, label[None])
+
+
+def flow(first: Geometry, second: Geometry, p: Points, other: Points) -> tuple[Tensor, Tensor]:
+    """Where the head's points of the first picture are in the second: motion (n, 2, size, size) in pixels x, y, 0 where the
+    first shows no head, and (n, 1, size, size) bool: the point is seen in both."""
+    side = 2 * p.size
+    moved, parts = [], _every(p, HEAD)
+    table = torch.cat([other.depth_map(), other.depth_map().new_full((1,), float("-inf"))])
+    for _, h in parts:
+        x, y, z = (h.moving(v) for v in (second.x, second.y, second.depth))
+        column, row = x.floor().long(), y.floor().long()
+        inside = (column >= 0) & (column < side) & (row >= 0) & (row < side)
+        picture = torch.arange(p.n, device=x.device)[:, None]
+        sample = torch.where(inside, (picture * side + row) * side + column, len(table) - 1)
+        nearest = table.index_select(0, sample.view(-1)).view(sample.shape)
+        seen = inside & ((nearest - z).abs() < 0.05)
+        moved.append((h, [(x - h.moving(first.x)) / 2, (y - h.moving(first.y)) / 2, seen.float()]))
+    dense = _per_pixel(p, _spread(p, 0.0, moved))
+    return dense[:, :2], dense[:, 2:] > 0.5

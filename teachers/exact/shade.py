@@ -1,0 +1,151 @@
+"""Colours of the points of all materials: gathers what their painters need, and calls them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from . import camera, eyes, hair, hair_shade, mesh, paint
+from .curves import hue, mix
+from .geometry import EYE_LEFT, EYE_RIGHT, HAIR, LASH, TEETH, TONGUE, BODY, Geometry, cap, scalp, unit
+from .surface import Hits, Points, hits
+
+Numbers = dict[str, Tensor]
+
+
+@dataclass
+class Skin:
+    """What paint.skin reads, as paint.Points describes it."""
+
+    x: Tensor
+    y: Tensor
+    z: Tensor
+    nx: Tensor
+    ny: Tensor
+    nz: Tensor
+    visible: Tensor
+    occlusion: Tensor
+    angle: Tensor
+    scalp: Tensor
+    masks: Tensor
+
+
+def light(exact: Numbers, a: Numbers) -> Numbers:
+    """The lights of pictures, (3, n, 1) each: unit vectors key, half (between key and eye) and rim in the view; colours
+    key_colour, rim_colour, sky and ground. They depend on attributes only."""
+    key = torch.stack(camera.direction(exact["light_azimuth"], exact["light_elevation"]))
+    rim = torch.stack(camera.direction(exact["light_azimuth"] + 165, 0 * exact["light_azimuth"] + 17))
+    warm, ambient = a["light_warmth"], a["ambient"]
+    tint = torch.stack([1 + 0.10 * warm, 1 + 0 * warm, 1 - 0.14 * warm]).clamp(0.6, 1.4)
+    around = hue(
+        a["background_hue"], 0.05 + 0.22 * a["background_saturation"] * a["background_saturation"],
+        0.28 + 0.55 * a["background_value"],
+    )  # fmt: skip
+
+    def rgb(*channels: float) -> Tensor:
+        return torch.tensor(channels, device=warm.device).view(3, 1, 1)
+
+    return {
+        "key": key, "half": torch.stack(unit((key[0], key[1], key[2] + 1))), "rim": rim,
+        "key_colour": tint * a["light_strength"] * 2.6, "rim_colour": rgb(1.1, 1.1, 1.2) * a["rim"],
+        "sky": (rgb(0.96, 1.0, 1.06) * 0.8 + 0.35 * around) * ambient * 1.5,
+        "ground": (rgb(0.55, 0.45, 0.40) * 0.5 + 0.30 * around) * ambient * 1.1,
+    }  # fmt: skip
+
+
+def colours(g: Geometry, p: Points, lit: Numbers, detail: float) -> Tensor:
+    """Linear colours (3, N + 1) of the points; the last one is black and stands for no point."""
+    out = torch.zeros(3, len(p.material) + 1, device=p.slot.device)
+    painters = {
+        BODY: _body, EYE_LEFT: _left_eye, EYE_RIGHT: _right_eye, TEETH: _teeth, TONGUE: _tongue, LASH: _lashes,
+        HAIR: _strands,
+    }  # fmt: skip
+    for material, painter in painters.items():
+        h = hits(p, material)
+        if h is not None:
+            for channel, value in zip(out, painter(g, h, lit, detail), strict=True):
+                channel.index_copy_(0, h.write.view(-1), value.expand(h.write.shape).reshape(-1))
+    return out
+
+
+def _rest(g: Geometry, h: Hits) -> list[Tensor]:
+    return [h.static(g.tables.rest_rows[k]) for k in range(3)]
+
+
+def _body(g: Geometry, h: Hits, lit: Numbers, detail: float) -> Tensor:
+    t, grown = g.tables, scalp(h.x.device)
+    toward = g.view.unrotate(tuple(c.T for c in lit["key"]))
+    visible = mesh.visibility(t, torch.cat(toward).T.double())
+    line = hair.scalp_line(grown, g.a).T.contiguous()
+    normal = unit(tuple(h.moving(c) for c in g.normal))
+    inside = h.moving(line)
+    skin = Skin(
+        *_rest(g, h), *normal, h.moving(visible), h.static(t.occlusion), h.static(t.angle), inside,
+        torch.stack([h.static(mask) for mask in t.masks]),
+    )  # fmt: skip
+    colour = paint.skin(skin, g.traits, g.a, lit, detail)
+    tangent = hair.scalp_tangent(grown, g.a)
+    tangent = g.view.rotate(tuple(c.T for c in tangent))
+    tangent = torch.stack(unit(tuple(h.moving(c.contiguous()) for c in tangent)))
+    across, along = (h.moving(c.T.contiguous()) for c in hair.scalp_places(grown, g.a))
+    share, strands, locks = hair_shade.scalp_mask(inside, across, along, g.a, min(1.0, detail))
+    return mix(
+        colour, hair_shade.shade_scalp(torch.stack(normal), tangent, inside, strands, locks, g.a, _hair_light(g, lit)), share
+    )
+
+
+def _hair_light(g: Geometry, lit: Numbers) -> Numbers:
+    return hair_shade.light_of_hair({**lit, "colour": lit["key_colour"]}, g.a)
+
+
+def _eye(g: Geometry, h: Hits, lit: Numbers, material: int, side: int) -> Tensor:
+    start = g.start[material]
+    directions = cap(h.x.device)[0].T.contiguous()
+    local = unit(tuple(h.blend(c, [v - start for v in h.vertex]) for c in directions))
+    ahead = unit((g.a["gaze_x"] * 0.45 - side * 0.03, g.a["gaze_y"] * 0.3, 1 + 0 * g.a["gaze_x"]))
+    turn = torch.stack([v[0] for v in g.view.turn], 1).view(-1, 3, 3)
+    return eyes.eye(torch.stack(local), torch.stack(ahead), turn, side, g.traits, g.a, lit)
+
+
+def _left_eye(g: Geometry, h: Hits, lit: Numbers, detail: float) -> Tensor:
+    return _eye(g, h, lit, EYE_LEFT, 1)
+
+
+def _right_eye(g: Geometry, h: Hits, lit: Numbers, detail: float) -> Tensor:
+    return _eye(g, h, lit, EYE_RIGHT, -1)
+
+
+def _teeth(g: Geometry, h: Hits, lit: Numbers, detail: float) -> Tensor:
+    return eyes.teeth(*_rest(g, h), torch.stack(unit(tuple(h.moving(c) for c in g.normal))), g.traits, g.a, lit)
+
+
+def _tongue(g: Geometry, h: Hits, lit: Numbers, detail: float) -> Tensor:
+    return eyes.tongue(*_rest(g, h), torch.stack(unit(tuple(h.moving(c) for c in g.normal))), g.traits, g.a, lit)
+
+
+def _lashes(g: Geometry, h: Hits, lit: Numbers, detail: float) -> Tensor:
+    return eyes.lash_colour(g.traits)
+
+
+def _strands(g: Geometry, h: Hits, lit: Numbers, detail: float) -> Tensor:
+    """Vertices of cards are (cards, segments + 1, 2): a vertex's number gives its card and its place along it."""
+    n = len(g.cards.used)
+    points = g.cards.used.shape[2] + 1
+    node = [torch.div(v - g.start[HAIR], 2, rounding_mode="floor") for v in h.vertex]
+    row = torch.arange(n, device=h.x.device)[:, None]
+    flat = [k * n + row for k in node]
+
+    def at(values: Tensor) -> Tensor:
+        """Numbers (n, cards, points) of the cards' nodes, at the points (n, P)."""
+        return h.blend(values.permute(1, 2, 0).reshape(-1), flat)
+
+    directions = [g.view.rotate(tuple(v[..., k].permute(1, 2, 0).reshape(-1, n) for k in range(3)))
+                  for v in (g.cards.normal, g.cards.tangent)]  # fmt: skip
+    normal, tangent = (torch.stack(unit(tuple(h.blend(c.reshape(-1), flat) for c in v))) for v in directions)
+    across = h.weighted([((v - g.start[HAIR]) & 1) * 2.0 - 1 for v in h.vertex])
+    along = h.weighted([(k % points).float() / (points - 1) for k in node])
+    card = torch.div(node[0], points, rounding_mode="floor")
+    seed = g.cards.seed.T.reshape(-1).index_select(0, (card * n + row).view(-1)).view(card.shape)
+    return hair_shade.shade(normal, tangent, across, along, seed, at(g.cards.open), _hair_light(g, lit))
