@@ -8,7 +8,7 @@ from torch import Tensor
 from .curves import bump, linear, ramp, rgb, rise, smooth
 from .noise import noise
 
-IRIS = linear([(52, 32, 22), (84, 52, 30), (112, 86, 48), (104, 112, 78), (98, 124, 140), (128, 150, 166)])
+IRIS = linear([(86, 52, 32), (118, 74, 40), (140, 112, 62), (128, 138, 98), (118, 146, 164), (148, 172, 188)])
 RADIUS = 0.415
 """Radius of the iris, in radii of the ball."""
 
@@ -95,8 +95,8 @@ def _wet(normal: Tensor, local: Tensor, gaze: Tensor, turn: Tensor, r: Tensor, s
     x, y, depth = light["key"]
     fill = torch.stack([-x, 0.4 * y, depth + 0.35])
     fill = fill / _dot(fill, fill).sqrt()
-    box = box + _window(mirror, fill, 0.20, 0.15) * 0.14
-    tears = bump(((local[1] + 0.265 - 0.10 * local[0] * local[0]) * (1 / 0.028)).square_()) * rise(0.75, 0.5, local[0].abs()) * 0.16
+    box = box + _window(mirror, fill, 0.16, 0.14) * 0.06
+    tears = bump(((local[1] + 0.265 - 0.10 * local[0] * local[0]) * (1 / 0.028)).square_()) * rise(0.75, 0.5, local[0].abs()) * 0.035
     sky = (0.025 + 0.06 * rise(0.0, 0.6, mirror[1])) * shade
     lit = box * rise(0.36, 0.24, local[1]) + tears
     return light["key_colour"] * lit + ambient * sky

@@ -45,9 +45,10 @@ def _slope(height: np.ndarray, axis: int) -> np.ndarray:
 
 def _crease(rng: np.random.Generator) -> np.ndarray:
     """Wandering thin lines along x, where a long blur of noise crosses zero and another one lets them be."""
-    lines = np.exp(-((_blurred(rng, 34, 6) / 0.16) ** 2))
-    present = 1 / (1 + np.exp(-3 * (_blurred(rng, 26, 9) + 0.3)))
-    return lines * present
+    height = _blurred(rng, 34, 5)
+    lines = 0.75 * np.exp(-((height / 0.28) ** 2)) + 0.35 * np.exp(-((height / 0.8) ** 2))
+    present = 1 / (1 + np.exp(-3 * (_blurred(rng, 26, 9) + 0.4)))
+    return np.clip(lines * present, 0, 1)
 
 
 def _iris(rng: np.random.Generator) -> np.ndarray:
