@@ -33,7 +33,7 @@ crease: depth of age lines; crease_u along them and crease_v across them address
 EYE = (0.308, 7.284, 1.245)
 _FOLDS = (
     (0.0, ((0.165, 6.98), (0.225, 6.89), (0.295, 6.77), (0.340, 6.66), (0.352, 6.60))),
-    (0.012, ((0.285, 6.575), (0.305, 6.50), (0.325, 6.43))),
+    (0.022, ((0.285, 6.575), (0.305, 6.50), (0.325, 6.43))),
 )
 """How far each line stays away from full depth, dm, and its corners (|x|, y): beside the nose, below the mouth."""
 
@@ -76,7 +76,7 @@ def _beard(ax: np.ndarray, y: np.ndarray, z: np.ndarray, lip: np.ndarray) -> np.
     """A line from the ear to the corner of the mouth bounds it above, the neck below."""
     line = np.interp(ax, [0.0, 0.16, 0.24, 0.30, 0.45, 0.58, 0.66, 0.72], [6.46, 6.48, 6.58, 6.63, 6.62, 6.72, 6.98, 7.40])
     above = _smooth(0.09, -0.07, y - line) * _smooth(6.02, 6.30, y + 0.25 * (z - 1) - 0.12 * ax)
-    side = _smooth(0.36, 0.55, z) * (1 - _smooth(0.70, 0.75, ax) * _smooth(0.62, 0.52, z) * _smooth(6.7, 6.8, y))
+    side = _smooth(0.36, 0.55, z) * (1 - _smooth(0.67, 0.72, ax) * _smooth(0.72, 0.60, z) * _smooth(6.68, 6.76, y))
     patch = _bell((ax / 0.05) ** 2) * _smooth(6.40, 6.46, y) * _smooth(6.53, 6.50, y) * 0.7
     return np.clip(np.maximum(above * side, patch), 0, 1) * _smooth(-0.005, -0.035, lip)
 
@@ -108,10 +108,10 @@ def _creases(ax: np.ndarray, x: np.ndarray, y: np.ndarray, z: np.ndarray) -> tup
     depths = {
         "forehead": _smooth(7.56, 7.66, y) * _smooth(7.99, 7.86, y) * _smooth(0.68, 0.40, ax) * front,
         "neck": _smooth(6.25, 6.05, y) * _smooth(0.75, 0.5, ax) * _smooth(0.2, 0.6, z) * 0.7,
-        "mouth": _smooth(6.655, 6.69, y) * _smooth(6.80, 6.73, y) * _smooth(0.24, 0.18, ax) * _smooth(1.2, 1.35, z) * 0.6,
-        "frown": _smooth(0.14, 0.08, ax) * _smooth(7.34, 7.40, y) * _smooth(7.51, 7.45, y) * front * 0.9,
-        "crow": _smooth(0.06, 0.11, radius) * _smooth(0.36, 0.18, radius) * _smooth(1.0, 0.5, np.abs(turn)),
-        "under": _smooth(0.15, 0.19, below) * _smooth(0.36, 0.24, below) * _smooth(-0.05, -0.10, ey) * _smooth(0.08, 0.0, ex),
+        "mouth": _smooth(6.655, 6.69, y) * _smooth(6.80, 6.73, y) * _smooth(0.24, 0.18, ax) * _smooth(1.2, 1.35, z) * 0.45,
+        "frown": _smooth(0.14, 0.08, ax) * _smooth(7.34, 7.40, y) * _smooth(7.51, 7.45, y) * front * 0.55,
+        "crow": _smooth(0.06, 0.11, radius) * _smooth(0.36, 0.18, radius) * _smooth(1.0, 0.5, np.abs(turn)) * _smooth(0.17, 0.11, ey),
+        "under": _smooth(0.15, 0.19, below) * _smooth(0.36, 0.24, below) * _smooth(-0.05, -0.10, ey) * _smooth(0.08, 0.0, ex) * _smooth(-0.12, -0.05, ex) * 0.55,
     }
     along = {
         "forehead": angle * 0.55,

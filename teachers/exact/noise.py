@@ -78,7 +78,7 @@ def _tiles(device: torch.device) -> Tensor:
         "wide": _blurred(rng, 16, 16),
         "streak": _blurred(rng, 1.1, 12),
         "crease": crease,
-        "slope": _slope(crease, 0),
+        "slope": _slope(crease, 0).clip(-3, 3),
         "iris": _iris(rng),
     }
     stack = np.pad(np.stack([fields[kind] for kind in KINDS]), ((0, 0), (0, 1), (0, 1)), mode="wrap")
