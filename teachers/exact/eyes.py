@@ -8,7 +8,7 @@ from torch import Tensor
 from .curves import bump, linear, ramp, rgb, rise, smooth
 from .noise import noise
 
-IRIS = linear([(52, 32, 22), (84, 52, 30), (112, 86, 48), (104, 112, 78), (98, 124, 140), (128, 150, 166)])
+IRIS = linear([(86, 52, 32), (118, 74, 40), (140, 112, 62), (114, 120, 86), (106, 128, 146), (134, 156, 172)])
 RADIUS = 0.415
 """Radius of the iris, in radii of the ball."""
 
@@ -45,7 +45,7 @@ def _iris(u: Tensor, v: Tensor, r: Tensor, z: Numbers, pupil: Tensor) -> Tensor:
     """Colour of iris and pupil: fibres, a dark ring outside, a warmer one inside, light that pools below."""
     fibre = noise(u * (0.5 / RADIUS) + 0.5, v * (0.5 / RADIUS) + 0.5, "iris")
     shade = 0.80 + 0.20 * fibre - 0.50 * v
-    shade = shade * (1 - 0.72 * smooth(RADIUS - 0.10, RADIUS + 0.005, r))
+    shade = shade * (1 - 0.80 * smooth(RADIUS - 0.12, RADIUS, r))
     own = ramp(IRIS, z["iris_light"] * 0.92 + 0.10 * (z["iris_hue"] - 0.5))
     warm = rise(pupil + 0.13, pupil + 0.01, r) * (0.55 * z["iris_light"])
     colour = own * (1 + warm * (rgb(1.5, 0.85, 0.35, like=r) - 1))
@@ -75,7 +75,7 @@ def eye(
     colour = white + (_iris(u, v, r, z, pupil) - white) * inside
     normal = _turned(local, turn)
     lid = 0.33 - 0.5 * a["blink"].clamp(max=0.35) - 0.06 * a["squint"]
-    shade = 1 - 0.60 * smooth(lid - 0.30, lid + 0.02, local[1]) - 0.30 * smooth(0.55, 0.95, local[0].abs())
+    shade = 1 - 0.68 * smooth(lid - 0.34, lid + 0.02, local[1]) - 0.30 * smooth(0.55, 0.95, local[0].abs())
     shade = shade - 0.12 * smooth(-0.15, -0.34, local[1])
     facing = ((_dot(normal, light["key"]) + 0.35) * (1 / 1.35)).clamp_(0, 1)
     ambient = light["ground"] + (light["sky"] - light["ground"]) * (0.5 + 0.5 * normal[1])
@@ -84,28 +84,27 @@ def eye(
 
 
 def _wet(normal: Tensor, local: Tensor, gaze: Tensor, turn: Tensor, r: Tensor, shade: Tensor, light: Numbers, ambient: Tensor) -> Tensor:
-    """What the wet surface mirrors: a softbox in the cornea, a faint window beside it, sky, the tears on the lower lid."""
+    """What the wet surface mirrors: a softbox in the cornea, a faint window beside it, sky."""
     bulge = 0.75 * (r < RADIUS + 0.03)
     ahead = _turned(gaze, turn)
     cornea = normal + (normal - ahead) * bulge
     cornea = cornea / _dot(cornea, cornea).sqrt()
     mirror = 2 * cornea[2] * cornea
     mirror = torch.stack([mirror[0], mirror[1], mirror[2] - 1])
-    box = _window(mirror, light["key"], 0.24, 0.09) * 2.2
+    box = _window(mirror, light["key"], 0.19, 0.10) * 2.2
     x, y, depth = light["key"]
     fill = torch.stack([-x, 0.4 * y, depth + 0.35])
     fill = fill / _dot(fill, fill).sqrt()
-    box = box + _window(mirror, fill, 0.20, 0.15) * 0.14
-    tears = bump(((local[1] + 0.265 - 0.10 * local[0] * local[0]) * (1 / 0.028)).square_()) * rise(0.75, 0.5, local[0].abs()) * 0.16
+    box = box + _window(mirror, fill, 0.16, 0.14) * 0.06
     sky = (0.025 + 0.06 * rise(0.0, 0.6, mirror[1])) * shade
-    lit = box * rise(0.36, 0.24, local[1]) + tears
+    lit = box * rise(0.36, 0.24, local[1])
     return light["key_colour"] * lit + ambient * sky
 
 
 def lash_colour(z: Numbers) -> Tensor:
     """Colour (3, n, 1) of the lashes: dark brown, black with make-up or dark brows."""
     depth = (1 - 0.6 * z["makeup"]) * (1 - 0.6 * z["brow_dark"])
-    return torch.stack([0.010 + 0.050 * depth, 0.009 + 0.032 * depth, 0.009 + 0.020 * depth])
+    return torch.stack([0.012 + 0.075 * depth, 0.010 + 0.048 * depth, 0.010 + 0.032 * depth])
 
 
 def _mouth_light(x: Tensor, y: Tensor, z: Tensor, normal: Tensor, light: Numbers) -> Tensor:
@@ -113,7 +112,7 @@ def _mouth_light(x: Tensor, y: Tensor, z: Tensor, normal: Tensor, light: Numbers
     deep = smooth(1.00, 1.42, z) * (1 - 0.70 * smooth(0.10, 0.30, x.abs())) + 0.05
     facing = (_dot(normal, light["key"]) + 0.3).clamp_(0, 1.3)
     ambient = light["ground"] + (light["sky"] - light["ground"]) * (0.5 + 0.5 * normal[1])
-    return (light["key_colour"] * 0.26 * facing + ambient * 0.60) * deep
+    return (light["key_colour"] * 0.34 * facing + ambient * 0.60) * deep
 
 
 def teeth(x: Tensor, y: Tensor, z: Tensor, normal: Tensor, traits: Numbers, a: Numbers, light: Numbers) -> Tensor:

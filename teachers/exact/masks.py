@@ -31,7 +31,11 @@ fold: distance from the line nose - mouth corner - chin, dm, > 0 on the side of 
 crease: depth of age lines; crease_u along them and crease_v across them address the noise, in tiles."""
 
 EYE = (0.308, 7.284, 1.245)
-_FOLD = np.array([(0.165, 6.98), (0.225, 6.89), (0.30, 6.76), (0.345, 6.64), (0.345, 6.54), (0.36, 6.42)])
+_FOLDS = (
+    (0.0, ((0.165, 6.98), (0.225, 6.89), (0.295, 6.77), (0.340, 6.66), (0.352, 6.60))),
+    (0.022, ((0.285, 6.575), (0.305, 6.50), (0.325, 6.43))),
+)
+"""How far each line stays away from full depth, dm, and its corners (|x|, y): beside the nose, below the mouth."""
 
 
 def _bell(u: np.ndarray) -> np.ndarray:
@@ -54,26 +58,27 @@ def _lip(ax: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndarray:
 
 
 def _fold(ax: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndarray:
-    """Signed distance from the polyline _FOLD; pushed away behind its ends and off the front."""
+    """Signed distance from the lines _FOLDS; pushed away near their ends and off the front."""
     best, sign = np.full_like(ax, 9.0), np.ones_like(ax)
-    for (x0, y0), (x1, y1) in zip(_FOLD[:-1], _FOLD[1:], strict=True):
-        dx, dy = x1 - x0, y1 - y0
-        t = np.clip(((ax - x0) * dx + (y - y0) * dy) / (dx * dx + dy * dy), 0, 1)
-        px, py = ax - x0 - t * dx, y - y0 - t * dy
-        far = np.hypot(px, py)
-        side = np.where(px * -dy + py * dx > 0, 1.0, -1.0)
-        sign, best = np.where(far < best, side, sign), np.minimum(far, best)
-    beyond = np.maximum(np.maximum(y - 6.96, 6.48 - y), 0) + np.maximum(1.0 - z, 0)
+    for offset, line in _FOLDS:
+        for (x0, y0), (x1, y1) in zip(line[:-1], line[1:], strict=True):
+            dx, dy = x1 - x0, y1 - y0
+            t = np.clip(((ax - x0) * dx + (y - y0) * dy) / (dx * dx + dy * dy), 0, 1)
+            px, py = ax - x0 - t * dx, y - y0 - t * dy
+            far = np.hypot(px, py) + offset
+            side = np.where(px * -dy + py * dx > 0, 1.0, -1.0)
+            sign, best = np.where(far < best, side, sign), np.minimum(far, best)
+    beyond = np.maximum(y - 6.93, 0) + 0.5 * np.maximum(6.47 - y, 0) + np.maximum(1.0 - z, 0)
     return np.clip(sign * (best + beyond), -0.2, 0.2)
 
 
 def _beard(ax: np.ndarray, y: np.ndarray, z: np.ndarray, lip: np.ndarray) -> np.ndarray:
     """A line from the ear to the corner of the mouth bounds it above, the neck below."""
-    line = np.interp(ax, [0.0, 0.16, 0.24, 0.30, 0.45, 0.58, 0.66, 0.72], [6.47, 6.50, 6.60, 6.66, 6.66, 6.78, 7.05, 7.40])
-    above = _smooth(0.06, -0.06, y - line) * _smooth(5.92, 6.18, y + 0.25 * (z - 1))
-    side = _smooth(0.36, 0.55, z) * _smooth(0.88, 0.80, ax)
+    line = np.interp(ax, [0.0, 0.16, 0.24, 0.30, 0.45, 0.58, 0.66, 0.72], [6.46, 6.48, 6.58, 6.63, 6.62, 6.72, 6.98, 7.40])
+    above = _smooth(0.09, -0.07, y - line) * _smooth(6.02, 6.30, y + 0.25 * (z - 1) - 0.12 * ax)
+    side = _smooth(0.36, 0.55, z) * (1 - _smooth(0.67, 0.72, ax) * _smooth(0.72, 0.60, z) * _smooth(6.68, 6.76, y))
     patch = _bell((ax / 0.05) ** 2) * _smooth(6.40, 6.46, y) * _smooth(6.53, 6.50, y) * 0.7
-    return np.clip(np.maximum(above * side, patch), 0, 1) * _smooth(0.0, -0.02, lip)
+    return np.clip(np.maximum(above * side, patch), 0, 1) * _smooth(-0.005, -0.035, lip)
 
 
 def _moustache(ax: np.ndarray, y: np.ndarray, z: np.ndarray, lip: np.ndarray) -> np.ndarray:
@@ -90,18 +95,46 @@ def _creases(ax: np.ndarray, x: np.ndarray, y: np.ndarray, z: np.ndarray) -> tup
     rx, ry = ax - 0.41, ey + 0.01
     turn, radius = np.arctan2(ry, rx), np.hypot(rx, ry)
     front = _smooth(0.7, 1.0, z)
-    forehead = _smooth(7.50, 7.60, y) * _smooth(7.99, 7.86, y) * _smooth(0.66, 0.40, ax) * front
-    crow = _smooth(0.05, 0.10, radius) * _smooth(0.34, 0.16, radius) * _smooth(1.05, 0.6, np.abs(turn)) * (rx > 0)
     below = np.hypot(ex, ey * 1.25)
-    under = _smooth(0.15, 0.19, below) * _smooth(0.36, 0.24, below) * _smooth(-0.03, -0.09, ey) * _smooth(0.26, 0.14, ex) * 0.7
-    mouth = _smooth(6.655, 6.69, y) * _smooth(6.80, 6.73, y) * _smooth(0.26, 0.2, ax) * _smooth(1.2, 1.35, z) * 0.6
-    frown = _smooth(0.15, 0.09, ax) * _smooth(7.34, 7.40, y) * _smooth(7.56, 7.50, y) * front * 0.8
-    neck = _smooth(6.15, 6.0, y) * _smooth(0.75, 0.5, ax) * _smooth(0.2, 0.6, z) * 0.6
-    depth = np.stack([forehead, crow, under, mouth, frown, neck])
-    along = np.stack([angle * 0.65, radius * 1.4 + 0.3, ex * 0.9, y * 0.8, y * 0.6, angle * 0.3])
-    across = np.stack([y * 0.85 + 0.14 * ax**2, turn * 0.30 + 0.1, below * 2.2, ax * 2.6, x * 1.3 + 0.31, y * 0.6])
-    rule = depth.argmax(0)[None]
-    return tuple(np.take_along_axis(field, rule, 0)[0] for field in (depth, along, across))
+    eye = (ey < 0.19) & (y > 6.95)
+    # Each vertex follows one field, chosen by place alone; the depths vanish where two of them meet.
+    places = {
+        "neck": y < 6.33,
+        "mouth": (y >= 6.33) & (y <= 6.95),
+        "frown": (y > 7.28) & (y < 7.53) & (ax < 0.17),
+        "crow": eye & (rx > 0) & (ax >= 0.17) & (np.abs(turn) < 1.15),
+        "under": eye & (ey < 0.0) & (ax >= 0.17) & ((rx <= 0) | (np.abs(turn) >= 1.15)),
+    }
+    depths = {
+        "forehead": _smooth(7.56, 7.66, y) * _smooth(7.99, 7.86, y) * _smooth(0.68, 0.40, ax) * front,
+        "neck": _smooth(6.25, 6.05, y) * _smooth(0.75, 0.5, ax) * _smooth(0.2, 0.6, z) * 0.7,
+        "mouth": _smooth(6.655, 6.69, y) * _smooth(6.80, 6.73, y) * _smooth(0.24, 0.18, ax) * _smooth(1.2, 1.35, z) * 0.45,
+        "frown": _smooth(0.14, 0.08, ax) * _smooth(7.34, 7.40, y) * _smooth(7.51, 7.45, y) * front * 0.55,
+        "crow": _smooth(0.06, 0.11, radius) * _smooth(0.36, 0.18, radius) * _smooth(1.0, 0.5, np.abs(turn)) * _smooth(0.17, 0.11, ey),
+        "under": _smooth(0.15, 0.19, below) * _smooth(0.36, 0.24, below) * _smooth(-0.05, -0.10, ey) * _smooth(0.08, 0.0, ex) * _smooth(-0.12, -0.05, ex) * 0.55,
+    }
+    along = {
+        "forehead": angle * 0.55,
+        "neck": angle * 0.3,
+        "mouth": y * 0.7,
+        "frown": y * 0.5,
+        "crow": radius * 1.1 + 0.3,
+        "under": ex * 0.7,
+    }
+    across = {
+        "forehead": y * 0.62 + 0.10 * ax**2,
+        "neck": y * 0.45,
+        "mouth": ax * 1.6,
+        "frown": x * 0.9 + 0.31,
+        "crow": turn * 0.20 + 0.1,
+        "under": below * 1.3,
+    }
+    rules = list(places.values())
+
+    def choose(fields: dict[str, np.ndarray]) -> np.ndarray:
+        return np.select(rules, [fields[name] for name in places], fields["forehead"])
+
+    return choose(depths), choose(along), choose(across)
 
 
 def vertex_masks(rest: Tensor) -> Tensor:

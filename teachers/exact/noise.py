@@ -45,9 +45,10 @@ def _slope(height: np.ndarray, axis: int) -> np.ndarray:
 
 def _crease(rng: np.random.Generator) -> np.ndarray:
     """Wandering thin lines along x, where a long blur of noise crosses zero and another one lets them be."""
-    lines = np.exp(-((_blurred(rng, 34, 6) / 0.16) ** 2))
-    present = 1 / (1 + np.exp(-3 * (_blurred(rng, 26, 9) + 0.3)))
-    return lines * present
+    height = _blurred(rng, 34, 5)
+    lines = 0.75 * np.exp(-((height / 0.28) ** 2)) + 0.35 * np.exp(-((height / 0.8) ** 2))
+    present = 1 / (1 + np.exp(-3 * (_blurred(rng, 26, 9) + 0.4)))
+    return np.clip(lines * present, 0, 1)
 
 
 def _iris(rng: np.random.Generator) -> np.ndarray:
@@ -77,7 +78,7 @@ def _tiles(device: torch.device) -> Tensor:
         "wide": _blurred(rng, 16, 16),
         "streak": _blurred(rng, 1.1, 12),
         "crease": crease,
-        "slope": _slope(crease, 0),
+        "slope": _slope(crease, 0).clip(-3, 3),
         "iris": _iris(rng),
     }
     stack = np.pad(np.stack([fields[kind] for kind in KINDS]), ((0, 0), (0, 1), (0, 1)), mode="wrap")

@@ -16,7 +16,7 @@ from .curves import bump, hue, linear, mix, ramp, rgb, rise, smooth
 from .masks import MASKS
 from .noise import noise
 
-SKIN = linear([(241, 208, 190), (229, 187, 163), (206, 160, 131), (172, 124, 94), (128, 87, 64), (82, 57, 46)])
+SKIN = linear([(240, 208, 192), (227, 187, 166), (205, 161, 135), (171, 125, 97), (127, 87, 66), (82, 57, 47)])
 HAIR = linear([(206, 176, 130), (164, 126, 84), (120, 80, 48), (78, 51, 34), (46, 33, 26), (26, 23, 22)])
 
 Numbers = dict[str, Tensor]
@@ -64,23 +64,24 @@ def _pigment(dark: Tensor, warm: Tensor, grey: Tensor) -> Tensor:
 def brow_tone(z: Numbers, a: Numbers) -> Tensor:
     """Colour (3, n, 1) of brows and beard: half the person's own, half the hair's, so that they never clash."""
     dark = 0.5 * (0.25 + 0.72 * z["brow_dark"]) + 0.5 * a["hair_dark"].clamp(min=0.15)
-    return _pigment(dark.clamp(0, 1), 0.5 * (z["brow_warm"] + a["hair_warm"]), a["hair_grey"] * 0.6)
+    return _pigment(dark.clamp(0, 1), 0.5 * (z["brow_warm"] + a["hair_warm"]), a["hair_grey"] * 0.6 + 0.5 * (z["age"] - 0.5).clamp(min=0))
 
 
 def _lines(p: Points, m: dict[str, Tensor], z: Numbers, a: Numbers) -> tuple[Tensor, Tensor, Tensor]:
     """Depth 0..1 of creases and folds, and the tilt (right, up) of the normal that they cause."""
-    deep, slope = noise(m["crease_u"], m["crease_v"], "crease", "slope")
+    own = z["lip_hue"] * 0.61 + z["brow_arch"] * 0.37 + z["mole_x"]
+    deep, slope = noise(m["crease_u"] + own, m["crease_v"] + own * 1.7, "crease", "slope")
     age = z["wrinkles"]
     effort = (a["brow_raise"].abs() + a["smile"] * 0.4 + a["squint"] * 0.4).clamp(0, 1)
     depth = m["crease"] * (age * (0.8 + 0.5 * effort) + 0.10 * effort)
     line = deep * depth
-    f = m["fold"] * (1 / 0.026)
+    f = m["fold"] * (1 / 0.032)
     groove = bump(f * f)
     strength = 0.10 + 0.55 * age + 0.30 * a["smile"] * (0.5 + age)
     tilt = slope * depth
     push = groove * f * strength
     side = torch.where(p.x > 0, push, -push)
-    return line + 0.55 * groove * strength, side * -0.35, tilt * 0.13 - push * 0.30
+    return line + 0.40 * groove * strength, side * -0.28, tilt * 0.14 - push * 0.22
 
 
 def _marks(p: Points, m: dict[str, Tensor], z: Numbers, grain: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
@@ -92,9 +93,9 @@ def _marks(p: Points, m: dict[str, Tensor], z: Numbers, grain: tuple[Tensor, ...
     blood = blood * (1 + 0.25 * medium) + wide * (0.07 * pale) + m["rim"] * 0.45
     tired = 0.22 + 0.45 * z["eye_bags"]
     brown = m["socket"] * (tired * (0.35 + 0.5 * tone)) + m["bag"] * (0.10 + 0.45 * z["eye_bags"])
-    brown = brown + medium * (0.025 + 0.02 * z["texture"] + 0.05 * age) - wide * 0.035 - pore * 0.012
+    brown = brown + medium * (0.025 + 0.02 * z["texture"] + 0.05 * age) - wide * 0.035 - pore * 0.024
     cheeks = bump(((p.x.abs() - 0.22) * 3.0).square_() + ((p.y - 7.02) * 4.0).square_())
-    brown = brown + cheeks * spots * (z["freckles"] * 1.1) + blots * ((age - 0.45).clamp(min=0) * 0.9 * (0.3 + pale))
+    brown = brown + cheeks * spots * (z["freckles"] * 1.1) + blots * rise(-0.2, 1.2, medium + wide) * ((age - 0.45).clamp(min=0) * 0.7 * (0.3 + pale))
     dx, dy = p.x - z["mole_x"], p.y - z["mole_y"]
     near = bump((dx * dx + dy * dy) * (1 / 0.011**2))
     return blood, brown + near * (z["mole"] * 0.75) * (p.z > 0.95)
@@ -104,22 +105,22 @@ def _lip_tone(z: Numbers, tone: Tensor) -> Tensor:
     """Colour (3, n, 1) of the lips: the skin's own tone with more blood; lipstick where the make-up is strong."""
     h, dark = z["lip_hue"], z["lip_dark"]
     deep = z["tone"]
-    own = tone * torch.stack([0.98 - 0.16 * dark - 0.12 * deep, 0.60 + 0.04 * h + 0.08 * deep - 0.10 * dark, 0.62 + 0.05 * h + 0.08 * deep - 0.10 * dark])
+    own = tone * torch.stack([0.96 - 0.14 * dark - 0.12 * deep, 0.55 + 0.04 * h + 0.10 * deep - 0.08 * dark, 0.58 + 0.05 * h + 0.08 * deep - 0.10 * dark])
     pinker = torch.stack([0.34 + 0 * h, 0.13 + 0.01 * h, 0.115 + 0.01 * h])
-    own = own + (pinker - own) * (0.22 - 0.10 * deep)
-    stick = hue(0.965 + 0.022 * h + 0 * dark, 0.62 + 0.12 * dark, 0.72 - 0.20 * dark - 0.14 * deep)
+    own = own + (pinker - own) * (0.30 - 0.12 * deep)
+    stick = hue(0.978 + 0.013 * h + 0 * dark, 0.62 + 0.12 * dark, 0.72 - 0.20 * dark - 0.14 * deep)
     worn = ((z["makeup"] - 0.35) * 1.3).clamp(0, 0.75)
     return own + (stick - own) * worn
 
 
 def _lips(colour: Tensor, p: Points, m: dict[str, Tensor], z: Numbers, tone: Tensor, strand: Tensor) -> tuple[Tensor, Tensor]:
     """The colour with lips and cavity of the mouth, and the share of the lips (n, P)."""
-    edge = m["lip"] + 0.0022 * strand
+    edge = m["lip"] + 0.0022 * strand - 0.010 * z["age"]
     lip = smooth(-0.012, 0.020, edge)
     seam = (p.y - 6.612) + 0.32 * (p.x * p.x)
     upper = rise(-0.02, 0.03, seam)
     closed = bump(seam * seam * (1 / 0.011**2))
-    shade = 1 - 0.10 * upper - 0.45 * closed + 0.055 * strand - 0.18 * rise(0.016, 0.0, edge)
+    shade = 1 - 0.10 * upper - 0.45 * closed + 0.032 * strand - 0.18 * rise(0.016, 0.0, edge)
     inner = m["mouth"]
     share = torch.maximum(lip * (0.80 + 0.1 * z["makeup"]), inner)
     shade = shade * (1 - 0.62 * inner)
@@ -128,10 +129,10 @@ def _lips(colour: Tensor, p: Points, m: dict[str, Tensor], z: Numbers, tone: Ten
 
 def _brow(p: Points, z: Numbers, strand: Tensor, across: Tensor, along: Tensor, pore: Tensor) -> Tensor:
     """Cover 0..1 of the eyebrow; across: place over the brow's middle, dm; along: 0 inner .. 1 outer end."""
-    width = (0.034 + 0.010 * z["brow_thickness"]) * (1 - 0.60 * rise(0.35, 1.05, along)) * (0.72 + 0.28 * rise(-0.08, 0.18, along))
+    width = (0.031 + 0.009 * z["brow_thickness"]) * (1 - 0.60 * rise(0.35, 1.05, along)) * (0.72 + 0.28 * rise(-0.08, 0.18, along))
     far = (across / width).abs() + 0.22 * strand + 0.08 * pore
     body = rise(1.35, 0.35, far) * rise(-0.10, 0.16, along + 0.04 * strand) * rise(1.08, 0.80, along + 0.03 * strand)
-    thick = 0.80 + 0.12 * z["brow_thickness"]
+    thick = 0.76 + 0.12 * z["brow_thickness"]
     return (body * (thick + 0.18 * strand)).clamp_(0, 0.95) * (p.z > 0.95)
 
 
@@ -147,8 +148,8 @@ def _beard(m: dict[str, Tensor], z: Numbers, strand: Tensor, pore: Tensor, mediu
     """Cover 0..1 by hair, and the shadow 0..1 of shaven stubble below it."""
     full = m["beard"] * z["beard"]
     want = torch.maximum(full, m["moustache"] * z["moustache"])
-    loose = want + want * (0.20 * strand + 0.14 * medium + 0.10 * pore)
-    cover = smooth(0.08, 0.75, loose) * (0.80 + 0.12 * strand).clamp_(0.3, 0.95)
+    loose = want + want * (1.25 - want) * (0.34 * strand + 0.18 * medium + 0.10 * pore)
+    cover = smooth(0.10, 0.70, loose) * (0.88 + 0.05 * strand).clamp_(0.5, 0.95)
     grown = torch.maximum(m["beard"], m["moustache"] * 0.9)
     shadow = grown * (z["stubble"] * (0.34 + 0.05 * pore + 0.05 * strand)).clamp(0, 0.6)
     return cover, shadow
@@ -161,7 +162,9 @@ def _lit(p: Points, normal: tuple[Tensor, Tensor, Tensor], colour: Tensor, gloss
     facing = nx * key[0] + ny * key[1] + nz * key[2]
     dark = z["tone"]
     soft = 0.34 - 0.14 * dark
-    red = ((facing + soft) * (1 / (1 + soft))).clamp_(0, 1)
+    # Red light spreads furthest below the skin, so the fine bumps do not show in it.
+    red = p.nx * key[0] + p.ny * key[1] + p.nz * key[2]
+    red = ((red * 0.65 + facing * 0.35 + soft) * (1 / (1 + soft))).clamp_(0, 1)
     other = ((facing + 0.12) * (1 / 1.12)).clamp_(0, 1)
     red, other = red * (0.35 * red + 0.65), other * (0.35 * other + 0.65)
     seen = (p.visible * 1.25 - 0.1).clamp_(0, 1)
@@ -203,16 +206,18 @@ def skin(p: Points, z: Numbers, a: Numbers, light: Numbers, detail: float) -> Te
     u = p.angle * 1.3
     y = p.y + 0.1 * p.z
     fine = min(1.0, detail)
-    pore, pore_x, pore_y, spots = noise(u * 1.25, y * 1.25, "pore", "pore_x", "pore_y", "spots")
-    medium, wide, blots = noise(u * 0.4, y * 0.4, "medium", "wide", "spots")
+    # Blotches, freckles and lines lie elsewhere on every person: the noise is moved by some of the traits.
+    own = z["undertone"] * 0.53 + z["texture"] * 0.41 + z["mole_y"]
+    pore, pore_x, pore_y, spots = noise(u * 1.25 + own, y * 1.25, "pore", "pore_x", "pore_y", "spots")
+    medium, wide, blots = noise(u * 0.4 + own, y * 0.4, "medium", "wide", "spots")
     across, along = _brow_place(p, z)
     high = p.y > 7.2
     shear = p.x.abs() + across * 1.2 * (1 - along.clamp(0, 1.2) * 1.6)
-    strand = noise(torch.where(high, shear * 1.9, u * 1.6), torch.where(high, across * 0.8 + along * 0.5, p.y * 0.9), "streak")
+    strand = noise(torch.where(high, shear * 2.9, u * 2.9 + medium * 0.012), torch.where(high, across * 0.8 + along * 0.5, p.y * 2.4), "streak")
     pore = pore * fine
     line, right, lift = _lines(p, m, z, a)
     blood, brown = _marks(p, m, z, (pore, spots, medium, wide, blots))
-    brown = brown + line * 0.34
+    brown = brown + line * 0.26
     tone = skin_tone(z)
     colour = tone * (1 - blood * rgb(0.03, 0.24, 0.20, like=u) - brown * rgb(0.42, 0.52, 0.56, like=u)).clamp_(0.03, 1.3)
     colour, lip = _lips(colour, p, m, z, tone, strand)
@@ -222,13 +227,13 @@ def skin(p: Points, z: Numbers, a: Numbers, light: Numbers, detail: float) -> Te
     shadow = torch.maximum(shadow, rise(-0.06, 0.08, p.scalp) * (0.42 - 0.30 * a["bald"] + 0.05 * pore))
     colour = colour * (1 - shadow * rgb(0.80, 0.68, 0.60, like=u))
     cover = torch.maximum(cover, _brow(p, z, strand, across, along, pore))
-    colour = mix(colour, hair * (0.86 + 0.22 * strand).clamp_(0.4, 1.4), cover)
+    colour = mix(colour, hair * (0.88 + 0.26 * strand + 0.08 * medium).clamp_(0.35, 1.5), cover)
     rough = fine * (0.45 + 0.20 * z["texture"].clamp(min=-1) + 0.35 * z["age"] + 0.15 * z["gender"]) * (1 - 0.8 * lip)
-    nx = p.nx + pore_x * (rough * 0.030) + medium * (rough * 0.012) + right
-    ny = p.ny + pore_y * (rough * 0.030) + wide * (rough * 0.012) + lift + strand * lip * 0.06 * fine
+    nx = p.nx + pore_x * (rough * 0.052) + medium * (rough * 0.012) + right
+    ny = p.ny + pore_y * (rough * 0.052) + wide * (rough * 0.012) + lift + strand * lip * 0.06 * fine
     length = 1 / (nx * nx + ny * ny + p.nz * p.nz).sqrt_()
     normal = (nx * length, ny * length, p.nz * length)
-    gloss = (m["gloss"] + 0.06 * pore - 0.12 * z["age"]) * (1 - 0.8 * cover - 0.3 * shadow) + lip * (0.25 + 0.4 * z["makeup"])
+    gloss = (m["gloss"] + 0.6 * m["rim"] + 0.06 * pore - 0.12 * z["age"]) * (1 - 0.8 * cover - 0.3 * shadow) + lip * (0.25 + 0.4 * z["makeup"])
     return _lit(p, normal, colour, gloss.clamp_(min=0), 1 - 0.30 * line, light, z)
 
 
