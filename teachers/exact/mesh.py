@@ -56,11 +56,9 @@ class Tables:
     inner: dict[int, Tensor]
     ears: Tensor
     masks: Tensor
-
-    @property
-    def rest_rows(self) -> Tensor:
-        """(3, V)"""
-        return self.rest.T
+    rest_rows: Tensor
+    inner_face: Tensor
+    eye_centres: Tensor
 
 
 @lru_cache
@@ -103,6 +101,12 @@ def tables(device: torch.device) -> Tables:
     def put(array, dtype=torch.float32) -> Tensor:
         return torch.as_tensor(np.ascontiguousarray(array), dtype=dtype, device=device)
 
+    x, y, z = rest.T
+    # Above 0 from above the brows to the chin; the ears and the sides of the head are behind it.
+    inner = np.minimum(1 - np.abs(x / 0.64) ** 2.5 - np.abs((y - 6.93) / 0.655) ** 2.5, (z - 0.62) * 2)
+    cavity = (np.abs(x) < 0.3) & (y > 6.35) & (y < 6.8)  # of the mouth
+    inner = np.where(cavity, np.abs(inner), inner)
+
     return Tables(
         rest=put(rest),
         faces={part: put(faces[parts == part], torch.int64) for part in (BODY, TEETH, TONGUE)}
@@ -125,6 +129,9 @@ def tables(device: torch.device) -> Tables:
         lashes=put(lashes, torch.int64),
         inner={part: put(np.unique(faces[parts == part]), torch.int64) for part in (TEETH, TONGUE)},
         ears=put(ears, torch.bool),
+        rest_rows=put(rest.T),
+        inner_face=put(inner),
+        eye_centres=put(base[-2:] / THOUSANDTHS),
         masks=vertex_masks(torch.from_numpy(rest)).T.contiguous().to(device),
     )  # fmt: skip
 

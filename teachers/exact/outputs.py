@@ -15,6 +15,7 @@ SEGMENTS = (
 """Values of the segmentation, by place: background 0, skin 1, and so on. Beards are skin, lashes are eyes; mouth: its
 cavity and the tongue."""
 HEAD = (BODY, EYE_LEFT, EYE_RIGHT, TEETH, TONGUE, LASH)
+SAME_PLACE = 0.05  # dm
 EYEBALL = 0.14  # dm, radius on the mean head
 
 
@@ -136,17 +137,11 @@ def segmentation(g: Geometry, p: Points, covered: Tensor, cloth: Tensor) -> Tens
 def flow(first: Geometry, second: Geometry, p: Points, other: Points) -> tuple[Tensor, Tensor]:
     """Where the head's points of the first picture are in the second: motion (n, 2, size, size) in pixels x, y, 0 where the
     first shows no head, and (n, 1, size, size) bool: the point is seen in both."""
-    side = 2 * p.size
     moved, parts = [], _every(p, HEAD)
-    table = torch.cat([other.depth_map(), other.depth_map().new_full((1,), float("-inf"))])
     for _, h in parts:
         x, y, z = (h.moving(v) for v in (second.x, second.y, second.depth))
-        column, row = x.floor().long(), y.floor().long()
-        inside = (column >= 0) & (column < side) & (row >= 0) & (row < side)
-        picture = torch.arange(p.n, device=x.device)[:, None]
-        sample = torch.where(inside, (picture * side + row) * side + column, len(table) - 1)
-        nearest = table.index_select(0, sample.view(-1)).view(sample.shape)
-        seen = inside & ((nearest - z).abs() < 0.05)
+        nearest = other.at(other.depth, x.floor().long(), y.floor().long(), float("-inf"))
+        seen = (nearest - z).abs() < SAME_PLACE
         moved.append((h, [(x - h.moving(first.x)) / 2, (y - h.moving(first.y)) / 2, seen.float()]))
     dense = _per_pixel(p, _spread(p, 0.0, moved))
     return dense[:, :2], dense[:, 2:] > 0.5

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from . import camera, eyes, hair, hair_shade, mesh, paint
 from .curves import hue, mix
-from .geometry import EYE_LEFT, EYE_RIGHT, HAIR, LASH, TEETH, TONGUE, BODY, Geometry, cap, scalp, unit
+from .geometry import EYE_LEFT, EYE_RIGHT, GLASSES, HAIR, LASH, TEETH, TONGUE, BODY, Geometry, cap, scalp, unit
 from .surface import Hits, Points, hits
 
 Numbers = dict[str, Tensor]
@@ -65,8 +66,9 @@ def colours(g: Geometry, p: Points, lit: Numbers, detail: float) -> Tensor:
     for material, painter in painters.items():
         h = hits(p, material)
         if h is not None:
-            for channel, value in zip(out, painter(g, h, lit, detail), strict=True):
+            for channel, value in zip(out, painter(g, p, h, lit, detail), strict=True):
                 channel.index_copy_(0, h.write.view(-1), value.expand(h.write.shape).reshape(-1))
+    out[:, -1] = 0
     return out
 
 
@@ -74,15 +76,16 @@ def _rest(g: Geometry, h: Hits) -> list[Tensor]:
     return [h.static(g.tables.rest_rows[k]) for k in range(3)]
 
 
-def _body(g: Geometry, h: Hits, lit: Numbers, detail: float) -> Tensor:
+def _body(g: Geometry, p: Points, h: Hits, lit: Numbers, detail: float) -> Tensor:
     t, grown = g.tables, scalp(h.x.device)
     toward = g.view.unrotate(tuple(c.T for c in lit["key"]))
     visible = mesh.visibility(t, torch.cat(toward).T.double())
     line = hair.scalp_line(grown, g.a).T.contiguous()
     normal = unit(tuple(h.moving(c) for c in g.normal))
     inside = h.moving(line)
+    open_ = _out_of_shadow(g, p, h, lit)
     skin = Skin(
-        *_rest(g, h), *normal, h.moving(visible), h.static(t.occlusion), h.static(t.angle), inside,
+        *_rest(g, h), *normal, h.moving(visible) * open_, h.static(t.occlusion) * (0.3 + 0.7 * open_), h.static(t.angle), inside,
         torch.stack([h.static(mask) for mask in t.masks]),
     )  # fmt: skip
     colour = paint.skin(skin, g.traits, g.a, lit, detail)
@@ -94,6 +97,40 @@ def _body(g: Geometry, h: Hits, lit: Numbers, detail: float) -> Tensor:
     return mix(
         colour, hair_shade.shade_scalp(torch.stack(normal), tangent, inside, strands, locks, g.a, _hair_light(g, lit)), share
     )
+
+
+SHADOW_STEPS = (0.04, 0.10, 0.19, 0.31)  # dm along the light
+SHADOW_GRID = 128
+
+
+def _out_of_shadow(g: Geometry, p: Points, h: Hits, lit: Numbers) -> Tensor:
+    """Share (n, P) of the key light that hair and glasses let through to points of the skin.
+
+    A map of how much of each cell of the picture they cover, and how near they are, is looked up along the way to the light.
+    Sums of whole numbers make the map, so it is exact.
+    """
+    caster = (p.kinds == HAIR) | (p.kinds == GLASSES)
+    steps = torch.where(caster, (p.depth * 64).round() + 1024, 0.0)
+    grids = torch.stack([caster.float().sum(1), steps.sum(1)]).view(2, p.n, p.size, p.size).transpose(0, 1)
+    pool = max(1, p.size // SHADOW_GRID)
+    grids = F.avg_pool2d(grids, pool, divisor_override=1)
+    grids = F.avg_pool2d(grids, 3, 1, 1, divisor_override=1)
+    count, total = grids.unbind(1)
+    cover = count / (4 * 9 * pool * pool)
+    depth = total / count.clamp(min=1) / 64 - 16
+    grids = torch.stack([cover, cover * depth], 1)
+    side = g.view.side
+    scale = 2 / side
+    across, up, towards = ((c * (g.view.per_dm.T * side) * scale) for c in (lit["key"][0], -lit["key"][1], lit["key"][2] / (g.view.per_dm.T * side) / scale))
+    x, y = (h.x + 0.5) * scale - 1, (h.y + 0.5) * scale - 1
+    z = h.moving(g.depth)
+    shadow = torch.zeros_like(z)
+    for step in SHADOW_STEPS:
+        place = torch.view_as_real(torch.complex(x + across * step, y + up * step))
+        cover, nearest = F.grid_sample(grids, place[:, None], align_corners=False)[:, :, 0].unbind(1)
+        above = nearest / cover.clamp(min=1e-3) - (z + towards * step)
+        shadow = torch.maximum(shadow, cover * (above * 20).clamp(0, 1) * ((0.9 - above) * 3).clamp(0, 1))
+    return 1 - 0.8 * (shadow * 1.4).clamp(max=1)
 
 
 def _hair_light(g: Geometry, lit: Numbers) -> Numbers:
@@ -109,27 +146,27 @@ def _eye(g: Geometry, h: Hits, lit: Numbers, material: int, side: int) -> Tensor
     return eyes.eye(torch.stack(local), torch.stack(ahead), turn, side, g.traits, g.a, lit)
 
 
-def _left_eye(g: Geometry, h: Hits, lit: Numbers, detail: float) -> Tensor:
+def _left_eye(g: Geometry, p: Points, h: Hits, lit: Numbers, detail: float) -> Tensor:
     return _eye(g, h, lit, EYE_LEFT, 1)
 
 
-def _right_eye(g: Geometry, h: Hits, lit: Numbers, detail: float) -> Tensor:
+def _right_eye(g: Geometry, p: Points, h: Hits, lit: Numbers, detail: float) -> Tensor:
     return _eye(g, h, lit, EYE_RIGHT, -1)
 
 
-def _teeth(g: Geometry, h: Hits, lit: Numbers, detail: float) -> Tensor:
+def _teeth(g: Geometry, p: Points, h: Hits, lit: Numbers, detail: float) -> Tensor:
     return eyes.teeth(*_rest(g, h), torch.stack(unit(tuple(h.moving(c) for c in g.normal))), g.traits, g.a, lit)
 
 
-def _tongue(g: Geometry, h: Hits, lit: Numbers, detail: float) -> Tensor:
+def _tongue(g: Geometry, p: Points, h: Hits, lit: Numbers, detail: float) -> Tensor:
     return eyes.tongue(*_rest(g, h), torch.stack(unit(tuple(h.moving(c) for c in g.normal))), g.traits, g.a, lit)
 
 
-def _lashes(g: Geometry, h: Hits, lit: Numbers, detail: float) -> Tensor:
+def _lashes(g: Geometry, p: Points, h: Hits, lit: Numbers, detail: float) -> Tensor:
     return eyes.lash_colour(g.traits)
 
 
-def _strands(g: Geometry, h: Hits, lit: Numbers, detail: float) -> Tensor:
+def _strands(g: Geometry, p: Points, h: Hits, lit: Numbers, detail: float) -> Tensor:
     """Vertices of cards are (cards, segments + 1, 2): a vertex's number gives its card and its place along it."""
     n = len(g.cards.used)
     points = g.cards.used.shape[2] + 1

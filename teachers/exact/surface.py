@@ -19,7 +19,7 @@ SAME_DEPTH = int(0.05 * raster.DEPTH_STEPS)  # dm
 @dataclass
 class Points:
     """The coloured points of a batch of pictures. triangle, picture, x, y (N,); slot (n * size * size, 4): the point of
-    each sample, N where it sees no triangle."""
+    each sample, N where it sees no triangle; kinds, depth: of the samples, material (-1: none) and dm to the camera (-inf: none)."""
 
     triangles: raster.Triangles
     triangle: Tensor
@@ -28,8 +28,20 @@ class Points:
     y: Tensor
     material: Tensor
     slot: Tensor
+    kinds: Tensor
+    depth: Tensor
     n: int
     size: int
+
+    def at(self, values: Tensor, x: Tensor, y: Tensor, outside: float) -> Tensor:
+        """Values of the samples (n * size * size, 4) at whole sample coordinates x, y (n, P) of each picture."""
+        side = 2 * self.size
+        inside = (x >= 0) & (x < side) & (y >= 0) & (y < side)
+        picture = torch.arange(self.n, device=x.device)[:, None]
+        pixel = (picture * self.size + (y >> 1)) * self.size + (x >> 1)
+        sample = torch.where(inside, pixel * 4 + (y & 1) * 2 + (x & 1), 0)
+        found = values.reshape(-1).index_select(0, sample.view(-1)).view(x.shape)
+        return torch.where(inside, found, outside)
 
 
 def points(triangles: raster.Triangles, buffer: Tensor, n: int, size: int, shared: Tensor) -> Points:
@@ -61,7 +73,8 @@ def points(triangles: raster.Triangles, buffer: Tensor, n: int, size: int, share
     return Points(
         triangles, number.reshape(-1).index_select(0, flat), picture,
         (2 * column + (flat & 1)).float(), (2 * row + ((flat >> 1) & 1)).float(),
-        kinds.reshape(-1).index_select(0, flat), slot, n, size,
+        kinds.reshape(-1).index_select(0, flat), slot, kinds,
+        torch.where(seen, (raster.FARTHEST - depth).float() / raster.DEPTH_STEPS, float("-inf")), n, size,
     )  # fmt: skip
 
 
