@@ -9,12 +9,14 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from . import camera, hair, mesh
+from . import camera, hair, mesh, worn as clothes
+from .glasses import FRAME_FACES, LENS_FACES, Fit, Glasses, fit, glasses
 from .face import ATTRIBUTES
 from .person import traits
 
 # Materials. EYE_LEFT is the person's left eye, at the right of the picture.
 BODY, EYE_LEFT, EYE_RIGHT, TEETH, TONGUE, LASH, HAIR, GLASSES, LENS = range(9)
+MATERIALS = 9
 BACK = {mesh.TEETH: 0.04, mesh.TONGUE: 0.05}  # dm; lips that close over them hide them
 CAP_RINGS, CAP_AROUND, CAP_DEGREES = 8, 20, 88  # of the eyeballs, which are sphere caps around +z
 
@@ -42,9 +44,13 @@ class Geometry:
     normal: Vector
     cards: hair.Ribbons
     start: dict[int, int]
+    glasses: Glasses | None
     solid: tuple[Tensor, Tensor]
+    solid_active: Tensor | None
     strand_faces: Tensor
     strand_active: Tensor
+    lens_faces: Tensor | None
+    lens_active: Tensor | None
 
 
 @lru_cache
@@ -121,17 +127,48 @@ def build(identity: Tensor, attributes: Tensor, size: int) -> Geometry:
     ]
     n = len(identity)
     ribbons = view.pose(tuple(grown.points[..., k].permute(1, 2, 3, 0).reshape(-1, n) for k in range(3)))
-    x, y, depth = view.project(tuple(torch.cat([p, balls[0][k], balls[1][k], ribbons[k]]) for k, p in enumerate(posed)))
+    worn, frames = None, ()
+    if bool((a["glasses"] > 0.5).any()):
+        worn, frames = _glasses(t, head, a, view)
+    parts = [*zip(*balls, strict=True)]
+    x, y, depth = view.project(
+        tuple(torch.cat([posed[k], *parts[k], ribbons[k], *(f[k] for f in frames)]) for k in range(3))
+    )
     for part, back in BACK.items():
         inner = t.inner[part]
         depth = depth.index_copy(0, inner, depth.index_select(0, inner) - back)
     start = {EYE_LEFT: len(t.rest), EYE_RIGHT: len(t.rest) + len(directions), HAIR: len(t.rest) + 2 * len(directions)}
     cards, segments = grown.used.shape[1:]
+    start[GLASSES] = start[HAIR] + 2 * cards * (segments + 1)
     active = grown.used.permute(1, 2, 0).reshape(-1, n)
+    (faces, material), wearing, lenses, lens_active = _solid(device), None, None, None
+    if worn is not None:
+        frame, lenses = (f.to(device) + start[GLASSES] for f in (FRAME_FACES, LENS_FACES))
+        wearing = torch.ones(len(faces) + len(frame), n, dtype=torch.bool, device=device)
+        wearing[len(faces) :] = lens_active = a["glasses"].T > 0.5
+        faces = torch.cat([faces, frame])
+        material = torch.cat([material, torch.full((len(frame),), GLASSES, dtype=torch.int8, device=device)])
     return Geometry(
-        t, head, view, z, exact, a, x, y, depth, tuple(turned), grown, start, _solid(device),
-        strand_faces(device, cards, segments) + start[HAIR], torch.cat([active, active]),
+        t, head, view, z, exact, a, x, y, depth, tuple(turned), grown, start, worn, (faces, material), wearing,
+        strand_faces(device, cards, segments) + start[HAIR], torch.cat([active, active]), lenses, lens_active,
     )  # fmt: skip
+
+
+@lru_cache
+def _fit(device: torch.device) -> Fit:
+    t = mesh.tables(torch.device("cpu"))
+    body = torch.zeros(len(t.rest), 1)
+    body[t.faces[mesh.BODY].unique()] = 1
+    return Fit(*(v.to(device) for v in fit(t.rest * body)))
+
+
+def _glasses(t: mesh.Tables, head: mesh.Blended, a: Numbers, view: camera.Camera) -> tuple[Glasses, tuple[Vector]]:
+    """The glasses, with normals in the view, and their vertices in the view."""
+    vertices = torch.stack(head.rest, -1).transpose(0, 1)
+    eyes = torch.stack([torch.cat(e).T for e in head.eyes], 1)
+    worn = glasses(vertices, eyes, a, _fit(t.rest.device))
+    points, normals = (tuple(v[..., k].T.contiguous() for k in range(3)) for v in worn)
+    return Glasses(points, view.rotate(normals)), (view.pose(points),)
 
 
 def _hair(face: Vector, a: Numbers, size: int) -> hair.Ribbons:
@@ -144,7 +181,7 @@ def _hair(face: Vector, a: Numbers, size: int) -> hair.Ribbons:
 def _dressed(t: mesh.Tables, face: Vector, normal: Vector, z: Numbers, a: Numbers) -> Vector:
     """The head with its lashes shortened, and its scalp pushed out under the hair."""
     share = 0.25 + 0.5 * z["lashes"].T
-    out = hair.scalp_push(scalp(t.rest.device), a).T
+    out = (hair.scalp_push(scalp(t.rest.device), a) + clothes.cloth_push(t.rest, a) * t.is_body).T
     points = []
     for v, direction in zip(face, normal, strict=True):
         root = v.index_select(0, t.lash_root)

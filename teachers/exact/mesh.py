@@ -55,6 +55,7 @@ class Tables:
     lashes: Tensor
     inner: dict[int, Tensor]
     ears: Tensor
+    is_body: Tensor
     masks: Tensor
     rest_rows: Tensor
     inner_face: Tensor
@@ -129,6 +130,7 @@ def tables(device: torch.device) -> Tables:
         lashes=put(lashes, torch.int64),
         inner={part: put(np.unique(faces[parts == part]), torch.int64) for part in (TEETH, TONGUE)},
         ears=put(ears, torch.bool),
+        is_body=put(np.isin(np.arange(len(rest)), body)),
         rest_rows=put(rest.T),
         inner_face=put(inner),
         eye_centres=put(base[-2:] / THOUSANDTHS),

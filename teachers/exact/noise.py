@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 SIZE = 256
-KINDS = ("pore", "pore_x", "pore_y", "spots", "medium", "wide", "streak", "crease", "slope", "iris")
+KINDS = ("pore", "pore_x", "pore_y", "spots", "medium", "wide", "streak", "crease", "slope", "iris", "grain")
 """What a tile holds. Zero mean and unit deviation: pore (height of fine skin grain), pore_x and pore_y (its slopes),
 medium and wide (blotches of 1/12 and 1/4 tile), streak (strands along y), slope (of the crease, across it).
 In [0, 1]: spots (sparse round dots) and crease (thin lines along x). iris is no tile: fibres about the centre."""
@@ -80,6 +80,7 @@ def _tiles(device: torch.device) -> Tensor:
         "crease": crease,
         "slope": _slope(crease, 0).clip(-3, 3),
         "iris": _iris(rng),
+        "grain": _blurred(rng, 0.35, 0.35),
     }
     stack = np.pad(np.stack([fields[kind] for kind in KINDS]), ((0, 0), (0, 1), (0, 1)), mode="wrap")
     return torch.from_numpy(stack.astype(np.float32)).to(device)

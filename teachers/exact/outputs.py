@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from . import mesh, paint
-from .geometry import BODY, EYE_LEFT, EYE_RIGHT, GLASSES, HAIR, LASH, TEETH, TONGUE, Geometry, cap, unit
-from .surface import Hits, Points, average, hits
+from . import hair, paint, worn
+from .geometry import BODY, EYE_LEFT, EYE_RIGHT, GLASSES, HAIR, LASH, TEETH, TONGUE, Geometry, cap, scalp, unit
+from .masks import MASKS
+from .surface import Hits, Points, hits
 
 SEGMENTS = (
     "background", "skin", "brows", "eyes", "lips", "mouth", "teeth", "hair", "glasses", "occluder", "cloth"
@@ -39,11 +40,6 @@ def inner_face(g: Geometry, p: Points) -> Tensor:
         inside.index_copy_(0, h.write.view(-1), (h.static(g.tables.inner_face) > 0).view(-1))
         inside[-1] = False
     return inside
-
-
-def share_of(p: Points, chosen: Tensor) -> Tensor:
-    """Share of each pixel's samples that see chosen points, (n, 1, size, size). chosen: (N + 1,) bool."""
-    return average(p, chosen[None].float(), torch.zeros(1, p.n, p.size * p.size, device=chosen.device))
 
 
 def first_point(p: Points) -> Tensor:
@@ -111,9 +107,8 @@ def correspondence(g: Geometry, p: Points) -> Tensor:
     return _per_pixel(p, _spread(p, float("nan"), parts))
 
 
-def segmentation(g: Geometry, p: Points, covered: Tensor, cloth: Tensor) -> Tensor:
-    """(n, 1, size, size) uint8, values as in SEGMENTS, but for the occluder. covered, cloth: (N + 1,) bool, points of the
-    scalp's hair and of cloth."""
+def segmentation(g: Geometry, p: Points, occluder: Tensor) -> Tensor:
+    """(n, 1, size, size) uint8, values as in SEGMENTS. occluder: (n, 1, size, size) bool."""
     label = torch.zeros(len(p.material) + 1, dtype=torch.uint8, device=p.slot.device)
     simple = {EYE_LEFT: "eyes", EYE_RIGHT: "eyes", LASH: "eyes", TEETH: "teeth", TONGUE: "mouth", HAIR: "hair",
               GLASSES: "glasses"}  # fmt: skip
@@ -121,17 +116,24 @@ def segmentation(g: Geometry, p: Points, covered: Tensor, cloth: Tensor) -> Tens
         label[:-1][p.material == material] = SEGMENTS.index(name)
     h = hits(p, BODY)
     if h is not None:
-        masks = {name: h.static(g.tables.masks[k]) for k, name in enumerate(paint.MASKS)}
-        kind = torch.full_like(h.write, SEGMENTS.index("skin"), dtype=torch.uint8)
-        kind[masks["lip"] > 0] = SEGMENTS.index("lips")
-        kind[masks["mouth"] > 0.5] = SEGMENTS.index("mouth")
-        brows = paint.brow_share(h.static(g.tables.rest_rows[0]), h.static(g.tables.rest_rows[1]), h.static(g.tables.rest_rows[2]), g.traits)
-        kind[brows > 0.5] = SEGMENTS.index("brows")
-        label.index_copy_(0, h.write.view(-1), kind.view(-1))
-    label[covered] = SEGMENTS.index("hair")
-    label[cloth] = SEGMENTS.index("cloth")
+        label.index_copy_(0, h.write.view(-1), _parts_of_skin(g, h).view(-1))
     label[-1] = SEGMENTS.index("background")
-    return _per_pixel(p, label[None])
+    return torch.where(occluder, SEGMENTS.index("occluder"), _per_pixel(p, label[None]))
+
+
+def _parts_of_skin(g: Geometry, h: Hits) -> Tensor:
+    """Labels (n, P) uint8 of points of the body."""
+    rest = [h.static(row) for row in g.tables.rest_rows]
+    masks = {name: h.static(mask) for name, mask in zip(MASKS, g.tables.masks, strict=True)}
+    line = h.moving(hair.scalp_line(scalp(h.x.device), g.a).T.contiguous())
+    label = torch.full_like(h.write, SEGMENTS.index("skin"), dtype=torch.uint8)
+    chosen = {
+        "lips": masks["lip"] > 0, "mouth": masks["mouth"] > 0.5, "brows": paint.brow(*rest, g.traits) > 0.5,
+        "hair": line > 0, "cloth": worn.cloth(*rest, g.a)[0] > 0.5,
+    }  # fmt: skip
+    for name, where in chosen.items():
+        label[where] = SEGMENTS.index(name)
+    return label
 
 
 def flow(first: Geometry, second: Geometry, p: Points, other: Points) -> tuple[Tensor, Tensor]:

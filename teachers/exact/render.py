@@ -1,51 +1,165 @@
-"""Renders the numbers of a face: picture, inner-face mask and landmarks, at any resolution, on CPU or GPU."""
+"""Renders the numbers of a face: picture, masks and landmarks, and on request dense truth; at any size, on CPU or GPU.
+
+The numbers become surfaces (geometry.py), these become triangles in the picture (raster.py), the nearest triangles become
+points (surface.py), and these are coloured (shade.py). The same numbers give the same bytes on one device and version of
+torch, whatever the batch: all arithmetic on points is exactly rounded.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from . import hair_shade, raster, shade, surface
+from . import hair_shade, held, outputs, raster, scene, shade, surface
 from .face import ATTRIBUTES, IDENTITY
-from .geometry import BODY, EYE_LEFT, EYE_RIGHT, HAIR, LASH, Geometry, build
+from .geometry import EYE_LEFT, EYE_RIGHT, HAIR, LASH, LENS, MATERIALS, Geometry, build
+from .noise import noise
 
 VERSION = 2  # of the pictures: increase it when any pixel changes, and train the networks of the benchmark again
-CHUNK_PIXELS, CHUNK_PIXELS_GPU = 160_000, 8_000_000  # drawn at once; the arrays of a chunk fit in a CPU's cache
-NO_SHARING = (EYE_LEFT, EYE_RIGHT)
+CHUNK_PIXELS, CHUNK_PIXELS_GPU = 160_000, 4_000_000  # drawn at once; the arrays of a chunk fit in a CPU's cache
+SMALLEST, LARGEST = 16, 1024
+OUTPUTS = ("depth", "normals", "correspondence", "segmentation")
 
 
 class Rendered(NamedTuple):
+    """image: (n, 3, S, S) float32 RGB in [-1, 1]. mask: (n, 1, S, S), 1 on the visible inner face from brows to chin, with
+    eyes and mouth, else 0. occluder: (n, 1, S, S), 1 on opaque pixels of an object held before the face, else 0.
+    landmarks: (n, 5, 2) pixels x, y of left and right eye, nose tip, left and right mouth corner in the picture.
+
+    On request, else None, each of the point that a pixel's upper left quarter sees: depth (n, 1, S, S) dm from the camera
+    along its axis, inf where nothing is; normals (n, 3, S, S) of the head, unit, right, up and to the camera, 0 elsewhere;
+    correspondence (n, 3, S, S) dm on the neutral mean head, NaN elsewhere; segmentation (n, 1, S, S) uint8, see SEGMENTS.
+    The object held before the face hides nothing of depth, normals and correspondence.
+    """
+
     image: Tensor
     mask: Tensor
+    occluder: Tensor
     landmarks: Tensor
+    depth: Tensor | None = None
+    normals: Tensor | None = None
+    correspondence: Tensor | None = None
+    segmentation: Tensor | None = None
 
 
 @torch.no_grad()
-def render(identity: Tensor, attributes: Tensor, size: int = 256) -> Rendered:
+def render(identity: Tensor, attributes: Tensor, size: int = 256, extra: Collection[str] = ()) -> Rendered:
+    """Render n faces from identity (n, K) and attributes (n, A) at size x size, on the device of the numbers.
+
+    extra: names of OUTPUTS to add. Raises ValueError on other shapes, on NaN, on a size outside 16 to 1024, and on other
+    names.
+    """
+    _check(identity, attributes, size)
+    if unknown := set(extra) - set(OUTPUTS):
+        raise ValueError(f"extra: unknown {', '.join(sorted(unknown))}; known: {', '.join(OUTPUTS)}")
+    parts = [_draw(i, a, size, extra) for i, a in _chunks(identity, attributes, size)]
+    return Rendered(*(torch.cat(c) if c[0] is not None else None for c in zip(*parts, strict=True)))
+
+
+@torch.no_grad()
+def flow(identity: Tensor, attributes: Tensor, other: Tensor, size: int = 256) -> tuple[Tensor, Tensor]:
+    """Optical flow of the head from the pictures with `attributes` to those with `other` (n, A), of the same persons.
+
+    Returns motion (n, 2, S, S) in pixels, right and down, 0 where the first picture shows no head; and (n, 1, S, S) bool, where
+    the second picture shows the same point. Hair, glasses and objects before the face have none. Raises ValueError as
+    render() does.
+    """
+    _check(identity, attributes, size)
+    _check(identity, other, size)
+    parts = []
+    for i, a, b in _chunks(identity, attributes, size, other):
+        first, second = build(i, a, size), build(i, b, size)
+        parts.append(outputs.flow(first, second, visible(first, size)[0], visible(second, size)[0]))
+    motion, seen = zip(*parts, strict=True)
+    return torch.cat(motion), torch.cat(seen)
+
+
+def occluder_mask(attributes: Tensor, size: int) -> Tensor:
+    """The opaque pixels of objects held in front of the face, (n, 1, size, size) bool, of attributes (n, A).
+
+    Glasses do not count: their lenses show the face. Raises ValueError on attributes of another shape.
+    """
+    _check_numbers("attributes", attributes, ATTRIBUTES)
+    return held.opaque(_named(attributes.float()), size)
+
+
+def _check_numbers(name: str, numbers: Tensor, names: tuple[str, ...]) -> None:
+    if numbers.ndim != 2 or numbers.shape[1] != len(names):
+        raise ValueError(f"{name}: expected (n, {len(names)}), got {tuple(numbers.shape)}")
+    if not torch.isfinite(numbers).all():
+        raise ValueError(f"{name}: holds numbers that are not finite")
+
+
+def _check(identity: Tensor, attributes: Tensor, size: int) -> None:
+    _check_numbers("identity", identity, IDENTITY)
+    _check_numbers("attributes", attributes, ATTRIBUTES)
+    if len(identity) != len(attributes):
+        raise ValueError(f"{len(identity)} identities for {len(attributes)} sets of attributes")
+    if not SMALLEST <= size <= LARGEST:
+        raise ValueError(f"size: expected {SMALLEST} to {LARGEST} pixels, got {size}")
+
+
+def _chunks(identity: Tensor, attributes: Tensor, size: int, *more: Tensor):
+    """The rows in parts that are drawn at once."""
     step = max(1, (CHUNK_PIXELS_GPU if identity.is_cuda else CHUNK_PIXELS) // size**2)
-    parts = [_draw(i, a, size) for i, a in zip(identity.split(step), attributes.split(step), strict=True)]
-    return Rendered(*(torch.cat(column) for column in zip(*parts, strict=True)))
+    return zip(*(v.float().split(step) for v in (identity, attributes, *more)), strict=True)
 
 
-def visible(g: Geometry, size: int) -> surface.Points:
-    """The nearest triangle of every sample, as points to be coloured."""
+def _named(attributes: Tensor) -> dict[str, Tensor]:
+    return {name: attributes[:, i : i + 1] for i, name in enumerate(ATTRIBUTES)}
+
+
+def _draw(identity: Tensor, attributes: Tensor, size: int, extra: Collection[str]) -> tuple[Tensor | None, ...]:
+    g = build(identity, attributes, size)
+    p, lenses = visible(g, size)
+    lit = shade.light(g.exact, g.a)
+    colours = shade.colours(g, p, lit, min(2.0, size / 256))
+    picture = surface.average(p, tonemap(colours), tonemap(scene.background(g.a, size)))
+    if lenses is not None:
+        colour, share = shade.lenses(g, lenses, lit)
+        nothing = torch.zeros(1, p.n, size * size, device=picture.device)
+        veil = surface.average(lenses, share, nothing)
+        picture = picture * (1 - veil) + surface.average(lenses, tonemap(colour) * share, nothing.expand(3, -1, -1))
+    share = surface.share_of(p, outputs.inner_face(g, p))
+    before = held.opaque(g.a, size)
+    picture = held.draw(picture, g.a, tonemap)
+    picture = _sensor(picture, g.a)
+    mask = ((share > 0.5) & ~held.touched(g.a, size)).float()
+    dense = {"depth": outputs.depth, "normals": outputs.normals, "correspondence": outputs.correspondence}
+    wanted = [make(g, p) if name in extra else None for name, make in dense.items()]
+    labels = outputs.segmentation(g, p, before) if "segmentation" in extra else None
+    return picture * 2 - 1, mask, before.float(), outputs.landmarks(g), *wanted, labels
+
+
+def visible(g: Geometry, size: int) -> tuple[surface.Points, surface.Points | None]:
+    """The nearest triangle of every sample, as points to be coloured; and those of lenses before them, if there are any."""
     side, n, device = 2 * size, g.x.shape[1], g.x.device
     buffer = torch.full((n * side * side,), raster.EMPTY, dtype=torch.int64, device=device)
     faces, material = g.solid
-    solid = raster.setup(g.x, g.y, g.depth, faces, material, material == LASH, None, side)
+    solid = raster.setup(g.x, g.y, g.depth, faces, material, material >= LASH, g.solid_active, side)
     raster.draw(solid, side, buffer)
     kind = torch.full((len(g.strand_faces),), HAIR, dtype=torch.int8, device=device)
     cards = raster.setup(g.x, g.y, g.depth, g.strand_faces, kind, kind == HAIR, g.strand_active, side)
     raster.draw(cards, side, buffer, len(solid.picture), _strands(g, cards))
-    shared = torch.ones(9, dtype=torch.bool, device=device)
-    shared[list(NO_SHARING)] = False
-    return surface.points(raster.join(solid, cards), buffer, n, size, shared)
+    shared = torch.ones(MATERIALS, dtype=torch.bool, device=device)
+    shared[[EYE_LEFT, EYE_RIGHT]] = False
+    points = surface.points(raster.join(solid, cards), buffer, n, size, shared)
+    if g.lens_faces is None:
+        return points, None
+    kind = torch.full((len(g.lens_faces),), LENS, dtype=torch.int8, device=device)
+    lenses = raster.setup(g.x, g.y, g.depth, g.lens_faces, kind, kind == LENS, g.lens_active, side)
+    front = torch.full_like(buffer, raster.EMPTY)
+    raster.draw(lenses, side, front)
+    front = torch.where(raster.depth_of(front) < raster.depth_of(buffer), front, raster.EMPTY)
+    return points, surface.points(lenses, front, n, size, shared)
 
 
 def _strands(g: Geometry, cards: raster.Triangles) -> raster.Strands:
-    """Lower halves of a card's segment have the corners (-1, t), (1, t), (-1, t + 1), upper ones (1, t), (1, t + 1), (-1, t + 1)."""
+    """The corners (across, along) of the lower half of a card's segment are (-1, t), (1, t) and (-1, t + 1), those of the
+    upper half (1, t), (1, t + 1) and (-1, t + 1)."""
     segments = g.cards.used.shape[2]
     half = len(g.strand_faces) // 2
     upper = cards.face >= half
@@ -59,17 +173,6 @@ def _strands(g: Geometry, cards: raster.Triangles) -> raster.Strands:
     return raster.Strands(across, along, seed, hair_shade.opaque)
 
 
-def _draw(identity, attributes, size):
-    g = build(identity.float(), attributes.float(), size)
-    n = len(identity)
-    p = visible(g, size)
-    lit = shade.light(g.exact, g.a)
-    colours = tonemap(shade.colours(g, p, lit, min(2.0, size / 256)))
-    back = torch.full((3, n, size * size), 0.3)
-    image = surface.average(p, colours, tonemap(back))
-    return image * 2 - 1, image[:, :1], torch.zeros(n, 5, 2)
-
-
 def tonemap(colour: Tensor) -> Tensor:
     """Linear light to picture values in [0, 1]: a filmic curve (Narkowicz 2015), then a gamma of about 2.2 from roots."""
     x = colour.clamp(min=0) * 0.8
@@ -77,3 +180,27 @@ def tonemap(colour: Tensor) -> Tensor:
     two = x.clamp(0, 1).sqrt()
     four = two.sqrt()
     return (0.585122381 * two + 0.783140355 * four - 0.368262736 * four.sqrt()).clamp(0, 1)
+
+
+def _sensor(picture: Tensor, a: dict[str, Tensor]) -> Tensor:
+    """Slight blur and noise of a camera, where the attributes ask for them. blur 1: a 3 x 3 binomial; noise 1: about 4 %."""
+    if a["blur"].any():
+        blurred = _three(_three(picture, 2), 3)
+        picture = picture + (blurred - picture) * a["blur"][..., None, None]
+    if a["noise"].any():
+        size = picture.shape[-1]
+        axis = torch.arange(size, device=picture.device) / 256
+        phase = a["noise_phase"] * 16
+        y, x = (v.reshape(1, -1) for v in torch.meshgrid(axis, axis, indexing="ij"))
+        grain = [noise(x * 1.0 + phase + k * 0.37, y * 1.0 + phase * 3 + k * 0.61, "grain") for k in range(3)]
+        grain = torch.stack(grain, 1).view(-1, 3, size, size)
+        picture = picture + grain * (0.04 * a["noise"])[..., None, None]
+    return picture.clamp(0, 1)
+
+
+def _three(picture: Tensor, axis: int) -> Tensor:
+    """Weights 1, 2, 1 along an axis; edges are repeated."""
+    size = picture.shape[axis]
+    index = torch.arange(size, device=picture.device)
+    before, after = picture.index_select(axis, (index - 1).clamp(min=0)), picture.index_select(axis, (index + 1).clamp(max=size - 1))
+    return (before + after) * 0.25 + picture * 0.5

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from . import camera, eyes, hair, hair_shade, mesh, paint
+from . import camera, eyes, glasses, hair, hair_shade, mesh, paint, worn
 from .curves import hue, mix
-from .geometry import EYE_LEFT, EYE_RIGHT, GLASSES, HAIR, LASH, TEETH, TONGUE, BODY, Geometry, cap, scalp, unit
+from .geometry import EYE_LEFT, EYE_RIGHT, GLASSES, HAIR, LASH, LENS, TEETH, TONGUE, BODY, Geometry, cap, scalp, unit
 from .surface import Hits, Points, hits
 
 Numbers = dict[str, Tensor]
@@ -61,7 +61,7 @@ def colours(g: Geometry, p: Points, lit: Numbers, detail: float) -> Tensor:
     out = torch.zeros(3, len(p.material) + 1, device=p.slot.device)
     painters = {
         BODY: _body, EYE_LEFT: _left_eye, EYE_RIGHT: _right_eye, TEETH: _teeth, TONGUE: _tongue, LASH: _lashes,
-        HAIR: _strands,
+        HAIR: _strands, GLASSES: _frames,
     }  # fmt: skip
     for material, painter in painters.items():
         h = hits(p, material)
@@ -94,9 +94,14 @@ def _body(g: Geometry, p: Points, h: Hits, lit: Numbers, detail: float) -> Tenso
     tangent = torch.stack(unit(tuple(h.moving(c.contiguous()) for c in tangent)))
     across, along = (h.moving(c.T.contiguous()) for c in hair.scalp_places(grown, g.a))
     share, strands, locks = hair_shade.scalp_mask(inside, across, along, g.a, min(1.0, detail))
-    return mix(
+    colour = mix(
         colour, hair_shade.shade_scalp(torch.stack(normal), tangent, inside, strands, locks, g.a, _hair_light(g, lit)), share
     )
+    worn_share, cloth = worn.cloth(skin.x, skin.y, skin.z, g.a)
+    facing = normal[0] * lit["key"][0] + normal[1] * lit["key"][1] + normal[2] * lit["key"][2]
+    direct = ((facing + 0.15) * (1 / 1.15)).clamp_(min=0) * skin.visible * 0.42
+    ambient = (lit["ground"] + (lit["sky"] - lit["ground"]) * (0.5 + 0.5 * normal[1])) * (skin.occlusion * 0.8)
+    return mix(colour, cloth * (lit["key_colour"] * direct + ambient), worn_share)
 
 
 SHADOW_STEPS = (0.04, 0.10, 0.19, 0.31)  # dm along the light
@@ -186,3 +191,41 @@ def _strands(g: Geometry, p: Points, h: Hits, lit: Numbers, detail: float) -> Te
     card = torch.div(node[0], points, rounding_mode="floor")
     seed = g.cards.seed.T.reshape(-1).index_select(0, (card * n + row).view(-1)).view(card.shape)
     return hair_shade.shade(normal, tangent, across, along, seed, at(g.cards.open), _hair_light(g, lit))
+
+
+def _frames(g: Geometry, p: Points, h: Hits, lit: Numbers, detail: float) -> Tensor:
+    normal = _of_glasses(g, h, g.glasses.normals)
+    colour, metal = glasses.frame_colour(g.a)
+    facing = _dot(normal, lit["key"]).clamp(min=0)
+    shine = _dot(normal, lit["half"]).clamp(min=0)
+    for _ in range(5):
+        shine = shine * shine
+    ambient = lit["ground"] + (lit["sky"] - lit["ground"]) * (0.5 + 0.5 * normal[1])
+    mirrored = ambient * (0.4 + 0.9 * (normal[1] > 0.2) * metal)
+    return colour * (lit["key_colour"] * (facing * 0.4) + ambient * 0.7 + mirrored * metal) + lit["key_colour"] * (shine * 0.35)
+
+
+def lenses(g: Geometry, p: Points, lit: Numbers) -> tuple[Tensor, Tensor]:
+    """Linear colour (3, N + 1) of the points of lenses, and its share (1, N + 1) over what is behind."""
+    out = torch.zeros(4, len(p.material) + 1, device=p.slot.device)
+    h = hits(p, LENS)
+    if h is not None:
+        normal = unit(tuple(_of_glasses(g, h, g.glasses.normals)))
+        height = h.blend(glasses.HEIGHT.to(h.x.device), [v - g.start[GLASSES] for v in h.vertex])
+        colour, share = glasses.lens(*normal, height, lit["key"], g.a)
+        for channel, value in zip(out, (*colour, share), strict=True):
+            channel.index_copy_(0, h.write.view(-1), value.expand(h.write.shape).reshape(-1))
+        out[:, -1] = 0
+    return out[:3], out[3:]
+
+
+def _of_glasses(g: Geometry, h: Hits, vectors: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+    """Unit vectors (3, n, P) interpolated from those of the glasses' vertices, (G, n) each."""
+    n = len(g.a["glasses"])
+    row = torch.arange(n, device=h.x.device)[:, None]
+    index = [(v - g.start[GLASSES]) * n + row for v in h.vertex]
+    return torch.stack(unit(tuple(h.blend(v.reshape(-1), index) for v in vectors)))
+
+
+def _dot(a: Tensor, b: Tensor) -> Tensor:
+    return a[0] * b[0] + a[1] * b[1] + a[2] * b[2]

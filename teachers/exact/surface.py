@@ -143,3 +143,8 @@ def average(p: Points, values: Tensor, behind: Tensor) -> Tensor:
             out.add_(channel.index_select(0, p.slot[:, sample]))
     total = (total + behind.reshape(len(values), -1) * empty) * 0.25
     return total.view(-1, p.n, p.size, p.size).transpose(0, 1)
+
+
+def share_of(p: Points, chosen: Tensor) -> Tensor:
+    """Share of each pixel's samples that see chosen points, (n, 1, size, size). chosen: (N + 1,) bool."""
+    return average(p, chosen[None].float(), torch.zeros(1, p.n, p.size * p.size, device=chosen.device))
