@@ -144,7 +144,9 @@ def _roots(rest: np.ndarray, line: np.ndarray, body: np.ndarray) -> tuple[np.nda
     point = (corner[face] * weight[..., None]).sum(1)
     depth = (line[body[face]] * weight).sum(1)
     # Denser at the front hairline, where single strands are seen against the skin.
-    spread = np.where((depth < 0.15) & (point[:, 2] > 0.5), 1.5, 1.0) * np.where(point[:, 2] < -0.1, 0.75, 1.0)
+    spread = np.where((depth < 0.25) & (point[:, 2] > 0.5), 1.6, 1.0) * np.where(point[:, 2] < -0.1, 0.75, 1.0)
+    side = (np.abs(point[:, 0]) > 0.52) & (point[:, 2] > 0.35) & (point[:, 1] < 8.0)
+    spread = np.where(side, 1.6, spread)
     best, chosen = np.full(5000, np.inf), []
     pick = 0
     for _ in range(CARDS):
@@ -195,14 +197,14 @@ def style(a: dict[str, Tensor]) -> dict[str, Tensor]:
     afro = smooth(0.55, 0.8, curl) * (1 - long)
     back = a["hair_back"] * (1 - afro)
     swept = smooth(0.24, 0.32, length) * (1 - back) * (1 - afro)
-    recede = (a["hair_line"] * 0.55).clamp(-0.1, 1)
+    recede = (a["hair_line"] * 0.55).clamp(-0.4, 1)
     buzz = smooth(0.14, 0.08, length)
     return {"long": long, "afro": afro, "back": back, "swept": swept, "recede": recede, "buzz": buzz}
 
 
 def scalp_line(tables: Scalp, a: dict[str, Tensor]) -> Tensor:
     """(n, V) dm inside the pictures' own hairlines; -1 far outside and for the bald."""
-    recede = (a["hair_line"] * 0.55).clamp(-0.1, 1)
+    recede = (a["hair_line"] * 0.55).clamp(-0.4, 1)
     line = tables.line + (tables.receded - tables.line) * recede
     return torch.where(a["bald"] > 0.5, torch.full_like(line, -1), line)
 
@@ -247,8 +249,9 @@ def hair_shadow(tables: Scalp, a: dict[str, Tensor]) -> Tensor:
     return torch.where(a["bald"] > 0.5, torch.ones_like(shade), shade)
 
 
-def comb(p: Tensor, a: dict[str, Tensor], s: dict[str, Tensor]) -> Tensor:
-    """Directions (3, n, K), not of unit length, in which hair is combed at points p (3, n or 1, K)."""
+def comb(p: Tensor, a: dict[str, Tensor], s: dict[str, Tensor], front: Tensor | None = None) -> Tensor:
+    """Directions (3, n, K), not of unit length, in which hair is combed at points p (3, n or 1, K). front: share (n, K) of
+    the fringe, by default from the place."""
     x, y, z = p
     whorl, knot, centre = (_column(v, p) for v in (WHORL, KNOT, CENTRE))
     crop = _unit(p - whorl)
@@ -258,8 +261,9 @@ def comb(p: Tensor, a: dict[str, Tensor], s: dict[str, Tensor]) -> Tensor:
     tail = _unit(knot - p)
     parted = (s["long"] + s["swept"]).clamp(max=1)
     d = crop + (_unit(sweep) - crop) * parted
-    front = smooth(0.80, 1.15, z) * smooth(0.62, 0.45, x.abs()) * smooth(0, 0.5, a["hair_fringe"])
-    ahead = torch.stack([0.35 * x + 0.25 * a["hair_part"], -0.25 + 0 * x, 1 + 0 * x])
+    if front is None:
+        front = smooth(0.80, 1.15, z) * smooth(0.62, 0.45, x.abs()) * smooth(0, 0.3, a["hair_fringe"])
+    ahead = torch.stack([0.25 * x + 0.30 * a["hair_part"], -0.35 + 0 * x, 1 + 0 * x])
     d = d + (ahead - d) * front
     d = d + (tail - d) * (s["back"] * (1 - front))
     return d + ((p - centre) * 1.2 - d) * (0.8 * s["afro"])
@@ -307,7 +311,7 @@ def _lengths(t: Scalp, keep: int, a: dict[str, Tensor], s: dict[str, Tensor]) ->
     cut = (over + torch.minimum(y, torch.full_like(y, 7.4)) - tip) * (0.86 + 0.16 * chance[0])
     full = full + (cut - full) * s["long"]
     front = _fringed(t, a, keep).to(x.dtype)
-    fringe = inside + (0.12 + 0.26 * a["hair_fringe"]) * (0.8 + 0.3 * chance[0])
+    fringe = inside + (0.18 + 0.25 * a["hair_fringe"]) * (0.84 + 0.2 * chance[0])
     full = full + (fringe - full) * front
     back = 0.42 + 0.2 * chance[0]
     full = full + (back - full) * (s["back"] * (1 - front))
@@ -337,7 +341,7 @@ def _walk(t: Scalp, a: dict[str, Tensor], s: dict[str, Tensor], keep: int, segme
     p = t.root[:, None, :keep].expand(3, n, keep)
     chance = t.chance[:, :keep]
     centre, length = _column(CENTRE, p), _lengths(t, keep, a, s)
-    skull = t.skull[:1] + (t.skull[1:] - t.skull[:1]) * (s["long"] * (1 - s["back"]))[..., None]
+    skull = t.skull[:1] + (t.skull[1:] - t.skull[:1]) * (0.35 * s["long"] * (1 - s["back"]))[..., None]
     inside = t.root_line[0, :keep]
     mass = _body(p, a, s) * smooth(-0.02, 0.12, inside)
     layer = 0.010 + (0.012 + 0.06 * s["long"] + 0.25 * a["hair_volume"] * (1 - s["back"])) * chance[1]
@@ -349,10 +353,10 @@ def _walk(t: Scalp, a: dict[str, Tensor], s: dict[str, Tensor], keep: int, segme
     for i in range(segments):
         share = (i + 1) / segments
         out = _soft_normal(p)
-        d = _unit(comb(p, a, s))
-        hug = 1 - s["long"] * smooth(7.35, 6.85, p[1])
+        d = _unit(comb(p, a, s, fringed))
+        hug = 1 - s["long"] * smooth(7.15, 6.55, p[1])
         d = d - out * (_dot(d, out) * (hug * (1 - s["afro"])))
-        fall = torch.stack([-0.10 * p[0], -1 + 0 * p[0], -0.12 * (p[2] - 0.45)])
+        fall = torch.stack([-0.24 * p[0], -1 + 0 * p[0], -0.12 * (p[2] - 0.45)])
         d = _unit(_unit(d) + jitter)
         d = _unit(d + (fall - d) * ((1 - hug) * s["long"]))
         p = p + d * step
@@ -361,7 +365,7 @@ def _walk(t: Scalp, a: dict[str, Tensor], s: dict[str, Tensor], keep: int, segme
         w = w / r
         rise = mass * min(1.0, 0.35 + 1.4 * share) + layer * share
         surface = _look(skull.expand(n, -1, -1)[:, None], w)[0] + rise
-        hug = 1 - s["long"] * smooth(7.35, 6.85, p[1])
+        hug = 1 - s["long"] * smooth(7.15, 6.55, p[1])
         held = torch.where(w[1] > -0.75, torch.maximum(r, surface), r)
         p = centre + w * (held + (surface - held) * (hug * (1 - s["afro"])))
         p = _clear_face(p, chance, s["long"] * (1 - fringed))
@@ -419,7 +423,7 @@ def grow(
     across = _unit(_cross(tangent, normal))
     height = line[:, 1]
     loose = smooth(7.2, 6.8, height - vertices[:, :, 1].mean(1)[:, None] + t.rest[1].mean()) * s["long"]
-    twist = (chance[3] - 0.5) * 2.4 * loose
+    twist = (chance[3] - 0.5) * 1.7 * loose
     across = _unit(across + normal * twist)
     share = torch.linspace(0, 1, segments + 1, device=line.device)[:, None, None]
     half = (0.022 + 0.014 * chance[4] + 0.026 * s["long"]) * (CARDS / count) ** 0.5
@@ -441,6 +445,7 @@ def _seeds(t: Scalp, a: dict[str, Tensor], count: int, detail: float) -> Tensor:
     own = t.chance[5, :count] + a["hair_phase"]
     own = (own - own.floor()).clamp(0, 0.999)
     wavy, blunt = a["hair_curl"] > 0.3, a["hair_length"] > 0.6
+    blunt = blunt | _fringed(t, a, count)
     kind = torch.where(wavy, 2.0, torch.where(blunt, 1.0, 0.0)).to(own.dtype) + (3 if detail < 0.45 else 0)
     return (kind + own) / SHEETS
 
@@ -453,10 +458,13 @@ def _used(t: Scalp, a, s, line: Tensor, normal: Tensor, length: Tensor, count: i
     facing = _dot(normal, viewer[:, None])
     lines = t.root_line[:, :count]
     grown = (lines[0] + (lines[1] - lines[0]) * s["recede"] > 0.01) & (a["bald"] < 0.5) & (s["buzz"] < 0.5)
+    # Long hair starts behind the temple, so that it does not cross the forehead.
+    temple = (t.root[2, :count] > 0.95) & (t.root[1, :count] < 7.93) & ~_fringed(t, a, count) & (s["long"] > 0.5)
     few = torch.arange(count, device=line.device) * 1.0 / count
     grown = grown & (few < 1 - 0.15 * s["long"])
-    seen = (facing > -0.12) | ((facing > -0.75) & (normal[1] < -0.2))
+    hidden = (line[:, 0].abs() < 0.5) & (line[:, 1] > 6.45)
+    seen = (facing > -0.12) | ((facing > -0.75) & (normal[1] < -0.2) & ~hidden)
     seen = seen[:-1] | seen[1:]
     # On the head the pushed scalp shows the mass of long hair; there some cards are enough.
     bare = (line[1:, 1] > 7.6) & (s["long"] > 0.5) & (t.chance[4, :count] > 0.45) & ~_fringed(t, a, count)
-    return (seen & grown & ~bare).permute(1, 2, 0)
+    return (seen & grown & ~bare & ~temple).permute(1, 2, 0)

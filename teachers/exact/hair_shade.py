@@ -16,7 +16,7 @@ from .hair import SHEETS, smooth, style
 
 PATTERNS, ACROSS, ALONG = 32, 40, 48  # of each kind of pattern; cells across and along a card
 TILE = 256
-COLOURS = ((205, 172, 122), (160, 120, 76), (112, 74, 44), (74, 47, 30), (44, 30, 23), (24, 20, 19))  # sRGB, blond to black
+COLOURS = ((205, 172, 122), (160, 120, 76), (112, 74, 44), (78, 51, 34), (52, 36, 28), (33, 28, 26))  # sRGB, blond to black
 
 
 # Static tables
@@ -49,7 +49,7 @@ def _pattern(rng: np.random.Generator, strands: int, first: float, wavy: bool) -
 def _patterns(device: torch.device) -> tuple[Tensor, Tensor]:
     """Flat tables over (kind, pattern, across, along): bool, float32."""
     rng = np.random.default_rng(21)
-    kinds = ((10, 0.5, False), (10, 0.85, False), (8, 0.6, True), (5, 0.5, False), (5, 0.85, False), (4, 0.6, True))
+    kinds = ((10, 0.5, False), (8, 0.85, False), (8, 0.6, True), (5, 0.5, False), (5, 0.85, False), (4, 0.6, True))
     cards = [_pattern(rng, *kinds[k]) for k in range(SHEETS) for _ in range(PATTERNS)]
     there, light = (np.stack(x).reshape(-1) for x in zip(*cards, strict=True))
     return torch.from_numpy(there).to(device), torch.from_numpy(light).to(device, torch.float32)
@@ -129,15 +129,16 @@ def _lit(
     second = th + (shift + 0.14) * nh
     first = (1 - first * first).clamp(min=0)
     second = (1 - second * second).clamp(min=0)
-    for _ in range(4):
+    for _ in range(3):
         first, second = first * first, second * second
-    second = second * wrap * open_
-    first = first * first * first * wrap * open_
+    shine = wrap * open_
+    second = second * shine
+    first = first * first * first * shine
     up = 0.5 + 0.5 * normal[1]
     ambient = light["ground"] + (light["sky"] - light["ground"]) * up
     diffuse = base * tone
     out = diffuse * (colour * (0.62 * direct + (0.40 * light["gloss"]) * second) + ambient * (1.0 * open_))
-    return out + colour * (first * tone * (0.030 * light["gloss"]))
+    return out + colour * (first * tone * (0.055 * light["gloss"]))
 
 
 def light_of_hair(light: dict[str, Tensor], a: dict[str, Tensor]) -> dict[str, Tensor]:
