@@ -263,7 +263,8 @@ def comb(p: Tensor, a: dict[str, Tensor], s: dict[str, Tensor], front: Tensor | 
     d = crop + (_unit(sweep) - crop) * parted
     if front is None:
         front = smooth(0.80, 1.15, z) * smooth(0.62, 0.45, x.abs()) * smooth(0, 0.3, a["hair_fringe"])
-    ahead = torch.stack([0.25 * x + 0.30 * a["hair_part"], -0.35 + 0 * x, 1 + 0 * x])
+    ahead = 0.25 * x + 0.30 * a["hair_part"]
+    ahead = torch.stack([ahead, -0.35 + 0 * ahead, 1 + 0 * ahead])
     d = d + (ahead - d) * front
     d = d + (tail - d) * (s["back"] * (1 - front))
     return d + ((p - centre) * 1.2 - d) * (0.8 * s["afro"])
@@ -414,15 +415,19 @@ def grow(
     if not 1 <= count <= CARDS or segments < 3:
         raise ValueError(f"count must be in 1..{CARDS} and segments at least 3; got {count} and {segments}")
     s = style(a)
-    line, length = _walk(t, a, s, count, segments)
-    normal = _unit(((line - _column(CENTRE, line[0])) / _column(HALF, line[0]) ** 2).transpose(0, 1))
-    line = _carry(t, line, vertices)
+    rest, length = _walk(t, a, s, count, segments)
+    normal = _soft_normal(rest.transpose(0, 1).flatten(2)).view(3, segments + 1, -1, count)
+    line = _carry(t, rest, vertices)
     chance = t.chance[:, :count]
+    line = line + _wave(line, chance, length, a, s)
     along = torch.cat([line[1:2] - line[:1], line[2:] - line[:-2], line[-1:] - line[-2:-1]])
     tangent = _unit(along.transpose(0, 1))
     across = _unit(_cross(tangent, normal))
-    height = line[:, 1]
-    loose = smooth(7.2, 6.8, height - vertices[:, :, 1].mean(1)[:, None] + t.rest[1].mean()) * s["long"]
+    height = rest[:, 1]
+    loose = smooth(7.2, 6.8, height) * s["long"]
+    # Light as on the smooth mass: the rise of a card over the scalp must not tilt its highlight.
+    flat = 0.9 * (1 - loose) * (1 - s["afro"])
+    tangent = _unit(tangent - normal * (_dot(tangent, normal) * flat))
     twist = (chance[3] - 0.5) * 1.7 * loose
     across = _unit(across + normal * twist)
     share = torch.linspace(0, 1, segments + 1, device=line.device)[:, None, None]
@@ -433,11 +438,24 @@ def grow(
     inner = (0.10 + 0.35 * loose) * (1 - chance[1])
     depth = (1 - inner).expand(segments + 1, len(length), count)
     seed = _seeds(t, a, count, detail)
-    used = _used(t, a, s, line, normal, length, count)
+    used = _used(t, a, s, rest, normal, length, count)
     return Ribbons(
         points.permute(3, 4, 2, 0, 1), normal.permute(2, 3, 1, 0), tangent.permute(2, 3, 1, 0),
         depth.permute(1, 2, 0), seed, used,
     )  # fmt: skip
+
+
+def _wave(line: Tensor, chance: Tensor, length: Tensor, a: dict[str, Tensor], s: dict[str, Tensor]) -> Tensor:
+    """Offsets (s + 1, 3, n, R) of wavy hair."""
+    share = torch.linspace(0, 1, len(line), device=line.device)[:, None, None]
+    size = 0.075 * a["hair_curl"] * (1 - s["afro"]) * (share * 3).clamp(max=1)
+    turn = share * (length * 1.5).clamp(max=2.2) + (chance[0] * 0.3 + line[0, 2] * 0.8 + a["hair_phase"])
+
+    def swing(x: Tensor) -> Tensor:  # a sine made of parabolas
+        f = x - x.round()
+        return 8 * f * (1 - 2 * f.abs())
+
+    return torch.stack([swing(turn) * size, 0 * size * turn, swing(turn + 0.25) * size], 1)
 
 
 def _seeds(t: Scalp, a: dict[str, Tensor], count: int, detail: float) -> Tensor:
@@ -461,7 +479,8 @@ def _used(t: Scalp, a, s, line: Tensor, normal: Tensor, length: Tensor, count: i
     # Long hair starts behind the temple, so that it does not cross the forehead.
     temple = (t.root[2, :count] > 0.95) & (t.root[1, :count] < 7.93) & ~_fringed(t, a, count) & (s["long"] > 0.5)
     few = torch.arange(count, device=line.device) * 1.0 / count
-    grown = grown & (few < 1 - 0.15 * s["long"])
+    low = (t.root[1, :count] < 7.2) & (s["long"] < 0.5)
+    grown = grown & ~low & (few < 1 - 0.15 * s["long"])
     hidden = (line[:, 0].abs() < 0.5) & (line[:, 1] > 6.45)
     seen = (facing > -0.12) | ((facing > -0.75) & (normal[1] < -0.2) & ~hidden)
     seen = seen[:-1] | seen[1:]

@@ -40,7 +40,7 @@ def _pattern(rng: np.random.Generator, strands: int, first: float, wavy: bool) -
         hit = (off < 1) & (t < end) & (t > begin) & (shape >= front)
         front = np.where(hit, shape, front)
         tint = 1 + rng.normal() * 0.13
-        light = np.where(hit, tint * (0.74 + 0.34 * (1 - np.minimum(off, 1) ** 2)), light)
+        light = np.where(hit, tint * (0.84 + 0.22 * (1 - np.minimum(off, 1) ** 2)), light)
         there |= hit
     return there, np.clip(light, 0.3, 1.7)
 
@@ -133,12 +133,13 @@ def _lit(
         first, second = first * first, second * second
     shine = wrap * open_
     second = second * shine
-    first = first * first * first * shine
+    twice = first * first
+    first = twice * twice * first * shine
     up = 0.5 + 0.5 * normal[1]
     ambient = light["ground"] + (light["sky"] - light["ground"]) * up
     diffuse = base * tone
     out = diffuse * (colour * (0.62 * direct + (0.40 * light["gloss"]) * second) + ambient * (1.0 * open_))
-    return out + colour * (first * tone * (0.055 * light["gloss"]))
+    return out + colour * (first * tone * (0.042 * light["gloss"]))
 
 
 def light_of_hair(light: dict[str, Tensor], a: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -169,9 +170,9 @@ def scalp_mask(line: Tensor, across: Tensor, along: Tensor, a: dict[str, Tensor]
     line: `scalp_line` at the points (n, P). across, along: `scalp_places`. detail: size of the picture / 256, at most 1."""
     strands, locks, grain, curls = _noise(across, along)
     s = style(a)
-    strands = strands + (0.4 * grain + 1.3 * (0.6 - curls.abs()) - strands) * (0.9 * smooth(0.3, 0.75, a["hair_curl"]))
     stiff = 1 - 0.7 * (s["long"] + s["swept"]).clamp(max=1)
     ragged = (0.014 * strands + 0.010 * grain) * (detail * stiff) + 0.012 * locks
+    strands = strands + (0.4 * grain + 1.3 * (0.6 - curls.abs()) - strands) * (0.9 * smooth(0.3, 0.75, a["hair_curl"]))
     soft = 0.045 + 0.035 * s["buzz"] + 0.03 * (1 - detail)
     t = ((line + ragged + 0.25 * soft) / (2 * soft) + 0.5).clamp(0, 1)
     mask = t * t * (3 - 2 * t)
