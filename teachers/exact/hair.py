@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn.functional import grid_sample
 
 CARDS = 420  # cards in all; `count` takes the first of them
-SHEETS = 4  # kinds of strand patterns: fine straight, fine wavy, coarse straight, coarse wavy
+SHEETS = 6  # kinds of strand patterns: tapering, blunt, wavy; first the fine ones, then the coarse ones
 CENTRE = (0.0, 7.45, 0.50)  # of the skull
 HALF = (0.74, 1.06, 0.98)  # half axes of the ellipsoid that gives the soft normals
 WHORL = (0.12, 8.50, 0.02)
@@ -26,12 +26,12 @@ RADIUS = 0.85  # of the head, turns the angle of the hairline into a length
 
 # The hairline, (degrees from the face's middle, height): forehead, temple, sideburn, ear, nape. The second one has receded.
 LINE = (
-    (0, 7.95), (12, 7.97), (24, 8.00), (33, 7.98), (40, 7.86), (46, 7.68), (54, 7.56), (63, 7.47), (70, 7.30), (74, 7.06),
-    (80, 7.04), (84, 7.36), (92, 7.58), (104, 7.52), (116, 7.22), (126, 6.86), (145, 6.60), (180, 6.50),
+    (0, 7.95), (12, 7.97), (24, 8.00), (33, 7.98), (40, 7.86), (46, 7.68), (54, 7.56), (63, 7.47), (68, 7.26), (72, 7.04),
+    (81, 7.02), (85, 7.36), (92, 7.58), (104, 7.52), (116, 7.22), (126, 6.86), (145, 6.60), (180, 6.50),
 )  # fmt: skip
 RECEDED = (
-    (0, 8.10), (10, 8.18), (20, 8.36), (29, 8.34), (37, 8.12), (45, 7.86), (54, 7.60), (63, 7.47), (70, 7.30), (74, 7.08),
-    (80, 7.06), (84, 7.36), (92, 7.58), (104, 7.52), (116, 7.22), (126, 6.86), (145, 6.60), (180, 6.50),
+    (0, 8.10), (10, 8.18), (20, 8.36), (29, 8.34), (37, 8.12), (45, 7.86), (54, 7.60), (63, 7.47), (68, 7.28), (72, 7.06),
+    (81, 7.04), (85, 7.36), (92, 7.58), (104, 7.52), (116, 7.22), (126, 6.86), (145, 6.60), (180, 6.50),
 )  # fmt: skip
 
 
@@ -144,7 +144,9 @@ def _roots(rest: np.ndarray, line: np.ndarray, body: np.ndarray) -> tuple[np.nda
     point = (corner[face] * weight[..., None]).sum(1)
     depth = (line[body[face]] * weight).sum(1)
     # Denser at the front hairline, where single strands are seen against the skin.
-    spread = np.where((depth < 0.15) & (point[:, 2] > 0.5), 1.5, 1.0) * np.where(point[:, 2] < -0.1, 0.75, 1.0)
+    spread = np.where((depth < 0.25) & (point[:, 2] > 0.5), 1.6, 1.0) * np.where(point[:, 2] < -0.1, 0.75, 1.0)
+    side = (np.abs(point[:, 0]) > 0.52) & (point[:, 2] > 0.35) & (point[:, 1] < 8.0)
+    spread = np.where(side, 1.6, spread)
     best, chosen = np.full(5000, np.inf), []
     pick = 0
     for _ in range(CARDS):
@@ -154,10 +156,11 @@ def _roots(rest: np.ndarray, line: np.ndarray, body: np.ndarray) -> tuple[np.nda
     return body[face[chosen]], weight[chosen], rng.random((6, CARDS))
 
 
-def scalp(rest: Tensor, body: Tensor, ear: Tensor) -> Scalp:
-    """Tables from the rest positions (V, 3), the triangles of skin (F, 3) and the vertices of the ears (V,) bool."""
+def scalp(rest: Tensor, body: Tensor) -> Scalp:
+    """Tables from the rest positions (V, 3) and the triangles of skin (F, 3)."""
     place, triangles = rest.double().cpu().numpy(), body.cpu().numpy().astype(np.int64)
-    ears = ear.cpu().numpy().astype(bool)
+    x, y, z = np.abs(place[:, 0]), place[:, 1], place[:, 2]
+    ears = (x > 0.655) & (y > 6.75) & (y < 7.60) & (z > -0.12) & (z < 0.66)
     used = np.unique(triangles)
     used = used[(place[used, 1] > 5.9)]
     lines = []
@@ -194,14 +197,14 @@ def style(a: dict[str, Tensor]) -> dict[str, Tensor]:
     afro = smooth(0.55, 0.8, curl) * (1 - long)
     back = a["hair_back"] * (1 - afro)
     swept = smooth(0.24, 0.32, length) * (1 - back) * (1 - afro)
-    recede = (a["hair_line"] * 0.55).clamp(-0.1, 1)
+    recede = (a["hair_line"] * 0.55).clamp(-0.4, 1)
     buzz = smooth(0.14, 0.08, length)
     return {"long": long, "afro": afro, "back": back, "swept": swept, "recede": recede, "buzz": buzz}
 
 
 def scalp_line(tables: Scalp, a: dict[str, Tensor]) -> Tensor:
     """(n, V) dm inside the pictures' own hairlines; -1 far outside and for the bald."""
-    recede = (a["hair_line"] * 0.55).clamp(-0.1, 1)
+    recede = (a["hair_line"] * 0.55).clamp(-0.4, 1)
     line = tables.line + (tables.receded - tables.line) * recede
     return torch.where(a["bald"] > 0.5, torch.full_like(line, -1), line)
 
@@ -223,24 +226,45 @@ def _body(p: Tensor, a: dict[str, Tensor], s: dict[str, Tensor]) -> Tensor:
 def scalp_push(tables: Scalp, a: dict[str, Tensor]) -> Tensor:
     """(n, V) dm by which the vertices are moved out along their normals."""
     s, inside = style(a), scalp_line(tables, a)
-    wide = 0.16 + 0.15 * s["afro"]
+    wide = 0.20 + 0.12 * s["afro"]
     edge = ((inside + 0.01) / wide).clamp(0, 1)
     return _body(tables.rest[:, None], a, s) * (edge * (2 - edge))
 
 
-def comb(p: Tensor, a: dict[str, Tensor], s: dict[str, Tensor]) -> Tensor:
-    """Directions (3, n, K), not of unit length, in which hair is combed at points p (3, n or 1, K)."""
+def hair_shadow(tables: Scalp, a: dict[str, Tensor]) -> Tensor:
+    """(n, V) in [0.3, 1]: share of the light that the hair leaves to the skin: under its edge, under a fringe, at the neck."""
+    x, y, z = tables.rest[:, None]
+    s, inside = style(a), scalp_line(tables, a)
+    thick = smooth(0.05, 0.2, a["hair_length"])
+    edge = 0.30 * smooth(-0.20, -0.02, inside) * thick * (1 - 0.5 * s["back"])
+    reach = 0.15 + 0.30 * a["hair_fringe"]
+    depth = smooth(-1.25, -0.75, inside / reach) * smooth(0.75, 1.0, z) * smooth(0.68, 0.55, x.abs())
+    fringe = 0.40 * depth * (a["hair_fringe"] > 0)
+    hanging = s["long"] * (1 - s["back"])
+    tip = (7.55 - a["hair_length"]).clamp(min=5.6)
+    low = smooth(6.75, 6.35, y + 0.5 * smooth(0.9, 0.2, z)) * ((y - tip) * 4 + 1.5).clamp(0, 1)
+    neck = 0.55 * hanging * low * smooth(1.25, 0.6, z)
+    cheek = 0.35 * hanging * smooth(0.48, 0.66, x.abs()) * smooth(7.9, 7.6, y) * ((y - tip) * 4 + 1).clamp(0, 1)
+    shade = (1 - torch.maximum(edge, fringe)) * (1 - torch.maximum(neck, cheek))
+    return torch.where(a["bald"] > 0.5, torch.ones_like(shade), shade)
+
+
+def comb(p: Tensor, a: dict[str, Tensor], s: dict[str, Tensor], front: Tensor | None = None) -> Tensor:
+    """Directions (3, n, K), not of unit length, in which hair is combed at points p (3, n or 1, K). front: share (n, K) of
+    the fringe, by default from the place."""
     x, y, z = p
     whorl, knot, centre = (_column(v, p) for v in (WHORL, KNOT, CENTRE))
     crop = _unit(p - whorl)
-    top = smooth(7.65, 8.25, y)
+    top = smooth(7.62, 8.05, y + 0.30 * smooth(0.7, 1.2, z))
     away = ((x - 0.95 * a["hair_part"]) * 9).clamp(-1, 1)
-    sweep = torch.stack([away * (0.25 + 0.75 * top) + 0.1 * x, -0.15 - 0.85 * (1 - top) + 0 * away, -0.12 + 0 * away])
+    sweep = torch.stack([away * (0.25 + 0.75 * top) + 0.1 * x, 0.05 - (1 - top) + 0 * away, -0.10 - 0.35 * top + 0 * away])
     tail = _unit(knot - p)
     parted = (s["long"] + s["swept"]).clamp(max=1)
     d = crop + (_unit(sweep) - crop) * parted
-    front = smooth(0.80, 1.15, z) * smooth(0.62, 0.45, x.abs()) * smooth(0, 0.5, a["hair_fringe"])
-    ahead = torch.stack([0.35 * x + 0.25 * a["hair_part"], (-0.25 + 0 * x).expand(len(a["hair_part"]), -1), (1 + 0 * x).expand(len(a["hair_part"]), -1)])
+    if front is None:
+        front = smooth(0.80, 1.15, z) * smooth(0.62, 0.45, x.abs()) * smooth(0, 0.3, a["hair_fringe"])
+    ahead = 0.25 * x + 0.30 * a["hair_part"]
+    ahead = torch.stack([ahead, -0.35 + 0 * ahead, 1 + 0 * ahead])
     d = d + (ahead - d) * front
     d = d + (tail - d) * (s["back"] * (1 - front))
     return d + ((p - centre) * 1.2 - d) * (0.8 * s["afro"])
@@ -278,17 +302,27 @@ def _lengths(t: Scalp, keep: int, a: dict[str, Tensor], s: dict[str, Tensor]) ->
     x, y, z = t.root[:, None, :keep]
     chance = t.chance[:, :keep]
     inside = t.root_line[0, :keep].clamp(min=0)
-    full = a["hair_length"] * (0.75 + 0.4 * chance[0])
-    sides = smooth(0.45, 0.68, x.abs()) * smooth(8.1, 7.8, y)
-    nape = smooth(0.2, -0.2, z) * smooth(7.7, 7.0, y)
-    full = full * (1 - (1 - s["long"]) * (0.6 * sides + 0.4 * nape).clamp(0, 0.75))
-    full = torch.minimum(full, (y - 5.55) * 1.25 + 0.3)
-    front = smooth(0.85, 1.1, z) * smooth(0.62, 0.5, x.abs()) * (a["hair_fringe"] > 0)
-    fringe = inside + (0.12 + 0.26 * a["hair_fringe"]) * (0.8 + 0.3 * chance[0])
+    full = (0.16 + 0.75 * a["hair_length"]) * (0.75 + 0.4 * chance[0])
+    sides = smooth(0.45, 0.66, x.abs()) * smooth(8.1, 7.8, y)
+    nape = smooth(0.2, -0.2, z) * smooth(7.9, 7.2, y)
+    full = full * (1 - (0.6 * sides + 0.7 * nape).clamp(0, 0.75))
+    # Long hair is cut at one height: over the head to its side, then down.
+    over = ((x.abs() - 0.72) * (x.abs() - 0.72) + (y - 7.4) * (y - 7.4)).sqrt() * 1.15 * smooth(7.35, 7.55, y)
+    tip = (7.55 - a["hair_length"]).clamp(min=5.6)
+    cut = (over + torch.minimum(y, torch.full_like(y, 7.4)) - tip) * (0.86 + 0.16 * chance[0])
+    full = full + (cut - full) * s["long"]
+    front = _fringed(t, a, keep).to(x.dtype)
+    fringe = inside + (0.18 + 0.25 * a["hair_fringe"]) * (0.84 + 0.2 * chance[0])
     full = full + (fringe - full) * front
     back = 0.42 + 0.2 * chance[0]
     full = full + (back - full) * (s["back"] * (1 - front))
     return full + ((0.10 + 0.25 * full) - full) * s["afro"]
+
+
+def _fringed(t: Scalp, a: dict[str, Tensor], count: int) -> Tensor:
+    """(n, R) bool: cards of the fringe."""
+    x, _, z = t.root[:, None, :count]
+    return (z > 0.98) & (x.abs() < 0.55) & (a["hair_fringe"] > 0)
 
 
 def _place(flat: Tensor) -> Tensor:
@@ -308,22 +342,22 @@ def _walk(t: Scalp, a: dict[str, Tensor], s: dict[str, Tensor], keep: int, segme
     p = t.root[:, None, :keep].expand(3, n, keep)
     chance = t.chance[:, :keep]
     centre, length = _column(CENTRE, p), _lengths(t, keep, a, s)
-    skull = t.skull[:1] + (t.skull[1:] - t.skull[:1]) * (s["long"] * (1 - s["back"]))[..., None]
+    skull = t.skull[:1] + (t.skull[1:] - t.skull[:1]) * (0.35 * s["long"] * (1 - s["back"]))[..., None]
     inside = t.root_line[0, :keep]
     mass = _body(p, a, s) * smooth(-0.02, 0.12, inside)
     layer = 0.010 + (0.012 + 0.06 * s["long"] + 0.25 * a["hair_volume"] * (1 - s["back"])) * chance[1]
-    mess = (0.10 + 0.5 * a["hair_curl"] + 0.9 * a["hair_volume"]) * (1 - 0.6 * s["back"]) * (1 - 0.5 * s["long"])
+    mess = (0.16 + 0.5 * a["hair_curl"] + 1.5 * a["hair_volume"]) * (1 - 0.6 * s["back"]) * (1 - 0.5 * s["long"])
     jitter = (chance[2:5, None] - 0.5) * mess
     step = length / segments
-    fringed = smooth(0.85, 1.1, p[2]) * (a["hair_fringe"] > 0)
+    fringed = _fringed(t, a, keep).to(p.dtype)
     line = [p]
     for i in range(segments):
         share = (i + 1) / segments
         out = _soft_normal(p)
-        d = _unit(comb(p, a, s))
-        hug = smooth(6.85, 7.35, p[1])
+        d = _unit(comb(p, a, s, fringed))
+        hug = 1 - s["long"] * smooth(7.15, 6.55, p[1])
         d = d - out * (_dot(d, out) * (hug * (1 - s["afro"])))
-        fall = torch.stack([-0.10 * p[0], -1 + 0 * p[0], -0.12 * (p[2] - 0.45)])
+        fall = torch.stack([-0.24 * p[0], -1 + 0 * p[0], -0.12 * (p[2] - 0.45)])
         d = _unit(_unit(d) + jitter)
         d = _unit(d + (fall - d) * ((1 - hug) * s["long"]))
         p = p + d * step
@@ -332,7 +366,7 @@ def _walk(t: Scalp, a: dict[str, Tensor], s: dict[str, Tensor], keep: int, segme
         w = w / r
         rise = mass * min(1.0, 0.35 + 1.4 * share) + layer * share
         surface = _look(skull.expand(n, -1, -1)[:, None], w)[0] + rise
-        hug = smooth(6.85, 7.35, p[1])
+        hug = 1 - s["long"] * smooth(7.15, 6.55, p[1])
         held = torch.where(w[1] > -0.75, torch.maximum(r, surface), r)
         p = centre + w * (held + (surface - held) * (hug * (1 - s["afro"])))
         p = _clear_face(p, chance, s["long"] * (1 - fringed))
@@ -381,37 +415,56 @@ def grow(
     if not 1 <= count <= CARDS or segments < 3:
         raise ValueError(f"count must be in 1..{CARDS} and segments at least 3; got {count} and {segments}")
     s = style(a)
-    line, length = _walk(t, a, s, count, segments)
-    normal = _unit(((line - _column(CENTRE, line[0])) / _column(HALF, line[0]) ** 2).transpose(0, 1))
-    line = _carry(t, line, vertices)
+    rest, length = _walk(t, a, s, count, segments)
+    normal = _soft_normal(rest.transpose(0, 1).flatten(2)).view(3, segments + 1, -1, count)
+    line = _carry(t, rest, vertices)
     chance = t.chance[:, :count]
+    line = line + _wave(line, chance, length, a, s)
     along = torch.cat([line[1:2] - line[:1], line[2:] - line[:-2], line[-1:] - line[-2:-1]])
     tangent = _unit(along.transpose(0, 1))
     across = _unit(_cross(tangent, normal))
-    height = line[:, 1]
-    loose = smooth(7.2, 6.8, height - vertices[:, :, 1].mean(1)[:, None] + t.rest[1].mean()) * s["long"]
-    twist = (chance[3] - 0.5) * 2.4 * loose
+    height = rest[:, 1]
+    loose = smooth(7.2, 6.8, height) * s["long"]
+    # Light as on the smooth mass: the rise of a card over the scalp must not tilt its highlight.
+    flat = 0.9 * (1 - loose) * (1 - s["afro"])
+    tangent = _unit(tangent - normal * (_dot(tangent, normal) * flat))
+    twist = (chance[3] - 0.5) * 1.7 * loose
     across = _unit(across + normal * twist)
     share = torch.linspace(0, 1, segments + 1, device=line.device)[:, None, None]
-    half = (0.030 + 0.016 * chance[4] + 0.020 * s["long"]) * (CARDS / count) ** 0.5
-    half = half * (1 + 0.35 * loose) * (0.75 + 0.5 * share - 0.45 * share * share)
+    half = (0.022 + 0.014 * chance[4] + 0.026 * s["long"]) * (CARDS / count) ** 0.5
+    half = half * (1 + 0.5 * loose) * (1 + 0.4 * _fringed(t, a, count)) * (0.75 + 0.5 * share - 0.45 * share * share)
     edge = across * half
     points = torch.stack([line.transpose(0, 1) - edge, line.transpose(0, 1) + edge])
-    outer = 0.55 + 0.45 * chance[1]
-    depth = (outer * (0.65 + 0.35 * (share * 3).clamp(max=1))).expand(segments + 1, len(length), count)
+    inner = (0.10 + 0.35 * loose) * (1 - chance[1])
+    depth = (1 - inner).expand(segments + 1, len(length), count)
     seed = _seeds(t, a, count, detail)
-    used = _used(t, a, s, line, normal, length, count)
+    used = _used(t, a, s, rest, normal, length, count)
     return Ribbons(
         points.permute(3, 4, 2, 0, 1), normal.permute(2, 3, 1, 0), tangent.permute(2, 3, 1, 0),
         depth.permute(1, 2, 0), seed, used,
     )  # fmt: skip
 
 
+def _wave(line: Tensor, chance: Tensor, length: Tensor, a: dict[str, Tensor], s: dict[str, Tensor]) -> Tensor:
+    """Offsets (s + 1, 3, n, R) of wavy hair."""
+    share = torch.linspace(0, 1, len(line), device=line.device)[:, None, None]
+    size = 0.075 * a["hair_curl"] * (1 - s["afro"]) * (share * 3).clamp(max=1)
+    turn = share * (length * 1.5).clamp(max=2.2) + (chance[0] * 0.3 + line[0, 2] * 0.8 + a["hair_phase"])
+
+    def swing(x: Tensor) -> Tensor:  # a sine made of parabolas
+        f = x - x.round()
+        return 8 * f * (1 - 2 * f.abs())
+
+    return torch.stack([swing(turn) * size, 0 * size * turn, swing(turn + 0.25) * size], 1)
+
+
 def _seeds(t: Scalp, a: dict[str, Tensor], count: int, detail: float) -> Tensor:
     """(n, R) in [0, 1): kind of pattern and pattern."""
     own = t.chance[5, :count] + a["hair_phase"]
     own = (own - own.floor()).clamp(0, 0.999)
-    kind = (a["hair_curl"] > 0.3).to(own.dtype) + (2 if detail < 0.45 else 0)
+    wavy, blunt = a["hair_curl"] > 0.3, a["hair_length"] > 0.6
+    blunt = blunt | _fringed(t, a, count)
+    kind = torch.where(wavy, 2.0, torch.where(blunt, 1.0, 0.0)).to(own.dtype) + (3 if detail < 0.45 else 0)
     return (kind + own) / SHEETS
 
 
@@ -423,8 +476,14 @@ def _used(t: Scalp, a, s, line: Tensor, normal: Tensor, length: Tensor, count: i
     facing = _dot(normal, viewer[:, None])
     lines = t.root_line[:, :count]
     grown = (lines[0] + (lines[1] - lines[0]) * s["recede"] > 0.01) & (a["bald"] < 0.5) & (s["buzz"] < 0.5)
+    # Long hair starts behind the temple, so that it does not cross the forehead.
+    temple = (t.root[2, :count] > 0.95) & (t.root[1, :count] < 7.93) & ~_fringed(t, a, count) & (s["long"] > 0.5)
     few = torch.arange(count, device=line.device) * 1.0 / count
-    grown = grown & (few < 1 - 0.35 * s["long"])
-    seen = (facing > -0.12) | ((facing > -0.75) & (normal[1] < -0.2))
+    low = (t.root[1, :count] < 7.2) & (s["long"] < 0.5)
+    grown = grown & ~low & (few < 1 - 0.15 * s["long"])
+    hidden = (line[:, 0].abs() < 0.5) & (line[:, 1] > 6.45)
+    seen = (facing > -0.12) | ((facing > -0.75) & (normal[1] < -0.2) & ~hidden)
     seen = seen[:-1] | seen[1:]
-    return (seen & grown).permute(1, 2, 0)
+    # On the head the pushed scalp shows the mass of long hair; there some cards are enough.
+    bare = (line[1:, 1] > 7.6) & (s["long"] > 0.5) & (t.chance[4, :count] > 0.45) & ~_fringed(t, a, count)
+    return (seen & grown & ~bare & ~temple).permute(1, 2, 0)

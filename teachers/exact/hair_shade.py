@@ -16,13 +16,13 @@ from .hair import SHEETS, smooth, style
 
 PATTERNS, ACROSS, ALONG = 32, 40, 48  # of each kind of pattern; cells across and along a card
 TILE = 256
-COLOURS = ((205, 172, 122), (160, 120, 76), (112, 74, 44), (74, 47, 30), (44, 30, 23), (24, 20, 19))  # sRGB, blond to black
+COLOURS = ((205, 172, 122), (160, 120, 76), (112, 74, 44), (78, 51, 34), (52, 36, 28), (33, 28, 26))  # sRGB, blond to black
 
 
 # Static tables
 
 
-def _pattern(rng: np.random.Generator, strands: int, wavy: bool) -> tuple[np.ndarray, np.ndarray]:
+def _pattern(rng: np.random.Generator, strands: int, first: float, wavy: bool) -> tuple[np.ndarray, np.ndarray]:
     """One card (ACROSS, ALONG): where there is hair, and its brightness about 1."""
     u = ((np.arange(ACROSS) + 0.5) / ACROSS * 2 - 1)[:, None]
     t = ((np.arange(ALONG) + 0.5) / ALONG)[None]
@@ -30,16 +30,17 @@ def _pattern(rng: np.random.Generator, strands: int, wavy: bool) -> tuple[np.nda
     swing, phase = (0.28, rng.uniform(0, 6.3)) if wavy else (0.05, rng.uniform(0, 6.3))
     for k in range(strands):
         start = (k + 0.5 + rng.normal() * 0.3) / strands * 2 - 1
-        end = rng.uniform(0.62, 1.02) * (1 - 0.22 * start**4)
+        end = rng.uniform(first, 1.0) * (1 - 0.25 * start**4)
+        begin = rng.uniform(-0.05, 0.18)
         bend = start * (0.92 - 0.25 * t**2) + rng.normal() * 0.16 * t**1.5
         bend = bend + swing * t**0.6 * np.sin(phase + rng.normal() * 0.35 + (11 if wavy else 3) * t)
-        half = (1.55 / strands) * np.sqrt(np.clip(1 - (t / end) ** 2.2, 0, 1)) * rng.uniform(0.7, 1.15)
+        half = (1.65 / strands) * np.clip(1 - (t / end) ** (1.7 if first < 0.7 else 4), 0, 1) ** 0.7 * rng.uniform(0.7, 1.15)
         off = np.abs(u - bend) / np.maximum(half, 1e-6)
         shape = (1 - np.minimum(off, 1) ** 2) * rng.uniform(0.4, 1)
-        hit = (off < 1) & (t < end) & (shape >= front)
+        hit = (off < 1) & (t < end) & (t > begin) & (shape >= front)
         front = np.where(hit, shape, front)
-        tint = 1 + rng.normal() * 0.16
-        light = np.where(hit, tint * (0.74 + 0.34 * (1 - np.minimum(off, 1) ** 2)), light)
+        tint = 1 + rng.normal() * 0.13
+        light = np.where(hit, tint * (0.84 + 0.22 * (1 - np.minimum(off, 1) ** 2)), light)
         there |= hit
     return there, np.clip(light, 0.3, 1.7)
 
@@ -48,7 +49,7 @@ def _pattern(rng: np.random.Generator, strands: int, wavy: bool) -> tuple[np.nda
 def _patterns(device: torch.device) -> tuple[Tensor, Tensor]:
     """Flat tables over (kind, pattern, across, along): bool, float32."""
     rng = np.random.default_rng(21)
-    kinds = ((9, False), (8, True), (4, False), (4, True))
+    kinds = ((10, 0.5, False), (8, 0.85, False), (8, 0.6, True), (5, 0.5, False), (5, 0.85, False), (4, 0.6, True))
     cards = [_pattern(rng, *kinds[k]) for k in range(SHEETS) for _ in range(PATTERNS)]
     there, light = (np.stack(x).reshape(-1) for x in zip(*cards, strict=True))
     return torch.from_numpy(there).to(device), torch.from_numpy(light).to(device, torch.float32)
@@ -56,19 +57,21 @@ def _patterns(device: torch.device) -> tuple[Tensor, Tensor]:
 
 @lru_cache(maxsize=8)
 def _tile(device: torch.device) -> Tensor:
-    """(1, 3, TILE + 2, TILE + 2) noise that repeats, unit deviation: strands, locks, grain."""
+    """(1, 4, TILE + 2, TILE + 2) noise that repeats, unit deviation: strands, locks, grain, curls."""
     rng = np.random.default_rng(22)
     fx, fy = np.fft.rfftfreq(TILE)[None], np.fft.fftfreq(TILE)[:, None]
     layers = []
-    for sx, sy in ((0.8, 22.0), (3.5, 40.0), (0.9, 0.9)):
+    for sx, sy, band in ((0.8, 22.0, 0), (3.5, 40.0, 0), (0.9, 0.9, 0), (2.2, 2.2, 1)):
         soft = np.exp(-2 * np.pi**2 * ((fx * sx) ** 2 + (fy * sy) ** 2))
+        if band:
+            soft = soft - np.exp(-2 * np.pi**2 * ((fx * 2 * sx) ** 2 + (fy * 2 * sy) ** 2))
         x = np.fft.irfft2(np.fft.rfft2(rng.normal(size=(TILE, TILE))) * soft, s=(TILE, TILE))
         layers.append(np.pad((x - x.mean()) / x.std(), 1, mode="wrap"))
     return torch.from_numpy(np.stack(layers)[None]).to(device, torch.float32)
 
 
 def _noise(u: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Strands, locks, grain (n, P) at places in tiles (n, P)."""
+    """Strands, locks, grain, curls (n, P) at places in tiles (n, P)."""
     scale, shift = 2 * TILE / (TILE + 1), 2 / (TILE + 1) - 1
     place = torch.stack([(u - u.floor()) * scale + shift, (v - v.floor()) * scale + shift], -1)
     return tuple(grid_sample(_tile(u.device), place[None], align_corners=True)[0])
@@ -101,7 +104,7 @@ def hair_colour(a: dict[str, Tensor]) -> Tensor:
     share, low = place - low, low.long()
     tone = (stops[low] * (1 - share[..., None]) + stops[low + 1] * share[..., None]).permute(2, 0, 1)
     warm = a["hair_warm"].clamp(-2, 2)
-    tone = tone * torch.stack([1 + 0.20 * warm, 1 + 0.0 * warm, 1 - 0.16 * warm])
+    tone = tone * torch.stack([1 + 0.11 * warm, 1 - 0.01 * warm, 1 - 0.10 * warm])
     grey = torch.stack([0.40 + 0 * warm, 0.39 + 0 * warm, 0.375 + 0 * warm]) * (1.15 - 0.5 * a["hair_dark"])
     return tone + (grey - tone) * (0.92 * a["hair_grey"])
 
@@ -110,7 +113,9 @@ def _dot(a: Tensor, b: Tensor) -> Tensor:
     return a[0] * b[0] + a[1] * b[1] + a[2] * b[2]
 
 
-def _lit(normal: Tensor, tangent: Tensor, tone: Tensor, open_: Tensor, shift: Tensor, light: dict[str, Tensor]) -> Tensor:
+def _lit(
+    normal: Tensor, tangent: Tensor, tone: Tensor, open_: Tensor, shift: Tensor, light: dict[str, Tensor]
+) -> Tensor:
     """Kajiya-Kay light with two highlights. tone: brightness of the strand about 1, open_: share of light that gets in."""
     key, half = light["key"], light["half"]
     colour, base = light["colour"], light["hair"]
@@ -124,20 +129,23 @@ def _lit(normal: Tensor, tangent: Tensor, tone: Tensor, open_: Tensor, shift: Te
     second = th + (shift + 0.14) * nh
     first = (1 - first * first).clamp(min=0)
     second = (1 - second * second).clamp(min=0)
-    for _ in range(4):
+    for _ in range(3):
         first, second = first * first, second * second
-    second = second * wrap * open_
-    first = first * first * first * wrap * open_
+    shine = wrap * open_
+    second = second * shine
+    twice = first * first
+    first = twice * twice * first * shine
     up = 0.5 + 0.5 * normal[1]
     ambient = light["ground"] + (light["sky"] - light["ground"]) * up
     diffuse = base * tone
-    out = diffuse * (colour * (0.62 * direct + 0.40 * second) + ambient * (1.0 * open_))
-    return out + colour * (0.030 * first * tone)
+    out = diffuse * (colour * (0.62 * direct + (0.40 * light["gloss"]) * second) + ambient * (1.0 * open_))
+    return out + colour * (first * tone * (0.042 * light["gloss"]))
 
 
 def light_of_hair(light: dict[str, Tensor], a: dict[str, Tensor]) -> dict[str, Tensor]:
     """The light with the hair's own colour, for `shade` and `shade_scalp`. light: key, half, colour, sky, ground (3, n, 1)."""
-    return {**light, "hair": hair_colour(a)}
+    curly = smooth(0.4, 0.9, a["hair_curl"])
+    return {**light, "hair": hair_colour(a) * (1 - 0.25 * curly), "gloss": 1 - 0.75 * curly}
 
 
 def shade(
@@ -149,8 +157,8 @@ def shade(
     tone = _patterns(u.device)[1].index_select(0, cell.reshape(-1)).view(cell.shape)
     own = seed * 613.0
     own = own - own.floor()
-    tone = tone * (0.86 + 0.28 * own)
-    return _lit(normal, tangent, tone, open_ * (0.8 + 0.2 * t), (own - 0.5) * 0.16 + (tone - 1) * 0.12, light)
+    tone = tone * (0.92 + 0.16 * own)
+    return _lit(normal, tangent, tone, open_, (own - 0.5) * 0.16 + (tone - 1) * 0.12, light)
 
 
 # The scalp
@@ -160,10 +168,12 @@ def scalp_mask(line: Tensor, across: Tensor, along: Tensor, a: dict[str, Tensor]
     """Share of hair over skin (n, P) in [0, 1] and the noise that `shade_scalp` needs, strands and locks (n, P).
 
     line: `scalp_line` at the points (n, P). across, along: `scalp_places`. detail: size of the picture / 256, at most 1."""
-    strands, locks, grain = _noise(across, along)
+    strands, locks, grain, curls = _noise(across, along)
     s = style(a)
-    ragged = (0.020 * strands + 0.010 * grain) * detail + 0.012 * locks
-    soft = 0.055 + 0.03 * s["buzz"] + 0.02 * (1 - detail)
+    stiff = 1 - 0.7 * (s["long"] + s["swept"]).clamp(max=1)
+    ragged = (0.014 * strands + 0.010 * grain) * (detail * stiff) + 0.012 * locks
+    strands = strands + (0.4 * grain + 1.3 * (0.6 - curls.abs()) - strands) * (0.9 * smooth(0.3, 0.75, a["hair_curl"]))
+    soft = 0.045 + 0.035 * s["buzz"] + 0.03 * (1 - detail)
     t = ((line + ragged + 0.25 * soft) / (2 * soft) + 0.5).clamp(0, 1)
     mask = t * t * (3 - 2 * t)
     thin = (0.90 + 0.07 * grain * detail).clamp(0, 1)
@@ -175,7 +185,8 @@ def shade_scalp(
 ) -> Tensor:
     """Linear colour (3, n, P) of the scalp's hair, lit. line, strands and locks (n, P) as in `scalp_mask`."""
     s = style(a)
-    tone = (1 + 0.17 * strands + 0.10 * locks).clamp(0.4, 1.7)
+    curly = smooth(0.4, 0.9, a["hair_curl"])
+    tone = (1 + (0.16 + 0.14 * curly) * strands + 0.10 * locks).clamp(0.3, 1.7)
     open_ = 0.66 + 0.34 * smooth(0.02, 0.28, line)
     open_ = open_ + (0.95 - open_) * s["buzz"]
     return _lit(normal, tangent, tone, open_, 0.05 * locks + 0.05 * strands, light)
