@@ -51,8 +51,8 @@ def _lip(ax: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndarray:
     reach = np.clip(ax / 0.262, 0, 1) ** 2
     seam = 6.612 - 0.32 * ax**2
     bow = -0.016 * _bell((ax / 0.03) ** 2) + 0.005 * _bell(((ax - 0.055) / 0.03) ** 2)
-    upper = seam + (0.074 + bow) * (1 - reach)
-    lower = seam - 0.094 * (1 - reach * (0.9 + 0.1 * reach))
+    upper = seam + (0.077 + bow) * (1 - reach)
+    lower = seam - 0.110 * (1 - reach * (0.9 + 0.1 * reach))
     inside = np.minimum(np.minimum(upper - y, y - lower), (0.262 - ax) * 0.5)
     return np.where(z > 1.2, np.clip(inside, -0.1, 0.1), -0.1)
 
@@ -85,7 +85,7 @@ def _moustache(ax: np.ndarray, y: np.ndarray, z: np.ndarray, lip: np.ndarray) ->
     top = np.interp(ax, [0.0, 0.04, 0.12, 0.24, 0.32], [6.78, 6.81, 6.80, 6.735, 6.66])
     low = np.interp(ax, [0.0, 0.20, 0.27, 0.33], [6.60, 6.60, 6.56, 6.52])
     body = _smooth(0.03, -0.03, y - top) * _smooth(-0.03, 0.03, y - low) * _smooth(0.36, 0.27, ax) * _smooth(1.1, 1.3, z)
-    return body * (1 - 0.35 * _bell((ax / 0.018) ** 2)) * _smooth(0.012, -0.012, lip)
+    return body * (1 - 0.35 * _bell((ax / 0.018) ** 2)) * _smooth(0.0, -0.022, lip)
 
 
 def _creases(ax: np.ndarray, x: np.ndarray, y: np.ndarray, z: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -77,11 +77,11 @@ def _lines(p: Points, m: dict[str, Tensor], z: Numbers, a: Numbers) -> tuple[Ten
     line = deep * depth
     f = m["fold"] * (1 / 0.032)
     groove = bump(f * f)
-    strength = 0.10 + 0.55 * age + 0.30 * a["smile"] * (0.5 + age)
+    strength = 0.10 + 0.55 * age + 0.22 * a["smile"] * (0.4 + age)
     tilt = slope * depth
     push = groove * f * strength
     side = torch.where(p.x > 0, push, -push)
-    return line + 0.40 * groove * strength, side * -0.28, tilt * 0.14 - push * 0.22
+    return line + 0.40 * groove * strength, side * -0.22, tilt * 0.14 - push * 0.17
 
 
 def _marks(p: Points, m: dict[str, Tensor], z: Numbers, grain: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
@@ -180,14 +180,14 @@ def _lit(p: Points, normal: tuple[Tensor, Tensor, Tensor], colour: Tensor, gloss
     h = h * h
     h = h * h
     h = h * h
-    wide = h * h * (0.045 + 0.03 * dark)
-    h = wide * wide
-    sharp = h * h
+    h = h * h
+    wide = h * (0.045 + 0.015 * dark)
+    h = h * h
+    sharp = h * h * (0.10 + 0.05 * dark)
     graze = (1 - nz).clamp_(0, 1)
     graze = graze * graze
     graze = graze * graze
-    tight = sharp * (0.10 / (0.045 + 0.03 * dark) ** 4)
-    glint = (wide + tight * gloss) * gloss * seen * (facing > 0) * (1 + 2 * graze)
+    glint = (wide + sharp * gloss) * gloss * seen * open_ * (facing > 0) * (1 + 2 * graze)
     out.add_(light["key_colour"] * 0.8 * glint)
     out.add_(ambient * (graze * open_).mul_(0.10))
     rim = light["rim"]
@@ -224,16 +224,16 @@ def skin(p: Points, z: Numbers, a: Numbers, light: Numbers, detail: float) -> Te
     colour = _makeup(colour, p, m, z)
     hair = brow_tone(z, a)
     cover, shadow = _beard(m, z, strand, pore, medium)
-    shadow = torch.maximum(shadow, rise(-0.06, 0.08, p.scalp) * (0.42 - 0.30 * a["bald"] + 0.05 * pore))
+    shadow = torch.maximum(shadow, rise(-0.02, 0.12, p.scalp) * ((0.42 - 0.30 * a["bald"] + 0.05 * pore) * (0.3 + 0.7 * a["hair_dark"])))
     colour = colour * (1 - shadow * rgb(0.80, 0.68, 0.60, like=u))
     cover = torch.maximum(cover, _brow(p, z, strand, across, along, pore))
     colour = mix(colour, hair * (0.88 + 0.26 * strand + 0.08 * medium).clamp_(0.35, 1.5), cover)
-    rough = fine * (0.45 + 0.20 * z["texture"].clamp(min=-1) + 0.35 * z["age"] + 0.15 * z["gender"]) * (1 - 0.8 * lip)
+    rough = fine * (0.45 + 0.20 * z["texture"].clamp(min=-1) + 0.35 * z["age"] + 0.15 * z["gender"] - 0.20 * z["tone"]) * (1 - 0.8 * lip)
     nx = p.nx + pore_x * (rough * 0.052) + medium * (rough * 0.012) + right
-    ny = p.ny + pore_y * (rough * 0.052) + wide * (rough * 0.012) + lift + strand * lip * 0.06 * fine
+    ny = p.ny + pore_y * (rough * 0.052) + wide * (rough * 0.012) + lift + strand * lip * (0.03 * fine)
     length = 1 / (nx * nx + ny * ny + p.nz * p.nz).sqrt_()
     normal = (nx * length, ny * length, p.nz * length)
-    gloss = (m["gloss"] + 0.6 * m["rim"] + 0.06 * pore - 0.12 * z["age"]) * (1 - 0.8 * cover - 0.3 * shadow) + lip * (0.25 + 0.4 * z["makeup"])
+    gloss = (m["gloss"] + 0.6 * m["rim"] + 0.06 * pore - 0.12 * z["age"]) * (1 - 0.8 * cover - 0.3 * shadow) + lip * (0.18 + 0.35 * z["makeup"])
     return _lit(p, normal, colour, gloss.clamp_(min=0), 1 - 0.30 * line, light, z)
 
 
