@@ -10,6 +10,7 @@ from .noise import noise
 from .paint import skin_tone
 
 IRIS = linear([(86, 52, 32), (118, 74, 40), (140, 112, 62), (114, 120, 86), (106, 128, 146), (134, 156, 172)])
+ENAMEL = linear([(238, 232, 220), (220, 206, 178)])
 RADIUS = 0.415
 """Radius of the iris, in radii of the ball."""
 
@@ -53,9 +54,7 @@ def _iris(u: Tensor, v: Tensor, r: Tensor, z: Numbers, pupil: Tensor) -> Tensor:
     return colour * (shade.clamp_(min=0.1) * rise(pupil - 0.02, pupil + 0.022, r) + 0.012)
 
 
-def eye(
-    local: Tensor, gaze: Tensor, turn: Tensor, side: int, z: Numbers, a: Numbers, light: Numbers
-) -> Tensor:
+def eye(local: Tensor, gaze: Tensor, turn: Tensor, side: int, z: Numbers, a: Numbers, light: Numbers) -> Tensor:
     """Linear colour (3, n, P) of an eyeball.
 
     local: unit directions (3, n, P) from its centre in the head's frame (y up, z to the front). gaze: unit direction
@@ -69,7 +68,12 @@ def eye(
     inward = local[0] * -side
     veins = noise(local[0] * 1.1 + 0.3 * side, local[1] * 1.1, "medium")
     corner = smooth(0.40, 0.72, inward)
-    pink = corner * 0.9 + rise(0.45, 0.95, r) * 0.18 + 0.05 * veins * rise(0.4, 0.9, r) + 0.20 * smooth(-0.20, -0.31, local[1])
+    pink = (
+        corner * 0.9
+        + rise(0.45, 0.95, r) * 0.18
+        + 0.05 * veins * rise(0.4, 0.9, r)
+        + 0.20 * smooth(-0.20, -0.31, local[1])
+    )
     white = rgb(0.64, 0.605, 0.575, like=r) * (1 - 0.10 * z["age"] - 0.08 * z["tone"])
     white = white * (1 - pink.clamp_(0, 1) * rgb(0.18, 0.52, 0.48, like=r))
     inside = smooth(RADIUS + 0.022, RADIUS - 0.022, r)
@@ -84,7 +88,9 @@ def eye(
     return out + _wet(normal, local, gaze, turn, r, shade, light, ambient)
 
 
-def _wet(normal: Tensor, local: Tensor, gaze: Tensor, turn: Tensor, r: Tensor, shade: Tensor, light: Numbers, ambient: Tensor) -> Tensor:
+def _wet(
+    normal: Tensor, local: Tensor, gaze: Tensor, turn: Tensor, r: Tensor, shade: Tensor, light: Numbers, ambient: Tensor
+) -> Tensor:
     """What the wet surface mirrors: a softbox in the cornea, a faint window beside it, sky."""
     bulge = 0.75 * (r < RADIUS + 0.03)
     ahead = _turned(gaze, turn)
@@ -124,7 +130,7 @@ def teeth(x: Tensor, y: Tensor, z: Tensor, normal: Tensor, traits: Numbers, a: N
     gap = bump(((place - place.round()) * (0.066 / 0.006)).square_())
     upper = y > 6.555
     gum = torch.where(upper, rise(6.705, 6.73, y), rise(6.445, 6.42, y))
-    enamel = ramp(linear([(238, 232, 220), (220, 206, 178)]), 0.2 + 0.6 * traits["age"])
+    enamel = ramp(ENAMEL, 0.2 + 0.6 * traits["age"])
     rgb_gum = rgb(0.42, 0.14, 0.13, like=x) * (1 - 0.45 * traits["tone"])
     colour = enamel + (rgb_gum - enamel) * gum
     shade = (1 - 0.30 * gap) * torch.where(upper, 0.85 + 0.15 * rise(6.70, 6.64, y), 0.78)
