@@ -58,7 +58,7 @@ def hair_tone(a: Numbers) -> Tensor:
 def _pigment(dark: Tensor, warm: Tensor, grey: Tensor) -> Tensor:
     colour = ramp(HAIR, dark) * torch.stack([1 + 0.16 * warm, 1 + 0 * warm, 1 - 0.13 * warm])
     silver = 0.20 + 0.30 * (1 - dark)
-    return colour + (torch.stack([silver, silver, silver * 1.02]) - colour) * (grey * 0.8)
+    return colour + (torch.stack([silver, silver * 0.98, silver * 0.95]) - colour) * (grey * 0.8)
 
 
 def brow_tone(z: Numbers, a: Numbers) -> Tensor:
@@ -99,11 +99,9 @@ def _marks(p: Points, m: dict[str, Tensor], z: Numbers, grain: tuple[Tensor, ...
     brown = m["socket"] * (tired * (0.35 + 0.5 * tone)) + m["bag"] * (0.10 + 0.45 * z["eye_bags"])
     brown = brown + medium * (0.025 + 0.02 * z["texture"] + 0.05 * age) - wide * 0.035 - pore * 0.024
     cheeks = bump(((p.x.abs() - 0.22) * 3.0).square_() + ((p.y - 7.02) * 4.0).square_())
-    brown = (
-        brown
-        + cheeks * spots * (z["freckles"] * 1.1)
-        + blots * rise(-0.2, 1.2, medium + wide) * ((age - 0.45).clamp(min=0) * 0.7 * (0.3 + pale))
-    )
+    brown = brown + cheeks * spots * (z["freckles"] * 1.1)
+    late = (age - 0.45).clamp(min=0) * 0.7 * (0.3 + pale)
+    brown = brown + blots * rise(-0.2, 1.2, medium + wide) * late
     dx, dy = p.x - z["mole_x"], p.y - z["mole_y"]
     near = bump((dx * dx + dy * dy) * (1 / 0.011**2))
     return blood, brown + near * (z["mole"] * 0.75) * (p.z > 0.95)
@@ -165,14 +163,14 @@ def _brow_place(p: Points, z: Numbers) -> tuple[Tensor, Tensor]:
 
 
 def _beard(m: dict[str, Tensor], z: Numbers, strand: Tensor, pore: Tensor, medium: Tensor) -> tuple[Tensor, Tensor]:
-    """Cover 0..1 by hair, and the shadow 0..1 of shaven stubble below it."""
+    """Cover 0..1 by hair, and the shadow 0..1 of roots and shaven stubble below it."""
     full = m["beard"] * z["beard"]
     want = torch.maximum(full, m["moustache"] * z["moustache"])
     loose = want + want * (1.25 - want) * (0.34 * strand + 0.18 * medium + 0.10 * pore)
     cover = smooth(0.10, 0.70, loose) * (0.88 + 0.05 * strand).clamp_(0.5, 0.95)
     grown = torch.maximum(m["beard"], m["moustache"] * 0.9)
     shadow = grown * (z["stubble"] * (0.34 + 0.05 * pore + 0.05 * strand)).clamp(0, 0.6)
-    return cover, shadow
+    return cover, torch.maximum(shadow, want * 0.55)
 
 
 def _lit(
@@ -251,31 +249,25 @@ def skin(p: Points, z: Numbers, a: Numbers, light: Numbers, detail: float) -> Te
     blood, brown = _marks(p, m, z, (pore, spots, medium, wide, blots))
     brown = brown + line * 0.26
     tone = skin_tone(z)
-    colour = tone * (1 - blood * rgb(0.03, 0.24, 0.20, like=u) - brown * rgb(0.42, 0.52, 0.56, like=u)).clamp_(
-        0.03, 1.3
-    )
+    taken = blood * rgb(0.03, 0.24, 0.20, like=u) + brown * rgb(0.42, 0.52, 0.56, like=u)
+    colour = tone * (1 - taken).clamp_(0.03, 1.3)
     colour, lip = _lips(colour, p, m, z, tone, strand)
     colour = _makeup(colour, p, m, z)
     hair = brow_tone(z, a)
     cover, shadow = _beard(m, z, strand, pore, medium)
-    shadow = torch.maximum(
-        shadow, rise(-0.02, 0.12, p.scalp) * ((0.42 - 0.30 * a["bald"] + 0.05 * pore) * (0.3 + 0.7 * a["hair_dark"]))
-    )
+    shaven = (0.42 - 0.30 * a["bald"]) * (0.3 + 0.7 * a["hair_dark"])
+    shadow = torch.maximum(shadow, rise(-0.02, 0.12, p.scalp) * (shaven + 0.04 * pore))
     colour = colour * (1 - shadow * rgb(0.80, 0.68, 0.60, like=u))
     cover = torch.maximum(cover, _brow(p, z, strand, across, along, pore))
     colour = mix(colour, hair * (0.88 + 0.26 * strand + 0.08 * medium).clamp_(0.35, 1.5), cover)
-    rough = (
-        fine
-        * (0.45 + 0.20 * z["texture"].clamp(min=-1) + 0.35 * z["age"] + 0.15 * z["gender"] - 0.20 * z["tone"])
-        * (1 - 0.8 * lip)
-    )
+    coarse = 0.45 + 0.20 * z["texture"].clamp(min=-1) + 0.35 * z["age"] + 0.15 * z["gender"] - 0.20 * z["tone"]
+    rough = (1 - 0.8 * lip) * (fine * coarse)
     nx = p.nx + pore_x * (rough * 0.052) + medium * (rough * 0.012) + right
     ny = p.ny + pore_y * (rough * 0.052) + wide * (rough * 0.012) + lift + strand * lip * (0.03 * fine)
     length = 1 / (nx * nx + ny * ny + p.nz * p.nz).sqrt_()
     normal = (nx * length, ny * length, p.nz * length)
-    gloss = (m["gloss"] + 0.6 * m["rim"] + 0.06 * pore - 0.12 * z["age"]) * (1 - 0.8 * cover - 0.3 * shadow) + lip * (
-        0.18 + 0.35 * z["makeup"]
-    )
+    gloss = m["gloss"] + 0.6 * m["rim"] + 0.06 * pore - 0.12 * z["age"]
+    gloss = gloss * (1 - 0.8 * cover - 0.3 * shadow) + lip * (0.18 + 0.35 * z["makeup"])
     return _lit(p, normal, colour, gloss.clamp_(min=0), 1 - 0.30 * line, light, z)
 
 
