@@ -7,6 +7,7 @@ torch computes the tail of an array by other code than its body. Only operations
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -30,9 +31,14 @@ def smooth(a: float | Tensor, b: float | Tensor, x: Tensor) -> Tensor:
     return (t * -2).add_(3).mul_(t).mul_(t)
 
 
+@lru_cache(maxsize=256)
+def _constant(channels: tuple[float, ...], device: torch.device) -> Tensor:
+    return torch.tensor(channels, dtype=torch.float32, device=device).reshape(3, 1, 1)
+
+
 def rgb(*channels: float, like: Tensor) -> Tensor:
-    """Three numbers to a colour (3, 1, 1)."""
-    return torch.tensor(channels, dtype=torch.float32, device=like.device).reshape(3, 1, 1)
+    """Three numbers to a constant colour (3, 1, 1) on the device of `like`. It is shared: never write into it."""
+    return _constant(channels, like.device)
 
 
 def linear(colours: Sequence[tuple[float, float, float]]) -> Tensor:

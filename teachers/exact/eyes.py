@@ -7,8 +7,10 @@ from torch import Tensor
 
 from .curves import bump, linear, ramp, rgb, rise, smooth
 from .noise import noise
+from .paint import skin_tone
 
 IRIS = linear([(86, 52, 32), (118, 74, 40), (140, 112, 62), (114, 120, 86), (106, 128, 146), (134, 156, 172)])
+ENAMEL = linear([(238, 232, 220), (220, 206, 178)])
 RADIUS = 0.415
 """Radius of the iris, in radii of the ball."""
 
@@ -52,9 +54,7 @@ def _iris(u: Tensor, v: Tensor, r: Tensor, z: Numbers, pupil: Tensor) -> Tensor:
     return colour * (shade.clamp_(min=0.1) * rise(pupil - 0.02, pupil + 0.022, r) + 0.012)
 
 
-def eye(
-    local: Tensor, gaze: Tensor, turn: Tensor, side: int, z: Numbers, a: Numbers, light: Numbers
-) -> Tensor:
+def eye(local: Tensor, gaze: Tensor, turn: Tensor, side: int, z: Numbers, a: Numbers, light: Numbers) -> Tensor:
     """Linear colour (3, n, P) of an eyeball.
 
     local: unit directions (3, n, P) from its centre in the head's frame (y up, z to the front). gaze: unit direction
@@ -68,7 +68,12 @@ def eye(
     inward = local[0] * -side
     veins = noise(local[0] * 1.1 + 0.3 * side, local[1] * 1.1, "medium")
     corner = smooth(0.40, 0.72, inward)
-    pink = corner * 0.9 + rise(0.45, 0.95, r) * 0.18 + 0.05 * veins * rise(0.4, 0.9, r) + 0.20 * smooth(-0.20, -0.31, local[1])
+    pink = (
+        corner * 0.9
+        + rise(0.45, 0.95, r) * 0.18
+        + 0.05 * veins * rise(0.4, 0.9, r)
+        + 0.20 * smooth(-0.20, -0.31, local[1])
+    )
     white = rgb(0.64, 0.605, 0.575, like=r) * (1 - 0.10 * z["age"] - 0.08 * z["tone"])
     white = white * (1 - pink.clamp_(0, 1) * rgb(0.18, 0.52, 0.48, like=r))
     inside = smooth(RADIUS + 0.022, RADIUS - 0.022, r)
@@ -83,7 +88,9 @@ def eye(
     return out + _wet(normal, local, gaze, turn, r, shade, light, ambient)
 
 
-def _wet(normal: Tensor, local: Tensor, gaze: Tensor, turn: Tensor, r: Tensor, shade: Tensor, light: Numbers, ambient: Tensor) -> Tensor:
+def _wet(
+    normal: Tensor, local: Tensor, gaze: Tensor, turn: Tensor, r: Tensor, shade: Tensor, light: Numbers, ambient: Tensor
+) -> Tensor:
     """What the wet surface mirrors: a softbox in the cornea, a faint window beside it, sky."""
     bulge = 0.75 * (r < RADIUS + 0.03)
     ahead = _turned(gaze, turn)
@@ -95,36 +102,38 @@ def _wet(normal: Tensor, local: Tensor, gaze: Tensor, turn: Tensor, r: Tensor, s
     x, y, depth = light["key"]
     fill = torch.stack([-x, 0.4 * y, depth + 0.35])
     fill = fill / _dot(fill, fill).sqrt()
-    box = box + _window(mirror, fill, 0.16, 0.14) * 0.06
+    box = box + _window(mirror, fill, 0.16, 0.14) * 0.11
     sky = (0.025 + 0.06 * rise(0.0, 0.6, mirror[1])) * shade
     lit = box * rise(0.36, 0.24, local[1])
     return light["key_colour"] * lit + ambient * sky
 
 
 def lash_colour(z: Numbers) -> Tensor:
-    """Colour (3, n, 1) of the lashes: dark brown, black with make-up or dark brows."""
+    """Colour (3, n, 1) of the lashes: dark brown, black with make-up; thin ones let the skin's shade through."""
     depth = (1 - 0.6 * z["makeup"]) * (1 - 0.6 * z["brow_dark"])
-    return torch.stack([0.012 + 0.075 * depth, 0.010 + 0.048 * depth, 0.010 + 0.032 * depth])
+    hair = torch.stack([0.012 + 0.06 * depth, 0.010 + 0.04 * depth, 0.010 + 0.026 * depth])
+    dense = (0.35 + 0.45 * z["lashes"] + 0.4 * z["makeup"]).clamp(0, 1)
+    return hair + (skin_tone(z) * 0.22 - hair) * (1 - dense)
 
 
 def _mouth_light(x: Tensor, y: Tensor, z: Tensor, normal: Tensor, light: Numbers) -> Tensor:
     """Light (3, n, P) inside the mouth: it fades backwards and towards the corners."""
-    deep = smooth(1.00, 1.42, z) * (1 - 0.70 * smooth(0.10, 0.30, x.abs())) + 0.05
+    deep = smooth(1.00, 1.42, z) * (1 - 0.60 * smooth(0.10, 0.30, x.abs())) + 0.06
     facing = (_dot(normal, light["key"]) + 0.3).clamp_(0, 1.3)
     ambient = light["ground"] + (light["sky"] - light["ground"]) * (0.5 + 0.5 * normal[1])
-    return (light["key_colour"] * 0.34 * facing + ambient * 0.60) * deep
+    return (light["key_colour"] * 0.36 * facing + ambient * 0.72) * deep
 
 
 def teeth(x: Tensor, y: Tensor, z: Tensor, normal: Tensor, traits: Numbers, a: Numbers, light: Numbers) -> Tensor:
     """Linear colour (3, n, P) at rest positions x, y, z (n, P), dm, and unit normals (3, n, P) in view space."""
     place = x.abs() * (1 / 0.066)
     gap = bump(((place - place.round()) * (0.066 / 0.006)).square_())
-    upper = y > 6.612
-    gum = torch.where(upper, rise(6.735, 6.755, y), rise(6.515, 6.495, y))
-    enamel = ramp(linear([(232, 224, 206), (214, 198, 166)]), 0.2 + 0.6 * traits["age"])
+    upper = y > 6.555
+    gum = torch.where(upper, rise(6.705, 6.73, y), rise(6.445, 6.42, y))
+    enamel = ramp(ENAMEL, 0.2 + 0.6 * traits["age"])
     rgb_gum = rgb(0.42, 0.14, 0.13, like=x) * (1 - 0.45 * traits["tone"])
     colour = enamel + (rgb_gum - enamel) * gum
-    shade = (1 - 0.30 * gap) * torch.where(upper, 0.72 + 0.28 * rise(6.72, 6.67, y), 0.68)
+    shade = (1 - 0.30 * gap) * torch.where(upper, 0.85 + 0.15 * rise(6.70, 6.64, y), 0.78)
     lit = _mouth_light(x, y, z, normal, light) * shade
     h = _dot(normal, light["half"]).clamp_(0, 1)
     h = h * h
@@ -138,7 +147,7 @@ def tongue(x: Tensor, y: Tensor, z: Tensor, normal: Tensor, traits: Numbers, a: 
     """Linear colour (3, n, P) of the tongue, arguments as of teeth()."""
     bumps = noise(x * 2.2, z * 2.2, "medium")
     furrow = bump((x * (1 / 0.03)).square_())
-    colour = rgb(0.42, 0.155, 0.145, like=x) * (0.9 + 0.07 * bumps - 0.18 * furrow)
+    colour = rgb(0.30, 0.105, 0.10, like=x) * (0.9 + 0.07 * bumps - 0.18 * furrow)
     lit = _mouth_light(x, y, z, normal, light)
     h = _dot(normal, light["half"]).clamp_(0, 1)
     h = h * h

@@ -51,8 +51,8 @@ def _lip(ax: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndarray:
     reach = np.clip(ax / 0.262, 0, 1) ** 2
     seam = 6.612 - 0.32 * ax**2
     bow = -0.016 * _bell((ax / 0.03) ** 2) + 0.005 * _bell(((ax - 0.055) / 0.03) ** 2)
-    upper = seam + (0.074 + bow) * (1 - reach)
-    lower = seam - 0.094 * (1 - reach * (0.9 + 0.1 * reach))
+    upper = seam + (0.077 + bow) * (1 - reach)
+    lower = seam - 0.110 * (1 - reach * (0.9 + 0.1 * reach))
     inside = np.minimum(np.minimum(upper - y, y - lower), (0.262 - ax) * 0.5)
     return np.where(z > 1.2, np.clip(inside, -0.1, 0.1), -0.1)
 
@@ -74,7 +74,9 @@ def _fold(ax: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndarray:
 
 def _beard(ax: np.ndarray, y: np.ndarray, z: np.ndarray, lip: np.ndarray) -> np.ndarray:
     """A line from the ear to the corner of the mouth bounds it above, the neck below."""
-    line = np.interp(ax, [0.0, 0.16, 0.24, 0.30, 0.45, 0.58, 0.66, 0.72], [6.46, 6.48, 6.58, 6.63, 6.62, 6.72, 6.98, 7.40])
+    line = np.interp(
+        ax, [0.0, 0.16, 0.24, 0.30, 0.45, 0.58, 0.66, 0.72], [6.46, 6.48, 6.58, 6.63, 6.62, 6.72, 6.98, 7.40]
+    )
     above = _smooth(0.09, -0.07, y - line) * _smooth(6.02, 6.30, y + 0.25 * (z - 1) - 0.12 * ax)
     side = _smooth(0.36, 0.55, z) * (1 - _smooth(0.67, 0.72, ax) * _smooth(0.72, 0.60, z) * _smooth(6.68, 6.76, y))
     patch = _bell((ax / 0.05) ** 2) * _smooth(6.40, 6.46, y) * _smooth(6.53, 6.50, y) * 0.7
@@ -84,8 +86,10 @@ def _beard(ax: np.ndarray, y: np.ndarray, z: np.ndarray, lip: np.ndarray) -> np.
 def _moustache(ax: np.ndarray, y: np.ndarray, z: np.ndarray, lip: np.ndarray) -> np.ndarray:
     top = np.interp(ax, [0.0, 0.04, 0.12, 0.24, 0.32], [6.78, 6.81, 6.80, 6.735, 6.66])
     low = np.interp(ax, [0.0, 0.20, 0.27, 0.33], [6.60, 6.60, 6.56, 6.52])
-    body = _smooth(0.03, -0.03, y - top) * _smooth(-0.03, 0.03, y - low) * _smooth(0.36, 0.27, ax) * _smooth(1.1, 1.3, z)
-    return body * (1 - 0.35 * _bell((ax / 0.018) ** 2)) * _smooth(0.012, -0.012, lip)
+    body = (
+        _smooth(0.03, -0.03, y - top) * _smooth(-0.03, 0.03, y - low) * _smooth(0.36, 0.27, ax) * _smooth(1.1, 1.3, z)
+    )
+    return body * (1 - 0.35 * _bell((ax / 0.018) ** 2)) * _smooth(0.0, -0.022, lip)
 
 
 def _creases(ax: np.ndarray, x: np.ndarray, y: np.ndarray, z: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -108,10 +112,22 @@ def _creases(ax: np.ndarray, x: np.ndarray, y: np.ndarray, z: np.ndarray) -> tup
     depths = {
         "forehead": _smooth(7.56, 7.66, y) * _smooth(7.99, 7.86, y) * _smooth(0.68, 0.40, ax) * front,
         "neck": _smooth(6.25, 6.05, y) * _smooth(0.75, 0.5, ax) * _smooth(0.2, 0.6, z) * 0.7,
-        "mouth": _smooth(6.655, 6.69, y) * _smooth(6.80, 6.73, y) * _smooth(0.24, 0.18, ax) * _smooth(1.2, 1.35, z) * 0.45,
+        "mouth": _smooth(6.655, 6.69, y)
+        * _smooth(6.80, 6.73, y)
+        * _smooth(0.24, 0.18, ax)
+        * _smooth(1.2, 1.35, z)
+        * 0.45,
         "frown": _smooth(0.14, 0.08, ax) * _smooth(7.34, 7.40, y) * _smooth(7.51, 7.45, y) * front * 0.55,
-        "crow": _smooth(0.06, 0.11, radius) * _smooth(0.36, 0.18, radius) * _smooth(1.0, 0.5, np.abs(turn)) * _smooth(0.17, 0.11, ey),
-        "under": _smooth(0.15, 0.19, below) * _smooth(0.36, 0.24, below) * _smooth(-0.05, -0.10, ey) * _smooth(0.08, 0.0, ex) * _smooth(-0.12, -0.05, ex) * 0.55,
+        "crow": _smooth(0.06, 0.11, radius)
+        * _smooth(0.36, 0.18, radius)
+        * _smooth(1.0, 0.5, np.abs(turn))
+        * _smooth(0.17, 0.11, ey),
+        "under": _smooth(0.15, 0.19, below)
+        * _smooth(0.36, 0.24, below)
+        * _smooth(-0.05, -0.10, ey)
+        * _smooth(0.08, 0.0, ex)
+        * _smooth(-0.12, -0.05, ex)
+        * 0.55,
     }
     along = {
         "forehead": angle * 0.55,

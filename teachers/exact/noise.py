@@ -31,7 +31,11 @@ def _spots(rng: np.random.Generator) -> np.ndarray:
     y, x = np.mgrid[:SIZE, :SIZE]
     field = np.zeros((SIZE, SIZE))
     for cx, cy, size, depth in zip(
-        rng.uniform(0, SIZE, 260), rng.uniform(0, SIZE, 260), rng.uniform(1.5, 4, 260), rng.uniform(0.3, 1, 260), strict=True
+        rng.uniform(0, SIZE, 260),
+        rng.uniform(0, SIZE, 260),
+        rng.uniform(1.5, 4, 260),
+        rng.uniform(0.3, 1, 260),
+        strict=True,
     ):
         dx, dy = (x - cx + SIZE / 2) % SIZE - SIZE / 2, (y - cy + SIZE / 2) % SIZE - SIZE / 2
         field = np.maximum(field, depth * np.exp(-(((dx**2 + dy**2) / size**2) ** 1.5)))
@@ -58,7 +62,9 @@ def _iris(rng: np.random.Generator) -> np.ndarray:
     field = np.zeros((SIZE, SIZE))
     for k, weight in ((9, 0.5), (17, 0.7), (31, 1.0), (47, 0.8)):
         bend = rng.uniform(-1, 1, 3)
-        field += weight * np.sin(k * angle + rng.uniform(0, 6.28) + 2 * bend[0] * radius + 2 * np.sin(3 * angle + bend[1]))
+        field += weight * np.sin(
+            k * angle + rng.uniform(0, 6.28) + 2 * bend[0] * radius + 2 * np.sin(3 * angle + bend[1])
+        )
     field = field * (0.4 + 0.6 * np.clip(radius * 1.5, 0, 1)) + 0.5 * _blurred(rng, 5, 5)
     return (field - field.mean()) / field.std()
 

@@ -16,7 +16,7 @@ from .curves import bump, hue, linear, mix, ramp, rgb, rise, smooth
 from .masks import MASKS
 from .noise import noise
 
-SKIN = linear([(240, 208, 192), (227, 187, 166), (205, 161, 135), (171, 125, 97), (127, 87, 66), (82, 57, 47)])
+SKIN = linear([(233, 199, 181), (221, 181, 159), (200, 156, 130), (168, 122, 95), (126, 86, 66), (84, 58, 48)])
 HAIR = linear([(206, 176, 130), (164, 126, 84), (120, 80, 48), (78, 51, 34), (46, 33, 26), (26, 23, 22)])
 
 Numbers = dict[str, Tensor]
@@ -58,13 +58,17 @@ def hair_tone(a: Numbers) -> Tensor:
 def _pigment(dark: Tensor, warm: Tensor, grey: Tensor) -> Tensor:
     colour = ramp(HAIR, dark) * torch.stack([1 + 0.16 * warm, 1 + 0 * warm, 1 - 0.13 * warm])
     silver = 0.20 + 0.30 * (1 - dark)
-    return colour + (torch.stack([silver, silver, silver * 1.02]) - colour) * (grey * 0.8)
+    return colour + (torch.stack([silver, silver * 0.98, silver * 0.95]) - colour) * (grey * 0.8)
 
 
 def brow_tone(z: Numbers, a: Numbers) -> Tensor:
     """Colour (3, n, 1) of brows and beard: half the person's own, half the hair's, so that they never clash."""
     dark = 0.5 * (0.25 + 0.72 * z["brow_dark"]) + 0.5 * a["hair_dark"].clamp(min=0.15)
-    return _pigment(dark.clamp(0, 1), 0.5 * (z["brow_warm"] + a["hair_warm"]), a["hair_grey"] * 0.6 + 0.5 * (z["age"] - 0.5).clamp(min=0))
+    return _pigment(
+        dark.clamp(0, 1),
+        0.5 * (z["brow_warm"] + a["hair_warm"]),
+        a["hair_grey"] * 0.6 + 0.5 * (z["age"] - 0.5).clamp(min=0),
+    )
 
 
 def _lines(p: Points, m: dict[str, Tensor], z: Numbers, a: Numbers) -> tuple[Tensor, Tensor, Tensor]:
@@ -77,11 +81,11 @@ def _lines(p: Points, m: dict[str, Tensor], z: Numbers, a: Numbers) -> tuple[Ten
     line = deep * depth
     f = m["fold"] * (1 / 0.032)
     groove = bump(f * f)
-    strength = 0.10 + 0.55 * age + 0.30 * a["smile"] * (0.5 + age)
+    strength = 0.10 + 0.55 * age + 0.22 * a["smile"] * (0.4 + age)
     tilt = slope * depth
     push = groove * f * strength
     side = torch.where(p.x > 0, push, -push)
-    return line + 0.40 * groove * strength, side * -0.28, tilt * 0.14 - push * 0.22
+    return line + 0.40 * groove * strength, side * -0.22, tilt * 0.14 - push * 0.17
 
 
 def _marks(p: Points, m: dict[str, Tensor], z: Numbers, grain: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
@@ -95,7 +99,9 @@ def _marks(p: Points, m: dict[str, Tensor], z: Numbers, grain: tuple[Tensor, ...
     brown = m["socket"] * (tired * (0.35 + 0.5 * tone)) + m["bag"] * (0.10 + 0.45 * z["eye_bags"])
     brown = brown + medium * (0.025 + 0.02 * z["texture"] + 0.05 * age) - wide * 0.035 - pore * 0.024
     cheeks = bump(((p.x.abs() - 0.22) * 3.0).square_() + ((p.y - 7.02) * 4.0).square_())
-    brown = brown + cheeks * spots * (z["freckles"] * 1.1) + blots * rise(-0.2, 1.2, medium + wide) * ((age - 0.45).clamp(min=0) * 0.7 * (0.3 + pale))
+    brown = brown + cheeks * spots * (z["freckles"] * 1.1)
+    late = (age - 0.45).clamp(min=0) * 0.7 * (0.3 + pale)
+    brown = brown + blots * rise(-0.2, 1.2, medium + wide) * late
     dx, dy = p.x - z["mole_x"], p.y - z["mole_y"]
     near = bump((dx * dx + dy * dy) * (1 / 0.011**2))
     return blood, brown + near * (z["mole"] * 0.75) * (p.z > 0.95)
@@ -105,7 +111,13 @@ def _lip_tone(z: Numbers, tone: Tensor) -> Tensor:
     """Colour (3, n, 1) of the lips: the skin's own tone with more blood; lipstick where the make-up is strong."""
     h, dark = z["lip_hue"], z["lip_dark"]
     deep = z["tone"]
-    own = tone * torch.stack([0.96 - 0.14 * dark - 0.12 * deep, 0.55 + 0.04 * h + 0.10 * deep - 0.08 * dark, 0.58 + 0.05 * h + 0.08 * deep - 0.10 * dark])
+    own = tone * torch.stack(
+        [
+            0.96 - 0.14 * dark - 0.12 * deep,
+            0.55 + 0.04 * h + 0.10 * deep - 0.08 * dark,
+            0.58 + 0.05 * h + 0.08 * deep - 0.10 * dark,
+        ]
+    )
     pinker = torch.stack([0.34 + 0 * h, 0.13 + 0.01 * h, 0.115 + 0.01 * h])
     own = own + (pinker - own) * (0.30 - 0.12 * deep)
     stick = hue(0.978 + 0.013 * h + 0 * dark, 0.62 + 0.12 * dark, 0.72 - 0.20 * dark - 0.14 * deep)
@@ -113,7 +125,9 @@ def _lip_tone(z: Numbers, tone: Tensor) -> Tensor:
     return own + (stick - own) * worn
 
 
-def _lips(colour: Tensor, p: Points, m: dict[str, Tensor], z: Numbers, tone: Tensor, strand: Tensor) -> tuple[Tensor, Tensor]:
+def _lips(
+    colour: Tensor, p: Points, m: dict[str, Tensor], z: Numbers, tone: Tensor, strand: Tensor
+) -> tuple[Tensor, Tensor]:
     """The colour with lips and cavity of the mouth, and the share of the lips (n, P)."""
     edge = m["lip"] + 0.0022 * strand - 0.010 * z["age"]
     lip = smooth(-0.012, 0.020, edge)
@@ -129,7 +143,11 @@ def _lips(colour: Tensor, p: Points, m: dict[str, Tensor], z: Numbers, tone: Ten
 
 def _brow(p: Points, z: Numbers, strand: Tensor, across: Tensor, along: Tensor, pore: Tensor) -> Tensor:
     """Cover 0..1 of the eyebrow; across: place over the brow's middle, dm; along: 0 inner .. 1 outer end."""
-    width = (0.031 + 0.009 * z["brow_thickness"]) * (1 - 0.60 * rise(0.35, 1.05, along)) * (0.72 + 0.28 * rise(-0.08, 0.18, along))
+    width = (
+        (0.031 + 0.009 * z["brow_thickness"])
+        * (1 - 0.60 * rise(0.35, 1.05, along))
+        * (0.72 + 0.28 * rise(-0.08, 0.18, along))
+    )
     far = (across / width).abs() + 0.22 * strand + 0.08 * pore
     body = rise(1.35, 0.35, far) * rise(-0.10, 0.16, along + 0.04 * strand) * rise(1.08, 0.80, along + 0.03 * strand)
     thick = 0.76 + 0.12 * z["brow_thickness"]
@@ -145,17 +163,25 @@ def _brow_place(p: Points, z: Numbers) -> tuple[Tensor, Tensor]:
 
 
 def _beard(m: dict[str, Tensor], z: Numbers, strand: Tensor, pore: Tensor, medium: Tensor) -> tuple[Tensor, Tensor]:
-    """Cover 0..1 by hair, and the shadow 0..1 of shaven stubble below it."""
+    """Cover 0..1 by hair, and the shadow 0..1 of roots and shaven stubble below it."""
     full = m["beard"] * z["beard"]
     want = torch.maximum(full, m["moustache"] * z["moustache"])
     loose = want + want * (1.25 - want) * (0.34 * strand + 0.18 * medium + 0.10 * pore)
     cover = smooth(0.10, 0.70, loose) * (0.88 + 0.05 * strand).clamp_(0.5, 0.95)
     grown = torch.maximum(m["beard"], m["moustache"] * 0.9)
     shadow = grown * (z["stubble"] * (0.34 + 0.05 * pore + 0.05 * strand)).clamp(0, 0.6)
-    return cover, shadow
+    return cover, torch.maximum(shadow, want * 0.55)
 
 
-def _lit(p: Points, normal: tuple[Tensor, Tensor, Tensor], colour: Tensor, gloss: Tensor, pit: Tensor, light: Numbers, z: Numbers) -> Tensor:
+def _lit(
+    p: Points,
+    normal: tuple[Tensor, Tensor, Tensor],
+    colour: Tensor,
+    gloss: Tensor,
+    pit: Tensor,
+    light: Numbers,
+    z: Numbers,
+) -> Tensor:
     """Wrapped diffuse light with red bleeding into the shadow, ambient light, two highlights, rim light."""
     nx, ny, nz = normal
     key, half = light["key"], light["half"]
@@ -180,14 +206,14 @@ def _lit(p: Points, normal: tuple[Tensor, Tensor, Tensor], colour: Tensor, gloss
     h = h * h
     h = h * h
     h = h * h
-    wide = h * h * (0.045 + 0.03 * dark)
-    h = wide * wide
-    sharp = h * h
+    h = h * h
+    wide = h * (0.045 + 0.015 * dark)
+    h = h * h
+    sharp = h * h * (0.10 + 0.05 * dark)
     graze = (1 - nz).clamp_(0, 1)
     graze = graze * graze
     graze = graze * graze
-    tight = sharp * (0.10 / (0.045 + 0.03 * dark) ** 4)
-    glint = (wide + tight * gloss) * gloss * seen * (facing > 0) * (1 + 2 * graze)
+    glint = (wide + sharp * gloss) * gloss * seen * open_ * (facing > 0) * (1 + 2 * graze)
     out.add_(light["key_colour"] * 0.8 * glint)
     out.add_(ambient * (graze * open_).mul_(0.10))
     rim = light["rim"]
@@ -213,27 +239,35 @@ def skin(p: Points, z: Numbers, a: Numbers, light: Numbers, detail: float) -> Te
     across, along = _brow_place(p, z)
     high = p.y > 7.2
     shear = p.x.abs() + across * 1.2 * (1 - along.clamp(0, 1.2) * 1.6)
-    strand = noise(torch.where(high, shear * 2.9, u * 2.9 + medium * 0.012), torch.where(high, across * 0.8 + along * 0.5, p.y * 2.4), "streak")
+    strand = noise(
+        torch.where(high, shear * 2.9, u * 2.9 + medium * 0.012),
+        torch.where(high, across * 0.8 + along * 0.5, p.y * 2.4),
+        "streak",
+    )
     pore = pore * fine
     line, right, lift = _lines(p, m, z, a)
     blood, brown = _marks(p, m, z, (pore, spots, medium, wide, blots))
     brown = brown + line * 0.26
     tone = skin_tone(z)
-    colour = tone * (1 - blood * rgb(0.03, 0.24, 0.20, like=u) - brown * rgb(0.42, 0.52, 0.56, like=u)).clamp_(0.03, 1.3)
+    taken = blood * rgb(0.03, 0.24, 0.20, like=u) + brown * rgb(0.42, 0.52, 0.56, like=u)
+    colour = tone * (1 - taken).clamp_(0.03, 1.3)
     colour, lip = _lips(colour, p, m, z, tone, strand)
     colour = _makeup(colour, p, m, z)
     hair = brow_tone(z, a)
     cover, shadow = _beard(m, z, strand, pore, medium)
-    shadow = torch.maximum(shadow, rise(-0.06, 0.08, p.scalp) * (0.42 - 0.30 * a["bald"] + 0.05 * pore))
+    shaven = (0.42 - 0.30 * a["bald"]) * (0.3 + 0.7 * a["hair_dark"])
+    shadow = torch.maximum(shadow, rise(-0.02, 0.12, p.scalp) * (shaven + 0.04 * pore))
     colour = colour * (1 - shadow * rgb(0.80, 0.68, 0.60, like=u))
     cover = torch.maximum(cover, _brow(p, z, strand, across, along, pore))
     colour = mix(colour, hair * (0.88 + 0.26 * strand + 0.08 * medium).clamp_(0.35, 1.5), cover)
-    rough = fine * (0.45 + 0.20 * z["texture"].clamp(min=-1) + 0.35 * z["age"] + 0.15 * z["gender"]) * (1 - 0.8 * lip)
+    coarse = 0.45 + 0.20 * z["texture"].clamp(min=-1) + 0.35 * z["age"] + 0.15 * z["gender"] - 0.20 * z["tone"]
+    rough = (1 - 0.8 * lip) * (fine * coarse)
     nx = p.nx + pore_x * (rough * 0.052) + medium * (rough * 0.012) + right
-    ny = p.ny + pore_y * (rough * 0.052) + wide * (rough * 0.012) + lift + strand * lip * 0.06 * fine
+    ny = p.ny + pore_y * (rough * 0.052) + wide * (rough * 0.012) + lift + strand * lip * (0.03 * fine)
     length = 1 / (nx * nx + ny * ny + p.nz * p.nz).sqrt_()
     normal = (nx * length, ny * length, p.nz * length)
-    gloss = (m["gloss"] + 0.6 * m["rim"] + 0.06 * pore - 0.12 * z["age"]) * (1 - 0.8 * cover - 0.3 * shadow) + lip * (0.25 + 0.4 * z["makeup"])
+    gloss = m["gloss"] + 0.6 * m["rim"] + 0.06 * pore - 0.12 * z["age"]
+    gloss = gloss * (1 - 0.8 * cover - 0.3 * shadow) + lip * (0.18 + 0.35 * z["makeup"])
     return _lit(p, normal, colour, gloss.clamp_(min=0), 1 - 0.30 * line, light, z)
 
 
