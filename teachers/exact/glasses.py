@@ -219,7 +219,9 @@ def glasses(vertices: Tensor, eyes: Tensor, a: dict[str, Tensor], where: Fit) ->
         lens.append(torch.stack([torch.cat([m, e], 1) for m, e in zip(middle, edge, strict=True)], 2))
     points = torch.cat([*(p for p, _ in parts), *lens], 1)
     bulge = torch.cat([torch.zeros_like(outline[:, :1]), outline], 1) * 0.75
-    dome = [_unit(torch.stack([s * bulge[..., 0], bulge[..., 1] + TILT * -0.5, 1 + 0 * bulge[..., 0]], 2)) for s in (1, -1)]
+    dome = [
+        _unit(torch.stack([s * bulge[..., 0], bulge[..., 1] + TILT * -0.5, 1 + 0 * bulge[..., 0]], 2)) for s in (1, -1)
+    ]
     return Glasses(points, torch.cat([*(_unit(m) for _, m in parts), *dome], 1))
 
 
@@ -261,7 +263,9 @@ def frame_colour(a: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
     return mix(wire, acetate, thick), (1 - thick) * (1 - 0.6 * smooth(0.35, 0.65, dark))
 
 
-def lens(nx: Tensor, ny: Tensor, nz: Tensor, height: Tensor, light: Tensor, a: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+def lens(
+    nx: Tensor, ny: Tensor, nz: Tensor, height: Tensor, light: Tensor, a: dict[str, Tensor]
+) -> tuple[Tensor, Tensor]:
     """Colour (3, n, P) of lenses and its share (n, P) over what is behind. nx, ny, nz: unit normals of the view (n, P);
     height: of HEIGHT, (n, P); light: (3, n, 1), towards the key light, of the view.
 

@@ -87,4 +87,6 @@ def cloth(x: Tensor, y: Tensor, z: Tensor, a: dict[str, Tensor]) -> tuple[Tensor
     colour = mix(plain, other, striped * 0.8) * shade
     shadow = smooth(-0.10, 0.0, inside) * 0.38
     worn = smooth(-0.007, 0.007, inside)
-    return torch.maximum(shadow, worn), colour * worn + hue(0.02 + 0 * value, 0.6 + 0 * value, 0.18 + 0 * value) * (1 - worn)
+    return torch.maximum(shadow, worn), colour * worn + hue(0.02 + 0 * value, 0.6 + 0 * value, 0.18 + 0 * value) * (
+        1 - worn
+    )
