@@ -73,7 +73,7 @@ def cap(device: torch.device) -> tuple[Tensor, Tensor]:
 def scalp(device: torch.device) -> hair.Scalp:
     """The tables of the hair."""
     t = mesh.tables(torch.device("cpu"))
-    return hair.scalp(t.rest, t.faces[mesh.BODY], t.ears).to(device)
+    return hair.scalp(t.rest, t.faces[mesh.BODY]).to(device)
 
 
 @lru_cache

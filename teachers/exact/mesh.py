@@ -25,7 +25,6 @@ BODY, EYE, TEETH, TONGUE, LASH = range(5)  # parts of the data file
 THOUSANDTHS = 1000
 WEIGHT_BITS = 16  # weights of shapes are multiples of 2 ** -16
 MOUTH_CORNERS = ((0.252, 6.612, 1.36), (-0.252, 6.612, 1.36))
-EAR_MOVES = 0.06  # dm: vertices that a slider of the ears moves by more are those of the ears
 NOSE_TIP = (0.0, 6.91, 1.68)
 
 
@@ -54,7 +53,6 @@ class Tables:
     lash_root: Tensor
     lashes: Tensor
     inner: dict[int, Tensor]
-    ears: Tensor
     is_body: Tensor
     masks: Tensor
     rest_rows: Tensor
@@ -91,11 +89,6 @@ def tables(device: torch.device) -> Tables:
     root = body[np.square(rest[lashes][:, None] - rest[body][None]).sum(2).argmin(1)]
     turning = _smooth((rest[:, 1] + 0.45 * (rest[:, 2] - 0.3) - 5.35) / 1.0)
     turning[np.setdiff1d(np.arange(len(rest)), body)] = 1
-    ears = np.zeros(len(rest), bool)
-    for name, shape in zip(names, dense, strict=True):
-        if name.startswith(("loc:l-ear-", "loc:r-ear-")):
-            ears |= np.linalg.norm(shape, axis=1) > EAR_MOVES * THOUSANDTHS
-    ears &= np.abs(rest[:, 0]) > 0.6
     is_action = [name.startswith("act:") for name in shapes]
     stack = np.stack(centres, -1).transpose(1, 0, 2).reshape(-1, len(shapes))  # (3 * (V + 2), K)
 
@@ -129,7 +122,6 @@ def tables(device: torch.device) -> Tables:
         lash_root=put(root, torch.int64),
         lashes=put(lashes, torch.int64),
         inner={part: put(np.unique(faces[parts == part]), torch.int64) for part in (TEETH, TONGUE)},
-        ears=put(ears, torch.bool),
         is_body=put(np.isin(np.arange(len(rest)), body)),
         rest_rows=put(rest.T),
         inner_face=put(inner),

@@ -20,6 +20,7 @@ from .noise import noise
 
 VERSION = 2  # of the pictures: increase it when any pixel changes, and train the networks of the benchmark again
 CHUNK_PIXELS, CHUNK_PIXELS_GPU = 160_000, 4_000_000  # drawn at once; the arrays of a chunk fit in a CPU's cache
+OPAQUE = 0.999  # share of an object from which on it hides a pixel
 SMALLEST, LARGEST = 16, 1024
 OUTPUTS = ("depth", "normals", "correspondence", "segmentation")
 
@@ -83,7 +84,7 @@ def occluder_mask(attributes: Tensor, size: int) -> Tensor:
     Glasses do not count: their lenses show the face. Raises ValueError on attributes of another shape.
     """
     _check_numbers("attributes", attributes, ATTRIBUTES)
-    return held.opaque(_named(attributes.float()), size)
+    return _held(_named(attributes.float()), size)[1] > OPAQUE
 
 
 def _check_numbers(name: str, numbers: Tensor, names: tuple[str, ...]) -> None:
@@ -124,14 +125,27 @@ def _draw(identity: Tensor, attributes: Tensor, size: int, extra: Collection[str
         veil = surface.average(lenses, share, nothing)
         picture = picture * (1 - veil) + surface.average(lenses, tonemap(colour) * share, nothing.expand(3, -1, -1))
     share = surface.share_of(p, outputs.inner_face(g, p))
-    before = held.opaque(g.a, size)
-    picture = held.draw(picture, g.a, tonemap)
-    picture = _sensor(picture, g.a)
-    mask = ((share > 0.5) & ~held.touched(g.a, size)).float()
+    colour, before = _held(g.a, size)
+    picture = _sensor(picture + (tonemap(colour) - picture) * before, g.a)
+    mask = ((share > 0.5) & (before < 0.5)).float()
+    before = before > OPAQUE
     dense = {"depth": outputs.depth, "normals": outputs.normals, "correspondence": outputs.correspondence}
     wanted = [make(g, p) if name in extra else None for name, make in dense.items()]
     labels = outputs.segmentation(g, p, before) if "segmentation" in extra else None
     return picture * 2 - 1, mask, before.float(), outputs.landmarks(g), *wanted, labels
+
+
+def _held(a: dict[str, Tensor], size: int) -> tuple[Tensor, Tensor]:
+    """Linear colour (n, 3, size, size) and share (n, 1, size, size) of the objects held before the faces."""
+    n, device = len(a["occluder"]), a["occluder"].device
+    colour, share = torch.zeros(n, 3, size, size, device=device), torch.zeros(n, 1, size, size, device=device)
+    rows = (a["occluder"][:, 0] > 0.5).nonzero()[:, 0]
+    if len(rows):
+        axis = (torch.arange(size, device=device) + 0.5) / size - 0.5
+        y, x = (v.expand(len(rows), -1, -1) for v in torch.meshgrid(axis, axis, indexing="ij"))
+        drawn, opaque = held.occluder(x, y, {name: v[rows] for name, v in a.items()})
+        colour[rows], share[rows, 0] = drawn.transpose(0, 1), opaque
+    return colour, share
 
 
 def visible(g: Geometry, size: int) -> tuple[surface.Points, surface.Points | None]:
