@@ -112,7 +112,7 @@ def lash_colour(z: Numbers) -> Tensor:
     """Colour (3, n, 1) of the lashes: dark brown, black with make-up; thin ones let the skin's shade through."""
     depth = (1 - 0.6 * z["makeup"]) * (1 - 0.6 * z["brow_dark"])
     hair = torch.stack([0.012 + 0.06 * depth, 0.010 + 0.04 * depth, 0.010 + 0.026 * depth])
-    dense = (0.35 + 0.45 * z["lashes"] + 0.4 * z["makeup"]).clamp(0, 1)
+    dense = (0.50 + 0.35 * z["lashes"] + 0.4 * z["makeup"]).clamp(0, 1)
     return hair + (skin_tone(z) * 0.22 - hair) * (1 - dense)
 
 

@@ -77,7 +77,7 @@ def _lines(p: Points, m: dict[str, Tensor], z: Numbers, a: Numbers) -> tuple[Ten
     deep, slope = noise(m["crease_u"] + own, m["crease_v"] + own * 1.7, "crease", "slope")
     age = z["wrinkles"]
     effort = (a["brow_raise"].abs() + a["smile"] * 0.4 + a["squint"] * 0.4).clamp(0, 1)
-    depth = m["crease"] * (age * (0.8 + 0.5 * effort) + 0.10 * effort)
+    depth = m["crease"] * (age * (0.8 + 0.5 * effort) + 0.07 * effort)
     line = deep * depth
     f = m["fold"] * (1 / 0.032)
     groove = bump(f * f)
@@ -167,7 +167,7 @@ def _beard(m: dict[str, Tensor], z: Numbers, strand: Tensor, pore: Tensor, mediu
     full = m["beard"] * z["beard"]
     want = torch.maximum(full, m["moustache"] * z["moustache"])
     loose = want + want * (1.25 - want) * (0.34 * strand + 0.18 * medium + 0.10 * pore)
-    cover = smooth(0.10, 0.70, loose) * (0.88 + 0.05 * strand).clamp_(0.5, 0.95)
+    cover = smooth(0.04, 0.78, loose) * (0.88 + 0.05 * strand).clamp_(0.5, 0.95)
     grown = torch.maximum(m["beard"], m["moustache"] * 0.9)
     shadow = grown * (z["stubble"] * (0.34 + 0.05 * pore + 0.05 * strand)).clamp(0, 0.6)
     return cover, torch.maximum(shadow, want * 0.55)
@@ -266,7 +266,7 @@ def skin(p: Points, z: Numbers, a: Numbers, light: Numbers, detail: float) -> Te
     ny = p.ny + pore_y * (rough * 0.052) + wide * (rough * 0.012) + lift + strand * lip * (0.03 * fine)
     length = 1 / (nx * nx + ny * ny + p.nz * p.nz).sqrt_()
     normal = (nx * length, ny * length, p.nz * length)
-    gloss = m["gloss"] + 0.6 * m["rim"] + 0.06 * pore - 0.12 * z["age"]
+    gloss = m["gloss"] + 0.35 * m["rim"] + 0.06 * pore - 0.12 * z["age"]
     gloss = gloss * (1 - 0.8 * cover - 0.3 * shadow) + lip * (0.18 + 0.35 * z["makeup"])
     return _lit(p, normal, colour, gloss.clamp_(min=0), 1 - 0.30 * line, light, z)
 
