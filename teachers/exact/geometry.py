@@ -12,11 +12,11 @@ from torch import Tensor
 from . import camera, hair, mesh, worn as clothes
 from .glasses import FRAME_FACES, LENS_FACES, Fit, Glasses, fit, glasses
 from .face import ATTRIBUTES
-from .person import traits
+from .masks import MASKS
+from .person import person
 
 # Materials. EYE_LEFT is the person's left eye, at the right of the picture.
 BODY, EYE_LEFT, EYE_RIGHT, TEETH, TONGUE, LASH, HAIR, GLASSES, LENS = range(9)
-MATERIALS = 9
 BACK = {mesh.TEETH: 0.04, mesh.TONGUE: 0.05}  # dm; lips that close over them hide them
 CAP_RINGS, CAP_AROUND, CAP_DEGREES = 8, 20, 88  # of the eyeballs, which are sphere caps around +z
 
@@ -110,8 +110,9 @@ def build(identity: Tensor, attributes: Tensor, size: int) -> Geometry:
     t = mesh.tables(device)
     exact = {name: attributes[:, i : i + 1].double() for i, name in enumerate(ATTRIBUTES)}
     a = {name: v.float() for name, v in exact.items()}
-    z = {name: v.float() for name, v in traits(identity).items()}
-    head = mesh.blend(t, identity, exact)
+    who = person(identity)
+    z = {name: v.float() for name, v in who.traits.items()}
+    head = mesh.blend(t, who, exact)
     normal = mesh.normals(t, *head.face)
     view = camera.place(t, head, exact, 2 * size)
 
@@ -180,8 +181,10 @@ def _hair(face: Vector, a: Numbers, size: int) -> hair.Ribbons:
 
 def _dressed(t: mesh.Tables, face: Vector, normal: Vector, z: Numbers, a: Numbers) -> Vector:
     """The head with its lashes shortened, and its scalp pushed out under the hair."""
-    share = 0.25 + 0.5 * z["lashes"].T
-    out = (hair.scalp_push(scalp(t.rest.device), a) + clothes.cloth_push(t.rest, a) * t.is_body).T
+    share = 0.08 + 0.32 * z["lashes"].T
+    out = (hair.scalp_push(scalp(t.rest.device), a) + clothes.cloth_push(t.rest, a)).T
+    beard, moustache = (t.masks[MASKS.index(name)][:, None] for name in ("beard", "moustache"))
+    out = out * t.is_body[:, None] + torch.maximum(beard * z["beard"].T * 0.045, moustache * z["moustache"].T * 0.022)
     points = []
     for v, direction in zip(face, normal, strict=True):
         root = v.index_select(0, t.lash_root)

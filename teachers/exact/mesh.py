@@ -16,9 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .face import ASYMMETRIES, SLIDERS
 from .masks import vertex_masks
-from .person import action_weights, shape_weights, traits
+from .person import ACTIONS, SHAPES, Person, action_weights, shape_weights
 
 FILE = Path(__file__).with_name("head.npz")
 BODY, EYE, TEETH, TONGUE, LASH = range(5)  # parts of the data file
@@ -41,8 +40,6 @@ class Tables:
     shapes: Tensor
     actions: Tensor
     base: Tensor
-    shape_names: tuple[str, ...]
-    action_names: tuple[str, ...]
     visibility: Tensor
     occlusion: Tensor
     angle: Tensor
@@ -89,7 +86,6 @@ def tables(device: torch.device) -> Tables:
     root = body[np.square(rest[lashes][:, None] - rest[body][None]).sum(2).argmin(1)]
     turning = _smooth((rest[:, 1] + 0.45 * (rest[:, 2] - 0.3) - 5.35) / 1.0)
     turning[np.setdiff1d(np.arange(len(rest)), body)] = 1
-    is_action = [name.startswith("act:") for name in shapes]
     stack = np.stack(centres, -1).transpose(1, 0, 2).reshape(-1, len(shapes))  # (3 * (V + 2), K)
 
     def put(array, dtype=torch.float32) -> Tensor:
@@ -107,11 +103,9 @@ def tables(device: torch.device) -> Tables:
         | {LASH: put(lash_faces, torch.int64)},
         smooth_faces=put(smooth, torch.int64),
         fan=put(_fans(smooth, len(rest)), torch.int64),
-        shapes=put(stack[:, ~np.array(is_action)], torch.float64),
-        actions=put(stack[:, is_action], torch.float64),
+        shapes=put(stack[:, : len(SHAPES)], torch.float64),
+        actions=put(stack[:, len(SHAPES) :], torch.float64),
         base=put(base.T.reshape(-1), torch.float64),
-        shape_names=tuple(n for n in shapes if not n.startswith("act:")),
-        action_names=tuple(n for n in shapes if n.startswith("act:")),
         visibility=put(np.round(data["visibility"].astype(np.float64) * 4096), torch.float64),
         occlusion=put(data["occlusion"]),
         angle=put(np.arctan2(rest[:, 0], rest[:, 2] + 0.15)),
@@ -136,18 +130,22 @@ def _smooth(t: np.ndarray) -> np.ndarray:
 
 
 def _driven(shapes: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The shapes that the numbers of a face drive, by the names in person.py: both sides of a slider are one shape."""
-    driven = {n: s for n, s in shapes.items() if n.startswith(("macro:", "race:", "act:", "uns:head-"))}
-    driven = {n.replace("-", "_") if n.startswith("uns:") else n: s for n, s in driven.items()}
-    for name in SLIDERS:
-        plain = name.replace("_", "-")
-        for end in "+-":
-            sides = [n for n in (f"loc:{plain}:{end}", f"loc:l-{plain}:{end}", f"loc:r-{plain}:{end}") if n in shapes]
-            if not sides:
-                raise ValueError(f"{FILE}: has no shape {plain}; write it again by python -m teachers.exact.extract")
-            driven[f"loc:{name}:{end}"] = sum(shapes[n] for n in sides)
-    for name in ASYMMETRIES:
-        driven |= {f"uns:{name}:{side}": shapes[f"uns:{name.replace('_', '-')}-{side}"] for side in "lr"}
+    """The shapes that the numbers of a face drive, by their names in person.py: both sides of a slider are one shape.
+
+    Raises ValueError where the data file lacks one.
+    """
+    driven = {}
+    for name in (*SHAPES, *(f"act:{action}" for action in ACTIONS)):
+        kind, plain, *end = name.split(":")
+        plain = plain if kind in ("macro", "race", "act") else plain.replace("_", "-")
+        sides = {
+            "loc": [f"loc:{side}{plain}:{end[0]}" for side in ("", "l-", "r-")] if end else [],
+            "uns": [f"uns:{'-'.join((plain, *end))}"],
+        }.get(kind, [f"{kind}:{plain}"])
+        found = [shapes[side] for side in sides if side in shapes]
+        if not found:
+            raise ValueError(f"{FILE}: has no shape {name}; write it again by python -m teachers.exact.extract")
+        driven[name] = sum(found)
     return driven
 
 
@@ -172,10 +170,10 @@ class Blended:
     radius: tuple[Tensor, Tensor]
 
 
-def blend(t: Tables, identity: Tensor, attributes: dict[str, Tensor]) -> Blended:
-    """Heads of identity (n, K) with the expression of attributes, name -> (n, 1) float64."""
-    rest = t.base[:, None] + _sum(t.shapes, t.shape_names, shape_weights(traits(identity)))
-    face = rest + _sum(t.actions, t.action_names, action_weights(attributes))
+def blend(t: Tables, person: Person, attributes: dict[str, Tensor]) -> Blended:
+    """Heads of n persons with the expression of attributes, name -> (n, 1) float64."""
+    rest = t.base[:, None] + _sum(t.shapes, shape_weights(person))
+    face = rest + _sum(t.actions, action_weights(attributes))
     count = len(t.rest)
     x, y, z = (rest / THOUSANDTHS).float().view(3, count + 2, -1).unbind(0)
     eyes = tuple((x[i : i + 1], y[i : i + 1], z[i : i + 1]) for i in (count, count + 1))
@@ -187,11 +185,10 @@ def blend(t: Tables, identity: Tensor, attributes: dict[str, Tensor]) -> Blended
     return Blended((x[:count], y[:count], z[:count]), tuple(moved.unbind(0)), eyes, radius)
 
 
-def _sum(shapes: Tensor, names: tuple[str, ...], weights: dict[str, Tensor]) -> Tensor:
-    """The shapes times their weights, (3 * (V + 2), n) float64, in thousandths. Exact: both factors are whole numbers."""
-    nil = next(iter(weights.values())) * 0
-    columns = torch.cat([weights.get(name, nil) for name in names], 1)
-    return shapes @ (columns * 2.0**WEIGHT_BITS).round().T / 2.0**WEIGHT_BITS
+def _sum(shapes: Tensor, weights: Tensor) -> Tensor:
+    """Shapes (3 * (V + 2), K) times their weights (n, K): (3 * (V + 2), n) float64, in thousandths. Both factors are whole
+    numbers, so the sum is exact in any order."""
+    return shapes @ (weights * 2.0**WEIGHT_BITS).round().T / 2.0**WEIGHT_BITS
 
 
 def normals(t: Tables, x: Tensor, y: Tensor, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:

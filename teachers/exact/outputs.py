@@ -44,7 +44,7 @@ def inner_face(g: Geometry, p: Points) -> Tensor:
 
 def first_point(p: Points) -> Tensor:
     """The point of the upper left sample of each pixel, (n * size * size,); N where it sees no triangle."""
-    return p.slot[:, 0]
+    return p.slot[:, 0].reshape(-1)
 
 
 def _per_pixel(p: Points, values: Tensor) -> Tensor:
@@ -142,7 +142,7 @@ def flow(first: Geometry, second: Geometry, p: Points, other: Points) -> tuple[T
     moved, parts = [], _every(p, HEAD)
     for _, h in parts:
         x, y, z = (h.moving(v) for v in (second.x, second.y, second.depth))
-        nearest = other.at(other.depth, x.floor().long(), y.floor().long(), float("-inf"))
+        nearest = other.at(other.depth(), x.floor().long(), y.floor().long(), float("-inf"))
         seen = (nearest - z).abs() < SAME_PLACE
         moved.append((h, [(x - h.moving(first.x)) / 2, (y - h.moving(first.y)) / 2, seen.float()]))
     dense = _per_pixel(p, _spread(p, 0.0, moved))

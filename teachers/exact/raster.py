@@ -13,10 +13,13 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-EMPTY = 2**62
-ID_BITS = 31
-FARTHEST = 2**22  # steps of depth
-DEPTH_STEPS = 65536  # per decimetre
+# A key is a fragment's depth in steps, its triangle's number and its material: the smallest key is the nearest fragment.
+MATERIAL_BITS, NUMBER_BITS = 4, 27
+ID_BITS = MATERIAL_BITS + NUMBER_BITS
+NOTHING = 2**MATERIAL_BITS - 1  # material of a sample that sees no triangle
+EMPTY = 2**62 + NOTHING
+DEPTH_STEPS = 2**22  # per decimetre
+FARTHEST = 32 * DEPTH_STEPS  # the depth of a key is FARTHEST less the steps towards the camera
 
 
 @dataclass
@@ -97,7 +100,7 @@ def draw(t: Triangles, side: int, buffer: Tensor, offset: int = 0, strands: Stra
     """
     device = t.first.device
     rows = (t.last - t.first + 1).long()
-    owner = torch.repeat_interleave(torch.arange(len(rows), device=device), rows)
+    owner = torch.repeat_interleave(rows)
     start = t.first - (rows.cumsum(0) - rows)
     row = torch.arange(len(owner), device=device) + start.index_select(0, owner)
     dy = row - t.y0.index_select(0, owner)
@@ -119,21 +122,26 @@ def draw(t: Triangles, side: int, buffer: Tensor, offset: int = 0, strands: Stra
         slope = second * one_x + third * two_x
         return slope, first + second * one + third * two - slope * x0
 
+    # Depth goes along a row in whole steps: the key of the n-th sample of all pictures is base + n * step.
     slope, depth = line(t.depth)
-    span = torch.repeat_interleave(torch.arange(len(count), device=device), count)
-    x = torch.arange(len(span), device=device) + (low.long() - (count.cumsum(0) - count)).index_select(0, span)
-    z = depth.index_select(0, span) + slope.index_select(0, span) * x
-    start = t.picture.index_select(0, owner) * (side * side) + row.long() * side
-    sample = start.index_select(0, span) + x
-    key = ((FARTHEST - (z * DEPTH_STEPS).long()) << ID_BITS) | (owner + offset).index_select(0, span)
+    step = -((slope * DEPTH_STEPS).round().long() << ID_BITS)
+    origin = t.picture.index_select(0, owner) * (side * side) + row.long() * side
+    base = (FARTHEST - (depth * DEPTH_STEPS).round().long()) << ID_BITS
+    number = ((owner + offset) << MATERIAL_BITS) | t.material.index_select(0, owner).long()
+    base = (base | number) - origin * step
+    span = torch.repeat_interleave(count)
+    before = count.cumsum(0) - count
+    sample = torch.arange(len(span), device=device).add_((origin + low.long() - before).index_select(0, span))
+    key = base.index_select(0, span).add_(step.index_select(0, span).mul_(sample))
     if strands is not None:
         nearer = (key < buffer.index_select(0, sample)).nonzero()[:, 0]
-        span, x, sample, key = (v.index_select(0, nearer) for v in (span, x, sample, key))
+        span, sample, key = (v.index_select(0, nearer) for v in (span, sample, key))
+        x = (sample - origin.index_select(0, span)).float()
         u, along = (
-            value.index_select(0, span) + slope.index_select(0, span) * x
+            value.index_select(0, span).add_(slope.index_select(0, span).mul_(x))
             for slope, value in (line(strands.across), line(strands.along))
         )
-        kept = strands.opaque(u, along, strands.seed.index_select(0, owner.index_select(0, span))).nonzero()[:, 0]
+        kept = strands.opaque(u, along, strands.seed.index_select(0, owner).index_select(0, span)).nonzero()[:, 0]
         sample, key = sample.index_select(0, kept), key.index_select(0, kept)
     buffer.scatter_reduce_(0, sample, key, "amin")
 
@@ -156,4 +164,9 @@ def depth_of(key: Tensor) -> Tensor:
 
 def triangle_of(key: Tensor) -> Tensor:
     """Number of the triangle of keys."""
-    return key & (2**ID_BITS - 1)
+    return (key & (2**ID_BITS - 1)) >> MATERIAL_BITS
+
+
+def material_of(key: Tensor) -> Tensor:
+    """Material of keys, NOTHING for EMPTY."""
+    return key & NOTHING

@@ -16,7 +16,7 @@ from torch import Tensor
 from .curves import bump, hue, mix, smooth
 from .noise import noise
 
-GRID = 96  # points in a row of the coarse grid; an edge in the background is at least as soft as two of them
+GRID = 64  # points in a row of the coarse grid; an edge in the background is at least as soft as two of them
 KINDS = (0.26, 0.50, 0.62, 0.80)  # background_kind below: studio, room, landscape, foliage, else lights at night
 CHANCES = 16
 DRAWS = 1024  # entries of the table of random numbers that cells look up

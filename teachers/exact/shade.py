@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from . import camera, eyes, glasses, hair, hair_shade, mesh, paint, worn
+from . import camera, eyes, glasses, hair, hair_shade, mesh, paint, raster, worn
 from .curves import hue, mix
 from .geometry import EYE_LEFT, EYE_RIGHT, GLASSES, HAIR, LASH, LENS, TEETH, TONGUE, BODY, Geometry, cap, scalp, unit
 from .surface import Hits, Points, hits
@@ -115,8 +115,8 @@ def _out_of_shadow(g: Geometry, p: Points, h: Hits, lit: Numbers) -> Tensor:
     Sums of whole numbers make the map, so it is exact.
     """
     caster = (p.kinds == HAIR) | (p.kinds == GLASSES)
-    steps = torch.where(caster, (p.depth * 64).round() + 1024, 0.0)
-    grids = torch.stack([caster.float().sum(1), steps.sum(1)]).view(2, p.n, p.size, p.size).transpose(0, 1)
+    steps = torch.where(caster, ((raster.FARTHEST - raster.depth_of(p.nearest)) >> 16) + 1024, 0)
+    grids = torch.stack([caster.sum(1).float(), steps.sum(1).float()], 1).view(p.n, 2, p.size, p.size)
     pool = max(1, p.size // SHADOW_GRID)
     grids = F.avg_pool2d(grids, pool, divisor_override=1)
     grids = F.avg_pool2d(grids, 3, 1, 1, divisor_override=1)

@@ -6,7 +6,7 @@ point. The points of one material are laid out as (n, P), one row a picture, so 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -18,8 +18,10 @@ SAME_DEPTH = int(0.05 * raster.DEPTH_STEPS)  # dm
 
 @dataclass
 class Points:
-    """The coloured points of a batch of pictures. triangle, picture, x, y (N,); slot (n * size * size, 4): the point of
-    each sample, N where it sees no triangle; kinds, depth: of the samples, material (-1: none) and dm to the camera (-inf: none)."""
+    """The coloured points of n pictures. triangle, picture, x, y, material (N,).
+
+    Of the samples, (n, 4, size * size): slot, the point, N where a sample sees no triangle; kinds, the material, NOTHING
+    where there is none; nearest, the keys."""
 
     triangles: raster.Triangles
     triangle: Tensor
@@ -29,53 +31,65 @@ class Points:
     material: Tensor
     slot: Tensor
     kinds: Tensor
-    depth: Tensor
+    nearest: Tensor
     n: int
     size: int
+    known: dict[int, Hits | None] = field(default_factory=dict)
+
+    def depth(self) -> Tensor:
+        """dm towards the camera of the samples, (n, 4, size * size); far behind where they see nothing."""
+        return (raster.FARTHEST - raster.depth_of(self.nearest)).float() / raster.DEPTH_STEPS
 
     def at(self, values: Tensor, x: Tensor, y: Tensor, outside: float) -> Tensor:
-        """Values of the samples (n * size * size, 4) at whole sample coordinates x, y (n, P) of each picture."""
+        """Values of the samples (n, 4, size * size) at whole sample coordinates x, y (n, P) of each picture."""
         side = 2 * self.size
         inside = (x >= 0) & (x < side) & (y >= 0) & (y < side)
         picture = torch.arange(self.n, device=x.device)[:, None]
-        pixel = (picture * self.size + (y >> 1)) * self.size + (x >> 1)
-        sample = torch.where(inside, pixel * 4 + (y & 1) * 2 + (x & 1), 0)
+        place = ((picture * 4 + (y & 1) * 2 + (x & 1)) * self.size + (y >> 1)) * self.size + (x >> 1)
+        sample = torch.where(inside, place, 0)
         found = values.reshape(-1).index_select(0, sample.view(-1)).view(x.shape)
         return torch.where(inside, found, outside)
 
 
-def points(triangles: raster.Triangles, buffer: Tensor, n: int, size: int, shared: Tensor) -> Points:
-    """The points of the nearest triangles. buffer: as raster.draw leaves it. shared: bool per material: whether the samples
-    of a pixel may share a point."""
-    keys = buffer.view(n, size, 2, size, 2).permute(0, 1, 3, 2, 4).reshape(-1, 4)
-    seen = keys < raster.EMPTY
-    material = torch.cat([triangles.material, triangles.material.new_full((1,), -1)])
-    number = torch.where(seen, raster.triangle_of(keys), len(triangles.material))
-    kinds = material.index_select(0, number.reshape(-1)).view(-1, 4)
-    depth = raster.depth_of(keys)
-    own = seen.clone()
-    slot = torch.arange(4, device=keys.device).expand(len(keys), 4).clone()
+def points(triangles: raster.Triangles, buffer: Tensor, n: int, size: int, alone: tuple[int, ...]) -> Points:
+    """The points of the nearest triangles. buffer: as raster.draw leaves it. alone: materials whose samples share no point."""
+    nearest = buffer.view(n, size, 2, size, 2).permute(0, 2, 4, 1, 3).reshape(n, 4, size * size)
+    kinds = raster.material_of(nearest)
+    depth = raster.depth_of(nearest)
+    single = torch.zeros_like(kinds[:, 0], dtype=torch.bool)
+    for material in alone:
+        single |= kinds[:, 0] == material
+    slot = torch.arange(n * 4 * size * size, device=buffer.device).view(n, 4, -1)  # first the sample whose point it is
+    own = kinds != raster.NOTHING
     for later in (1, 2, 3):
-        for earlier in range(later):
-            same = (kinds[:, later] == kinds[:, earlier]) & ((depth[:, later] - depth[:, earlier]).abs() < SAME_DEPTH)
-            same &= own[:, later] & own[:, earlier] & shared.index_select(0, kinds[:, later].clamp(min=0).long())
+        for earlier in range(later - 1, -1, -1):  # the first sample last: it wins
+            same = kinds[:, later] == kinds[:, earlier]
+            same &= (depth[:, later] - depth[:, earlier]).abs_() < SAME_DEPTH
+            same &= ~single if earlier == 0 else own[:, earlier] & _shares(kinds[:, earlier], alone)
             own[:, later] &= ~same
-            slot[:, later] = torch.where(same, earlier, slot[:, later])
-    flat = own.reshape(-1).nonzero()[:, 0]
-    place = torch.full((own.numel(),), len(flat), dtype=torch.int64, device=keys.device)
-    place[flat] = torch.arange(len(flat), device=keys.device)
-    slot = place.view(-1, 4).gather(1, slot)
-    pixel = flat >> 2
-    picture = torch.div(pixel, size * size, rounding_mode="floor")
-    inside = pixel - picture * (size * size)
+            slot[:, later] = torch.where(same, slot[:, earlier], slot[:, later])
+    flat = own.view(-1).nonzero()[:, 0]
+    place = torch.full((own.numel(),), len(flat), dtype=torch.int64, device=buffer.device)
+    place[flat] = torch.arange(len(flat), device=buffer.device)
+    slot = place.index_select(0, slot.view(-1)).view(slot.shape)
+    picture = torch.div(flat, 4 * size * size, rounding_mode="floor")
+    inside = flat - picture * (4 * size * size)
+    sample = torch.div(inside, size * size, rounding_mode="floor")
+    inside = inside - sample * (size * size)
     row = torch.div(inside, size, rounding_mode="floor")
     column = inside - row * size
+    key = nearest.view(-1).index_select(0, flat)
     return Points(
-        triangles, number.reshape(-1).index_select(0, flat), picture,
-        (2 * column + (flat & 1)).float(), (2 * row + ((flat >> 1) & 1)).float(),
-        kinds.reshape(-1).index_select(0, flat), slot, kinds,
-        torch.where(seen, (raster.FARTHEST - depth).float() / raster.DEPTH_STEPS, float("-inf")), n, size,
+        triangles, raster.triangle_of(key), picture, (2 * column + (sample & 1)).float(), (2 * row + (sample >> 1)).float(),
+        raster.material_of(key), slot, kinds, nearest, n, size,
     )  # fmt: skip
+
+
+def _shares(kinds: Tensor, alone: tuple[int, ...]) -> Tensor:
+    shares = kinds != raster.NOTHING
+    for material in alone:
+        shares &= kinds != material
+    return shares
 
 
 @dataclass
@@ -108,12 +122,15 @@ class Hits:
         return parts[0].add_(parts[1]).add_(parts[2])
 
 
-def hits(p: Points, *materials: int) -> Hits | None:
-    """The points of some materials, or None where no picture shows them."""
-    wanted = p.material == materials[0]
-    for other in materials[1:]:
-        wanted |= p.material == other
-    flat = wanted.nonzero()[:, 0]
+def hits(p: Points, material: int) -> Hits | None:
+    """The points of a material, or None where no picture shows it."""
+    if material not in p.known:
+        p.known[material] = _hits(p, material)
+    return p.known[material]
+
+
+def _hits(p: Points, material: int) -> Hits | None:
+    flat = (p.material == material).nonzero()[:, 0]
     if not len(flat):
         return None
     picture = p.picture.index_select(0, flat)
@@ -136,13 +153,14 @@ def hits(p: Points, *materials: int) -> Hits | None:
 def average(p: Points, values: Tensor, behind: Tensor) -> Tensor:
     """Values of the points (C, N + 1) to pixels (n, C, size, size). behind (C, n, size * size): of the samples that see no
     triangle; the last point counts as nothing."""
-    total = torch.zeros(len(values), len(p.slot), device=values.device)
-    empty = (p.slot == len(p.material)).float().sum(1)
-    for channel, out in zip(values, total, strict=True):
-        for sample in range(4):
-            out.add_(channel.index_select(0, p.slot[:, sample]))
-    total = (total + behind.reshape(len(values), -1) * empty) * 0.25
-    return total.view(-1, p.n, p.size, p.size).transpose(0, 1)
+    n, pixels = p.n, p.size * p.size
+    total = torch.empty(n, len(values), pixels, device=values.device)
+    empty = (p.slot == len(p.material)).sum(1).float()
+    index = [p.slot[:, sample].reshape(-1) for sample in range(4)]
+    for k, channel in enumerate(values):
+        found = [channel.index_select(0, i) for i in index]
+        total[:, k] = found[0].add_(found[1]).add_(found[2]).add_(found[3]).view(n, pixels).add_(behind[k] * empty).mul_(0.25)
+    return total.view(n, -1, p.size, p.size)
 
 
 def share_of(p: Points, chosen: Tensor) -> Tensor:
