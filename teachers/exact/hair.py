@@ -1,8 +1,8 @@
-"""Hair of the drawn people: where it grows, how far the scalp is pushed out by it, and cards (ribbons several strands wide)
-that are combed over the head and hang from it.
+"""Hair of the drawn people: where it grows, how far it pushes out the scalp, and cards (ribbons several strands wide) that
+are combed over the head and hang from it.
 
-Lengths are decimetres. x points to the person's left, y up, z out of the face. All hair is grown on the head in its rest
-shape, the same for everybody, and then carried along by the displacement of the person's own skull. So it fits any head.
+Lengths are decimetres. x points to the person's left, y up, z out of the face. Hair is grown on the head in its rest shape,
+the same for everybody, and then carried along by the displacement of the person's own skull. So it fits any head.
 A picture's numbers do not depend on the other pictures of the batch: only exactly rounded operations are used.
 """
 
@@ -24,15 +24,13 @@ KNOT = (0.0, 7.55, -0.62)  # where hair that is tied back comes together
 GRID, REACH = 40, 2.0  # the skull's map: cells along a side, half width of the stereographic plane
 RADIUS = 0.85  # of the head, turns the angle of the hairline into a length
 
-# The hairline, (degrees from the face's middle, height): forehead, temple, sideburn, ear, nape. The second one has receded.
-LINE = (
-    (0, 7.95), (12, 7.97), (24, 8.00), (33, 7.98), (40, 7.86), (46, 7.68), (54, 7.56), (63, 7.47), (68, 7.26), (72, 7.04),
-    (81, 7.02), (85, 7.36), (92, 7.58), (104, 7.52), (116, 7.22), (126, 6.86), (145, 6.60), (180, 6.50),
+# The hairline, (degrees from the face's middle, height): forehead, temple, sideburn, ear, nape.
+AROUND_EAR = (
+    (58, 7.50), (61, 7.32), (63, 7.06), (69, 7.04), (71, 7.30), (80, 7.40), (96, 7.40), (106, 7.32), (115, 7.08),
+    (126, 6.84), (145, 6.60), (180, 6.50),
 )  # fmt: skip
-RECEDED = (
-    (0, 8.10), (10, 8.18), (20, 8.36), (29, 8.34), (37, 8.12), (45, 7.86), (54, 7.60), (63, 7.47), (68, 7.28), (72, 7.06),
-    (81, 7.04), (85, 7.36), (92, 7.58), (104, 7.52), (116, 7.22), (126, 6.86), (145, 6.60), (180, 6.50),
-)  # fmt: skip
+LINE = ((0, 7.95), (12, 7.97), (24, 8.00), (33, 7.98), (40, 7.87), (46, 7.70), (52, 7.58), *AROUND_EAR)
+RECEDED = ((0, 8.10), (10, 8.18), (20, 8.36), (29, 8.34), (37, 8.12), (45, 7.86), (52, 7.62), *AROUND_EAR)
 
 
 @dataclass
@@ -160,7 +158,7 @@ def scalp(rest: Tensor, body: Tensor) -> Scalp:
     """Tables from the rest positions (V, 3) and the triangles of skin (F, 3)."""
     place, triangles = rest.double().cpu().numpy(), body.cpu().numpy().astype(np.int64)
     x, y, z = np.abs(place[:, 0]), place[:, 1], place[:, 2]
-    ears = (x > 0.655) & (y > 6.75) & (y < 7.60) & (z > -0.12) & (z < 0.66)
+    ears = (y > 6.6) & (y < 7.38) & (z > 0.1) & (z < 0.7) & ((x > 0.765) | ((x > 0.655) & (z > 0.18)))
     used = np.unique(triangles)
     used = used[(place[used, 1] > 5.9)]
     lines = []
@@ -432,7 +430,7 @@ def grow(
     across = _unit(across + normal * twist)
     share = torch.linspace(0, 1, segments + 1, device=line.device)[:, None, None]
     half = (0.022 + 0.014 * chance[4] + 0.026 * s["long"]) * (CARDS / count) ** 0.5
-    half = half * (1 + 0.5 * loose) * (1 + 0.4 * _fringed(t, a, count)) * (0.75 + 0.5 * share - 0.45 * share * share)
+    half = half * (1 + 0.75 * loose) * (1 + 0.4 * _fringed(t, a, count)) * (0.75 + 0.5 * share - 0.45 * share * share)
     edge = across * half
     points = torch.stack([line.transpose(0, 1) - edge, line.transpose(0, 1) + edge])
     inner = (0.10 + 0.35 * loose) * (1 - chance[1])
@@ -480,7 +478,7 @@ def _used(t: Scalp, a, s, line: Tensor, normal: Tensor, length: Tensor, count: i
     temple = (t.root[2, :count] > 0.95) & (t.root[1, :count] < 7.93) & ~_fringed(t, a, count) & (s["long"] > 0.5)
     few = torch.arange(count, device=line.device) * 1.0 / count
     low = (t.root[1, :count] < 7.2) & (s["long"] < 0.5)
-    grown = grown & ~low & (few < 1 - 0.15 * s["long"])
+    grown = grown & ~low & (few < 1 - 0.08 * s["long"])
     hidden = (line[:, 0].abs() < 0.5) & (line[:, 1] > 6.45)
     seen = (facing > -0.12) | ((facing > -0.75) & (normal[1] < -0.2) & ~hidden)
     seen = seen[:-1] | seen[1:]

@@ -16,7 +16,8 @@ from .hair import SHEETS, smooth, style
 
 PATTERNS, ACROSS, ALONG = 32, 40, 48  # of each kind of pattern; cells across and along a card
 TILE = 256
-COLOURS = ((205, 172, 122), (160, 120, 76), (112, 74, 44), (78, 51, 34), (52, 36, 28), (33, 28, 26))  # sRGB, blond to black
+# sRGB, blond to black
+COLOURS = ((202, 174, 132), (158, 124, 86), (112, 78, 51), (78, 53, 37), (52, 37, 29), (33, 28, 26))
 
 
 # Static tables
@@ -34,7 +35,7 @@ def _pattern(rng: np.random.Generator, strands: int, first: float, wavy: bool) -
         begin = rng.uniform(-0.05, 0.18)
         bend = start * (0.92 - 0.25 * t**2) + rng.normal() * 0.16 * t**1.5
         bend = bend + swing * t**0.6 * np.sin(phase + rng.normal() * 0.35 + (11 if wavy else 3) * t)
-        half = (1.65 / strands) * np.clip(1 - (t / end) ** (1.7 if first < 0.7 else 4), 0, 1) ** 0.7 * rng.uniform(0.7, 1.15)
+        half = ((1.65 if first < 0.7 else 2.0) / strands) * np.clip(1 - (t / end) ** (1.7 if first < 0.7 else 4), 0, 1) ** 0.7 * rng.uniform(0.7, 1.15)
         off = np.abs(u - bend) / np.maximum(half, 1e-6)
         shape = (1 - np.minimum(off, 1) ** 2) * rng.uniform(0.4, 1)
         hit = (off < 1) & (t < end) & (t > begin) & (shape >= front)
