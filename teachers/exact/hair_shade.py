@@ -1,6 +1,7 @@
 """Colour and light of hair, the strand patterns of its cards and the painted hair of the scalp.
 
-Points are flat: masks and coordinates (n, P), colours and directions (3, n, P), numbers of a picture (n, 1). Colours are linear.
+Points are flat: masks and coordinates (n, P), colours and directions (3, n, P), numbers of a picture (n, 1).
+Colours are linear.
 """
 
 from __future__ import annotations
@@ -12,11 +13,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import grid_sample
 
-from .hair import SHEETS, smooth, style
+from .hair import SHEETS
+from .hair_scalp import dot, smooth, style
 
 PATTERNS, ACROSS, ALONG = 32, 40, 48  # of each kind of pattern; cells across and along a card
 TILE = 256
-COLOURS = ((205, 172, 122), (160, 120, 76), (112, 74, 44), (78, 51, 34), (52, 36, 28), (33, 28, 26))  # sRGB, blond to black
+# sRGB, blond to black
+COLOURS = ((202, 174, 132), (158, 124, 86), (112, 78, 51), (78, 53, 37), (52, 37, 29), (33, 28, 26))
 
 
 # Static tables
@@ -34,7 +37,8 @@ def _pattern(rng: np.random.Generator, strands: int, first: float, wavy: bool) -
         begin = rng.uniform(-0.05, 0.18)
         bend = start * (0.92 - 0.25 * t**2) + rng.normal() * 0.16 * t**1.5
         bend = bend + swing * t**0.6 * np.sin(phase + rng.normal() * 0.35 + (11 if wavy else 3) * t)
-        half = (1.65 / strands) * np.clip(1 - (t / end) ** (1.7 if first < 0.7 else 4), 0, 1) ** 0.7 * rng.uniform(0.7, 1.15)
+        wide, point = (1.65, 1.7) if first < 0.7 else (2.0, 4)
+        half = (wide / strands) * np.clip(1 - (t / end) ** point, 0, 1) ** 0.7 * rng.uniform(0.7, 1.15)
         off = np.abs(u - bend) / np.maximum(half, 1e-6)
         shape = (1 - np.minimum(off, 1) ** 2) * rng.uniform(0.4, 1)
         hit = (off < 1) & (t < end) & (t > begin) & (shape >= front)
@@ -87,7 +91,7 @@ def _cell(u: Tensor, t: Tensor, seed: Tensor) -> Tensor:
 
 
 def opaque(u: Tensor, t: Tensor, seed: Tensor) -> Tensor:
-    """Is there a strand? Flat (P,) fragments of cards: u across in [-1, 1], t along in [0, 1], the card's seed; bool."""
+    """Is there a strand? bool (P,) for fragments of cards: u across in [-1, 1], t along in [0, 1], the card's seed."""
     cell = _cell(u.clamp(-1, 1), t.clamp(0, 1), seed)
     return _patterns(u.device)[0].index_select(0, cell)
 
@@ -109,22 +113,18 @@ def hair_colour(a: dict[str, Tensor]) -> Tensor:
     return tone + (grey - tone) * (0.92 * a["hair_grey"])
 
 
-def _dot(a: Tensor, b: Tensor) -> Tensor:
-    return a[0] * b[0] + a[1] * b[1] + a[2] * b[2]
-
-
 def _lit(
     normal: Tensor, tangent: Tensor, tone: Tensor, open_: Tensor, shift: Tensor, light: dict[str, Tensor]
 ) -> Tensor:
-    """Kajiya-Kay light with two highlights. tone: brightness of the strand about 1, open_: share of light that gets in."""
+    """Kajiya-Kay light with two highlights. tone: of the strand, about 1. open_: share of light that gets in."""
     key, half = light["key"], light["half"]
     colour, base = light["colour"], light["hair"]
-    along = _dot(tangent, key)
-    facing = _dot(normal, key)
+    along = dot(tangent, key)
+    facing = dot(normal, key)
     wrap = ((facing + 0.35) * (1 / 1.35)).clamp(0, 1)
     sine = (1 - along * along).clamp(min=0).sqrt()
     direct = wrap * (0.30 + 0.70 * sine) * open_
-    th, nh = _dot(tangent, half), _dot(normal, half)
+    th, nh = dot(tangent, half), dot(normal, half)
     first = th + (shift - 0.10) * nh
     second = th + (shift + 0.14) * nh
     first = (1 - first * first).clamp(min=0)
@@ -143,7 +143,9 @@ def _lit(
 
 
 def light_of_hair(light: dict[str, Tensor], a: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The light with the hair's own colour, for `shade` and `shade_scalp`. light: key, half, colour, sky, ground (3, n, 1)."""
+    """The light with the hair's own colour and gloss, for `shade` and `shade_scalp`.
+
+    light: key and half (unit directions to the light and halfway to the viewer), colour, sky, ground (3, n, 1)."""
     curly = smooth(0.4, 0.9, a["hair_curl"])
     return {**light, "hair": hair_colour(a) * (1 - 0.25 * curly), "gloss": 1 - 0.75 * curly}
 
@@ -164,10 +166,13 @@ def shade(
 # The scalp
 
 
-def scalp_mask(line: Tensor, across: Tensor, along: Tensor, a: dict[str, Tensor], detail: float) -> tuple[Tensor, ...]:
+def scalp_mask(
+    line: Tensor, across: Tensor, along: Tensor, x: Tensor, y: Tensor, a: dict[str, Tensor], detail: float
+) -> tuple[Tensor, Tensor, Tensor]:
     """Share of hair over skin (n, P) in [0, 1] and the noise that `shade_scalp` needs, strands and locks (n, P).
 
-    line: `scalp_line` at the points (n, P). across, along: `scalp_places`. detail: size of the picture / 256, at most 1."""
+    line: `scalp_line` at the points (n, P). across, along: `scalp_places`. x, y: of the rest head, dm. detail: size of
+    the picture / 256, at most 1."""
     strands, locks, grain, curls = _noise(across, along)
     s = style(a)
     stiff = 1 - 0.7 * (s["long"] + s["swept"]).clamp(max=1)
@@ -176,6 +181,9 @@ def scalp_mask(line: Tensor, across: Tensor, along: Tensor, a: dict[str, Tensor]
     soft = 0.045 + 0.035 * s["buzz"] + 0.03 * (1 - detail)
     t = ((line + ragged + 0.25 * soft) / (2 * soft) + 0.5).clamp(0, 1)
     mask = t * t * (3 - 2 * t)
+    combed = (s["long"] + s["swept"]).clamp(max=1) * (1 - s["back"]) * (a["hair_fringe"] == 0)
+    apart = ((x - 0.95 * a["hair_part"] + 0.012 * locks).abs() * 40).clamp(max=1)
+    mask = mask * (1 - (0.75 * combed) * (1 - apart) * smooth(7.95, 8.15, y))
     thin = (0.90 + 0.07 * grain * detail).clamp(0, 1)
     return mask * (1 - s["buzz"] * (1 - thin * (0.72 + 0.2 * a["hair_dark"]))), strands * detail, locks
 
