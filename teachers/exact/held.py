@@ -15,19 +15,22 @@ from .curves import bump, hue, mix, smooth
 from .noise import noise
 
 KINDS = (0.26, 0.50, 0.74)  # occluder_kind below: microphone, cup, book, else scarf
+HIGHEST = -0.04  # y; no object reaches above
 Share = Tensor
 Thing = tuple[Tensor, Share]
 
 
 def occluder(x: Tensor, y: Tensor, a: dict[str, Tensor]) -> Thing:
-    """Linear colours (3, n, S, S) and shares (n, S, S) in [0, 1] of the objects at x (to the right) and y (down), picture
-    coordinates (n, S, S) in [-.5, .5] with 0 in the middle. The share is 0 where a["occluder"] is 0.
+    """Linear colours (3, n, S, S) and shares (n, S, S) in [0, 1] of the objects at x (to the right) and y (down).
+
+    x, y: (n, S, S), sides of the picture from its middle, in [-.5, .5]. The share is 0 where a["occluder"] is 0.
 
     Used of a, name -> (n, 1): occluder, _kind, _x, _y, _hue in [0, 1]; light_azimuth, _elevation, _strength, _warmth,
     ambient.
     """
     count, side = x.shape[0], x.shape[-1]
-    px, py = x.reshape(count, -1), y.reshape(count, -1)
+    lines = (y.amax((0, 2)) > HIGHEST).nonzero()[:, 0]
+    px, py = (v.index_select(1, lines).flatten(1) for v in (x, y))
     colour = torch.zeros(3, *px.shape, device=x.device)
     share = torch.zeros_like(px)
     number = sum((a["occluder_kind"][:, 0] >= edge).long() for edge in KINDS)
@@ -40,7 +43,9 @@ def occluder(x: Tensor, y: Tensor, a: dict[str, Tensor]) -> Thing:
             drawn, covered = draw(px[rows], py[rows], some, soft)
             colour[:, rows], share[rows] = drawn, covered
     share = share * a["occluder"].clamp(0, 1)
-    return colour.view(3, *x.shape), share.view(x.shape)
+    whole = torch.zeros(3, *x.shape, device=x.device), torch.zeros(x.shape, device=x.device)
+    whole[0][:, :, lines], whole[1][:, lines] = colour.view(3, count, -1, side), share.view(count, -1, side)
+    return whole
 
 
 def _lit(albedo: Tensor, nx: Tensor, ny: Tensor, nz: Tensor, a: dict[str, Tensor], gloss: float = 0.0) -> Tensor:
@@ -94,8 +99,9 @@ def _microphone(x: Tensor, y: Tensor, a: dict[str, Tensor], soft: float) -> Thin
     stretch = 1 + 0.35 * r2
     p, q = (bx + by) * stretch * 11, (bx - by) * stretch * 11
     wire = ((p - p.floor() - 0.5).abs() - 0.22).clamp(min=0) + ((q - q.floor() - 0.5).abs() - 0.22).clamp(min=0)
+    wire = 0.14 + (wire.clamp(max=0.4) - 0.14) * min(1.0, 0.003 / soft)  # fades where a pixel is wider than a wire
     grain, medium = noise(u * 5.0 + a["occluder_hue"], v * 5.0, "pore", "medium")
-    grille = hue(0.6 + 0 * cx, 0.04 + 0 * cx, 0.62 + 0 * cx) * (0.25 + 2.0 * wire.clamp(max=0.4))
+    grille = hue(0.6 + 0 * cx, 0.04 + 0 * cx, 0.62 + 0 * cx) * (0.25 + 2.0 * wire)
     sponge = hue(a["occluder_hue"] * 2.2, 0.75 + 0 * cx, 0.42 + 0 * cx) * (1 + 0.14 * grain + 0.06 * medium)
     ball_colour = mix(grille, sponge, foam) * (1 - 0.45 * bump((1 - by) * (1 - by) * 6))
     ball = _lit(ball_colour, bx, -by, bz, a) + _lit(torch.zeros_like(grille), bx, -by, bz, a, 0.35) * (1 - foam) * (
@@ -124,12 +130,12 @@ def _cup(x: Tensor, y: Tensor, a: dict[str, Tensor], soft: float) -> Thing:
     """A paper cup with a lid and a sleeve, or a mug, that leaves the picture below."""
     cx, cy = (a["occluder_x"] - 0.5) * 0.26, 0.27 - 0.13 * a["occluder_y"]
     u, v = _turned(x, y, cx, cy, (0.5 - a["occluder_x"]) * 22)
-    mug = (a["occluder_hue"] * 3 - (a["occluder_hue"] * 3).floor() > 0.55).float()
+    mug = (a["occluder_hue"] * 3 - (a["occluder_hue"] * 3).floor() > 0.68).float()
     half = 0.150 + 0.012 * mug - 0.17 * v.clamp(min=0) * (1 - 0.85 * mug)
     nx, nz = _round(u, half)
     curve = nz * 0.030  # circles around the cup, seen from above, hang lower in the middle
     down = v - curve
-    tint = hue(a["occluder_hue"], 0.50 + 0 * cx, 0.55 + 0.25 * mug)
+    tint = hue(a["occluder_hue"], 0.50 - 0.15 * mug, 0.55 + 0.15 * mug)
     white = hue(0.10 + 0 * cx, 0.05 + 0 * cx, 0.90 + 0 * cx)
     card = hue(0.075 + 0 * cx, 0.42 + 0 * cx, 0.60 + 0 * cx)
     medium, streak = noise(nx * 0.3 + a["occluder_hue"], v * 1.2, "medium", "streak")

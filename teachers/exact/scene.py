@@ -13,7 +13,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from .curves import bump, hue, mix, smooth
+from .curves import bump, hue, mix, rise, smooth
 from .noise import noise
 
 GRID = 96  # points in a row of the coarse grid; an edge in the background is at least as soft as two of them
@@ -79,7 +79,8 @@ def _draws(device: torch.device) -> Tensor:
 
 def _discs(u: Tensor, v: Tensor, seed: Tensor, cells: float, angle: float, soft: float) -> tuple[Tensor, list[Tensor]]:
     """Round spots, one in each cell of a turned grid of `cells` cells per picture: how much each point (n, P) is in its
-    spot, and three numbers in [0, 1] of the spot. seed: (n, 1) any number, moves the grid. soft: of the edge, in cells.
+    spot, and three numbers in [0, 1] of the spot. seed: (n, 1) any number, moves the grid. soft: of the edge, in
+    radii; it is never finer than the coarse grid.
     """
     c, s = math.cos(angle) * cells, math.sin(angle) * cells
     x, y = u * c - v * s + seed * 61.0, u * s + v * c + seed * 37.0
@@ -91,7 +92,9 @@ def _discs(u: Tensor, v: Tensor, seed: Tensor, cells: float, angle: float, soft:
     dx, dy = x - column - 0.5 - (one - 0.5) * room, y - row - 0.5 - (two - 0.5) * room
     distance = (dx * dx + dy * dy).sqrt() / radius
     rim = distance * distance
-    inside = smooth(1 + soft, 1 - soft, distance) * (0.82 + 0.22 * rim * rim).clamp(max=1.1)
+    edge = (0.012 * cells / radius).clamp(min=soft)
+    inside = rise(1 + edge, 1 - edge, distance)
+    inside = (3 - 2 * inside) * inside * inside * (0.82 + 0.22 * rim * rim).clamp(max=1.1)
     return inside, [one, two, three]
 
 
@@ -206,8 +209,8 @@ def _landscape(u: Tensor, v: Tensor, a: dict[str, Tensor]) -> Tensor:
         )
         town = hue(0.07 + 0.05 * c[11], 0.10 + 0.12 * c[12], 0.32 + 0.3 * c[14])
         land = mix(land, town, city)
-        shade = (1 - 0.35 * dusk) * (1 + 0.07 * medium + 0.10 * (steps - 0.5))
-        cover = smooth(-soft, soft, tower) * smooth(0.54, 0.40, edge) * (city * (k > 0))
+        shade = (1 - 0.35 * dusk) * (1 + 0.07 * medium + 0.12 * (steps - 0.5) * city)
+        cover = smooth(-soft, soft, tower) * smooth(0.62, 0.46, edge) * (city * (k > 0))
         cover = torch.maximum(cover, smooth(-soft, soft, v - top))
         colour = mix(colour, mix(land, low * 0.85, distance + 0 * dusk) * shade, cover)
     return colour
