@@ -146,7 +146,7 @@ def glasses(vertices: Tensor, eyes: Tensor, a: dict[str, Tensor], where: Fit) ->
     cy = ((ey[:, :1] + ey[:, 1:]) * 0.5 - 0.035)[..., None]
     side = torch.tensor([1.0, -1.0], device=eyes.device).view(1, 2, 1)
     thick = thickness(a)[..., None]
-    wide, deep = (0.0065 + 0.0205 * thick) * scale, (0.0075 + 0.0145 * thick) * scale
+    wide, deep = (0.0090 + 0.0180 * thick) * scale, (0.0085 + 0.0135 * thick) * scale
 
     # The plane stands before the face around the eyes; the bridge before the nose.
     near = vertices.index_select(1, where.face)
@@ -204,7 +204,7 @@ def glasses(vertices: Tensor, eyes: Tensor, a: dict[str, Tensor], where: Fit) ->
     tx = tx * (1 - corner) + outer * corner
     tz = (start_z + (end_z - start_z) * back) * (1 - corner) + on_plane(outer, ty) * corner
     dy = 0.03 * (1 - back) * back  # a slight bow
-    high = (0.008 + 0.028 * thick) * (1.15 - 0.4 * back) * scale
+    high = (0.010 + 0.026 * thick) * (1.15 - 0.4 * back) * scale
     flat = (0.0075 + 0.0075 * thick) * scale + 0 * back
     tyy = ty + dy + 0 * tx
     nil, one = torch.zeros_like(tx), torch.ones_like(tx)

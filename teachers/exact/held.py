@@ -15,7 +15,6 @@ from .curves import bump, hue, mix, smooth
 from .noise import noise
 
 KINDS = (0.26, 0.50, 0.74)  # occluder_kind below: microphone, cup, book, else scarf
-HIGHEST = -0.04  # y; no object reaches above
 Share = Tensor
 Thing = tuple[Tensor, Share]
 
@@ -28,24 +27,27 @@ def occluder(x: Tensor, y: Tensor, a: dict[str, Tensor]) -> Thing:
     Used of a, name -> (n, 1): occluder, _kind, _x, _y, _hue in [0, 1]; light_azimuth, _elevation, _strength, _warmth,
     ambient.
     """
-    count, side = x.shape[0], x.shape[-1]
-    lines = (y.amax((0, 2)) > HIGHEST).nonzero()[:, 0]
-    px, py = (v.index_select(1, lines).flatten(1) for v in (x, y))
-    colour = torch.zeros(3, *px.shape, device=x.device)
-    share = torch.zeros_like(px)
+    side = x.shape[-1]
+    colour, share = torch.zeros(3, *x.shape, device=x.device), torch.zeros(x.shape, device=x.device)
     number = sum((a["occluder_kind"][:, 0] >= edge).long() for edge in KINDS)
     number = torch.where(a["occluder"][:, 0] > 0, number, -1)
     soft = max(0.0025, 0.6 / side)
-    for k, draw in enumerate((_microphone, _cup, _book, _scarf)):
+    low, high = y.amax((0, 2)), x.abs().amin((0, 1))
+    for k, (draw, top, wide) in enumerate(
+        ((_microphone, 0.08, 0.35), (_cup, 0.0, 0.40), (_book, 0.0, 0.56), (_scarf, 0.0, 0.60))
+    ):
         rows = (number == k).nonzero()[:, 0]
         if len(rows):
+            # Only the part of the picture that such an object can reach.
+            lines, columns = (low > top).nonzero()[:, 0], (high < wide).nonzero()[:, 0]
+            near = rows[:, None, None], lines[None, :, None], columns[None, None]
             some = {name: a[name][rows] for name in a if name.startswith(("occluder", "light", "ambient"))}
-            drawn, covered = draw(px[rows], py[rows], some, soft)
-            colour[:, rows], share[rows] = drawn, covered
-    share = share * a["occluder"].clamp(0, 1)
-    whole = torch.zeros(3, *x.shape, device=x.device), torch.zeros(x.shape, device=x.device)
-    whole[0][:, :, lines], whole[1][:, lines] = colour.view(3, count, -1, side), share.view(count, -1, side)
-    return whole
+            drawn, covered = draw(x[near].flatten(1), y[near].flatten(1), some, soft)
+            place = len(rows), len(lines), len(columns)
+            share[near] = covered.view(place)
+            for channel, values in zip(colour, drawn, strict=True):
+                channel[near] = values.view(place)
+    return colour, share * a["occluder"].clamp(0, 1)[..., None]
 
 
 def _lit(albedo: Tensor, nx: Tensor, ny: Tensor, nz: Tensor, a: dict[str, Tensor], gloss: float = 0.0) -> Tensor:
