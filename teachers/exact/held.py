@@ -34,7 +34,7 @@ def occluder(x: Tensor, y: Tensor, a: dict[str, Tensor]) -> Thing:
     soft = max(0.0025, 0.6 / side)
     low, high = y.amax((0, 2)), x.abs().amin((0, 1))
     for k, (draw, top, wide) in enumerate(
-        ((_microphone, 0.08, 0.35), (_cup, 0.0, 0.40), (_book, 0.0, 0.56), (_scarf, 0.0, 0.60))
+        ((_microphone, 0.08, 0.35), (_cup, 0.0, 0.52), (_book, 0.0, 0.56), (_scarf, 0.0, 0.60))
     ):
         rows = (number == k).nonzero()[:, 0]
         if len(rows):
@@ -183,9 +183,21 @@ def _cup(x: Tensor, y: Tensor, a: dict[str, Tensor], soft: float) -> Thing:
     lip = smooth(soft * 8, -soft * 8, ellipse - 1) * mug
     inside = smooth(soft * 8, -soft * 8, ellipse * 1.16 - 1) * mug
     colour = mix(colour, _lit(glaze * 1.05, 0 * lx, 0.6 + 0 * lx, 0.75 + 0 * lx, a, 0.2), lip)
-    colour = mix(colour, _lit(glaze * 0.30, 0 * lx, 0.8 + 0 * lx, 0.4 + 0 * lx, a), inside)
+    coffee = smooth(soft * 8, -soft * 8, (u / 0.140) * (u / 0.140) + ((v - 0.012) / 0.026) * ((v - 0.012) / 0.026) - 1)
+    well = mix(glaze * (0.35 + 0.3 * smooth(-0.03, 0.0, v)), hue(0.06 + 0 * cx, 0.75 + 0 * cx, 0.24 + 0 * cx), coffee)
+    colour = mix(colour, _lit(well, 0 * lx, 0.8 + 0 * lx, 0.4 + 0 * lx, a), inside)
+    # The handle of a mug: a ring beside it.
+    aside = u * torch.where(a["occluder_x"] > 0.5, 1.0, -1.0)
+    du, dv = (aside - half) / 0.85, v - 0.125
+    far = (du * du + dv * dv).clamp(min=1e-12).sqrt()
+    across = ((far - 0.082) / 0.019).clamp(-1, 1)
+    ring = smooth(soft, -soft, (far - 0.082).abs() - 0.019) * (aside > 0) * (1 - body_share) * mug
+    outwards = across / far
+    to_side = torch.where(a["occluder_x"] > 0.5, du, -du) * outwards
+    bent = _lit(tint, to_side, -dv * outwards, (1 - across * across).clamp(min=0).sqrt(), a, 0.3)
+    colour = mix(colour, bent * (0.75 + 0.25 * smooth(0.0, 0.03, aside - half)), ring * (1 - lip))
     cover = torch.maximum(torch.maximum(disc, plate), torch.maximum(skirt, wall)) * paper_lid
-    return colour, torch.maximum(torch.maximum(body_share, cover), lip)
+    return colour, torch.maximum(torch.maximum(body_share, cover), torch.maximum(lip, ring))
 
 
 def _book(x: Tensor, y: Tensor, a: dict[str, Tensor], soft: float) -> Thing:
@@ -246,7 +258,7 @@ def _scarf(x: Tensor, y: Tensor, a: dict[str, Tensor], soft: float) -> Thing:
     wide, medium, grain = noise(u * 0.5 + a["occluder_hue"] * 7, v * 0.5 + a["occluder_x"], "wide", "medium", "pore")
     slant = (a["occluder_x"] - 0.5) * 0.5
     edge = v - 0.50 * u * u * (1 - 0.5 * u * u) - slant * u + 0.012 * wide
-    half = 0.33 + 0.42 * edge.clamp(0, 0.35) + 0.012 * medium
+    half = 0.285 + 0.055 * smooth(-0.02, 0.10, edge) + 0.42 * edge.clamp(0, 0.35) + 0.010 * medium
     nx, nz = _round(u, half)
     # Folds run around the neck, bent by noise; each is a soft roll with a shadow where the next one lies on it.
     along = edge * 9.5 + 0.22 * wide + 0.5 * slant * u * 6 + 0.8 * nx * nx
@@ -257,7 +269,7 @@ def _scarf(x: Tensor, y: Tensor, a: dict[str, Tensor], soft: float) -> Thing:
     knit = edge * 70 + ((stitches - stitches.floor()) * 2 - 1).abs() * 1.2
     knit = ((knit - knit.floor()) * 2 - 1).abs()
     fade = min(1.0, 0.0022 / soft)
-    tone = hue(a["occluder_hue"], 0.50 + 0 * cx, 0.35 + 0.35 * a["occluder_y"])
+    tone = hue(a["occluder_hue"], 0.20 + 0.35 * a["occluder_x"], 0.35 + 0.35 * a["occluder_y"])
     second = hue(a["occluder_hue"] + 0.08, 0.25 + 0 * cx, 0.75 + 0 * cx)
     bands = edge * 3.1 + a["occluder_hue"] * 3
     banded = smooth(0.36, 0.40, (bands - bands.floor() - 0.5).abs()) * (a["occluder_x"] * 7 % 1 > 0.55)
