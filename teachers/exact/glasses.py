@@ -1,8 +1,8 @@
 """Glasses as geometry: rims, bridge, temples and lenses, fitted to a head.
 
-They are attributes: the same glasses sit on every face, scaled by the distance of its eyes. Lengths are decimetres; x to the
-person's left, y up, z to the front. A vertex is a point on a path plus an offset from a fixed table, so only exact
-arithmetic is needed (see curves.py).
+They are attributes: the same glasses sit on every face, scaled by the distance of its eyes. Lengths are decimetres;
+x to the person's left, y up, z to the front. A vertex is a point on a path plus an offset from a fixed table, so only
+exact arithmetic is needed (see curves.py).
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ def _faces() -> tuple[Tensor, Tensor]:
     """Triangles of frame and lenses, counter-clockwise from outside, over: left and right rim, bridge, left and right
     temple, left and right lens (its centre, then its edge)."""
     rim, bridge, temple = AROUND * SECTION, BRIDGE * SECTION, TEMPLE * SECTION
-    frame = _tube(0, AROUND, True, False) + _tube(rim, AROUND, True, True) + _tube(2 * rim, BRIDGE, False, True)
+    frame = _tube(0, AROUND, True, True) + _tube(rim, AROUND, True, False) + _tube(2 * rim, BRIDGE, False, False)
     start = 2 * rim + bridge
     frame += _tube(start, TEMPLE, False, True) + _tube(start + temple, TEMPLE, False, False)
     lenses = []
@@ -136,7 +136,7 @@ def thickness(a: dict[str, Tensor]) -> Tensor:
 
 
 def glasses(vertices: Tensor, eyes: Tensor, a: dict[str, Tensor], where: Fit) -> Glasses:
-    """Glasses on heads of vertices (n, V, 3) and centres of the left and right eye (n, 2, 3), both before the head turns.
+    """Glasses on heads of vertices (n, V, 3) and centres of the left and right eye (n, 2, 3), before the head turns.
 
     Give the vertices without expression, so that glasses do not move with the brows. Used of a: glasses_shape, _dark.
     """
@@ -146,7 +146,7 @@ def glasses(vertices: Tensor, eyes: Tensor, a: dict[str, Tensor], where: Fit) ->
     cy = ((ey[:, :1] + ey[:, 1:]) * 0.5 - 0.035)[..., None]
     side = torch.tensor([1.0, -1.0], device=eyes.device).view(1, 2, 1)
     thick = thickness(a)[..., None]
-    wide, deep = (0.009 + 0.019 * thick) * scale, (0.009 + 0.013 * thick) * scale
+    wide, deep = (0.0090 + 0.0180 * thick) * scale, (0.0085 + 0.0135 * thick) * scale
 
     # The plane stands before the face around the eyes; the bridge before the nose.
     near = vertices.index_select(1, where.face)
@@ -205,7 +205,7 @@ def glasses(vertices: Tensor, eyes: Tensor, a: dict[str, Tensor], where: Fit) ->
     tz = (start_z + (end_z - start_z) * back) * (1 - corner) + on_plane(outer, ty) * corner
     dy = 0.03 * (1 - back) * back  # a slight bow
     high = (0.010 + 0.026 * thick) * (1.15 - 0.4 * back) * scale
-    flat = (0.009 + 0.006 * thick) * scale + 0 * back
+    flat = (0.0075 + 0.0075 * thick) * scale + 0 * back
     tyy = ty + dy + 0 * tx
     nil, one = torch.zeros_like(tx), torch.ones_like(tx)
     across = (side * (1 - corner) + nil, nil, corner + nil)
@@ -253,8 +253,8 @@ def frame_colour(a: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
     pick = a["glasses_shape"] * 7.3
     pick = pick - pick.floor()
     dark = a["glasses_dark"]
-    wire = mix(hue(0.11 + 0 * pick, 0.42 + 0 * pick, 0.80 + 0 * pick), hue(0.6 + 0 * pick, 0.03 + 0 * pick, 0.78 + 0 * pick),
-               (pick > 0.5).float())  # fmt: skip
+    gold, silver = (hue(h + 0 * pick, s + 0 * pick, 0.79 + 0 * pick) for h, s in ((0.11, 0.42), (0.60, 0.03)))
+    wire = mix(gold, silver, (pick > 0.5).float())
     wire = mix(wire, wire * 0.06, smooth(0.35, 0.65, dark))
     coloured = hue(pick * 0.9, 0.55 + 0 * pick, 0.42 + 0 * pick)
     brown = hue(0.06 + 0 * pick, 0.65 + 0 * pick, 0.30 + 0 * pick)
@@ -282,7 +282,7 @@ def lens(
     mirrored = mirrored.clamp(max=0.8)
     pick = a["glasses_shape"] * 5.1
     pick = pick - pick.floor()
-    tint = hue(mix(0.07 + 0 * pick, 0.30 + 0.35 * pick, (pick > 0.4).float()), 0.45 + 0 * pick, 0.20 + 0 * pick) * dark
+    tint = hue(mix(0.07 + 0 * pick, 0.30 + 0.35 * pick, (pick > 0.4).float()), 0.45 + 0 * pick, 0.15 + 0 * pick) * dark
     tint = tint + hue(0.55 + 0 * pick, 0.06 + 0 * pick, 0.55 + 0 * pick) * (1 - dark)
     film = dark * (0.93 - 0.22 * smooth(0.3, -0.9, height) * (pick > 0.3)) + (1 - dark) * 0.05
     share = (film + mirrored).clamp(max=0.97)

@@ -20,27 +20,34 @@ Thing = tuple[Tensor, Share]
 
 
 def occluder(x: Tensor, y: Tensor, a: dict[str, Tensor]) -> Thing:
-    """Linear colours (3, n, S, S) and shares (n, S, S) in [0, 1] of the objects at x (to the right) and y (down), picture
-    coordinates (n, S, S) in [-.5, .5] with 0 in the middle. The share is 0 where a["occluder"] is 0.
+    """Linear colours (3, n, S, S) and shares (n, S, S) in [0, 1] of the objects at x (to the right) and y (down).
+
+    x, y: (n, S, S), sides of the picture from its middle, in [-.5, .5]. The share is 0 where a["occluder"] is 0.
 
     Used of a, name -> (n, 1): occluder, _kind, _x, _y, _hue in [0, 1]; light_azimuth, _elevation, _strength, _warmth,
     ambient.
     """
-    count, side = x.shape[0], x.shape[-1]
-    px, py = x.reshape(count, -1), y.reshape(count, -1)
-    colour = torch.zeros(3, *px.shape, device=x.device)
-    share = torch.zeros_like(px)
+    side = x.shape[-1]
+    colour, share = torch.zeros(3, *x.shape, device=x.device), torch.zeros(x.shape, device=x.device)
     number = sum((a["occluder_kind"][:, 0] >= edge).long() for edge in KINDS)
     number = torch.where(a["occluder"][:, 0] > 0, number, -1)
     soft = max(0.0025, 0.6 / side)
-    for k, draw in enumerate((_microphone, _cup, _book, _scarf)):
+    low, high = y.amax((0, 2)), x.abs().amin((0, 1))
+    for k, (draw, top, wide) in enumerate(
+        ((_microphone, 0.08, 0.35), (_cup, 0.0, 0.52), (_book, 0.0, 0.56), (_scarf, 0.0, 0.60))
+    ):
         rows = (number == k).nonzero()[:, 0]
         if len(rows):
+            # Only the part of the picture that such an object can reach.
+            lines, columns = (low > top).nonzero()[:, 0], (high < wide).nonzero()[:, 0]
+            near = rows[:, None, None], lines[None, :, None], columns[None, None]
             some = {name: a[name][rows] for name in a if name.startswith(("occluder", "light", "ambient"))}
-            drawn, covered = draw(px[rows], py[rows], some, soft)
-            colour[:, rows], share[rows] = drawn, covered
-    share = share * a["occluder"].clamp(0, 1)
-    return colour.view(3, *x.shape), share.view(x.shape)
+            drawn, covered = draw(x[near].flatten(1), y[near].flatten(1), some, soft)
+            place = len(rows), len(lines), len(columns)
+            share[near] = covered.view(place)
+            for channel, values in zip(colour, drawn, strict=True):
+                channel[near] = values.view(place)
+    return colour, share * a["occluder"].clamp(0, 1)[..., None]
 
 
 def _lit(albedo: Tensor, nx: Tensor, ny: Tensor, nz: Tensor, a: dict[str, Tensor], gloss: float = 0.0) -> Tensor:
@@ -94,8 +101,9 @@ def _microphone(x: Tensor, y: Tensor, a: dict[str, Tensor], soft: float) -> Thin
     stretch = 1 + 0.35 * r2
     p, q = (bx + by) * stretch * 11, (bx - by) * stretch * 11
     wire = ((p - p.floor() - 0.5).abs() - 0.22).clamp(min=0) + ((q - q.floor() - 0.5).abs() - 0.22).clamp(min=0)
+    wire = 0.14 + (wire.clamp(max=0.4) - 0.14) * min(1.0, 0.003 / soft)  # fades where a pixel is wider than a wire
     grain, medium = noise(u * 5.0 + a["occluder_hue"], v * 5.0, "pore", "medium")
-    grille = hue(0.6 + 0 * cx, 0.04 + 0 * cx, 0.62 + 0 * cx) * (0.25 + 2.0 * wire.clamp(max=0.4))
+    grille = hue(0.6 + 0 * cx, 0.04 + 0 * cx, 0.62 + 0 * cx) * (0.25 + 2.0 * wire)
     sponge = hue(a["occluder_hue"] * 2.2, 0.75 + 0 * cx, 0.42 + 0 * cx) * (1 + 0.14 * grain + 0.06 * medium)
     ball_colour = mix(grille, sponge, foam) * (1 - 0.45 * bump((1 - by) * (1 - by) * 6))
     ball = _lit(ball_colour, bx, -by, bz, a) + _lit(torch.zeros_like(grille), bx, -by, bz, a, 0.35) * (1 - foam) * (
@@ -124,12 +132,12 @@ def _cup(x: Tensor, y: Tensor, a: dict[str, Tensor], soft: float) -> Thing:
     """A paper cup with a lid and a sleeve, or a mug, that leaves the picture below."""
     cx, cy = (a["occluder_x"] - 0.5) * 0.26, 0.27 - 0.13 * a["occluder_y"]
     u, v = _turned(x, y, cx, cy, (0.5 - a["occluder_x"]) * 22)
-    mug = (a["occluder_hue"] * 3 - (a["occluder_hue"] * 3).floor() > 0.55).float()
+    mug = (a["occluder_hue"] * 3 - (a["occluder_hue"] * 3).floor() > 0.68).float()
     half = 0.150 + 0.012 * mug - 0.17 * v.clamp(min=0) * (1 - 0.85 * mug)
     nx, nz = _round(u, half)
     curve = nz * 0.030  # circles around the cup, seen from above, hang lower in the middle
     down = v - curve
-    tint = hue(a["occluder_hue"], 0.50 + 0 * cx, 0.55 + 0.25 * mug)
+    tint = hue(a["occluder_hue"], 0.50 - 0.15 * mug, 0.55 + 0.15 * mug)
     white = hue(0.10 + 0 * cx, 0.05 + 0 * cx, 0.90 + 0 * cx)
     card = hue(0.075 + 0 * cx, 0.42 + 0 * cx, 0.60 + 0 * cx)
     medium, streak = noise(nx * 0.3 + a["occluder_hue"], v * 1.2, "medium", "streak")
@@ -175,9 +183,21 @@ def _cup(x: Tensor, y: Tensor, a: dict[str, Tensor], soft: float) -> Thing:
     lip = smooth(soft * 8, -soft * 8, ellipse - 1) * mug
     inside = smooth(soft * 8, -soft * 8, ellipse * 1.16 - 1) * mug
     colour = mix(colour, _lit(glaze * 1.05, 0 * lx, 0.6 + 0 * lx, 0.75 + 0 * lx, a, 0.2), lip)
-    colour = mix(colour, _lit(glaze * 0.30, 0 * lx, 0.8 + 0 * lx, 0.4 + 0 * lx, a), inside)
+    coffee = smooth(soft * 8, -soft * 8, (u / 0.140) * (u / 0.140) + ((v - 0.012) / 0.026) * ((v - 0.012) / 0.026) - 1)
+    well = mix(glaze * (0.35 + 0.3 * smooth(-0.03, 0.0, v)), hue(0.06 + 0 * cx, 0.75 + 0 * cx, 0.24 + 0 * cx), coffee)
+    colour = mix(colour, _lit(well, 0 * lx, 0.8 + 0 * lx, 0.4 + 0 * lx, a), inside)
+    # The handle of a mug: a ring beside it.
+    aside = u * torch.where(a["occluder_x"] > 0.5, 1.0, -1.0)
+    du, dv = (aside - half) / 0.85, v - 0.125
+    far = (du * du + dv * dv).clamp(min=1e-12).sqrt()
+    across = ((far - 0.082) / 0.019).clamp(-1, 1)
+    ring = smooth(soft, -soft, (far - 0.082).abs() - 0.019) * (aside > 0) * (1 - body_share) * mug
+    outwards = across / far
+    to_side = torch.where(a["occluder_x"] > 0.5, du, -du) * outwards
+    bent = _lit(tint, to_side, -dv * outwards, (1 - across * across).clamp(min=0).sqrt(), a, 0.3)
+    colour = mix(colour, bent * (0.75 + 0.25 * smooth(0.0, 0.03, aside - half)), ring * (1 - lip))
     cover = torch.maximum(torch.maximum(disc, plate), torch.maximum(skirt, wall)) * paper_lid
-    return colour, torch.maximum(torch.maximum(body_share, cover), lip)
+    return colour, torch.maximum(torch.maximum(body_share, cover), torch.maximum(lip, ring))
 
 
 def _book(x: Tensor, y: Tensor, a: dict[str, Tensor], soft: float) -> Thing:
@@ -238,7 +258,7 @@ def _scarf(x: Tensor, y: Tensor, a: dict[str, Tensor], soft: float) -> Thing:
     wide, medium, grain = noise(u * 0.5 + a["occluder_hue"] * 7, v * 0.5 + a["occluder_x"], "wide", "medium", "pore")
     slant = (a["occluder_x"] - 0.5) * 0.5
     edge = v - 0.50 * u * u * (1 - 0.5 * u * u) - slant * u + 0.012 * wide
-    half = 0.33 + 0.42 * edge.clamp(0, 0.35) + 0.012 * medium
+    half = 0.285 + 0.055 * smooth(-0.02, 0.10, edge) + 0.42 * edge.clamp(0, 0.35) + 0.010 * medium
     nx, nz = _round(u, half)
     # Folds run around the neck, bent by noise; each is a soft roll with a shadow where the next one lies on it.
     along = edge * 9.5 + 0.22 * wide + 0.5 * slant * u * 6 + 0.8 * nx * nx
@@ -249,7 +269,7 @@ def _scarf(x: Tensor, y: Tensor, a: dict[str, Tensor], soft: float) -> Thing:
     knit = edge * 70 + ((stitches - stitches.floor()) * 2 - 1).abs() * 1.2
     knit = ((knit - knit.floor()) * 2 - 1).abs()
     fade = min(1.0, 0.0022 / soft)
-    tone = hue(a["occluder_hue"], 0.50 + 0 * cx, 0.35 + 0.35 * a["occluder_y"])
+    tone = hue(a["occluder_hue"], 0.20 + 0.35 * a["occluder_x"], 0.35 + 0.35 * a["occluder_y"])
     second = hue(a["occluder_hue"] + 0.08, 0.25 + 0 * cx, 0.75 + 0 * cx)
     bands = edge * 3.1 + a["occluder_hue"] * 3
     banded = smooth(0.36, 0.40, (bands - bands.floor() - 0.5).abs()) * (a["occluder_x"] * 7 % 1 > 0.55)

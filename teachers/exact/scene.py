@@ -13,13 +13,13 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from .curves import bump, hue, mix, smooth
+from .curves import bump, hue, mix, rise, smooth
 from .noise import noise
 
 GRID = 64  # points in a row of the coarse grid; an edge in the background is at least as soft as two of them
 KINDS = (0.26, 0.50, 0.62, 0.80)  # background_kind below: studio, room, landscape, foliage, else lights at night
 CHANCES = 16
-DRAWS = 1024  # entries of the table of random numbers that cells look up
+DRAWS = 1024  # entries of the table of random numbers that cells look up, a power of two
 
 
 def background(a: dict[str, Tensor], size: int) -> Tensor:
@@ -48,11 +48,16 @@ def background(a: dict[str, Tensor], size: int) -> Tensor:
 def _magnified(grid: Tensor, side: int, size: int) -> Tensor:
     """(3, n, side * side) to (3, n, size * size), bilinear."""
     low, high, share = _between(side, size, grid.device)
-    image = grid.view(3, -1, side, side)
-    rows = image.index_select(2, low)
-    rows = rows + (image.index_select(2, high) - rows) * share[:, None]
-    left = rows.index_select(3, low)
-    return (left + (rows.index_select(3, high) - left) * share).flatten(2)
+    share = share[:, None, None]
+
+    def along_rows(image: Tensor) -> Tensor:  # (side, k, m): whole rows are copied, which is fast
+        first = image.index_select(0, low)
+        return image.index_select(0, high).sub_(first).mul_(share).add_(first)
+
+    count = grid.shape[1]
+    wide = along_rows(grid.view(3 * count, side, side).permute(2, 0, 1).contiguous())  # (size x, 3 n, side y)
+    whole = along_rows(wide.permute(2, 1, 0).contiguous())  # (size y, 3 n, size x)
+    return whole.permute(1, 0, 2).reshape(3, count, size * size)
 
 
 @lru_cache(maxsize=16)
@@ -79,19 +84,22 @@ def _draws(device: torch.device) -> Tensor:
 
 def _discs(u: Tensor, v: Tensor, seed: Tensor, cells: float, angle: float, soft: float) -> tuple[Tensor, list[Tensor]]:
     """Round spots, one in each cell of a turned grid of `cells` cells per picture: how much each point (n, P) is in its
-    spot, and three numbers in [0, 1] of the spot. seed: (n, 1) any number, moves the grid. soft: of the edge, in cells.
+    spot, and three numbers in [0, 1] of the spot. seed: (n, 1) any number, moves the grid. soft: of the edge, in
+    radii; it is never finer than the coarse grid.
     """
     c, s = math.cos(angle) * cells, math.sin(angle) * cells
     x, y = u * c - v * s + seed * 61.0, u * s + v * c + seed * 37.0
     column, row = x.floor(), y.floor()
-    index = (column.long() * 131 + row.long() * 57) % DRAWS
-    radius, one, two, three = (t[index] for t in _draws(u.device))
+    index = (column.long() * 131 + row.long() * 57) & (DRAWS - 1)
+    radius, one, two, three = (t.take(index) for t in _draws(u.device))
     radius = 0.20 + 0.22 * radius
     room = 0.96 - 2 * radius
     dx, dy = x - column - 0.5 - (one - 0.5) * room, y - row - 0.5 - (two - 0.5) * room
     distance = (dx * dx + dy * dy).sqrt() / radius
     rim = distance * distance
-    inside = smooth(1 + soft, 1 - soft, distance) * (0.82 + 0.22 * rim * rim).clamp(max=1.1)
+    edge = (0.012 * cells / radius).clamp(min=soft)
+    inside = rise(1 + edge, 1 - edge, distance)
+    inside = (3 - 2 * inside) * inside * inside * (0.82 + 0.22 * rim * rim).clamp(max=1.1)
     return inside, [one, two, three]
 
 
@@ -137,7 +145,7 @@ def _room(u: Tensor, v: Tensor, a: dict[str, Tensor]) -> Tensor:
     inner = _box(x, v, far, middle, 0.09 + 0.06 * c[14], 0.11 + 0.05 * c[15], soft) * (1 - shelf)
     colour = mix(mix(colour, dark * 0.7, frame), accent * (0.9 + 0.25 * wide), inner)
     column, row = (x * 20 + c[7] * 40), (v * 5.2 + c[8] * 9)
-    index = (column.floor().long() * 29 + row.floor().long() * 83) % DRAWS
+    index = (column.floor().long() * 29 + row.floor().long() * 83) & (DRAWS - 1)
     tall, which, lit = _draws(u.device)[:3].unbind(0)
     inside = (row - row.floor()) * 1.0
     book = smooth(-0.06, 0.22, inside - 0.42 * tall[index]) * smooth(0.0, 0.16, 1 - inside)
@@ -197,7 +205,7 @@ def _landscape(u: Tensor, v: Tensor, a: dict[str, Tensor]) -> Tensor:
     for k, (distance, soft) in enumerate(((0.75, 0.02), (0.40, 0.028), (0.05, 0.036))):
         ridge, rough = noise(u * (0.10 + 0.05 * k) + c[9 + k] * 7, 0 * v + c[6 + k] + 0.3 * k, "wide", "medium")
         column = u * (9 - 2 * k) + c[10 + k] * 50
-        steps = _draws(u.device)[k][(column.floor().long() * 37) % DRAWS]
+        steps = _draws(u.device)[k][(column.floor().long() * 37) & (DRAWS - 1)]
         edge = (column - column.floor() - 0.5).abs()
         tower = v - level + (steps * 0.30 - 0.10)
         top = level + 0.05 * k - 0.045 * ridge - 0.012 * rough
@@ -206,8 +214,8 @@ def _landscape(u: Tensor, v: Tensor, a: dict[str, Tensor]) -> Tensor:
         )
         town = hue(0.07 + 0.05 * c[11], 0.10 + 0.12 * c[12], 0.32 + 0.3 * c[14])
         land = mix(land, town, city)
-        shade = (1 - 0.35 * dusk) * (1 + 0.07 * medium + 0.10 * (steps - 0.5))
-        cover = smooth(-soft, soft, tower) * smooth(0.54, 0.40, edge) * (city * (k > 0))
+        shade = (1 - 0.35 * dusk) * (1 + 0.07 * medium + 0.12 * (steps - 0.5) * city)
+        cover = smooth(-soft, soft, tower) * smooth(0.62, 0.46, edge) * (city * (k > 0))
         cover = torch.maximum(cover, smooth(-soft, soft, v - top))
         colour = mix(colour, mix(land, low * 0.85, distance + 0 * dusk) * shade, cover)
     return colour

@@ -5,9 +5,6 @@ They depend on attributes and on the shape of the head, never on the paint of th
 
 from __future__ import annotations
 
-import math
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 
@@ -38,12 +35,18 @@ def _inside(x: Tensor, y: Tensor, z: Tensor, a: dict[str, Tensor]) -> tuple[Tens
     return line + outwards - y, ring
 
 
+def _leaf(ax: Tensor, z: Tensor) -> Tensor:
+    """How far below the neckline the leaves of a shirt's collar end, (n, P): lower in front, in two points."""
+    return 0.16 + 0.24 * smooth(0.3, 0.7, z) * rise(0.62, 0.30, ax) * rise(0.02, 0.12, ax)
+
+
 def cloth_push(rest: Tensor, a: dict[str, Tensor]) -> Tensor:
     """How far each vertex of rest (V, 3) is pushed outwards for the clothes to have thickness: (n, V), dm."""
     x, y, z = (v[None] for v in rest.unbind(1))
     inside, _ = _inside(x, y, z, a)
     _, _, shirt, roll = _kind(a)
-    thick = 0.025 + 0.035 * shirt + 0.045 * roll
+    leaf = smooth(0.03, -0.03, inside - _leaf(x.abs(), z)) * shirt
+    thick = 0.025 + 0.040 * leaf + 0.045 * roll
     bulge = bump(((inside - 0.10) / 0.09) ** 2) * roll * 0.03
     neck = smooth(6.6, 6.4, y) * smooth(1.25, 1.05, z + 1.0 * (y - 6.2).clamp(min=0))
     return (smooth(-0.05, 0.05, inside) * thick + bulge) * neck
@@ -67,13 +70,15 @@ def cloth(x: Tensor, y: Tensor, z: Tensor, a: dict[str, Tensor]) -> tuple[Tensor
     rib = ((around - around.floor()) * 2 - 1).abs()
     rim = smooth(0.115, 0.10, inside)
     seam = bump(((inside - 0.112) / 0.012) ** 2)
-    stitch = bump(((inside - 0.045) / 0.008) ** 2) * shirt
     fold = bump(((inside - 0.22) / 0.03) ** 2) * roll
-    shade = folds * (1 - 0.16 * rib * (rim * round_ + roll)) * (1 - 0.30 * seam * (round_ + vee) - 0.10 * stitch)
+    shade = folds * (1 - 0.16 * rib * (rim * round_ + roll)) * (1 - 0.30 * seam * (round_ + vee))
     shade = shade * (1 - 0.35 * fold) * (0.86 + 0.14 * smooth(0.0, 0.05, inside))
-    # The leaves of a shirt's collar end lower in front; their edge stands off the shirt.
-    leaf = inside - 0.24 - 0.25 * smooth(0.3, 0.8, z) * rise(0.55, 0.15, ax)
-    shade = shade * (1 - shirt * (0.40 * bump((leaf.clamp(min=0) / 0.05) ** 2) * (leaf > 0)))
+    leaf = inside - _leaf(ax, z)
+    below = leaf.clamp(min=0) / 0.07
+    edge = (leaf + 0.022) / 0.006
+    placket = (x - 0.055) / 0.006
+    shade = shade * (1 - shirt * (leaf > 0) * (0.50 * bump(below * below) + 0.15 * bump(placket * placket) * (z > 0.5)))
+    shade = shade * (1 + shirt * (0.05 * (leaf < 0) - 0.14 * bump(edge * edge)))
 
     # A third of the shirts and a few other clothes are striped.
     which = a["clothes_hue"] * 11
