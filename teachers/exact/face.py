@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .hair_styles import hair_attributes
+
 BUILD = ("gender", "age", "african", "asian", "caucasian", "weight", "muscle")  # shapes of the whole head
 OUTLINES = ("head_round", "head_oval", "head_square", "head_rectangular", "head_triangular", "head_invertedtriangular",
             "head_diamond")  # fmt: skip
@@ -78,8 +80,8 @@ def sample_attributes(n: int, seed: int, sensor: bool = False) -> Tensor:
     normal = {name: np.clip(numbers[:, 0, i], -2.3, 2.3) for name, i in _PLACE.items()}
     flat = {name: flat[:, i] for name, i in _PLACE.items()}
     columns = {
-        **flat, **_pose(normal), **_expression(normal, flat), **_light(normal, flat), **_hair(normal, flat),
-        "glasses": flat["glasses"] > 0.87, "occluder": flat["occluder"] > 0.94, "bald": flat["bald"] > 0.95,
+        **flat, **_pose(normal), **_expression(normal, flat), **_light(normal, flat), **_hair(numbers),
+        "glasses": flat["glasses"] > 0.87, "occluder": flat["occluder"] > 0.94,
         "blur": np.maximum(0, flat["blur"] * 2 - 1) * sensor, "noise": np.maximum(0, flat["noise"] * 2 - 1) * sensor,
     }  # fmt: skip
     return torch.from_numpy(np.stack([columns[name] for name in ATTRIBUTES], 1).astype(np.float32))
@@ -123,22 +125,11 @@ def _light(normal: dict, flat: dict) -> dict:
     }  # fmt: skip
 
 
-def _hair(normal: dict, flat: dict) -> dict:
-    """One of six styles: buzz, short, side part, bob, long, tied back. Dark and brown colours are the most frequent."""
-    style = np.floor(flat["hair_length"] * 6)
-    length = np.choose(style.astype(int), [0.06, 0.20, 0.34, 0.9, 1.75, 0.36])
-    dark = np.interp(flat["hair_dark"], [0, 0.04, 0.14, 0.32, 0.6, 1], [0, 0.15, 0.35, 0.6, 0.82, 1])
-    return {
-        "hair_length": length * (0.85 + 0.35 * flat["hair_phase"]),
-        "hair_volume": (0.03 + 0.11 * flat["hair_volume"]) * np.where(np.isin(style, (0, 5)), 0.3, 1),
-        "hair_line": normal["hair_line"] * 0.5,
-        "hair_fringe": np.where((flat["hair_fringe"] > 0.65) & (style > 0) & (style < 5), flat["hair_fringe"], 0),
-        "hair_part": 0.7 * flat["hair_part"] - 0.35,
-        "hair_back": np.where(style == 5, 1, np.where(np.isin(style, (1, 2)), 0.5 * flat["hair_back"], 0)),
-        "hair_curl": np.where((flat["hair_curl"] > 0.65) & (style > 0) & (style < 5), flat["hair_curl"], 0),
-        "hair_dark": dark, "hair_warm": np.clip(normal["hair_warm"], -2, 2),
-        "hair_grey": np.maximum(0, (flat["hair_grey"] - 0.86) / 0.14),
-    }  # fmt: skip
+def _hair(numbers: np.ndarray) -> dict:
+    """One of the styles of hair_styles.py. numbers: (n, 2, A) as in sample_attributes()."""
+    own = [i for name, i in _PLACE.items() if name.startswith(("hair_", "bald"))]
+    chances = torch.special.ndtr(torch.from_numpy(numbers[:, :, own].reshape(len(numbers), -1)))[:, :14]
+    return {name: column[:, 0].numpy() for name, column in hair_attributes(chances).items()}
 
 
 def attribute(attributes: Tensor, name: str) -> Tensor:

@@ -9,7 +9,8 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from . import camera, hair, mesh, worn as clothes
+from . import camera, hair, hair_scalp, mesh
+from . import worn as clothes
 from .glasses import FRAME_FACES, LENS_FACES, Fit, Glasses, fit, glasses
 from .face import ATTRIBUTES
 from .masks import MASKS
@@ -70,10 +71,10 @@ def cap(device: torch.device) -> tuple[Tensor, Tensor]:
 
 
 @lru_cache
-def scalp(device: torch.device) -> hair.Scalp:
+def scalp(device: torch.device) -> hair_scalp.Scalp:
     """The tables of the hair."""
     t = mesh.tables(torch.device("cpu"))
-    return hair.scalp(t.rest, t.faces[mesh.BODY]).to(device)
+    return hair_scalp.scalp(t.rest, t.faces[mesh.BODY]).to(device)
 
 
 @lru_cache
@@ -182,7 +183,7 @@ def _hair(face: Vector, a: Numbers, size: int) -> hair.Ribbons:
 def _dressed(t: mesh.Tables, face: Vector, normal: Vector, z: Numbers, a: Numbers) -> Vector:
     """The head with its lashes shortened, and its scalp pushed out under the hair."""
     share = 0.08 + 0.32 * z["lashes"].T
-    out = (hair.scalp_push(scalp(t.rest.device), a) + clothes.cloth_push(t.rest, a)).T
+    out = (hair_scalp.scalp_push(scalp(t.rest.device), a) + clothes.cloth_push(t.rest, a)).T
     beard, moustache = (t.masks[MASKS.index(name)][:, None] for name in ("beard", "moustache"))
     out = out * t.is_body[:, None] + torch.maximum(beard * z["beard"].T * 0.045, moustache * z["moustache"].T * 0.022)
     points = []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from . import hair, paint, worn
+from . import hair_scalp, paint, worn
 from .geometry import BODY, EYE_LEFT, EYE_RIGHT, GLASSES, HAIR, LASH, TEETH, TONGUE, Geometry, cap, scalp, unit
 from .masks import MASKS
 from .surface import Hits, Points, hits
@@ -125,7 +125,7 @@ def _parts_of_skin(g: Geometry, h: Hits) -> Tensor:
     """Labels (n, P) uint8 of points of the body."""
     rest = [h.static(row) for row in g.tables.rest_rows]
     masks = {name: h.static(mask) for name, mask in zip(MASKS, g.tables.masks, strict=True)}
-    line = h.moving(hair.scalp_line(scalp(h.x.device), g.a).T.contiguous())
+    line = h.moving(hair_scalp.scalp_line(scalp(h.x.device), g.a).T.contiguous())
     label = torch.full_like(h.write, SEGMENTS.index("skin"), dtype=torch.uint8)
     chosen = {
         "lips": masks["lip"] > 0, "mouth": masks["mouth"] > 0.5, "brows": paint.brow(*rest, g.traits) > 0.5,

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from . import camera, eyes, glasses, hair, hair_shade, mesh, paint, raster, worn
+from . import camera, eyes, glasses, hair_scalp, hair_shade, mesh, paint, raster, worn
 from .curves import hue, mix
 from .geometry import EYE_LEFT, EYE_RIGHT, GLASSES, HAIR, LASH, LENS, TEETH, TONGUE, BODY, Geometry, cap, scalp, unit
 from .surface import Hits, Points, hits
@@ -80,7 +80,7 @@ def _body(g: Geometry, p: Points, h: Hits, lit: Numbers, detail: float) -> Tenso
     t, grown = g.tables, scalp(h.x.device)
     toward = g.view.unrotate(tuple(c.T for c in lit["key"]))
     visible = mesh.visibility(t, torch.cat(toward).T.double())
-    line = hair.scalp_line(grown, g.a).T.contiguous()
+    line = hair_scalp.scalp_line(grown, g.a).T.contiguous()
     normal = unit(tuple(h.moving(c) for c in g.normal))
     inside = h.moving(line)
     open_ = _out_of_shadow(g, p, h, lit)
@@ -89,11 +89,11 @@ def _body(g: Geometry, p: Points, h: Hits, lit: Numbers, detail: float) -> Tenso
         torch.stack([h.static(mask) for mask in t.masks]),
     )  # fmt: skip
     colour = paint.skin(skin, g.traits, g.a, lit, detail)
-    tangent = hair.scalp_tangent(grown, g.a)
+    tangent = hair_scalp.scalp_tangent(grown, g.a)
     tangent = g.view.rotate(tuple(c.T for c in tangent))
     tangent = torch.stack(unit(tuple(h.moving(c.contiguous()) for c in tangent)))
-    across, along = (h.moving(c.T.contiguous()) for c in hair.scalp_places(grown, g.a))
-    share, strands, locks = hair_shade.scalp_mask(inside, across, along, g.a, min(1.0, detail))
+    across, along = (h.moving(c.T.contiguous()) for c in hair_scalp.scalp_places(grown, g.a))
+    share, strands, locks = hair_shade.scalp_mask(inside, across, along, skin.x, skin.y, g.a, min(1.0, detail))
     colour = mix(
         colour, hair_shade.shade_scalp(torch.stack(normal), tangent, inside, strands, locks, g.a, _hair_light(g, lit)), share
     )
@@ -109,12 +109,12 @@ SHADOW_GRID = 128
 
 
 def _out_of_shadow(g: Geometry, p: Points, h: Hits, lit: Numbers) -> Tensor:
-    """Share (n, P) of the key light that hair and glasses let through to points of the skin.
+    """Share (n, P) of the key light that hair lets through to points of the skin.
 
     A map of how much of each cell of the picture they cover, and how near they are, is looked up along the way to the light.
     Sums of whole numbers make the map, so it is exact.
     """
-    caster = (p.kinds == HAIR) | (p.kinds == GLASSES)
+    caster = p.kinds == HAIR
     steps = torch.where(caster, ((raster.FARTHEST - raster.depth_of(p.nearest)) >> 16) + 1024, 0)
     grids = torch.stack([caster.sum(1).float(), steps.sum(1).float()], 1).view(p.n, 2, p.size, p.size)
     pool = max(1, p.size // SHADOW_GRID)
