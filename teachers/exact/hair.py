@@ -17,6 +17,7 @@ from .hair_scalp import (
     CARDS,
     CENTRE,
     GRID,
+    PANELS,
     REACH,
     Scalp,
     column,
@@ -31,7 +32,7 @@ from .hair_scalp import (
     unit,
 )
 
-SHEETS = 6  # kinds of strand patterns: tapering, blunt, wavy; first the fine ones, then the coarse ones
+SHEETS = 8  # kinds of strand patterns: tapering, blunt, wavy, closed; first the fine ones, then the coarse ones
 
 
 @dataclass
@@ -96,7 +97,7 @@ def _walk(t: Scalp, a: dict[str, Tensor], s: dict[str, Tensor], keep: int, segme
     mass = hair_mass(p, a, s) * smooth(-0.02, 0.12, inside)
     layer = 0.010 + (0.012 + 0.06 * s["long"] + 0.25 * a["hair_volume"] * (1 - s["back"])) * chance[1]
     mess = (0.16 + 0.5 * a["hair_curl"] + 1.5 * a["hair_volume"]) * (1 - 0.6 * s["back"]) * (1 - 0.5 * s["long"])
-    jitter = (chance[2:5, None] - 0.5) * mess
+    jitter = (chance[2:5, None] - 0.5) * mess * (torch.arange(keep, device=p.device) >= PANELS)
     step = length / segments
     fringed = _fringed(t, a, keep).to(p.dtype)
     line = [p]
@@ -158,12 +159,12 @@ def grow(
     """Cards for n pictures.
 
     vertices: (n, V, 3) of the heads in their own frame, with expression, before turning and before `scalp_push`.
-    a: attributes (n, 1). count: cards to use, 1 to CARDS; they get wider as they get fewer. segments: per card, at
-    least 3. detail: size of the picture / 256, at most 1; chooses finer or coarser strands.
+    a: attributes (n, 1). count: cards to use, PANELS + 1 to CARDS; they get wider as they get fewer. segments: per
+    card, at least 3. detail: size of the picture / 256, at most 1; chooses finer or coarser strands.
     Raises ValueError for another count or fewer segments.
     """
-    if not 1 <= count <= CARDS or segments < 3:
-        raise ValueError(f"count must be in 1..{CARDS} and segments at least 3; got {count} and {segments}")
+    if not PANELS < count <= CARDS or segments < 3:
+        raise ValueError(f"count must be in {PANELS + 1}..{CARDS} and segments at least 3; got {count} and {segments}")
     s = style(a)
     rest, length = _walk(t, a, s, count, segments)
     normal = soft_normal(rest.transpose(0, 1).flatten(2)).view(3, segments + 1, -1, count)
@@ -182,7 +183,8 @@ def grow(
     across = unit(across + normal * twist)
     share = torch.linspace(0, 1, segments + 1, device=line.device)[:, None, None]
     half = (0.022 + 0.014 * chance[4] + 0.026 * s["long"]) * (CARDS / count) ** 0.5
-    half = half * (1 + 0.75 * loose) * (1 + 0.4 * _fringed(t, a, count)) * (0.75 + 0.5 * share - 0.45 * share * share)
+    half[:, :PANELS] = 0.115
+    half = half * (1 + 0.5 * loose) * (1 + 0.4 * _fringed(t, a, count)) * (0.75 + 0.5 * share - 0.45 * share * share)
     edge = across * half
     points = torch.stack([line.transpose(0, 1) - edge, line.transpose(0, 1) + edge])
     inner = (0.10 + 0.35 * loose) * (1 - chance[1])
@@ -214,7 +216,9 @@ def _seeds(t: Scalp, a: dict[str, Tensor], count: int, detail: float) -> Tensor:
     own = (own - own.floor()).clamp(0, 0.999)
     wavy, blunt = a["hair_curl"] > 0.3, a["hair_length"] > 0.6
     blunt = blunt | _fringed(t, a, count)
-    kind = torch.where(wavy, 2.0, torch.where(blunt, 1.0, 0.0)).to(own.dtype) + (3 if detail < 0.45 else 0)
+    kind = torch.where(wavy, 2.0, torch.where(blunt, 1.0, 0.0)).to(own.dtype)
+    kind[:, :PANELS] = 3
+    kind = kind + (4 if detail < 0.45 else 0)
     return (kind + own) / SHEETS
 
 
@@ -231,10 +235,12 @@ def _used(t: Scalp, a, s, line: Tensor, normal: Tensor, length: Tensor, count: i
     temple = temple & ~_fringed(t, a, count) & (s["long"] > 0.5)
     few = torch.arange(count, device=line.device) * 1.0 / count
     low = (t.root[1, :count] < 7.2) & (s["long"] < 0.5)
-    grown = grown & ~low & (few < 1 - 0.08 * s["long"])
+    grown = grown & ~low & (few < 1 - (0.55 + 0.33 * (t.root[2, :count] < 0.15)) * s["long"])
     hidden = (line[:, 0].abs() < 0.5) & (line[:, 1] > 6.45)
     seen = (facing > -0.12) | ((facing > -0.75) & (normal[1] < -0.2) & ~hidden)
     seen = seen[:-1] | seen[1:]
     # On the head the pushed scalp shows the mass of long hair; there some cards are enough.
-    bare = (line[1:, 1] > 7.6) & (s["long"] > 0.5) & (t.chance[4, :count] > 0.45) & ~_fringed(t, a, count)
-    return (seen & grown & ~bare & ~temple).permute(1, 2, 0)
+    bare = (line[1:, 1] > 7.6) & (s["long"] > 0.5) & (t.chance[4, :count] > 0.35) & ~_fringed(t, a, count)
+    panel = torch.arange(count, device=line.device) < PANELS
+    grown = torch.where(panel, (s["long"] > 0.5) & (s["back"] < 0.5) & (a["bald"] < 0.5), grown & ~temple)
+    return (seen & grown & ~bare).permute(1, 2, 0)

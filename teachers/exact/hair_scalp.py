@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-CARDS = 420  # cards in all; `count` takes the first of them
+CARDS = 440  # cards in all; `count` takes the first of them
+PANELS = 20  # of the cards: the first ones, broad, the closed curtain of long hair around the neck
 CENTRE = (0.0, 7.45, 0.50)  # of the skull
 HALF = (0.74, 1.06, 0.98)  # half axes of the ellipsoid that gives the soft normals
 WHORL = (0.12, 8.50, 0.02)
@@ -131,13 +132,17 @@ def _roots(rest: np.ndarray, line: np.ndarray, body: np.ndarray) -> tuple[np.nda
     spread = np.where((depth < 0.25) & (point[:, 2] > 0.5), 1.6, 1.0) * np.where(point[:, 2] < -0.1, 0.75, 1.0)
     side = (np.abs(point[:, 0]) > 0.52) & (point[:, 2] > 0.35) & (point[:, 1] < 8.0)
     spread = np.where(side, 1.6, spread)
-    best, chosen = np.full(5000, np.inf), []
-    pick = 0
-    for _ in range(CARDS):
+    angle = np.degrees(np.arctan2(point[:, 0], point[:, 2] - 0.40)) % 360
+    ring = np.linspace(66, 294, PANELS)[:, None]
+    chosen = list((np.abs(angle - ring) + 40 * np.abs(point[:, 1] - 7.72)).argmin(1))
+    best, pick = np.full(5000, np.inf), 0
+    for _ in range(CARDS - PANELS):
         chosen.append(pick)
         best = np.minimum(best, ((point - point[pick]) ** 2).sum(1) * spread**2)
         pick = int(best.argmax())
-    return body[face[chosen]], weight[chosen], rng.random((6, CARDS))
+    chance = rng.random((6, CARDS))
+    chance[:, :PANELS] = 0.45
+    return body[face[chosen]], weight[chosen], chance
 
 
 def scalp(rest: Tensor, body: Tensor) -> Scalp:
