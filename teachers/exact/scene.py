@@ -16,7 +16,7 @@ from torch import Tensor
 from .curves import bump, hue, mix, rise, smooth
 from .noise import noise
 
-GRID = 96  # points in a row of the coarse grid; an edge in the background is at least as soft as two of them
+GRID = 64  # points in a row of the coarse grid; an edge in the background is at least as soft as two of them
 KINDS = (0.26, 0.50, 0.62, 0.80)  # background_kind below: studio, room, landscape, foliage, else lights at night
 CHANCES = 16
 DRAWS = 1024  # entries of the table of random numbers that cells look up, a power of two
@@ -97,7 +97,7 @@ def _discs(u: Tensor, v: Tensor, seed: Tensor, cells: float, angle: float, soft:
     dx, dy = x - column - 0.5 - (one - 0.5) * room, y - row - 0.5 - (two - 0.5) * room
     distance = (dx * dx + dy * dy).sqrt() / radius
     rim = distance * distance
-    edge = (0.012 * cells / radius).clamp(min=soft)
+    edge = (1.15 / GRID * cells / radius).clamp(min=soft)
     inside = rise(1 + edge, 1 - edge, distance)
     inside = (3 - 2 * inside) * inside * inside * (0.82 + 0.22 * rim * rim).clamp(max=1.1)
     return inside, [one, two, three]
