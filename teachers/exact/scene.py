@@ -97,7 +97,7 @@ def _discs(u: Tensor, v: Tensor, seed: Tensor, cells: float, angle: float, soft:
     dx, dy = x - column - 0.5 - (one - 0.5) * room, y - row - 0.5 - (two - 0.5) * room
     distance = (dx * dx + dy * dy).sqrt() / radius
     rim = distance * distance
-    edge = (0.012 * cells / radius).clamp(min=soft)
+    edge = (1.15 / GRID * cells / radius).clamp(min=soft)
     inside = rise(1 + edge, 1 - edge, distance)
     inside = (3 - 2 * inside) * inside * inside * (0.82 + 0.22 * rim * rim).clamp(max=1.1)
     return inside, [one, two, three]
