@@ -18,6 +18,8 @@ MATERIAL_BITS, NUMBER_BITS = 4, 27
 ID_BITS = MATERIAL_BITS + NUMBER_BITS
 NOTHING = 2**MATERIAL_BITS - 1  # material of a sample that sees no triangle
 EMPTY = 2**62 + NOTHING
+FLAT = 1e-12  # slopes below it bound nothing
+OVERLAP = 1e-3  # samples: neighbouring triangles overlap by it, so that rounding leaves no gap between them
 DEPTH_STEPS = 2**22  # per decimetre
 FARTHEST = 32 * DEPTH_STEPS  # the depth of a key is FARTHEST less the steps towards the camera
 
@@ -107,20 +109,21 @@ def draw(t: Triangles, side: int, buffer: Tensor, offset: int = 0, strands: Stra
     x0 = t.x0.index_select(0, owner)
     one_x, two_x = t.b1[0].index_select(0, owner), t.b2[0].index_select(0, owner)
     one, two = dy * t.b1[1].index_select(0, owner), dy * t.b2[1].index_select(0, owner)
-    low, high = -x0, (side - 1) - x0  # relative to x0
+    one, two = one - one_x * x0, two - two_x * x0  # at the left end of the row
+    low, high = torch.zeros_like(one), torch.full_like(one, side - 1.0)
     for slope, value in ((one_x, one), (two_x, two), (-one_x - two_x, 1 - one - two)):
-        bound = -value / slope  # slope * x + value >= 0
-        low = torch.where(slope > 0, torch.maximum(low, bound), low)
-        high = torch.where(slope < 0, torch.minimum(high, bound), high)
-        high = torch.where((slope == 0) & (value < 0), -1e9, high)
-    low, high = (low + x0).ceil(), (high + x0).floor()
-    count = (high - low + 1).clamp(min=0).long()
+        # Inside is slope * x + value >= 0. An edge that does not bound an end gives a bound far outside, or, where all of the
+        # row is on its wrong side, one that empties the span.
+        low = torch.maximum(low, -value / slope.clamp(min=FLAT))
+        high = torch.minimum(high, (value + slope * (side - 1)) / (-slope).clamp(min=FLAT) + (side - 1))
+    low, high = (low - OVERLAP).ceil_(), (high + OVERLAP).floor_()
+    low, high = low.clamp_(min=0), high.clamp_(max=side - 1)
+    count = (high - low + 1).clamp_(min=0).long()
 
     def line(at: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         """The slope along a row, and the value at its left end, of numbers of the corners."""
         first, second, third = (v.index_select(0, owner) for v in at)
-        slope = second * one_x + third * two_x
-        return slope, first + second * one + third * two - slope * x0
+        return second * one_x + third * two_x, first + second * one + third * two
 
     # Depth goes along a row in whole steps: the key of the n-th sample of all pictures is base + n * step.
     slope, depth = line(t.depth)
