@@ -16,12 +16,18 @@ from .face import ASYMMETRIES, BUILD, IDENTITY, OUTLINES, PAINT, SLIDERS
 
 # Means of sliders that differ between women and men, without which the two look too much alike.
 FEMALE = {
-    "eye_scale_incr": 0.30, "mouth_upperlip_height_incr": 0.16, "mouth_lowerlip_height_incr": 0.12,
-    "chin_width_incr": -0.18, "nose_scale_horiz_incr": -0.14, "eyebrows_trans_up": 0.18, "eyebrows_trans_forward": -0.12,
-    "chin_bones_incr": -0.12, "cheek_bones_incr": 0.10,
+    "eye_scale_incr": 0.38, "mouth_upperlip_height_incr": 0.20, "mouth_lowerlip_height_incr": 0.18,
+    "mouth_upperlip_volume_incr": 0.12, "mouth_lowerlip_volume_incr": 0.12, "chin_width_incr": -0.24,
+    "chin_bones_incr": -0.18, "chin_height_incr": -0.08, "nose_scale_horiz_incr": -0.18, "nose_scale_vert_incr": -0.08,
+    "nose_hump_incr": -0.10, "nose_width2_incr": -0.10, "eyebrows_trans_up": 0.20, "eyebrows_trans_forward": -0.16,
+    "eyebrows_angle_up": 0.08, "cheek_bones_incr": 0.12, "head_scale_horiz_incr": -0.06, "neck_scale_horiz_incr": -0.10,
+    "forehead_nubian_incr": 0.03,
 }  # fmt: skip
-MALE = {"eyebrows_trans_forward": 0.10, "chin_prominent_incr": 0.08, "nose_scale_vert_incr": 0.06}
-CALM = 0.9  # times the sliders' deviations: all sliders far out at once make a caricature
+MALE = {
+    "eyebrows_trans_forward": 0.12, "chin_prominent_incr": 0.10, "nose_scale_vert_incr": 0.06, "chin_bones_incr": 0.08,
+    "eyebrows_trans_up": -0.06,
+}  # fmt: skip
+CALM = 0.85  # times the sliders' deviations: all sliders far out at once make a caricature
 ENDS = {"gender": ("female", "male"), "age": ("young", "old"), "third": ("min", "average", "max")}
 ORIGINS = ("african", "asian", "caucasian")
 SHAPES = (

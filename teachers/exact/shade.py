@@ -119,9 +119,9 @@ def _out_of_shadow(g: Geometry, p: Points, h: Hits, lit: Numbers) -> Tensor:
     grids = torch.stack([caster.sum(1).float(), steps.sum(1).float()], 1).view(p.n, 2, p.size, p.size)
     pool = max(1, p.size // SHADOW_GRID)
     grids = F.avg_pool2d(grids, pool, divisor_override=1)
-    grids = F.avg_pool2d(grids, 3, 1, 1, divisor_override=1)
+    grids = F.avg_pool2d(grids, 5, 1, 2, divisor_override=1)
     count, total = grids.unbind(1)
-    cover = count / (4 * 9 * pool * pool)
+    cover = count / (4 * 25 * pool * pool)
     depth = total / count.clamp(min=1) / 64 - 16
     grids = torch.stack([cover, cover * depth], 1)
     side = g.view.side
