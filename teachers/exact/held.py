@@ -86,6 +86,14 @@ def _round(u: Tensor, half: Tensor) -> tuple[Tensor, Tensor]:
     return across, (1 - across * across).sqrt()
 
 
+def _ellipse(u: Tensor, v: Tensor, wide: float | Tensor, high: float, soft: float) -> Tensor:
+    """How much a point is in the ellipse of half axes wide and high about 0; its edge is equally soft all around."""
+    p, q = u / wide, v / high
+    squared = p * p + q * q
+    p, q = p / wide, q / high
+    return smooth(soft, -soft, (squared - 1) / (4 * (p * p + q * q)).clamp(min=1e-4).sqrt())
+
+
 def _microphone(x: Tensor, y: Tensor, a: dict[str, Tensor], soft: float) -> Thing:
     """A ball of wire mesh or coloured foam on a tapered handle that leaves the picture."""
     lean = (a["occluder_x"] - 0.5) * 50
@@ -104,7 +112,7 @@ def _microphone(x: Tensor, y: Tensor, a: dict[str, Tensor], soft: float) -> Thin
     wire = 0.14 + (wire.clamp(max=0.4) - 0.14) * min(1.0, 0.003 / soft)  # fades where a pixel is wider than a wire
     grain, medium = noise(u * 5.0 + a["occluder_hue"], v * 5.0, "pore", "medium")
     grille = hue(0.6 + 0 * cx, 0.04 + 0 * cx, 0.62 + 0 * cx) * (0.25 + 2.0 * wire)
-    sponge = hue(a["occluder_hue"] * 2.2, 0.75 + 0 * cx, 0.42 + 0 * cx) * (1 + 0.14 * grain + 0.06 * medium)
+    sponge = hue(a["occluder_hue"] * 2.2, 0.66 + 0 * cx, 0.42 + 0 * cx) * (1 + 0.14 * grain + 0.06 * medium)
     ball_colour = mix(grille, sponge, foam) * (1 - 0.45 * bump((1 - by) * (1 - by) * 6))
     ball = _lit(ball_colour, bx, -by, bz, a) + _lit(torch.zeros_like(grille), bx, -by, bz, a, 0.35) * (1 - foam) * (
         0.4 + wire
@@ -156,7 +164,6 @@ def _cup(x: Tensor, y: Tensor, a: dict[str, Tensor], soft: float) -> Thing:
     # The lid: a rim wider than the cup, and a plateau with a hole; a mug has its lip and the dark inside.
     rim_half = half.new_tensor(0.158) + 0.004 * mug
     top = -0.036 * (1 - mug)
-    ellipse = (u / rim_half) * (u / rim_half) + ((v - 0.002) / 0.034) * ((v - 0.002) / 0.034)
     lx, lz = _round(u, rim_half)
     skirt = (
         smooth(soft, -soft, u.abs() - rim_half)
@@ -165,25 +172,26 @@ def _cup(x: Tensor, y: Tensor, a: dict[str, Tensor], soft: float) -> Thing:
     )
     lid = mix(white, hue(0.6 + 0 * cx, 0.05 + 0 * cx, 0.10 + 0 * cx), (a["occluder_hue"] > 0.5).float())
     skirt_lit = _lit(lid, lx, 0.1 + 0 * lx, lz, a, 0.4) * (1 - 0.30 * bump(((down - 0.010) / 0.006) ** 2))
-    disc = smooth(soft * 8, -soft * 8, ellipse - 1)
-    disc_lit = _lit(lid * 0.9, 0 * lx, 0.75 + 0 * lx, 0.55 + 0 * lx, a, 0.1) * (1 - 0.25 * smooth(0.5, 1.0, ellipse))
+    disc = _ellipse(u, v - 0.002, rim_half, 0.034, soft)
+    disc_lit = _lit(lid * 0.9, 0 * lx, 0.75 + 0 * lx, 0.55 + 0 * lx, a, 0.1) * (
+        0.75 + 0.25 * _ellipse(u, v - 0.002, rim_half, 0.034, 0.01)
+    )
     plateau_half = 0.118
-    inner = (u / plateau_half) * (u / plateau_half) + ((v - top) / 0.024) * ((v - top) / 0.024)
     px, pz = _round(u, half.new_tensor(plateau_half))
     wall = (
         smooth(soft, -soft, u.abs() - plateau_half) * smooth(-soft, soft, v - top) * smooth(soft, -soft, v - 0.024 * pz)
     )
     wall_lit = _lit(lid, px, 0.1 + 0 * px, pz, a, 0.4)
-    plate = smooth(soft * 10, -soft * 10, inner - 1)
+    plate = _ellipse(u, v - top, plateau_half, 0.024, soft)
     plate_lit = _lit(lid * 0.95, 0 * px, 0.8 + 0 * px, 0.5 + 0 * px, a, 0.1)
     paper_lid = 1 - mug
     colour = mix(body, disc_lit, disc * paper_lid)
     colour = mix(colour, skirt_lit, skirt * (1 - disc * 0.0) * paper_lid * smooth(-soft, soft, v - 0.034 * lz))
     colour = mix(mix(colour, wall_lit, wall * paper_lid), plate_lit, plate * paper_lid)
-    lip = smooth(soft * 8, -soft * 8, ellipse - 1) * mug
-    inside = smooth(soft * 8, -soft * 8, ellipse * 1.16 - 1) * mug
+    lip = disc * mug
+    inside = _ellipse(u, v - 0.002, rim_half * 0.93, 0.0316, soft) * mug
     colour = mix(colour, _lit(glaze * 1.05, 0 * lx, 0.6 + 0 * lx, 0.75 + 0 * lx, a, 0.2), lip)
-    coffee = smooth(soft * 8, -soft * 8, (u / 0.140) * (u / 0.140) + ((v - 0.012) / 0.026) * ((v - 0.012) / 0.026) - 1)
+    coffee = _ellipse(u, v - 0.012, 0.140, 0.026, soft)
     well = mix(glaze * (0.35 + 0.3 * smooth(-0.03, 0.0, v)), hue(0.06 + 0 * cx, 0.75 + 0 * cx, 0.24 + 0 * cx), coffee)
     colour = mix(colour, _lit(well, 0 * lx, 0.8 + 0 * lx, 0.4 + 0 * lx, a), inside)
     # The handle of a mug: a ring beside it.
@@ -209,7 +217,7 @@ def _book(x: Tensor, y: Tensor, a: dict[str, Tensor], soft: float) -> Thing:
     open_ = 0.10  # the boards lean back from the spine, which makes their upper edge rise towards it
     edge = v - open_ * 0.28 * au
     cloth = hue(
-        a["occluder_hue"], 0.62 + 0 * cx, 0.34 + 0.25 * (a["occluder_hue"] * 5 - (a["occluder_hue"] * 5).floor())
+        a["occluder_hue"], 0.52 + 0 * cx, 0.30 + 0.22 * (a["occluder_hue"] * 5 - (a["occluder_hue"] * 5).floor())
     )
     gold = hue(0.12 + 0 * cx, 0.45 + 0 * cx, 0.75 + 0 * cx)
     grain, wide = noise(u * 3.0, v * 3.0 + a["occluder_hue"], "pore", "wide")

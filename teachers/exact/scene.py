@@ -7,7 +7,6 @@ exact arithmetic is used per point (see curves.py), so that a picture does not d
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from functools import lru_cache
 
 import torch
@@ -55,9 +54,16 @@ def _magnified(grid: Tensor, side: int, size: int) -> Tensor:
         return image.index_select(0, high).sub_(first).mul_(share).add_(first)
 
     count = grid.shape[1]
-    wide = along_rows(grid.view(3 * count, side, side).permute(2, 0, 1).contiguous())  # (size x, 3 n, side y)
-    whole = along_rows(wide.permute(2, 1, 0).contiguous())  # (size y, 3 n, size x)
+    columns = grid.view(3 * count, side, side).permute(2, 0, 1).contiguous()
+    wide = along_rows(_softened(columns))  # (size x, 3 n, side y)
+    whole = along_rows(_softened(wide.permute(2, 1, 0).contiguous()))  # (size y, 3 n, size x)
     return whole.permute(1, 0, 2).reshape(3, count, size * size)
+
+
+def _softened(rows: Tensor) -> Tensor:
+    """Each of (side, k, m) rows half itself and a quarter each of its neighbours: hides the grid on slanted edges."""
+    inner = rows[1:-1] * 0.5 + (rows[:-2] + rows[2:]) * 0.25
+    return torch.cat([rows[:1], inner, rows[-1:]])
 
 
 @lru_cache(maxsize=16)
@@ -130,7 +136,7 @@ def _room(u: Tensor, v: Tensor, a: dict[str, Tensor]) -> Tensor:
     x = u * side  # the window is at the right or, mirrored, at the left
     value = 0.42 + 0.46 * a["background_value"]
     wall = hue(0.09 + 0.10 * (c[1] - 0.5) + 0.04, 0.06 + 0.20 * a["background_saturation"] * c[2], value)
-    accent = hue(a["background_hue"], 0.18 + 0.40 * a["background_saturation"], 0.22 + 0.45 * c[3])
+    accent = hue(a["background_hue"], 0.12 + 0.34 * a["background_saturation"], 0.22 + 0.42 * c[3])
     dark = hue(0.06 + 0.03 * c[4], 0.35 + 0.2 * c[5], 0.16 + 0.22 * c[6])
     near = smooth(-0.9, 0.5, x)
     wide, streak = noise(u * 0.3 + c[7] * 5, v * 0.3 + c[8], "wide", "streak")
@@ -269,12 +275,3 @@ def _lights(u: Tensor, v: Tensor, a: dict[str, Tensor]) -> Tensor:
         tint = mix(tint, lamp[3], smooth(0.88, 0.92, one))
         colour = colour + tint * (lit * (0.45 + 0.30 * k))
     return colour
-
-
-DRAWERS: tuple[Callable[[Tensor, Tensor, dict[str, Tensor]], Tensor], ...] = (
-    _studio,
-    _room,
-    _landscape,
-    _foliage,
-    _lights,
-)
