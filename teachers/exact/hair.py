@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import grid_sample
@@ -94,8 +95,9 @@ def _walk(t: Scalp, a: dict[str, Tensor], s: dict[str, Tensor], keep: int, segme
     centre, length = column(CENTRE, p), _lengths(t, keep, a, s)
     skull = t.skull[:1] + (t.skull[1:] - t.skull[:1]) * (0.35 * s["long"] * (1 - s["back"]))[..., None]
     inside = t.root_line[0, :keep]
-    mass = hair_mass(p, a, s) * smooth(-0.02, 0.12, inside)
-    layer = 0.010 + (0.012 + 0.06 * s["long"] + 0.25 * a["hair_volume"] * (1 - s["back"])) * chance[1]
+    edge = smooth(-0.02, 0.12, inside)
+    loft = s["long"] * (0.05 + 0.5 * a["hair_volume"]) * (1 - s["back"])
+    layer = 0.010 + (0.012 + 0.25 * a["hair_volume"] * (1 - s["back"]) + 0.02 * s["long"]) * chance[1]
     mess = (0.16 + 0.5 * a["hair_curl"] + 1.5 * a["hair_volume"]) * (1 - 0.6 * s["back"]) * (1 - 0.5 * s["long"])
     jitter = (chance[2:5, None] - 0.5) * mess * (torch.arange(keep, device=p.device) >= PANELS)
     step = length / segments
@@ -114,7 +116,7 @@ def _walk(t: Scalp, a: dict[str, Tensor], s: dict[str, Tensor], keep: int, segme
         w = p - centre
         r = size_of(w)
         w = w / r
-        rise = mass * min(1.0, 0.35 + 1.4 * share) + layer * share
+        rise = hair_mass(p, a, s) * (edge * min(1.0, 0.35 + 1.4 * share)) + layer * min(1.0, 1.5 * share) + loft * smooth(8.0, 7.2, p[1])
         surface = _look(skull.expand(n, -1, -1)[:, None], w)[0] + rise
         hug = 1 - s["long"] * smooth(7.15, 6.55, p[1])
         held = torch.where(w[1] > -0.75, torch.maximum(r, surface), r)
@@ -179,12 +181,15 @@ def grow(
     # Light as on the smooth mass: the rise of a card over the scalp must not tilt its highlight.
     flat = 0.9 * (1 - loose) * (1 - s["afro"])
     tangent = unit(tangent - normal * (dot(tangent, normal) * flat))
-    twist = (chance[3] - 0.5) * 1.7 * loose
+    twist = (chance[3] - 0.5) * 2.1 * loose
     across = unit(across + normal * twist)
     share = torch.linspace(0, 1, segments + 1, device=line.device)[:, None, None]
     half = (0.022 + 0.014 * chance[4] + 0.026 * s["long"]) * (CARDS / count) ** 0.5
-    half[:, :PANELS] = 0.115
-    half = half * (1 + 0.5 * loose) * (1 + 0.4 * _fringed(t, a, count)) * (0.75 + 0.5 * share - 0.45 * share * share)
+    half[:, :PANELS] = 0.10
+    wider = 1 + 0.5 * loose * (torch.arange(count, device=half.device) >= PANELS)
+    half = half * wider * (1 + 0.4 * _fringed(t, a, count))
+    taper = torch.where(torch.arange(count, device=half.device) < PANELS, 0.1, 0.45)
+    half = half * (0.75 + 0.5 * share - taper * share * share)
     edge = across * half
     points = torch.stack([line.transpose(0, 1) - edge, line.transpose(0, 1) + edge])
     inner = (0.10 + 0.35 * loose) * (1 - chance[1])
@@ -224,10 +229,14 @@ def _seeds(t: Scalp, a: dict[str, Tensor], count: int, detail: float) -> Tensor:
 
 def _used(t: Scalp, a, s, line: Tensor, normal: Tensor, length: Tensor, count: int) -> Tensor:
     """(n, R, s) bool: grown, and not behind the head."""
-    yaw, pitch = a["yaw"] * 0.0174533, a["pitch"] * 0.0174533
-    # The direction to the viewer in the head's frame; second order is enough to drop what is far behind.
-    viewer = torch.stack([-yaw * (1 - yaw * yaw / 6), -pitch, 1 - 0.5 * yaw * yaw - 0.5 * pitch * pitch])
-    facing = dot(normal, viewer[:, None])
+    yaw, pitch = (a[k].double() * (np.pi / 180) for k in ("yaw", "pitch"))
+    sine, cosine, tilt = (v.to(line.dtype) for v in (yaw.sin(), yaw.cos(), pitch.sin()))
+    facing = normal[2] * cosine - normal[0] * sine - normal[1] * tilt
+    x, y, z = line[:, 0], line[:, 1], line[:, 2] - CENTRE[2]
+    x, z = x * cosine + z * sine, z * cosine - x * sine
+    # Behind the head or the neck, as the viewer sees them.
+    wide = 0.36 + 0.18 * smooth(6.5, 6.9, y) - 0.14 * smooth(7.8, 8.3, y)
+    hidden = (z < -0.10) & (x.abs() < wide)
     lines = t.root_line[:, :count]
     grown = (lines[0] + (lines[1] - lines[0]) * s["recede"] > 0.01) & (a["bald"] < 0.5) & (s["buzz"] < 0.5)
     # Long hair starts behind the temple, so that it does not cross the forehead.
@@ -235,12 +244,12 @@ def _used(t: Scalp, a, s, line: Tensor, normal: Tensor, length: Tensor, count: i
     temple = temple & ~_fringed(t, a, count) & (s["long"] > 0.5)
     few = torch.arange(count, device=line.device) * 1.0 / count
     low = (t.root[1, :count] < 7.2) & (s["long"] < 0.5)
-    grown = grown & ~low & (few < 1 - (0.55 + 0.33 * (t.root[2, :count] < 0.15)) * s["long"])
-    hidden = (line[:, 0].abs() < 0.5) & (line[:, 1] > 6.45)
-    seen = (facing > -0.12) | ((facing > -0.75) & (normal[1] < -0.2) & ~hidden)
+    grown = grown & ~low & (few < 1 - (0.68 + 0.22 * (t.root[2, :count] < 0.15)) * s["long"])
+    seen = ~hidden & ((facing > -0.12) | (y < 7.3))
     seen = seen[:-1] | seen[1:]
     # On the head the pushed scalp shows the mass of long hair; there some cards are enough.
-    bare = (line[1:, 1] > 7.6) & (s["long"] > 0.5) & (t.chance[4, :count] > 0.35) & ~_fringed(t, a, count)
+    inner = (t.chance[4, :count] > 0.35) & ~_fringed(t, a, count)
+    bare = (line[1:, 1] > 7.6) & (facing[1:] > 0.35) & (s["long"] > 0.5) & inner
     panel = torch.arange(count, device=line.device) < PANELS
     grown = torch.where(panel, (s["long"] > 0.5) & (s["back"] < 0.5) & (a["bald"] < 0.5), grown & ~temple)
     return (seen & grown & ~bare).permute(1, 2, 0)

@@ -204,7 +204,7 @@ def hair_mass(p: Tensor, a: dict[str, Tensor], s: dict[str, Tensor]) -> Tensor:
     volume = a["hair_volume"]
     flat = 0.022 + volume * 0.5 + 0.10 * smooth(0.1, 0.5, a["hair_length"]) * (0.4 + volume * 4)
     crown = flat * (1 + 0.35 * s["swept"] * smooth(0.5, 1.2, p[2]))
-    sides = flat * (0.35 + 0.45 * s["long"]) + 0.01
+    sides = flat * (0.35 + 0.45 * s["long"]) + 0.01 + s["long"] * (0.02 + 0.35 * volume)
     full = sides + (crown - sides) * top
     full = full + (0.045 - full) * s["back"]
     puffy = (0.10 + 0.62 * a["hair_length"]) * (0.75 + 0.35 * top) + volume

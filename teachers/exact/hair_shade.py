@@ -33,11 +33,11 @@ def _pattern(rng: np.random.Generator, strands: int, first: float, wavy: bool) -
     swing, phase = (0.28, rng.uniform(0, 6.3)) if wavy else (0.05, rng.uniform(0, 6.3))
     for k in range(strands):
         start = (k + 0.5 + rng.normal() * 0.3) / strands * 2 - 1
-        end = rng.uniform(first, 1.0) * (1 - 0.25 * start**4)
-        begin = rng.uniform(-0.05, 0.18) * (first < 0.9)
+        end = rng.uniform(first, 1.0) * (1 - (0.25 if first < 0.7 else 0.08) * start**4)
+        begin = rng.uniform(-0.05, 0.18) * (first < 0.95)
         bend = start * (0.92 - 0.25 * t**2) + rng.normal() * 0.16 * t**1.5
         bend = bend + swing * t**0.6 * np.sin(phase + rng.normal() * 0.35 + (11 if wavy else 3) * t)
-        wide, point = (1.65, 1.7) if first < 0.7 else (2.0, 4) if first < 0.9 else (3.2, 8)
+        wide, point = (1.65, 1.7) if first < 0.7 else (2.0, 4) if first < 0.95 else (3.2, 8)
         half = (wide / strands) * np.clip(1 - (t / end) ** point, 0, 1) ** 0.7 * rng.uniform(0.7, 1.15)
         off = np.abs(u - bend) / np.maximum(half, 1e-6)
         shape = (1 - np.minimum(off, 1) ** 2) * rng.uniform(0.4, 1)
@@ -53,8 +53,8 @@ def _pattern(rng: np.random.Generator, strands: int, first: float, wavy: bool) -
 def _patterns(device: torch.device) -> tuple[Tensor, Tensor]:
     """Flat tables over (kind, pattern, across, along): bool, float32."""
     rng = np.random.default_rng(21)
-    fine = ((10, 0.5, False), (8, 0.85, False), (8, 0.6, True), (14, 0.9, False))
-    kinds = (*fine, (5, 0.5, False), (5, 0.85, False), (4, 0.6, True), (8, 0.9, False))
+    fine = ((10, 0.5, False), (8, 0.9, False), (8, 0.6, True), (14, 0.95, False))
+    kinds = (*fine, (5, 0.5, False), (5, 0.9, False), (4, 0.6, True), (8, 0.95, False))
     cards = [_pattern(rng, *kinds[k]) for k in range(SHEETS) for _ in range(PATTERNS)]
     there, light = (np.stack(x).reshape(-1) for x in zip(*cards, strict=True))
     return torch.from_numpy(there).to(device), torch.from_numpy(light).to(device, torch.float32)
