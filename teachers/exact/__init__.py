@@ -13,7 +13,17 @@ import torch
 from torch import Tensor
 
 from ..teacher import Teacher
-from .face import ATTRIBUTES, EXPRESSION, GEOMETRY, IDENTITY, PAINT, expression, pose_deg, sample_attributes, sample_identities
+from .face import (
+    ATTRIBUTES,
+    EXPRESSION,
+    GEOMETRY,
+    IDENTITY,
+    PAINT,
+    expression,
+    pose_deg,
+    sample_attributes,
+    sample_identities,
+)
 from .render import VERSION, Rendered, render
 
 __all__ = [

@@ -116,7 +116,11 @@ def _walk(t: Scalp, a: dict[str, Tensor], s: dict[str, Tensor], keep: int, segme
         w = p - centre
         r = size_of(w)
         w = w / r
-        rise = hair_mass(p, a, s) * (edge * min(1.0, 0.35 + 1.4 * share)) + layer * min(1.0, 1.5 * share) + loft * smooth(8.0, 7.2, p[1])
+        rise = (
+            hair_mass(p, a, s) * (edge * min(1.0, 0.35 + 1.4 * share))
+            + layer * min(1.0, 1.5 * share)
+            + loft * smooth(8.0, 7.2, p[1])
+        )
         surface = _look(skull.expand(n, -1, -1)[:, None], w)[0] + rise
         hug = 1 - s["long"] * smooth(7.15, 6.55, p[1])
         held = torch.where(w[1] > -0.75, torch.maximum(r, surface), r)

@@ -24,7 +24,9 @@ def landmarks(g: Geometry) -> Tensor:
     """Left and right eye, nose tip, left and right mouth corner in the picture: (n, 5, 2) pixels x, y. A pixel's centre is
     at one half. The eyes are the fronts of the eyeballs; the mouth moves with the expression."""
     t = g.tables
-    fronts = [g.view.project(g.view.pose((e[0], e[1], e[2] + r))) for e, r in zip(g.head.eyes, g.head.radius, strict=True)]
+    fronts = [
+        g.view.project(g.view.pose((e[0], e[1], e[2] + r))) for e, r in zip(g.head.eyes, g.head.radius, strict=True)
+    ]
     points = [(v[0][0], v[1][0]) for v in reversed(fronts)]
     points += [(g.x[k], g.y[k]) for k in (t.nose, t.corners[1], t.corners[0])]
     return torch.stack([torch.stack(p, -1) for p in points], 1) / 2

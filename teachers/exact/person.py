@@ -16,7 +16,7 @@ from .face import ASYMMETRIES, BUILD, IDENTITY, OUTLINES, PAINT, SLIDERS
 
 # Means of sliders that differ between women and men, without which the two look too much alike.
 FEMALE = {
-    "eye_scale_incr": 0.38, "mouth_upperlip_height_incr": 0.20, "mouth_lowerlip_height_incr": 0.18,
+    "eye_scale_incr": 0.28, "mouth_upperlip_height_incr": 0.20, "mouth_lowerlip_height_incr": 0.18,
     "mouth_upperlip_volume_incr": 0.12, "mouth_lowerlip_volume_incr": 0.12, "chin_width_incr": -0.24,
     "chin_bones_incr": -0.18, "chin_height_incr": -0.08, "nose_scale_horiz_incr": -0.18, "nose_scale_vert_incr": -0.08,
     "nose_hump_incr": -0.10, "nose_width2_incr": -0.10, "eyebrows_trans_up": 0.20, "eyebrows_trans_forward": -0.16,
@@ -31,7 +31,10 @@ CALM = 0.85  # times the sliders' deviations: all sliders far out at once make a
 ENDS = {"gender": ("female", "male"), "age": ("young", "old"), "third": ("min", "average", "max")}
 ORIGINS = ("african", "asian", "caucasian")
 SHAPES = (
-    *(f"macro:{'-'.join(kind)}" for kind in itertools.product(ENDS["gender"], ENDS["age"], ENDS["third"], ENDS["third"])),
+    *(
+        f"macro:{'-'.join(kind)}"
+        for kind in itertools.product(ENDS["gender"], ENDS["age"], ENDS["third"], ENDS["third"])
+    ),
     *(f"race:{origin}-{g}-{a}" for g, a, origin in itertools.product(ENDS["gender"], ENDS["age"], ORIGINS)),
     *(f"loc:{name}:{end}" for end in "+-" for name in SLIDERS),
     *(f"uns:{name}" for name in OUTLINES),

@@ -84,7 +84,9 @@ def setup(
     picture = kept - face * n
     corner = tuple(k.index_select(0, face) * n + picture for k in c)
     flat = [v.reshape(-1) for v in (x, y, depth)]
-    (xa, xb, xc), (ya, yb, yc) = ([v.reshape(-1).index_select(0, kept) for v in vs] for vs in ((xa, xb, xc), (ya, yb, yc)))
+    (xa, xb, xc), (ya, yb, yc) = (
+        [v.reshape(-1).index_select(0, kept) for v in vs] for vs in ((xa, xb, xc), (ya, yb, yc))
+    )
     per = 1 / area.reshape(-1).index_select(0, kept)
     za, zb, zc = (flat[2].index_select(0, k) for k in corner)
     return Triangles(

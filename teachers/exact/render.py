@@ -215,5 +215,8 @@ def _three(picture: Tensor, axis: int) -> Tensor:
     """Weights 1, 2, 1 along an axis; edges are repeated."""
     size = picture.shape[axis]
     index = torch.arange(size, device=picture.device)
-    before, after = picture.index_select(axis, (index - 1).clamp(min=0)), picture.index_select(axis, (index + 1).clamp(max=size - 1))
+    before, after = (
+        picture.index_select(axis, (index - 1).clamp(min=0)),
+        picture.index_select(axis, (index + 1).clamp(max=size - 1)),
+    )
     return (before + after) * 0.25 + picture * 0.5

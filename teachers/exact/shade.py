@@ -95,7 +95,9 @@ def _body(g: Geometry, p: Points, h: Hits, lit: Numbers, detail: float) -> Tenso
     across, along = (h.moving(c.T.contiguous()) for c in hair_scalp.scalp_places(grown, g.a))
     share, strands, locks = hair_shade.scalp_mask(inside, across, along, skin.x, skin.y, g.a, min(1.0, detail))
     colour = mix(
-        colour, hair_shade.shade_scalp(torch.stack(normal), tangent, inside, strands, locks, g.a, _hair_light(g, lit)), share
+        colour,
+        hair_shade.shade_scalp(torch.stack(normal), tangent, inside, strands, locks, g.a, _hair_light(g, lit)),
+        share,
     )
     worn_share, cloth = worn.cloth(skin.x, skin.y, skin.z, g.a)
     facing = normal[0] * lit["key"][0] + normal[1] * lit["key"][1] + normal[2] * lit["key"][2]
@@ -126,7 +128,10 @@ def _out_of_shadow(g: Geometry, p: Points, h: Hits, lit: Numbers) -> Tensor:
     grids = torch.stack([cover, cover * depth], 1)
     side = g.view.side
     scale = 2 / side
-    across, up, towards = ((c * (g.view.per_dm.T * side) * scale) for c in (lit["key"][0], -lit["key"][1], lit["key"][2] / (g.view.per_dm.T * side) / scale))
+    across, up, towards = (
+        (c * (g.view.per_dm.T * side) * scale)
+        for c in (lit["key"][0], -lit["key"][1], lit["key"][2] / (g.view.per_dm.T * side) / scale)
+    )
     x, y = (h.x + 0.5) * scale - 1, (h.y + 0.5) * scale - 1
     z = h.moving(g.depth)
     shadow = torch.zeros_like(z)
@@ -202,7 +207,9 @@ def _frames(g: Geometry, p: Points, h: Hits, lit: Numbers, detail: float) -> Ten
         shine = shine * shine
     ambient = lit["ground"] + (lit["sky"] - lit["ground"]) * (0.5 + 0.5 * normal[1])
     mirrored = ambient * (0.4 + 0.9 * (normal[1] > 0.2) * metal)
-    return colour * (lit["key_colour"] * (facing * 0.4) + ambient * 0.7 + mirrored * metal) + lit["key_colour"] * (shine * 0.35)
+    return colour * (lit["key_colour"] * (facing * 0.4) + ambient * 0.7 + mirrored * metal) + lit["key_colour"] * (
+        shine * (0.06 + 0.30 * metal)
+    )
 
 
 def lenses(g: Geometry, p: Points, lit: Numbers) -> tuple[Tensor, Tensor]:

@@ -118,7 +118,9 @@ class Hits:
 
     def blend(self, table: Tensor, index: list[Tensor]) -> Tensor:
         """Interpolate numbers of a table (K,) at the corners index, 3 x (n, P)."""
-        parts = [table.index_select(0, i.view(-1)).view(i.shape).mul_(w) for i, w in zip(index, self.weight, strict=True)]
+        parts = [
+            table.index_select(0, i.view(-1)).view(i.shape).mul_(w) for i, w in zip(index, self.weight, strict=True)
+        ]
         return parts[0].add_(parts[1]).add_(parts[2])
 
 
@@ -159,7 +161,9 @@ def average(p: Points, values: Tensor, behind: Tensor) -> Tensor:
     index = [p.slot[:, sample].reshape(-1) for sample in range(4)]
     for k, channel in enumerate(values):
         found = [channel.index_select(0, i) for i in index]
-        total[:, k] = found[0].add_(found[1]).add_(found[2]).add_(found[3]).view(n, pixels).add_(behind[k] * empty).mul_(0.25)
+        total[:, k] = (
+            found[0].add_(found[1]).add_(found[2]).add_(found[3]).view(n, pixels).add_(behind[k] * empty).mul_(0.25)
+        )
     return total.view(n, -1, p.size, p.size)
 
 
