@@ -139,8 +139,8 @@ def _lit(
     up = 0.5 + 0.5 * normal[1]
     ambient = light["ground"] + (light["sky"] - light["ground"]) * up
     diffuse = base * tone
-    out = diffuse * (colour * (0.62 * direct + (0.40 * light["gloss"]) * second) + ambient * (1.0 * open_))
-    return out + colour * (first * tone * (0.042 * light["gloss"]))
+    out = diffuse * (colour * (0.62 * direct + (0.45 * light["gloss"]) * second) + ambient * (1.0 * open_))
+    return out + colour * (first * tone * (0.026 * light["gloss"]))
 
 
 def light_of_hair(light: dict[str, Tensor], a: dict[str, Tensor]) -> dict[str, Tensor]:
