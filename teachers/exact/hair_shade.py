@@ -178,7 +178,8 @@ def scalp_mask(
     s = style(a)
     stiff = 1 - 0.7 * (s["long"] + s["swept"]).clamp(max=1)
     ragged = (0.014 * strands + 0.010 * grain) * (detail * stiff) + 0.012 * locks
-    strands = strands + (0.4 * grain + 1.3 * (0.6 - curls.abs()) - strands) * (0.9 * smooth(0.3, 0.75, a["hair_curl"]))
+    curly = (0.9 - 0.6 * s["long"]) * smooth(0.3, 0.75, a["hair_curl"])
+    strands = strands + (0.4 * grain + 1.3 * (0.6 - curls.abs()) - strands) * curly
     soft = 0.045 + 0.035 * s["buzz"] + 0.03 * (1 - detail)
     t = ((line + ragged + 0.25 * soft) / (2 * soft) + 0.5).clamp(0, 1)
     mask = t * t * (3 - 2 * t)
