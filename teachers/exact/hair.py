@@ -63,7 +63,7 @@ def _lengths(t: Scalp, keep: int, a: dict[str, Tensor], s: dict[str, Tensor]) ->
     cut = (over + torch.minimum(y, torch.full_like(y, 7.4)) - tip) * (0.86 + 0.16 * chance[0])
     full = full + (cut - full) * s["long"]
     front = _fringed(t, a, keep).to(x.dtype)
-    fringe = inside + (0.18 + 0.25 * a["hair_fringe"]) * (0.84 + 0.2 * chance[0])
+    fringe = inside + (0.22 + 0.25 * a["hair_fringe"]) * (0.84 + 0.2 * chance[0])
     full = full + (fringe - full) * front
     back = 0.42 + 0.2 * chance[0]
     full = full + (back - full) * (s["back"] * (1 - front))
@@ -246,10 +246,11 @@ def _used(t: Scalp, a, s, line: Tensor, normal: Tensor, length: Tensor, count: i
     fringed, long, hairy = _fringed(t, a, count), s["long"] > 0.5, a["bald"] < 0.5
     grown = hairy & (s["buzz"] < 0.5) & (lines[0] + (lines[1] - lines[0]) * s["recede"] > 0.01)
     # Long hair needs fewer cards. It starts behind the temple, so that it does not cross the forehead.
-    share = torch.where(root[2] < 0.15, 0.10, 0.32)
+    share = torch.where(root[2] < 0.15, 0.10, 0.62 - 0.17 * a["hair_length"])
     forehead = ((root[2] > 0.95) & (root[1] < 7.93)) | (lines[0] < 0.05)
     falls = torch.where(long, (rank < count * share) & ~forehead, root[1] > 7.45)
     grown = torch.where(rank < PANELS, hairy & long & (s["back"] < 0.5), grown & (fringed | falls))
     # On the head the pushed scalp shows the mass of long hair; there some cards are enough.
     bare = (line[1:, 1] > 7.6) & (facing[1:] > 0.35) & long & (t.chance[4, :count] > 0.35) & ~fringed
-    return (seen & grown & ~bare).permute(1, 2, 0)
+    buried = (torch.arange(len(seen), device=line.device)[:, None, None] == 0) & (lines[0] > 0.12)
+    return (seen & grown & ~bare & ~buried).permute(1, 2, 0)
