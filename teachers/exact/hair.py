@@ -246,7 +246,7 @@ def _used(t: Scalp, a, s, line: Tensor, normal: Tensor, length: Tensor, count: i
     fringed, long, hairy = _fringed(t, a, count), s["long"] > 0.5, a["bald"] < 0.5
     grown = hairy & (s["buzz"] < 0.5) & (lines[0] + (lines[1] - lines[0]) * s["recede"] > 0.01)
     # Long hair needs fewer cards. It starts behind the temple, so that it does not cross the forehead.
-    share = torch.where(root[2] < 0.15, 0.10, 0.62 - 0.17 * a["hair_length"])
+    share = torch.where(root[2] < 0.15, 0.10, 0.54 - 0.17 * a["hair_length"])
     forehead = ((root[2] > 0.95) & (root[1] < 7.93)) | (lines[0] < 0.05)
     falls = torch.where(long, (rank < count * share) & ~forehead, root[1] > 7.45)
     grown = torch.where(rank < PANELS, hairy & long & (s["back"] < 0.5), grown & (fringed | falls))
