@@ -63,7 +63,7 @@ def _lengths(t: Scalp, keep: int, a: dict[str, Tensor], s: dict[str, Tensor]) ->
     cut = (over + torch.minimum(y, torch.full_like(y, 7.4)) - tip) * (0.86 + 0.16 * chance[0])
     full = full + (cut - full) * s["long"]
     front = _fringed(t, a, keep).to(x.dtype)
-    fringe = inside + (0.18 + 0.25 * a["hair_fringe"]) * (0.84 + 0.2 * chance[0])
+    fringe = inside + (0.22 + 0.25 * a["hair_fringe"]) * (0.84 + 0.2 * chance[0])
     full = full + (fringe - full) * front
     back = 0.42 + 0.2 * chance[0]
     full = full + (back - full) * (s["back"] * (1 - front))
@@ -116,11 +116,8 @@ def _walk(t: Scalp, a: dict[str, Tensor], s: dict[str, Tensor], keep: int, segme
         w = p - centre
         r = size_of(w)
         w = w / r
-        rise = (
-            hair_mass(p, a, s) * (edge * min(1.0, 0.35 + 1.4 * share))
-            + layer * min(1.0, 1.5 * share)
-            + loft * smooth(8.0, 7.2, p[1])
-        )
+        rise = hair_mass(p, a, s) * (edge * min(1.0, 0.35 + 1.4 * share))
+        rise = rise + layer * min(1.0, 1.5 * share) + loft * smooth(8.0, 7.2, p[1])
         surface = _look(skull.expand(n, -1, -1)[:, None], w)[0] + rise
         hug = 1 - s["long"] * smooth(7.15, 6.55, p[1])
         held = torch.where(w[1] > -0.75, torch.maximum(r, surface), r)
@@ -241,19 +238,19 @@ def _used(t: Scalp, a, s, line: Tensor, normal: Tensor, length: Tensor, count: i
     # Behind the head or the neck, as the viewer sees them.
     wide = 0.36 + 0.18 * smooth(6.5, 6.9, y) - 0.14 * smooth(7.8, 8.3, y)
     hidden = (z < -0.10) & (x.abs() < wide)
-    lines = t.root_line[:, :count]
-    grown = (lines[0] + (lines[1] - lines[0]) * s["recede"] > 0.01) & (a["bald"] < 0.5) & (s["buzz"] < 0.5)
-    # Long hair starts behind the temple, so that it does not cross the forehead.
-    temple = ((t.root[2, :count] > 0.95) & (t.root[1, :count] < 7.93)) | (lines[0] < 0.05)
-    temple = temple & ~_fringed(t, a, count) & (s["long"] > 0.5)
-    few = torch.arange(count, device=line.device) * 1.0 / count
-    low = (t.root[1, :count] < 7.2) & (s["long"] < 0.5)
-    grown = grown & ~low & (few < 1 - (0.68 + 0.22 * (t.root[2, :count] < 0.15)) * s["long"])
     seen = ~hidden & ((facing > -0.12) | (y < 7.3))
     seen = seen[:-1] | seen[1:]
+
+    lines, root = t.root_line[:, :count], t.root[:, :count]
+    rank = torch.arange(count, device=line.device)
+    fringed, long, hairy = _fringed(t, a, count), s["long"] > 0.5, a["bald"] < 0.5
+    grown = hairy & (s["buzz"] < 0.5) & (lines[0] + (lines[1] - lines[0]) * s["recede"] > 0.01)
+    # Long hair needs fewer cards. It starts behind the temple, so that it does not cross the forehead.
+    share = torch.where(root[2] < 0.15, 0.10, 0.54 - 0.17 * a["hair_length"])
+    forehead = ((root[2] > 0.95) & (root[1] < 7.93)) | (lines[0] < 0.05)
+    falls = torch.where(long, (rank < count * share) & ~forehead, root[1] > 7.45)
+    grown = torch.where(rank < PANELS, hairy & long & (s["back"] < 0.5), grown & (fringed | falls))
     # On the head the pushed scalp shows the mass of long hair; there some cards are enough.
-    inner = (t.chance[4, :count] > 0.35) & ~_fringed(t, a, count)
-    bare = (line[1:, 1] > 7.6) & (facing[1:] > 0.35) & (s["long"] > 0.5) & inner
-    panel = torch.arange(count, device=line.device) < PANELS
-    grown = torch.where(panel, (s["long"] > 0.5) & (s["back"] < 0.5) & (a["bald"] < 0.5), grown & ~temple)
-    return (seen & grown & ~bare).permute(1, 2, 0)
+    bare = (line[1:, 1] > 7.6) & (facing[1:] > 0.35) & long & (t.chance[4, :count] > 0.35) & ~fringed
+    buried = (torch.arange(len(seen), device=line.device)[:, None, None] == 0) & (lines[0] > 0.12)
+    return (seen & grown & ~bare & ~buried).permute(1, 2, 0)

@@ -37,7 +37,7 @@ def _pattern(rng: np.random.Generator, strands: int, first: float, wavy: bool) -
         begin = rng.uniform(-0.05, 0.18) * (first < 0.95)
         bend = start * (0.92 - 0.25 * t**2) + rng.normal() * 0.16 * t**1.5
         bend = bend + swing * t**0.6 * np.sin(phase + rng.normal() * 0.35 + (11 if wavy else 3) * t)
-        wide, point = (1.65, 1.7) if first < 0.7 else (2.0, 4) if first < 0.95 else (3.2, 8)
+        wide, point = (1.65, 1.7) if first < 0.7 else (2.0, 9) if first < 0.95 else (3.2, 8)
         half = (wide / strands) * np.clip(1 - (t / end) ** point, 0, 1) ** 0.7 * rng.uniform(0.7, 1.15)
         off = np.abs(u - bend) / np.maximum(half, 1e-6)
         shape = (1 - np.minimum(off, 1) ** 2) * rng.uniform(0.4, 1)
@@ -139,8 +139,8 @@ def _lit(
     up = 0.5 + 0.5 * normal[1]
     ambient = light["ground"] + (light["sky"] - light["ground"]) * up
     diffuse = base * tone
-    out = diffuse * (colour * (0.62 * direct + (0.40 * light["gloss"]) * second) + ambient * (1.0 * open_))
-    return out + colour * (first * tone * (0.042 * light["gloss"]))
+    out = diffuse * (colour * (0.62 * direct + (0.45 * light["gloss"]) * second) + ambient * (1.0 * open_))
+    return out + colour * (first * tone * (0.026 * light["gloss"]))
 
 
 def light_of_hair(light: dict[str, Tensor], a: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -178,13 +178,14 @@ def scalp_mask(
     s = style(a)
     stiff = 1 - 0.7 * (s["long"] + s["swept"]).clamp(max=1)
     ragged = (0.014 * strands + 0.010 * grain) * (detail * stiff) + 0.012 * locks
-    strands = strands + (0.4 * grain + 1.3 * (0.6 - curls.abs()) - strands) * (0.9 * smooth(0.3, 0.75, a["hair_curl"]))
+    curly = (0.9 - 0.6 * s["long"]) * smooth(0.3, 0.75, a["hair_curl"])
+    strands = strands + (0.4 * grain + 1.3 * (0.6 - curls.abs()) - strands) * curly
     soft = 0.045 + 0.035 * s["buzz"] + 0.03 * (1 - detail)
     t = ((line + ragged + 0.25 * soft) / (2 * soft) + 0.5).clamp(0, 1)
     mask = t * t * (3 - 2 * t)
     combed = (s["long"] + s["swept"]).clamp(max=1) * (1 - s["back"]) * (a["hair_fringe"] == 0)
-    apart = ((x - 0.95 * a["hair_part"] + 0.012 * locks).abs() * 40).clamp(max=1)
-    mask = mask * (1 - (0.75 * combed) * (1 - apart) * smooth(7.95, 8.15, y))
+    apart = ((x - 0.95 * a["hair_part"] + 0.012 * locks).abs() * 48).clamp(max=1)
+    mask = mask * (1 - (0.6 * combed) * (1 - apart) * smooth(7.95, 8.15, y))
     thin = (0.90 + 0.07 * grain * detail).clamp(0, 1)
     return mask * (1 - s["buzz"] * (1 - thin * (0.72 + 0.2 * a["hair_dark"]))), strands * detail, locks
 

@@ -18,8 +18,9 @@ STYLES = {
     "long": (0.08, (1.35, 1.90), (0.04, 0.11), (-0.7, 0.0), (0, 0), (0, 0), (0, 0.25)),
     "long with fringe": (0.04, (1.35, 1.90), (0.04, 0.09), (-0.6, 0.0), (0.6, 1.0), (0, 0), (0, 0.1)),
     "long and wavy": (0.05, (1.10, 1.90), (0.08, 0.14), (-0.7, 0.0), (0, 0), (0, 0), (0.4, 0.7)),
+    "long curls": (0.03, (0.80, 1.50), (0.09, 0.14), (-0.6, 0.0), (0, 0), (0, 0), (0.8, 1.0)),
     "tied back": (0.10, (0.30, 0.40), (0.02, 0.05), (-0.6, 0.2), (0, 0), (1, 1), (0, 0.1)),
-    "curly": (0.07, (0.14, 0.45), (0.03, 0.10), (-0.5, 0.4), (0, 0), (0, 0), (0.8, 1.0)),
+    "curly": (0.07, (0.12, 0.42), (0.03, 0.10), (-0.5, 0.4), (0, 0), (0, 0), (0.8, 1.0)),
     "receding": (0.06, (0.08, 0.22), (0.01, 0.04), (1.0, 1.8), (0, 0), (0, 0), (0, 0.2)),
 }
 BALD = 0.05
@@ -27,8 +28,10 @@ DARKS = ((0.30, 0.90, 1.00), (0.27, 0.72, 0.90), (0.20, 0.50, 0.72), (0.12, 0.28
 
 
 def hair_attributes(u: Tensor) -> dict[str, Tensor]:
-    """Hair of n pictures from uniform numbers u (n, 14) in [0, 1): attributes (n, 1), those of ORDER and hair_part,
-    hair_dark, hair_warm, hair_grey, hair_phase, bald."""
+    """Hair of n pictures from uniform numbers u (n, 14) in [0, 1).
+
+    Attributes (n, 1) each: those of ORDER, hair_part, hair_dark, hair_warm, hair_grey, hair_phase and bald.
+    """
     ranges = u.new_tensor([row[1:] for row in STYLES.values()])
     shares = u.new_tensor([row[0] for row in STYLES.values()])
     last = (shares / shares.sum()).cumsum(0)[:-1]
