@@ -133,7 +133,7 @@ def teeth(x: Tensor, y: Tensor, z: Tensor, normal: Tensor, traits: Numbers, a: N
     enamel = ramp(ENAMEL, 0.2 + 0.6 * traits["age"])
     rgb_gum = rgb(0.42, 0.14, 0.13, like=x) * (1 - 0.45 * traits["tone"])
     colour = enamel + (rgb_gum - enamel) * gum
-    shade = (1 - 0.30 * gap) * torch.where(upper, 0.85 + 0.15 * rise(6.70, 6.64, y), 0.78)
+    shade = (1 - 0.45 * gap) * torch.where(upper, 0.76 + 0.14 * rise(6.70, 6.64, y), 0.68)
     lit = _mouth_light(x, y, z, normal, light) * shade
     h = _dot(normal, light["half"]).clamp_(0, 1)
     h = h * h

@@ -14,9 +14,10 @@ from torch import Tensor
 
 from .face import ASYMMETRIES, BUILD, IDENTITY, OUTLINES, PAINT, SLIDERS
 
-# Means of sliders that differ between women and men, without which the two look too much alike.
+# Means of sliders: those that differ between women and men, without which the two look too much alike, and those that
+# keep young faces from looking like children.
 FEMALE = {
-    "eye_scale_incr": 0.28, "mouth_upperlip_height_incr": 0.20, "mouth_lowerlip_height_incr": 0.18,
+    "eye_scale_incr": 0.20, "mouth_upperlip_height_incr": 0.20, "mouth_lowerlip_height_incr": 0.18,
     "mouth_upperlip_volume_incr": 0.12, "mouth_lowerlip_volume_incr": 0.12, "chin_width_incr": -0.24,
     "chin_bones_incr": -0.18, "chin_height_incr": -0.08, "nose_scale_horiz_incr": -0.18, "nose_scale_vert_incr": -0.08,
     "nose_hump_incr": -0.10, "nose_width2_incr": -0.10, "eyebrows_trans_up": 0.20, "eyebrows_trans_forward": -0.16,
@@ -27,6 +28,7 @@ MALE = {
     "eyebrows_trans_forward": 0.12, "chin_prominent_incr": 0.10, "nose_scale_vert_incr": 0.06, "chin_bones_incr": 0.08,
     "eyebrows_trans_up": -0.06,
 }  # fmt: skip
+ADULT = {"head_age_incr": 0.14, "chin_height_incr": 0.06, "nose_scale_vert_incr": 0.05, "forehead_scale_vert_incr": -0.05}
 CALM = 0.85  # times the sliders' deviations: all sliders far out at once make a caricature
 ENDS = {"gender": ("female", "male"), "age": ("young", "old"), "third": ("min", "average", "max")}
 ORIGINS = ("african", "asian", "caucasian")
@@ -77,7 +79,7 @@ def person(identity: Tensor) -> Person:
     """The traits of identity (n, K)."""
     z = dict(zip(BUILD, _columns(identity, BUILD).split(1, 1), strict=True))
     gender = 0.06 + 0.88 * smoothstep(-0.35, 0.35, z["gender"])
-    age = torch.special.ndtr(z["age"]) ** 1.15
+    age = 0.10 + 0.90 * torch.special.ndtr(z["age"]) ** 1.1
     origin = (1.8 * torch.cat([z[name] for name in ORIGINS], 1)).softmax(1)
     traits = {
         "gender": gender, "age": age, **dict(zip(ORIGINS, origin.split(1, 1), strict=True)),
@@ -85,11 +87,11 @@ def person(identity: Tensor) -> Person:
         "muscle": (0.45 + 0.12 * gender + 0.18 * z["muscle"]).clamp(0, 1),
     }  # fmt: skip
     shares = torch.special.ndtr(_columns(identity, OUTLINES)) ** 3
-    deviation, female, male = (
+    deviation, female, male, adult = (
         torch.tensor([values.get(name, 0.0) for name in SLIDERS], dtype=torch.float64, device=identity.device)
-        for values in (SLIDERS, FEMALE, MALE)
+        for values in (SLIDERS, FEMALE, MALE, ADULT)
     )
-    sliders = _columns(identity, SLIDERS) * (CALM * deviation) + female * (1 - gender) + male * gender
+    sliders = _columns(identity, SLIDERS) * (CALM * deviation) + female * (1 - gender) + male * gender + adult
     return Person(
         traits | _paint(_columns(identity, PAINT), traits),
         0.5 * shares / shares.sum(1, keepdim=True).clamp(min=1),

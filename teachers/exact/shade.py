@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from . import camera, eyes, glasses, hair_scalp, hair_shade, mesh, paint, raster, worn
 from .curves import hue, mix
 from .geometry import EYE_LEFT, EYE_RIGHT, GLASSES, HAIR, LASH, LENS, TEETH, TONGUE, BODY, Geometry, cap, scalp, unit
+from .masks import MASKS
 from .surface import Hits, Points, hits
 
 Numbers = dict[str, Tensor]
@@ -84,10 +85,14 @@ def _body(g: Geometry, p: Points, h: Hits, lit: Numbers, detail: float) -> Tenso
     normal = unit(tuple(h.moving(c) for c in g.normal))
     inside = h.moving(line)
     open_ = _out_of_shadow(g, p, h, lit)
+    masks = torch.stack([h.static(mask) for mask in t.masks])
+    cavity = masks[MASKS.index("mouth")]
+    shut = 1 - ((g.a["jaw"] - 0.02) * 10).clamp(0, 1)
+    occlusion = torch.maximum(h.static(t.occlusion), cavity * (0.45 * shut))  # closed lips show no dark corners
+    cavity.mul_(1 - 0.8 * shut)
     skin = Skin(
-        *_rest(g, h), *normal, h.moving(visible) * open_, h.static(t.occlusion) * (0.3 + 0.7 * open_), h.static(t.angle), inside,
-        torch.stack([h.static(mask) for mask in t.masks]),
-    )  # fmt: skip
+        *_rest(g, h), *normal, h.moving(visible) * open_, occlusion * (0.3 + 0.7 * open_), h.static(t.angle), inside, masks
+    )
     colour = paint.skin(skin, g.traits, g.a, lit, detail)
     tangent = hair_scalp.scalp_tangent(grown, g.a)
     tangent = g.view.rotate(tuple(c.T for c in tangent))
