@@ -19,6 +19,7 @@ from .person import person
 # Materials. EYE_LEFT is the person's left eye, at the right of the picture.
 BODY, EYE_LEFT, EYE_RIGHT, TEETH, TONGUE, LASH, HAIR, GLASSES, LENS = range(9)
 BACK = {mesh.TEETH: 0.04, mesh.TONGUE: 0.05}  # dm; lips that close over them hide them
+CARDS = ((192, hair.CARDS, 7), (80, 280, 5), (0, 170, 4))  # pictures from this size on: cards of hair, segments of each
 CAP_RINGS, CAP_AROUND, CAP_DEGREES = 8, 20, 88  # of the eyeballs, which are sphere caps around +z
 
 Numbers = dict[str, Tensor]
@@ -176,8 +177,8 @@ def _glasses(t: mesh.Tables, head: mesh.Blended, a: Numbers, view: camera.Camera
 def _hair(face: Vector, a: Numbers, size: int) -> hair.Ribbons:
     detail = min(1.0, size / 256)
     vertices = torch.stack(face, -1).transpose(0, 1)
-    count = hair.CARDS if size >= 192 else hair.CARDS * 5 // 8 if size >= 112 else hair.CARDS * 3 // 8
-    return hair.grow(scalp(vertices.device), vertices, a, count, 6 if size >= 112 else 5, detail)
+    count, segments = next(cards for smallest, *cards in CARDS if size >= smallest)
+    return hair.grow(scalp(vertices.device), vertices, a, count, segments, detail)
 
 
 def _dressed(t: mesh.Tables, face: Vector, normal: Vector, z: Numbers, a: Numbers) -> Vector:

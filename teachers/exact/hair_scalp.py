@@ -220,24 +220,6 @@ def scalp_push(tables: Scalp, a: dict[str, Tensor]) -> Tensor:
     return hair_mass(tables.rest[:, None], a, s) * (edge * (2 - edge))
 
 
-def hair_shadow(tables: Scalp, a: dict[str, Tensor]) -> Tensor:
-    """(n, V) in [0.3, 1]: share of the light left to the skin under the edge, under a fringe, at the neck."""
-    x, y, z = tables.rest[:, None]
-    s, inside = style(a), scalp_line(tables, a)
-    thick = smooth(0.05, 0.2, a["hair_length"])
-    edge = 0.30 * smooth(-0.20, -0.02, inside) * thick * (1 - 0.5 * s["back"])
-    reach = 0.15 + 0.30 * a["hair_fringe"]
-    depth = smooth(-1.25, -0.75, inside / reach) * smooth(0.75, 1.0, z) * smooth(0.68, 0.55, x.abs())
-    fringe = 0.40 * depth * (a["hair_fringe"] > 0)
-    hanging = s["long"] * (1 - s["back"])
-    tip = (7.55 - a["hair_length"]).clamp(min=5.6)
-    low = smooth(6.75, 6.35, y + 0.5 * smooth(0.9, 0.2, z)) * ((y - tip) * 4 + 1.5).clamp(0, 1)
-    neck = 0.55 * hanging * low * smooth(1.25, 0.6, z)
-    cheek = 0.35 * hanging * smooth(0.48, 0.66, x.abs()) * smooth(7.9, 7.6, y) * ((y - tip) * 4 + 1).clamp(0, 1)
-    shade = (1 - torch.maximum(edge, fringe)) * (1 - torch.maximum(neck, cheek))
-    return torch.where(a["bald"] > 0.5, torch.ones_like(shade), shade)
-
-
 def comb(p: Tensor, a: dict[str, Tensor], s: dict[str, Tensor], front: Tensor | None = None) -> Tensor:
     """Directions (3, n, K), not of unit length, in which hair is combed at points p (3, n or 1, K).
 

@@ -28,7 +28,10 @@ MALE = {
     "eyebrows_trans_forward": 0.12, "chin_prominent_incr": 0.10, "nose_scale_vert_incr": 0.06, "chin_bones_incr": 0.08,
     "eyebrows_trans_up": -0.06,
 }  # fmt: skip
-ADULT = {"head_age_incr": 0.14, "chin_height_incr": 0.06, "nose_scale_vert_incr": 0.05, "forehead_scale_vert_incr": -0.05}
+ADULT = {
+    "head_age_incr": 0.22, "chin_height_incr": 0.16, "chin_prominent_incr": 0.08, "nose_scale_vert_incr": 0.12,
+    "eye_scale_incr": -0.08, "cheek_volume_incr": -0.12, "head_fat_incr": -0.10, "forehead_scale_vert_incr": -0.12,
+}  # fmt: skip
 CALM = 0.85  # times the sliders' deviations: all sliders far out at once make a caricature
 ENDS = {"gender": ("female", "male"), "age": ("young", "old"), "third": ("min", "average", "max")}
 ORIGINS = ("african", "asian", "caucasian")
@@ -79,7 +82,7 @@ def person(identity: Tensor) -> Person:
     """The traits of identity (n, K)."""
     z = dict(zip(BUILD, _columns(identity, BUILD).split(1, 1), strict=True))
     gender = 0.06 + 0.88 * smoothstep(-0.35, 0.35, z["gender"])
-    age = 0.10 + 0.90 * torch.special.ndtr(z["age"]) ** 1.1
+    age = 0.15 + 0.85 * torch.special.ndtr(z["age"]) ** 1.1
     origin = (1.8 * torch.cat([z[name] for name in ORIGINS], 1)).softmax(1)
     traits = {
         "gender": gender, "age": age, **dict(zip(ORIGINS, origin.split(1, 1), strict=True)),
@@ -125,8 +128,8 @@ def _paint(numbers: Tensor, t: dict[str, Tensor]) -> dict[str, Tensor]:
         "brow_arch": 0.5 * woman - 0.3 * gender + 0.6 * z["brow_arch"], "brow_length": z["brow_length"],
         "brow_height": z["brow_height"] + 0.4 * woman,
         "brow_dark": (0.55 + 0.4 * tone + 0.16 * z["brow_dark"]).clamp(0.1, 1),
-        "eye_bags": (0.22 + 0.5 * age + 0.16 * z["eye_bags"]).clamp(0, 1),
-        "wrinkles": ((1.05 * (age - 0.12) + 0.1 * z["wrinkles"]) * smoothstep(0.1, 0.2, age)).clamp(0, 1),
+        "eye_bags": (0.24 + 0.5 * age + 0.16 * z["eye_bags"]).clamp(0, 1),
+        "wrinkles": ((1.05 * (age - 0.06) + 0.1 * z["wrinkles"])).clamp(0, 1),
         "makeup": (smoothstep(0.5, 0.9, woman) * (0.35 + 0.3 * z["makeup"])).clamp(0, 1),
         "lashes": (0.25 + 0.45 * woman + 0.15 * z["lashes"]).clamp(0, 1),
     }  # fmt: skip

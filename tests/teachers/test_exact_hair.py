@@ -8,7 +8,6 @@ from teachers.exact.hair import grow
 from teachers.exact.hair_scalp import (
     CARDS,
     PANELS,
-    hair_shadow,
     scalp,
     scalp_line,
     scalp_places,
@@ -96,7 +95,7 @@ def test_no_picture_depends_on_the_others(head):
         alone = grow(tables, v[i : i + 1], own, 150, 5)
         for name in ("points", "normal", "tangent", "open", "seed", "used"):
             assert torch.equal(getattr(alone, name)[0], getattr(whole, name)[i]), name
-        for f in (scalp_line, scalp_push, hair_shadow):
+        for f in (scalp_line, scalp_push):
             assert torch.equal(f(tables, own)[0], f(tables, a)[i]), f.__name__
         assert torch.equal(scalp_tangent(tables, own)[:, 0], scalp_tangent(tables, a)[:, i])
         assert torch.equal(scalp_places(tables, own)[1][0], scalp_places(tables, a)[1][i])
@@ -128,7 +127,6 @@ def test_bald_heads_have_no_hair(head):
     _, tables = head
     a = attributes(2) | {"bald": torch.ones(2, 1)}
     assert (scalp_line(tables, a) == -1).all() and (scalp_push(tables, a) == 0).all()
-    assert (hair_shadow(tables, a) == 1).all()
 
 
 def test_hair_gets_lighter_from_black_to_blond():
