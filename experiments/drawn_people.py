@@ -150,7 +150,7 @@ def angle_fit(reading: np.ndarray, truth: np.ndarray) -> dict[str, dict[str, flo
         error = reading[:, i] - truth[:, i]
         numbers = {
             "correlation": np.corrcoef(reading[:, i], truth[:, i])[0, 1], "slope": slope, "offset_deg": offset,
-            "error_deg": np.abs(error).mean(), "error_without_mean_deg": np.abs(error - error.mean()).mean(),
+            "error_deg": np.abs(error).mean(), "error_no_mean_deg": np.abs(error - error.mean()).mean(),
         }  # fmt: skip
         fits[name] = {key: round(float(value), 3) for key, value in numbers.items()}
     return fits
@@ -226,10 +226,11 @@ def tables_of(sets: Mapping[str, Any], absent: Mapping[str, str]) -> str:
             cells = errors["as found"][point], errors["without offset"][point], *errors["offset"].get(point, ("", ""))
             rows.append([point, *map(str, cells)])
         parts.append(terminal.text_table(rows))
-    rows = [["angles", *(f"{what} {angle}" for what in ("corr.", "slope", "error") for angle in ANGLES)]]
-    keys, pair = ("correlation", "slope", "error_deg"), "second_pose_against_first"
+    pair, keys = "second_pose_against_first", ("correlation", "slope", "offset_deg", "error_deg", "error_no_mean_deg")
+    rows = [["angles", "correlation", "slope", "offset °", "error °", "no mean °"]]
     fits = sets["drawn"]["pose"] | {f"2nd to 1st, {name}": one[pair] for name, one in sets.items() if pair in one}
-    rows += [[name, *(f"{fit[angle][key]:.2f}" for key in keys for angle in ANGLES)] for name, fit in fits.items()]
+    for (name, fit), angle in itertools.product(fits.items(), ANGLES):
+        rows.append([f"{name}, {angle}", *(f"{fit[angle][key]:.2f}" for key in keys)])
     parts.append(terminal.text_table(rows))
     return "\n\n".join([*parts, *(f"not measured: {name}: {reason}" for name, reason in absent.items())])
 
@@ -261,7 +262,7 @@ def order(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
         both = [f"{text(one['drawn'][name])} | {text(one['photographs'][name])}" for name in names]
         rank = "–" if one["spearman"] is None else f"{one['spearman']:+.2f}"
         table.append([value.title, rank, str(one["sure_pairs"]), str(one["sure_pairs_same_way"]), *both])
-    numbers = {"renderer": synthetic.RENDERER_HASH, "swappers": names, "pairs": facts, "metrics": metrics}
+    numbers = {"swappers": names, "pairs": facts, "metrics": metrics}
     return numbers, f"each cell: drawn | photographs\n{terminal.text_table(table)}"
 
 
