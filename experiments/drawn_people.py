@@ -64,7 +64,7 @@ COUNTED = -1.0  # both count yaw, pitch and roll in the other direction than tea
 # distance.
 MARGIN = 0.5
 DETECTED, WEAKEST = 0.7, 0.1  # confidence that counts as a detection (the product's), and the lowest one looked at
-JUDGES, POSE = ("synthetic_recogniser", "synthetic_identity"), "synthetic_pose"  # the last judge trains students
+RECOGNISERS, POSE = ("synthetic_recogniser", "synthetic_identity"), "synthetic_pose"  # the last one trains students
 IMAGES = 5  # pictures of each person, one of them in the gallery
 # Numbers of the identity that change colours and painted marks only. The others change the shape of the head or the
 # outline of its parts.
@@ -335,14 +335,14 @@ def drawn_pairs(size: int, people: int, count: int, seed: int, held: Sequence[st
 
 def identity(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
     """Numbers for JSON, and a table: top-1 in the gallery of swaps that bound every table, and errors of the pose."""
-    judges = {name: estimator("recogniser", name, args.weights) for name in JUDGES}
+    recognisers = {name: estimator("recogniser", name, args.weights) for name in RECOGNISERS}
     pose, found, table = estimator("pose", POSE, args.weights), {}, []
     for held, size in itertools.product(args.hold, args.sizes):
         pairs = drawn_pairs(size, args.gallery, args.pairs, args.seed, HELD[held])
         columns = {"exact": pairs.exact, "copy-source": pairs.source, "copy-target": pairs.target}
         top1: dict[str, Any] = {}
-        for name, judge in judges.items():
-            evaluation = Evaluation(pairs, Estimators(recogniser=judge), interval="people")
+        for name, network in recognisers.items():
+            evaluation = Evaluation(pairs, Estimators(recogniser=network), interval="people")
             measured = {row: evaluation.measure(row, ["id_retrieval"], swaps=images) for row, images in columns.items()}
             one = {row: values["id_retrieval_top1_pct"] for row, values in measured.items()}
             top1[name] = {row: {"value": v.value, "interval": v.interval} for row, v in one.items()}
@@ -352,10 +352,10 @@ def identity(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
         cells = [f"{rows[row]['value']:.1f}" for rows in top1.values() for row in columns]
         table.append([f"{size} px, held: {held}", *cells, *(f"{value:.2f}" for value in angles.values())])
     head = ["", *(f"{row} {number}" for number in (1, 2) for row in columns), *(f"{angle} °" for angle in ANGLES)]
-    names = ", ".join(f"{number} {name}" for number, name in enumerate(judges, 1))
+    names = ", ".join(f"{number} {name}" for number, name in enumerate(recognisers, 1))
     protocol = {"pairs": args.pairs, "gallery": args.gallery, "seed": args.seed, "chance_pct": 100 / args.gallery}
     protocol |= {"pose": pose.as_dict(), "held": {held: list(HELD[held]) for held in args.hold}}
-    protocol["recognisers"] = {name: judge.as_dict() for name, judge in judges.items()}
+    protocol["recognisers"] = {name: network.as_dict() for name, network in recognisers.items()}
     numbers = {"renderer": synthetic.RENDERER_HASH, "protocol": protocol, "held": found}
     return numbers, f"top-1 % of {args.gallery} people by {names}\n{terminal.text_table([head, *table])}"
 
