@@ -131,8 +131,7 @@ def landmark_errors(found: np.ndarray, truth: np.ndarray) -> dict[str, Any]:
     """Mean distances of landmarks (N, 5, 2) to the true ones in % of the true distance of the eyes, over all and for
     each point, as they are and without the mean offset of each point, which is a matter of definition."""
     unit = np.linalg.norm(truth[:, 1] - truth[:, 0], axis=1)[:, None, None] / 100
-    error = (found - truth) / unit
-    offset = error.mean(0)
+    error, offset = (found - truth) / unit, ((found - truth) / unit).mean(0)
     kinds = {"as found": error, "without offset": error - offset}
     sizes = {kind: np.linalg.norm(values, axis=2) for kind, values in kinds.items()}
     means = {kind: [size.mean(), *size.mean(0)] for kind, size in sizes.items()}
@@ -248,8 +247,7 @@ def order(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
     if len(names) < 3:
         raise config.ConfigError(f"an order needs three swappers, in both results there are {len(names)}: {names}")
     rows = {side: {name: content["rows"][name] for name in names} for side, content in contents.items()}
-    sides = {side: dict.fromkeys(key for row in rows[side].values() for key in row) for side in rows}
-    values = [value for value in table_values(sides["drawn"]) if comparable(value, rows)]
+    values = [value for value in table_values(rows["drawn"][names[0]]) if comparable(value, rows)]
     if not values:
         raise config.ConfigError("no mean over pairs was measured of every swapper in both results")
     sure = {side: sure_differences(contents[side], rows[side]) for side in rows}
@@ -313,10 +311,10 @@ def drawn_pairs(size: int, people: int, count: int, seed: int, held: Sequence[st
     """`count` pairs of `people` drawn people, as an experiment draws its test pairs, with one picture of each person in
     the gallery. Numbers of the identity named by `held` are in everybody those of the person nearest to the median."""
     identity, attributes = synthetic.people(SPLIT, seed, people, IMAGES)
-    columns = [IDENTITY.index(name) for name in held]
-    ours = identity[:, columns]
-    off = (ours - ours.median(0).values) / ours.std(0).clamp(min=1e-6)
-    identity[:, columns] = ours[off.square().sum(1).argmin()]  # not the median itself, which might be nobody's face
+    if columns := [IDENTITY.index(name) for name in held]:
+        ours = identity[:, columns]
+        off = (ours - ours.median(0).values) / ours.std(0).clamp(min=1e-6)
+        identity[:, columns] = ours[off.square().sum(1).argmin()]  # not the median, which might be nobody's face
     identity = identity.repeat_interleave(IMAGES, 0)
     images, _ = drawn(identity, attributes, size, f"draw people at {size}")
     numbers = {"identity": identity.tolist(), "attributes": attributes.tolist()}
@@ -348,8 +346,7 @@ def identity(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
             measured = {row: evaluation.measure(row, ["id_retrieval"], swaps=images) for row, images in columns.items()}
             one = {row: values["id_retrieval_top1_pct"] for row, values in measured.items()}
             top1[name] = {row: {"value": v.value, "interval": v.interval} for row, v in one.items()}
-            cells = [f"{value.value:.1f}" for value in one.values()]
-            table.append([f"{size} px, held: {held}, {name}", *cells])
+            table.append([f"{size} px, held: {held}, {name}", *(f"{value.value:.1f}" for value in one.values())])
         error = np.abs(read(pose, pairs.target) - pairs.target_pose_deg.double().numpy()).mean(0).round(2)
         angles = dict(zip(ANGLES, error.tolist(), strict=True))
         found.setdefault(held, {})[str(size)] = {"id_top1_pct": top1, "pose_error_deg": angles}
