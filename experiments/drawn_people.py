@@ -284,7 +284,7 @@ def comparable(value: Value, rows: Mapping[str, Mapping[str, Any]]) -> bool:
 
 def sure_differences(content: Mapping[str, Any], rows: Mapping[str, Any]) -> dict[tuple[str, str, str], float]:
     """(swapper, other, key) -> the difference of two swappers on the same pairs, where its 95 % intervals exclude 0."""
-    each, people, sure = {name: each_of(row) for name, row in rows.items()}, people_of(content["pairs"]), {}
+    each, people, sure = {name: each_of(row) for name, row in rows.items()}, people_of(content["pairs"]) or (), {}
     for name in rows:
         for other, keys in to_reference(each, name, people).items():
             sure |= {(name, other, key): one.value for key, one in keys.items() if one.sure}
