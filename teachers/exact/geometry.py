@@ -18,7 +18,7 @@ from .person import person
 
 # Materials. EYE_LEFT is the person's left eye, at the right of the picture.
 BODY, EYE_LEFT, EYE_RIGHT, TEETH, TONGUE, LASH, HAIR, GLASSES, LENS = range(9)
-BACK = {mesh.TEETH: 0.04, mesh.TONGUE: 0.05}  # dm; lips that close over them hide them
+BACK = {mesh.TEETH: 0.07, mesh.TONGUE: 0.08}  # dm; lips that close over them hide them
 CARDS = ((192, hair.CARDS, 7), (80, 280, 5), (0, 170, 4))  # pictures from this size on: cards of hair, segments of each
 CAP_RINGS, CAP_AROUND, CAP_DEGREES = 8, 20, 88  # of the eyeballs, which are sphere caps around +z
 
