@@ -1,4 +1,4 @@
-"""The exact teacher: a parametric face and its renderer.
+"""The exact teacher: drawn people, and their renderer.
 
 Two independent lists of numbers describe a picture: the person's identity, and attributes for the rest of the picture.
 The exact swap of any pair is the source's identity rendered with the target's attributes.
@@ -24,11 +24,14 @@ from .face import (
     sample_attributes,
     sample_identities,
 )
-from .render import VERSION, Rendered, render
+from .motion import sample_sequence
+from .outputs import SEGMENTS
+from .render import OUTPUTS, VERSION, Rendered, flow, occluder_mask, render
 
 __all__ = [
-    "ATTRIBUTES", "EXPRESSION", "IDENTITY", "GEOMETRY", "PAINT", "VERSION", "ExactTeacher", "Rendered", "expression",
-    "pose_deg", "render", "sample_attributes", "sample_identities",
+    "ATTRIBUTES", "EXPRESSION", "GEOMETRY", "IDENTITY", "OUTPUTS", "PAINT", "SEGMENTS", "VERSION", "ExactTeacher",
+    "Rendered", "expression", "flow", "occluder_mask", "pose_deg", "render", "sample_attributes", "sample_identities",
+    "sample_sequence",
 ]  # fmt: skip
 
 
@@ -46,7 +49,7 @@ class ExactTeacher(Teacher):
         return f"renderer-{VERSION}"
 
     def identity(self, source: Tensor, rows: list[dict] | None = None) -> tuple[Tensor, ...]:
-        """The identity numbers (N, 56) of the rows. Raises ValueError if the rows are not those of synthetic faces."""
+        """The identity numbers (N, K) of the rows, as in IDENTITY. Raises ValueError if the rows are not those of synthetic faces."""
         return (_numbers(rows, "identity", source),)
 
     def swap(self, identity: tuple[Tensor, ...], target: Tensor, rows: list[dict] | None = None) -> Tensor:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from .mesh import Blended, Tables
@@ -18,8 +17,10 @@ INSIDE = -0.35  # dm: the point that stays in place as the head turns lies this 
 
 @dataclass
 class Camera:
-    """turn: the rotation from the head to the view, nine (1, n), row by row. pivot: about which it turns. centre: the point
-    after turning that the picture keeps in place. per_dm: sides of the picture per decimetre at the centre, (1, n)."""
+    """turn: the rotation from the head to the view, nine (1, n), row by row. pivot: about which it turns. centre: the
+    point after turning that the picture keeps in place. per_dm: sides of the picture per decimetre at the centre,
+    (1, n). distance: dm from the camera to the centre, (1, n). shift: of the picture, in sides, 2 x (1, n). side:
+    samples in a row."""
 
     turn: list[Tensor]
     pivot: Vector

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from . import camera, hair, hair_scalp, mesh
 from . import worn as clothes
-from .glasses import FRAME_FACES, LENS_FACES, Fit, Glasses, fit, glasses
 from .face import ATTRIBUTES
+from .glasses import FRAME_FACES, LENS_FACES, Fit, Glasses, fit, glasses
 from .masks import MASKS
 from .person import person
 
@@ -28,10 +28,16 @@ Vector = tuple[Tensor, Tensor, Tensor]
 
 @dataclass
 class Geometry:
-    """The surfaces of n pictures. x, y: samples; depth: dm towards the camera; normal: unit, in the view; all (V, n).
-    faces (F, 3), material (F,), active (F, n). hair_faces: faces[hair_start:] are those of hair cards.
+    """The surfaces of n pictures.
 
-    Vertices: first those of the head, then the left and the right eye, the hair cards, the glasses: `start` tells where.
+    x, y: samples; depth: dm towards the camera; all (V, n). The vertices are those of the head, the left and the right
+    eye, the hair cards and the glasses; `start` tells where those of a material begin. normal: of the head's vertices,
+    unit, in the view, (V of the head, n). exact: the attributes in float64, name -> (n, 1), a: in float32; traits: of
+    the persons, float32.
+
+    solid: faces (F, 3) and materials (F,) of all but hair cards and lenses; solid_active (F, n): which are drawn in
+    which picture, None for all. strand_faces, strand_active: of the hair cards; lens_faces, lens_active: of the lenses.
+    Where no picture has glasses, glasses, lens_faces and lens_active are None.
     """
 
     tables: mesh.Tables
@@ -93,7 +99,8 @@ def _solid(device: torch.device) -> tuple[Tensor, Tensor]:
 
 @lru_cache
 def strand_faces(device: torch.device, cards: int, segments: int) -> Tensor:
-    """Faces (2 * cards * segments, 3) over vertices (cards, segments + 1, 2): first all lower, then all upper halves."""
+    """Faces (2 * cards * segments, 3) over vertices (cards, segments + 1, 2): all lower halves, then all
+    upper ones."""
     first = 2 * (torch.arange(cards)[:, None] * (segments + 1) + torch.arange(segments)[None]).reshape(-1)
     lower = torch.stack([first, first + 1, first + 2], 1)
     upper = torch.stack([first + 1, first + 3, first + 2], 1)

@@ -60,7 +60,8 @@ class Tables:
 @lru_cache
 def tables(device: torch.device) -> Tables:
     """The tables on `device`. Raises ValueError where the data file lacks a shape."""
-    data = np.load(FILE)
+    with np.load(FILE) as file:
+        data = dict(file)  # reads each array once
     rest, faces, parts = data["vertices"], data["faces"].astype(np.int64), data["parts"]
     names = [str(name) for name in data["shape_names"]]
     dense = np.zeros((len(names), len(rest), 3))
@@ -161,8 +162,8 @@ def _fans(faces: np.ndarray, count: int) -> np.ndarray:
 
 @dataclass
 class Blended:
-    """Heads before they turn: rest and face (V, n) x, y, z of the neutral and of the acting face; eyes, the centres of the
-    left and right eye, 2 x (1, n) x, y, z; radius, 2 x (1, n)."""
+    """Heads before they turn: rest and face (V, n) x, y, z of the neutral and of the acting face; eyes, the centres of
+    the left and right eye, 2 x (1, n) x, y, z; radius, 2 x (1, n)."""
 
     rest: tuple[Tensor, Tensor, Tensor]
     face: tuple[Tensor, Tensor, Tensor]
@@ -186,8 +187,8 @@ def blend(t: Tables, person: Person, attributes: dict[str, Tensor]) -> Blended:
 
 
 def _sum(shapes: Tensor, weights: Tensor) -> Tensor:
-    """Shapes (3 * (V + 2), K) times their weights (n, K): (3 * (V + 2), n) float64, in thousandths. Both factors are whole
-    numbers, so the sum is exact in any order."""
+    """Shapes (3 * (V + 2), K) times their weights (n, K): (3 * (V + 2), n) float64, in thousandths. Both factors are
+    whole numbers, so the sum is exact in any order."""
     return shapes @ (weights * 2.0**WEIGHT_BITS).round().T / 2.0**WEIGHT_BITS
 
 

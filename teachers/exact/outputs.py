@@ -21,8 +21,8 @@ EYEBALL = 0.14  # dm, radius on the mean head
 
 
 def landmarks(g: Geometry) -> Tensor:
-    """Left and right eye, nose tip, left and right mouth corner in the picture: (n, 5, 2) pixels x, y. A pixel's centre is
-    at one half. The eyes are the fronts of the eyeballs; the mouth moves with the expression."""
+    """Left and right eye, nose tip, left and right mouth corner in the picture: (n, 5, 2) pixels x, y. A pixel's centre
+    is at one half. The eyes are the fronts of the eyeballs; the mouth moves with the expression."""
     t = g.tables
     fronts = [
         g.view.project(g.view.pose((e[0], e[1], e[2] + r))) for e, r in zip(g.head.eyes, g.head.radius, strict=True)
@@ -96,8 +96,8 @@ def _on_ball(g: Geometry, h: Hits, material: int) -> tuple[Tensor, Tensor, Tenso
 
 
 def correspondence(g: Geometry, p: Points) -> Tensor:
-    """(n, 3, size, size) dm: where on the neutral mean head this point of the head lies; NaN elsewhere. The same place of
-    two people, or of two pictures of one person, has the same value."""
+    """(n, 3, size, size) dm: where on the neutral mean head this point of the head lies; NaN elsewhere. The same place
+    of two people, or of two pictures of one person, has the same value."""
     parts = []
     for m, h in _every(p, HEAD):
         if m in (EYE_LEFT, EYE_RIGHT):
@@ -130,7 +130,7 @@ def _parts_of_skin(g: Geometry, h: Hits) -> Tensor:
     line = h.moving(hair_scalp.scalp_line(scalp(h.x.device), g.a).T.contiguous())
     label = torch.full_like(h.write, SEGMENTS.index("skin"), dtype=torch.uint8)
     chosen = {
-        "lips": masks["lip"] > 0, "mouth": masks["mouth"] > 0.5, "brows": paint.brow(*rest, g.traits) > 0.5,
+        "lips": masks["lip"] > 0, "mouth": masks["mouth"] > 0.5, "brows": paint.brow(*rest, g.traits) > 0.3,
         "hair": line > 0, "cloth": worn.cloth(*rest, g.a)[0] > 0.5,
     }  # fmt: skip
     for name, where in chosen.items():
@@ -139,8 +139,8 @@ def _parts_of_skin(g: Geometry, h: Hits) -> Tensor:
 
 
 def flow(first: Geometry, second: Geometry, p: Points, other: Points) -> tuple[Tensor, Tensor]:
-    """Where the head's points of the first picture are in the second: motion (n, 2, size, size) in pixels x, y, 0 where the
-    first shows no head, and (n, 1, size, size) bool: the point is seen in both."""
+    """Where the head's points of the first picture are in the second: motion (n, 2, size, size) in pixels x, y, 0 where
+    the first shows no head, and (n, 1, size, size) bool: the point is seen in both."""
     moved, parts = [], _every(p, HEAD)
     for _, h in parts:
         x, y, z = (h.moving(v) for v in (second.x, second.y, second.depth))

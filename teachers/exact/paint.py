@@ -141,7 +141,13 @@ def _lips(
     return mix(colour, _lip_tone(z, tone) * shade, share), lip
 
 
-def _brow(p: Points, z: Numbers, strand: Tensor, across: Tensor, along: Tensor, pore: Tensor) -> Tensor:
+def brow(x: Tensor, y: Tensor, ahead: Tensor, z: Numbers) -> Tensor:
+    """Cover 0..1 of the eyebrows without the noise of single hairs, at rest positions x, y, ahead (n, P)."""
+    across, along = _brow_place(x, y, z)
+    return _brow(ahead, z, torch.zeros_like(x), across, along, torch.zeros_like(x))
+
+
+def _brow(ahead: Tensor, z: Numbers, strand: Tensor, across: Tensor, along: Tensor, pore: Tensor) -> Tensor:
     """Cover 0..1 of the eyebrow; across: place over the brow's middle, dm; along: 0 inner .. 1 outer end."""
     width = (
         (0.031 + 0.009 * z["brow_thickness"])
@@ -151,15 +157,14 @@ def _brow(p: Points, z: Numbers, strand: Tensor, across: Tensor, along: Tensor, 
     far = (across / width).abs() + 0.22 * strand + 0.08 * pore
     body = rise(1.35, 0.35, far) * rise(-0.10, 0.16, along + 0.04 * strand) * rise(1.08, 0.80, along + 0.03 * strand)
     thick = 0.76 + 0.12 * z["brow_thickness"]
-    return (body * (thick + 0.18 * strand)).clamp_(0, 0.95) * (p.z > 0.95)
+    return (body * (thick + 0.18 * strand)).clamp_(0, 0.95) * (ahead > 0.95)
 
 
-def _brow_place(p: Points, z: Numbers) -> tuple[Tensor, Tensor]:
-    ax = p.x.abs()
-    along = (ax - 0.125) / (0.44 + 0.025 * z["brow_length"])
+def _brow_place(x: Tensor, y: Tensor, z: Numbers) -> tuple[Tensor, Tensor]:
+    along = (x.abs() - 0.125) / (0.44 + 0.025 * z["brow_length"])
     rest = (along - 0.62) * 1.25
     top = (0.040 + 0.013 * z["brow_arch"]) * (1 - rest * rest) - 0.030 * rise(0.7, 1.2, along)
-    return p.y - (7.425 + 0.011 * z["brow_height"]) - top, along
+    return y - (7.425 + 0.011 * z["brow_height"]) - top, along
 
 
 def _beard(m: dict[str, Tensor], z: Numbers, strand: Tensor, pore: Tensor, medium: Tensor) -> tuple[Tensor, Tensor]:
@@ -236,7 +241,7 @@ def skin(p: Points, z: Numbers, a: Numbers, light: Numbers, detail: float) -> Te
     own = z["undertone"] * 0.53 + z["texture"] * 0.41 + z["mole_y"]
     pore, pore_x, pore_y, spots = noise(u * 1.25 + own, y * 1.25, "pore", "pore_x", "pore_y", "spots")
     medium, wide, blots = noise(u * 0.4 + own, y * 0.4, "medium", "wide", "spots")
-    across, along = _brow_place(p, z)
+    across, along = _brow_place(p.x, p.y, z)
     high = p.y > 7.2
     shear = p.x.abs() + across * 1.2 * (1 - along.clamp(0, 1.2) * 1.6)
     strand = noise(
@@ -258,7 +263,7 @@ def skin(p: Points, z: Numbers, a: Numbers, light: Numbers, detail: float) -> Te
     shaven = (0.42 - 0.30 * a["bald"]) * (0.3 + 0.7 * a["hair_dark"])
     shadow = torch.maximum(shadow, rise(-0.02, 0.12, p.scalp) * (shaven + 0.04 * pore))
     colour = colour * (1 - shadow * rgb(0.80, 0.68, 0.60, like=u))
-    cover = torch.maximum(cover, _brow(p, z, strand, across, along, pore))
+    cover = torch.maximum(cover, _brow(p.z, z, strand, across, along, pore))
     colour = mix(colour, hair * (0.88 + 0.26 * strand + 0.08 * medium).clamp_(0.35, 1.5), cover)
     coarse = 0.45 + 0.20 * z["texture"].clamp(min=-1) + 0.35 * z["age"] + 0.15 * z["gender"] - 0.20 * z["tone"]
     rough = (1 - 0.8 * lip) * (fine * coarse)

@@ -58,8 +58,9 @@ _PLACE = {name: i for i, name in enumerate(IDENTITY)}
 
 @dataclass
 class Person:
-    """Traits of n persons. traits: names of BUILD and PAINT -> (n, 1) float64 in plain units: gender 0 female, 1 male; age 0
-    young adult, 1 old; african + asian + caucasian = 1. outlines (n, 7), asymmetries (n, 6) and sliders (n, 72) in [-1, 1]."""
+    """Traits of n persons. traits: names of BUILD and PAINT -> (n, 1) float64 in plain units: gender 0 female, 1 male;
+    age 0 young adult, 1 old; african + asian + caucasian = 1.
+    outlines, asymmetries and sliders: (n, K) of OUTLINES, ASYMMETRIES and SLIDERS, in [-1, 1]."""
 
     traits: dict[str, Tensor]
     outlines: Tensor
@@ -104,8 +105,8 @@ def person(identity: Tensor) -> Person:
 
 
 def _paint(numbers: Tensor, t: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The traits of PAINT. Beards, brows, lips and make-up differ between women and men, wrinkles come with age, and the
-    skin's tone with the origin."""
+    """The traits of PAINT. Beards, brows, lips and make-up differ between women and men, wrinkles come with age, and
+    the skin's tone with the origin."""
     z = dict(zip(PAINT, numbers.clamp(-2, 2).split(1, 1), strict=True))
     flat = dict(zip(PAINT, torch.special.ndtr(numbers).split(1, 1), strict=True))
     gender, age = t["gender"], t["age"]

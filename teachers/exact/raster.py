@@ -1,8 +1,8 @@
 """Draws triangles of many pictures at once: which triangle is the nearest at every sample of every picture.
 
-A triangle is cut into rows of samples, a row into its exact span, and the spans into fragments; the nearest fragment of a
-sample wins. All arithmetic is exact per triangle and sample, and the nearest is a minimum of whole numbers, so a picture
-does not depend on the pictures beside it.
+A triangle is cut into rows of samples, a row into its exact span, and the spans into fragments; the nearest fragment of
+a sample wins. All arithmetic is exact per triangle and sample, and the nearest is a minimum of whole numbers, so a
+picture does not depend on the pictures beside it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-# A key is a fragment's depth in steps, its triangle's number and its material: the smallest key is the nearest fragment.
+# A key is a fragment's depth in steps, its triangle's number and its material: the smallest key is the nearest
+# fragment.
 MATERIAL_BITS, NUMBER_BITS = 4, 27
 ID_BITS = MATERIAL_BITS + NUMBER_BITS
 NOTHING = 2**MATERIAL_BITS - 1  # material of a sample that sees no triangle
@@ -26,9 +27,10 @@ FARTHEST = 32 * DEPTH_STEPS  # the depth of a key is FARTHEST less the steps tow
 
 @dataclass
 class Triangles:
-    """Drawn triangles of all pictures. corner: 3 x (T,) index into the flattened (V, n) vertex arrays; picture (T,);
-    b1, b2: slopes in x and y of two barycentric
-    coordinates, which are 0 at (x0, y0); depth: at the first corner, and its change to the other two; first, last: rows."""
+    """Drawn triangles of all pictures, T in all. corner: 3 x (T,) index into the flattened (V, n) vertex arrays; face:
+    the number of the triangle in its list. b1, b2: slopes in x and y of the barycentric coordinates of the second and
+    third corner, which are 0 at (x0, y0). depth: at the first corner, and its change to the other two. first, last:
+    rows."""
 
     corner: tuple[Tensor, Tensor, Tensor]
     picture: Tensor
@@ -52,8 +54,8 @@ class Triangles:
 
 @dataclass
 class Strands:
-    """What cards need beside their triangles: across and along, at the first corner and its change to the other two, (T,)
-    each; seed (T,); opaque: tells of across, along and seed (P,) of fragments which of them show a strand."""
+    """What cards need beside their triangles: across and along, at the first corner and its change to the other two,
+    (T,) each; seed (T,); opaque: tells of across, along and seed (P,) of fragments which of them show a strand."""
 
     across: tuple[Tensor, Tensor, Tensor]
     along: tuple[Tensor, Tensor, Tensor]
@@ -65,8 +67,9 @@ def setup(
     x: Tensor, y: Tensor, depth: Tensor, faces: Tensor, material: Tensor, two_sided: Tensor, active: Tensor | None,
     side: int,
 ) -> Triangles:  # fmt: skip
-    """The triangles that can be seen. x, y, depth (V, n): samples, samples, decimetres towards the camera; faces (F, 3);
-    material and two_sided (F,); active (F, n) bool or None: which are drawn at all; side: samples in a row."""
+    """The triangles that can be seen. x, y, depth (V, n): samples, samples, decimetres towards the camera;
+    faces (F, 3); material and two_sided (F,); active (F, n) bool or None: which are drawn at all; side: samples in a
+    row."""
     n = x.shape[1]
     c = faces.unbind(1)
     (xa, xb, xc), (ya, yb, yc) = ([v.index_select(0, k) for k in c] for v in (x, y))
@@ -92,7 +95,8 @@ def setup(
     return Triangles(
         corner, picture, xa - 0.5, ya - 0.5,
         ((yc - ya) * per, (xa - xc) * per), ((ya - yb) * per, (xb - xa) * per),
-        (za, zb - za, zc - za), *(r.reshape(-1).index_select(0, kept) for r in (first.clamp_(min=0), last.clamp_(max=side - 1))),
+        (za, zb - za, zc - za),
+        *(row.reshape(-1).index_select(0, kept) for row in (first.clamp_(min=0), last.clamp_(max=side - 1))),
         face, material.index_select(0, face),
     )  # fmt: skip
 
@@ -114,8 +118,8 @@ def draw(t: Triangles, side: int, buffer: Tensor, offset: int = 0, strands: Stra
     one, two = one - one_x * x0, two - two_x * x0  # at the left end of the row
     low, high = torch.zeros_like(one), torch.full_like(one, side - 1.0)
     for slope, value in ((one_x, one), (two_x, two), (-one_x - two_x, 1 - one - two)):
-        # Inside is slope * x + value >= 0. An edge that does not bound an end gives a bound far outside, or, where all of the
-        # row is on its wrong side, one that empties the span.
+        # Inside is slope * x + value >= 0. An edge that does not bound an end gives a bound far outside, or, where all
+        # of the row is on its wrong side, one that empties the span.
         low = torch.maximum(low, -value / slope.clamp(min=FLAT))
         high = torch.minimum(high, (value + slope * (side - 1)) / (-slope).clamp(min=FLAT) + (side - 1))
     low, high = (low - OVERLAP).ceil_(), (high + OVERLAP).floor_()

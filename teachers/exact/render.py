@@ -1,8 +1,8 @@
 """Renders the numbers of a face: picture, masks and landmarks, and on request dense truth; at any size, on CPU or GPU.
 
-The numbers become surfaces (geometry.py), these become triangles in the picture (raster.py), the nearest triangles become
-points (surface.py), and these are coloured (shade.py). The same numbers give the same bytes on one device and version of
-torch, whatever the batch: all arithmetic on points is exactly rounded.
+The numbers become surfaces (geometry.py), these become triangles in the picture (raster.py), the nearest triangles
+become points (surface.py), and these are coloured (shade.py). The same numbers give the same bytes on one device and
+version of torch, whatever the batch: all arithmetic on points is exactly rounded.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ OUTPUTS = ("depth", "normals", "correspondence", "segmentation")
 
 
 class Rendered(NamedTuple):
-    """image: (n, 3, S, S) float32 RGB in [-1, 1]. mask: (n, 1, S, S), 1 on the visible inner face from brows to chin, with
-    eyes and mouth, else 0. occluder: (n, 1, S, S), 1 on opaque pixels of an object held before the face, else 0.
+    """image: (n, 3, S, S) float32 RGB in [-1, 1]. mask: (n, 1, S, S), 1 on the visible inner face from brows to chin,
+    with eyes and mouth, else 0. occluder: (n, 1, S, S), 1 on opaque pixels of an object held before the face, else 0.
     landmarks: (n, 5, 2) pixels x, y of left and right eye, nose tip, left and right mouth corner in the picture.
 
-    On request, else None, each of the point that a pixel's upper left quarter sees: depth (n, 1, S, S) dm from the camera
-    along its axis, inf where nothing is; normals (n, 3, S, S) of the head, unit, right, up and to the camera, 0 elsewhere;
-    correspondence (n, 3, S, S) dm on the neutral mean head, NaN elsewhere; segmentation (n, 1, S, S) uint8, see SEGMENTS.
-    The object held before the face hides nothing of depth, normals and correspondence.
+    On request, else None, each of the point that a pixel's upper left quarter sees: depth (n, 1, S, S) dm from the
+    camera along its axis, inf where nothing is; normals (n, 3, S, S) of the head, unit, right, up and to the camera, 0
+    elsewhere; correspondence (n, 3, S, S) dm on the neutral mean head, NaN elsewhere; segmentation (n, 1, S, S) uint8,
+    see SEGMENTS. The object held before the face hides nothing of depth, normals and correspondence.
     """
 
     image: Tensor
@@ -50,8 +50,8 @@ class Rendered(NamedTuple):
 def render(identity: Tensor, attributes: Tensor, size: int = 256, extra: Collection[str] = ()) -> Rendered:
     """Render n faces from identity (n, K) and attributes (n, A) at size x size, on the device of the numbers.
 
-    extra: names of OUTPUTS to add. Raises ValueError on other shapes, on NaN, on a size outside 16 to 1024, and on other
-    names.
+    extra: names of OUTPUTS to add. Raises ValueError on other shapes, on NaN, on a size outside 16 to 1024, and on
+    other names.
     """
     _check(identity, attributes, size)
     if unknown := set(extra) - set(OUTPUTS):
@@ -64,9 +64,9 @@ def render(identity: Tensor, attributes: Tensor, size: int = 256, extra: Collect
 def flow(identity: Tensor, attributes: Tensor, other: Tensor, size: int = 256) -> tuple[Tensor, Tensor]:
     """Optical flow of the head from the pictures with `attributes` to those with `other` (n, A), of the same persons.
 
-    Returns motion (n, 2, S, S) in pixels, right and down, 0 where the first picture shows no head; and (n, 1, S, S) bool, where
-    the second picture shows the same point. Hair, glasses and objects before the face have none. Raises ValueError as
-    render() does.
+    Returns motion (n, 2, S, S) in pixels, right and down, 0 where the first picture shows no head; and (n, 1, S, S)
+    bool, where the second picture shows the same point. Hair, glasses and objects before the face have none. Raises
+    ValueError as render() does.
     """
     _check(identity, attributes, size)
     _check(identity, other, size)
@@ -149,7 +149,8 @@ def _held(a: dict[str, Tensor], size: int) -> tuple[Tensor, Tensor]:
 
 
 def visible(g: Geometry, size: int) -> tuple[surface.Points, surface.Points | None]:
-    """The nearest triangle of every sample, as points to be coloured; and those of lenses before them, if there are any."""
+    """The nearest triangle of every sample, as points to be coloured; and those of lenses before them, if there are
+    any."""
     side, n, device = 2 * size, g.x.shape[1], g.x.device
     buffer = torch.full((n * side * side,), raster.EMPTY, dtype=torch.int64, device=device)
     faces, material = g.solid
@@ -171,8 +172,8 @@ def visible(g: Geometry, size: int) -> tuple[surface.Points, surface.Points | No
 
 
 def _strands(g: Geometry, cards: raster.Triangles) -> raster.Strands:
-    """The corners (across, along) of the lower half of a card's segment are (-1, t), (1, t) and (-1, t + 1), those of the
-    upper half (1, t), (1, t + 1) and (-1, t + 1)."""
+    """The corners (across, along) of the lower half of a card's segment are (-1, t), (1, t) and (-1, t + 1), those of
+    the upper half (1, t), (1, t + 1) and (-1, t + 1)."""
     segments = g.cards.used.shape[2]
     half = len(g.strand_faces) // 2
     upper = cards.face >= half
@@ -187,7 +188,8 @@ def _strands(g: Geometry, cards: raster.Triangles) -> raster.Strands:
 
 
 def tonemap(colour: Tensor) -> Tensor:
-    """Linear light to picture values in [0, 1]: a filmic curve (Narkowicz 2015), then a gamma of about 2.2 from roots."""
+    """Linear light to picture values in [0, 1]: a filmic curve (Narkowicz 2015), then a gamma of about 2.2 from
+    roots."""
     x = colour.clamp(min=0) * 0.8
     x = (x * (2.51 * x + 0.03)) / (x * (2.43 * x + 0.59) + 0.14)
     two = x.clamp(0, 1).sqrt()
@@ -196,7 +198,8 @@ def tonemap(colour: Tensor) -> Tensor:
 
 
 def _sensor(picture: Tensor, a: dict[str, Tensor]) -> Tensor:
-    """Slight blur and noise of a camera, where the attributes ask for them. blur 1: a 3 x 3 binomial; noise 1: about 4 %."""
+    """Slight blur and noise of a camera, where the attributes ask for them. blur 1: a 3 x 3 binomial; noise 1: a
+    deviation of 0.04."""
     if a["blur"].any():
         blurred = _three(_three(picture, 2), 3)
         picture = picture + (blurred - picture) * a["blur"][..., None, None]

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from . import camera, eyes, glasses, hair_scalp, hair_shade, mesh, paint, raster, worn
 from .curves import hue, mix
-from .geometry import EYE_LEFT, EYE_RIGHT, GLASSES, HAIR, LASH, LENS, TEETH, TONGUE, BODY, Geometry, cap, scalp, unit
+from .geometry import BODY, EYE_LEFT, EYE_RIGHT, GLASSES, HAIR, LASH, LENS, TEETH, TONGUE, Geometry, cap, scalp, unit
 from .masks import MASKS
 from .surface import Hits, Points, hits
 
@@ -118,8 +118,8 @@ SHADOW_GRID = 128
 def _out_of_shadow(g: Geometry, p: Points, h: Hits, lit: Numbers) -> Tensor:
     """Share (n, P) of the key light that hair lets through to points of the skin.
 
-    A map of how much of each cell of the picture they cover, and how near they are, is looked up along the way to the light.
-    Sums of whole numbers make the map, so it is exact.
+    A map of how much of each cell of the picture they cover, and how near they are, is looked up along the way to the
+    light. Sums of whole numbers make the map, so it is exact.
     """
     caster = p.kinds == HAIR
     steps = torch.where(caster, ((raster.FARTHEST - raster.depth_of(p.nearest)) >> 16) + 1024, 0)

@@ -20,8 +20,8 @@ SAME_DEPTH = int(0.05 * raster.DEPTH_STEPS)  # dm
 class Points:
     """The coloured points of n pictures. triangle, picture, x, y, material (N,).
 
-    Of the samples, (n, 4, size * size): slot, the point, N where a sample sees no triangle; kinds, the material, NOTHING
-    where there is none; nearest, the keys."""
+    Of the samples, (n, 4, size * size): slot, the point, N where a sample sees no triangle; kinds, the material,
+    NOTHING where there is none; nearest, the keys."""
 
     triangles: raster.Triangles
     triangle: Tensor
@@ -52,7 +52,8 @@ class Points:
 
 
 def points(triangles: raster.Triangles, buffer: Tensor, n: int, size: int, alone: tuple[int, ...]) -> Points:
-    """The points of the nearest triangles. buffer: as raster.draw leaves it. alone: materials whose samples share no point."""
+    """The points of the nearest triangles. buffer: as raster.draw leaves it. alone: materials of which each sample has
+    its own point."""
     nearest = buffer.view(n, size, 2, size, 2).permute(0, 2, 4, 1, 3).reshape(n, 4, size * size)
     kinds = raster.material_of(nearest)
     depth = raster.depth_of(nearest)
@@ -80,8 +81,8 @@ def points(triangles: raster.Triangles, buffer: Tensor, n: int, size: int, alone
     column = inside - row * size
     key = nearest.view(-1).index_select(0, flat)
     return Points(
-        triangles, raster.triangle_of(key), picture, (2 * column + (sample & 1)).float(), (2 * row + (sample >> 1)).float(),
-        raster.material_of(key), slot, kinds, nearest, n, size,
+        triangles, raster.triangle_of(key), picture, (2 * column + (sample & 1)).float(),
+        (2 * row + (sample >> 1)).float(), raster.material_of(key), slot, kinds, nearest, n, size,
     )  # fmt: skip
 
 
@@ -95,7 +96,8 @@ def _shares(kinds: Tensor, alone: tuple[int, ...]) -> Tensor:
 @dataclass
 class Hits:
     """Points of one material as (n, P); rows are padded by repeating points of the row. write (n, P): the number of the
-    point, or N for padding. corner, weight: 3 x (n, P), of the flattened (V, n) vertex arrays; vertex: of (V,) arrays."""
+    point, or N for padding. corner, weight: 3 x (n, P), of the flattened (V, n) vertex arrays; vertex: of (V,)
+    arrays."""
 
     corner: list[Tensor]
     vertex: list[Tensor]
@@ -153,8 +155,8 @@ def _hits(p: Points, material: int) -> Hits | None:
 
 
 def average(p: Points, values: Tensor, behind: Tensor) -> Tensor:
-    """Values of the points (C, N + 1) to pixels (n, C, size, size). behind (C, n, size * size): of the samples that see no
-    triangle; the last point counts as nothing."""
+    """Values of the points (C, N + 1) to pixels (n, C, size, size). behind (C, n, size * size): of the samples that see
+    no triangle; the last point counts as nothing."""
     n, pixels = p.n, p.size * p.size
     total = torch.empty(n, len(values), pixels, device=values.device)
     empty = (p.slot == len(p.material)).sum(1).float()
