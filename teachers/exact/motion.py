@@ -26,16 +26,17 @@ SYLLABLES_HZ, BLINK_SECONDS, BLINK_LASTS = 3.6, 3.5, 0.28
 WAVES = 4  # sines per number
 
 
-def sample_sequence(frames: int, seed: int) -> Tensor:
+def sample_sequence(frames: int, seed: int, sensor: bool = False) -> Tensor:
     """Attributes (frames, A) of one video of a talking, turning head, at 25 frames a second.
 
     Hair, light, clothes, glasses and background keep the values of the first frame; pose, gaze, mouth, brows and lids move.
-    The first frames of a longer video are those of a shorter one. Raises ValueError on less than one frame.
+    The first frames of a longer video are those of a shorter one. `sensor` is that of sample_attributes(); the noise is
+    another one in every frame. Raises ValueError on less than one frame.
     """
     if frames < 1:
         raise ValueError(f"frames: expected at least 1, got {frames}")
     rng = np.random.default_rng((seed, 1))
-    still = sample_attributes(1, seed)[0].double().numpy()
+    still = sample_attributes(1, seed, sensor)[0].double().numpy()
     still = {name: still[i] for i, name in enumerate(ATTRIBUTES)}
     still |= {"jaw": 0.0, "pucker": 0.0, "frown": 0.4 * still["frown"], "smile": 0.5 * still["smile"], "sneer": 0.0}
     seconds = np.arange(frames) / FRAMES_PER_SECOND
@@ -49,6 +50,8 @@ def sample_sequence(frames: int, seed: int) -> Tensor:
     moving["jaw"] = 0.28 * talking * syllables
     moving["pucker"] = 0.30 * talking * np.clip(_sway(seconds, 2.0, rng, slowest=0.3), 0, 1.2)
     moving["blink"] = np.maximum(0.06, _blinks(seconds, rng))
+    if sensor:
+        moving["noise_phase"] = np.random.default_rng((seed, 2)).random(frames)
     columns = [np.broadcast_to(moving.get(name, still[name]), frames) for name in ATTRIBUTES]
     return torch.from_numpy(np.stack(columns, 1).astype(np.float32))
 
