@@ -315,6 +315,6 @@ def header_of(path: str | Path) -> dict[str, str]:
     if Path(path).suffix != ".safetensors":
         return {}
     try:
-        return weights.readheader_of(path)
+        return weights.read_header(path)
     except ValueError:
         return {}  # the loader of the network reports the damage
