@@ -20,8 +20,10 @@ SWAY = {
     "scale": (0.008, 0.25), "gaze_x": (0.28, 0.9), "gaze_y": (0.16, 0.8), "brow_raise": (0.30, 0.8),
     "smile": (0.22, 0.5), "smirk": (0.08, 0.5),
 }  # fmt: skip
-LIMITS = {"yaw": (-35, 35), "pitch": (-15, 15), "roll": (-11, 11), "gaze_x": (-1, 1), "gaze_y": (-1, 1), "smile": (0, 1),
-          "brow_raise": (-1, 1)}  # fmt: skip
+LIMITS = {
+    "yaw": (-35, 35), "pitch": (-15, 15), "roll": (-11, 11), "gaze_x": (-1, 1), "gaze_y": (-1, 1), "smile": (0, 1),
+    "brow_raise": (-1, 1),
+}  # fmt: skip
 SYLLABLES_HZ, BLINK_SECONDS, BLINK_LASTS = 3.6, 3.5, 0.28
 WAVES = 4  # sines per number
 
@@ -58,7 +60,7 @@ def sample_sequence(frames: int, seed: int, sensor: bool = False) -> Tensor:
 
 
 def _sway(seconds: np.ndarray, fastest: float, rng: np.random.Generator, slowest: float = 0.15) -> np.ndarray:
-    """A sum of sines that is zero at the start, with a deviation of about one; frequencies from slowest to 1 of fastest."""
+    """A sum of sines, zero at the start, with a deviation of about one. Rates: from slowest to 1, times fastest Hz."""
     rates = fastest * np.exp(rng.uniform(math.log(slowest), 0, WAVES))
     phases, weights = rng.uniform(0, 2 * math.pi, WAVES), rng.uniform(0.5, 1, WAVES)
     waves = weights * (np.sin(2 * math.pi * rates * seconds[:, None] + phases) - np.sin(phases))

@@ -130,7 +130,7 @@ def _paint(numbers: Tensor, t: dict[str, Tensor]) -> dict[str, Tensor]:
         "brow_height": z["brow_height"] + 0.4 * woman,
         "brow_dark": (0.55 + 0.4 * tone + 0.16 * z["brow_dark"]).clamp(0.1, 1),
         "eye_bags": (0.24 + 0.5 * age + 0.16 * z["eye_bags"]).clamp(0, 1),
-        "wrinkles": ((1.05 * (age - 0.06) + 0.1 * z["wrinkles"])).clamp(0, 1),
+        "wrinkles": (1.05 * (age - 0.06) + 0.1 * z["wrinkles"]).clamp(0, 1),
         "makeup": (smoothstep(0.5, 0.9, woman) * (0.35 + 0.3 * z["makeup"])).clamp(0, 1),
         "lashes": (0.25 + 0.45 * woman + 0.15 * z["lashes"]).clamp(0, 1),
     }  # fmt: skip
