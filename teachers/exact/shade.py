@@ -91,8 +91,9 @@ def _body(g: Geometry, p: Points, h: Hits, lit: Numbers, detail: float) -> Tenso
     occlusion = torch.maximum(h.static(t.occlusion), cavity * (0.45 * shut))  # closed lips show no dark corners
     cavity.mul_(1 - 0.8 * shut)
     skin = Skin(
-        *_rest(g, h), *normal, h.moving(visible) * open_, occlusion * (0.3 + 0.7 * open_), h.static(t.angle), inside, masks
-    )
+        *_rest(g, h), *normal, h.moving(visible) * open_, occlusion * (0.3 + 0.7 * open_), h.static(t.angle), inside,
+        masks,
+    )  # fmt: skip
     colour = paint.skin(skin, g.traits, g.a, lit, detail)
     tangent = hair_scalp.scalp_tangent(grown, g.a)
     tangent = g.view.rotate(tuple(c.T for c in tangent))
