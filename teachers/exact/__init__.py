@@ -49,7 +49,7 @@ class ExactTeacher(Teacher):
         return f"renderer-{VERSION}"
 
     def identity(self, source: Tensor, rows: list[dict] | None = None) -> tuple[Tensor, ...]:
-        """The identity numbers (N, K) of the rows, as in IDENTITY. Raises ValueError if the rows are not those of synthetic faces."""
+        """The numbers of IDENTITY (N, K) of the rows. Raises ValueError if these are not of synthetic faces."""
         return (_numbers(rows, "identity", source),)
 
     def swap(self, identity: tuple[Tensor, ...], target: Tensor, rows: list[dict] | None = None) -> Tensor:

@@ -95,7 +95,7 @@ def tables(device: torch.device) -> Tables:
     x, y, z = rest.T
     # Above 0 from above the brows to the chin; the ears and the sides of the head are behind it.
     inner = np.minimum(1 - np.abs(x / 0.64) ** 2.5 - np.abs((y - 6.93) / 0.655) ** 2.5, (z - 0.62) * 2)
-    cavity = (np.abs(x) < 0.3) & (y > 6.35) & (y < 6.8)  # of the mouth
+    cavity = (np.abs(x) < 0.3) & (y > 6.35) & (y < 6.8) & (z > 0.2)  # of the mouth, not the nape
     inner = np.where(cavity, np.abs(inner), inner)
 
     return Tables(
