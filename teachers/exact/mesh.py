@@ -23,7 +23,8 @@ FILE = Path(__file__).with_name("head.npz")
 BODY, EYE, TEETH, TONGUE, LASH = range(5)  # parts of the data file
 THOUSANDTHS = 1000
 WEIGHT_BITS = 16  # weights of shapes are multiples of 2 ** -16
-MOUTH_CORNERS = ((0.252, 6.612, 1.36), (-0.252, 6.612, 1.36))
+MOUTH_ENDS = ((0.252, 6.612, 1.36), (-0.252, 6.612, 1.36))  # inside the cheeks; the camera goes by them
+MOUTH_CORNERS = ((0.253, 6.609, 1.42), (-0.253, 6.609, 1.42))  # where the lips meet on the skin
 NOSE_TIP = (0.0, 6.91, 1.68)
 
 
@@ -44,6 +45,7 @@ class Tables:
     occlusion: Tensor
     angle: Tensor
     turning: Tensor
+    mouth_ends: tuple[int, int]
     corners: tuple[int, int]
     nose: int
     eye_edge: tuple[int, int]
@@ -111,6 +113,7 @@ def tables(device: torch.device) -> Tables:
         occlusion=put(data["occlusion"]),
         angle=put(np.arctan2(rest[:, 0], rest[:, 2] + 0.15)),
         turning=put(turning),
+        mouth_ends=tuple(nearest(p) for p in MOUTH_ENDS),
         corners=tuple(nearest(p) for p in MOUTH_CORNERS),
         nose=nearest(NOSE_TIP),
         eye_edge=tuple(int(e[rest[e, 2].argmax()]) for e in eyes),

@@ -76,14 +76,15 @@ def depth(g: Geometry, p: Points) -> Tensor:
 
 def normals(g: Geometry, p: Points) -> Tensor:
     """(n, 3, size, size) unit normals of the head in the view (right, up, to the camera); 0 elsewhere."""
-    parts = []
+    t, parts = g.tables, []
+    vertex = [c.index_copy(0, t.lashes, c.index_select(0, t.lash_root)) for c in g.normal]  # lashes: of their roots
     for m, h in _every(p, HEAD):
         if m in (EYE_LEFT, EYE_RIGHT):
             local = _on_ball(g, h, m)
             turn = [v[0][:, None] for v in g.view.turn]
             value = [turn[i] * local[0] + turn[i + 1] * local[1] + turn[i + 2] * local[2] for i in (0, 3, 6)]
         else:
-            value = list(unit(tuple(h.moving(c) for c in g.normal)))
+            value = unit(tuple(h.moving(c) for c in vertex))
         parts.append((h, value))
     return _dense(p, 3, 0.0, parts)
 
