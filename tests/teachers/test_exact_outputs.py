@@ -218,7 +218,7 @@ def test_the_second_picture_along_the_flow_is_the_first():
     def error(other: Tensor) -> float:
         return float(((a.image - other).abs() * face).sum() / face.sum() / 3)
 
-    assert error(follow(b.image, motion)) < 0.07 < 0.5 * error(b.image)
+    assert error(follow(b.image, motion)) < 0.08 < 0.5 * error(b.image)
 
 
 def test_along_the_flow_the_correspondence_stays():
