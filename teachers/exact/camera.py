@@ -59,7 +59,7 @@ def place(tables: Tables, head: Blended, a: dict[str, Tensor], side: int) -> Cam
     """
     row = {name: a[name].T.float() for name in ("scale", "distance", "shift_x", "shift_y")}
     left, right = head.eyes
-    corners = [[v[k : k + 1] for v in head.rest] for k in tables.corners]
+    corners = [[v[k : k + 1] for v in head.rest] for k in tables.mouth_ends]
     eyes = [(p + q) * 0.5 for p, q in zip(left, right, strict=True)]
     mouth = [(p + q) * 0.5 for p, q in zip(*corners, strict=True)]
     wide, lips, high = left[0] - right[0], corners[0][0] - corners[1][0], eyes[1] - mouth[1]

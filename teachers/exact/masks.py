@@ -176,7 +176,8 @@ def vertex_masks(rest: Tensor) -> Tensor:
     bone = _bell(((ax - 0.45) / 0.14) ** 2 + ((y - 7.10 + 0.3 * (ax - 0.45)) / 0.09) ** 2)
     gloss = 0.45 + (0.45 * ridge + 0.30 * brow + 0.25 * bone + 0.2 * chin) * front - 0.25 * ears
     depth, along, across = _creases(ax, x, y, z)
-    mouth = _smooth(6.30, 6.40, y) * _smooth(6.85, 6.75, y) * _smooth(0.30, 0.27, ax) * _smooth(1.30, 1.05, z)
+    behind_lips = _smooth(1.30, 1.05, z) * (z > 0.2)  # but not the nape
+    mouth = _smooth(6.30, 6.40, y) * _smooth(6.85, 6.75, y) * _smooth(0.30, 0.27, ax) * behind_lips
     fields = [
         lip,
         mouth,

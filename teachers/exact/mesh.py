@@ -23,7 +23,8 @@ FILE = Path(__file__).with_name("head.npz")
 BODY, EYE, TEETH, TONGUE, LASH = range(5)  # parts of the data file
 THOUSANDTHS = 1000
 WEIGHT_BITS = 16  # weights of shapes are multiples of 2 ** -16
-MOUTH_CORNERS = ((0.252, 6.612, 1.36), (-0.252, 6.612, 1.36))
+MOUTH_ENDS = ((0.252, 6.612, 1.36), (-0.252, 6.612, 1.36))  # inside the cheeks; the camera goes by them
+MOUTH_CORNERS = ((0.253, 6.609, 1.42), (-0.253, 6.609, 1.42))  # where the lips meet on the skin
 NOSE_TIP = (0.0, 6.91, 1.68)
 
 
@@ -44,6 +45,7 @@ class Tables:
     occlusion: Tensor
     angle: Tensor
     turning: Tensor
+    mouth_ends: tuple[int, int]
     corners: tuple[int, int]
     nose: int
     eye_edge: tuple[int, int]
@@ -95,7 +97,7 @@ def tables(device: torch.device) -> Tables:
     x, y, z = rest.T
     # Above 0 from above the brows to the chin; the ears and the sides of the head are behind it.
     inner = np.minimum(1 - np.abs(x / 0.64) ** 2.5 - np.abs((y - 6.93) / 0.655) ** 2.5, (z - 0.62) * 2)
-    cavity = (np.abs(x) < 0.3) & (y > 6.35) & (y < 6.8)  # of the mouth
+    cavity = (np.abs(x) < 0.3) & (y > 6.35) & (y < 6.8) & (z > 0.2)  # of the mouth, not the nape
     inner = np.where(cavity, np.abs(inner), inner)
 
     return Tables(
@@ -111,6 +113,7 @@ def tables(device: torch.device) -> Tables:
         occlusion=put(data["occlusion"]),
         angle=put(np.arctan2(rest[:, 0], rest[:, 2] + 0.15)),
         turning=put(turning),
+        mouth_ends=tuple(nearest(p) for p in MOUTH_ENDS),
         corners=tuple(nearest(p) for p in MOUTH_CORNERS),
         nose=nearest(NOSE_TIP),
         eye_edge=tuple(int(e[rest[e, 2].argmax()]) for e in eyes),

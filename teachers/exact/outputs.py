@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+
 import torch
 from torch import Tensor
 
@@ -44,53 +46,51 @@ def inner_face(g: Geometry, p: Points) -> Tensor:
     return inside
 
 
-def first_point(p: Points) -> Tensor:
-    """The point of the upper left sample of each pixel, (n * size * size,); N where it sees no triangle."""
-    return p.slot[:, 0].reshape(-1)
-
-
 def _per_pixel(p: Points, values: Tensor) -> Tensor:
     """Values of the points (C, N + 1) at the pixels' upper left samples: (n, C, size, size)."""
-    rows = [v.index_select(0, first_point(p)).view(p.n, p.size, p.size) for v in values]
-    return torch.stack(rows, 1)
+    upper_left = p.slot[:, 0].reshape(-1)
+    return torch.stack([v.index_select(0, upper_left).view(p.n, p.size, p.size) for v in values], 1)
 
 
-def _spread(p: Points, empty: float, parts: list[tuple[Hits, list[Tensor]]]) -> Tensor:
-    """Values of several materials' points as one table (C, N + 1)."""
-    channels = len(parts[0][1]) if parts else 1
+def _dense(p: Points, channels: int, empty: float, parts: Iterable[tuple[Hits, Sequence[Tensor]]]) -> Tensor:
+    """Values of several materials' points, (n, P) for each channel, at the pixels: (n, channels, size, size); `empty`
+    elsewhere."""
     out = torch.full((channels, len(p.material) + 1), empty, device=p.slot.device)
     for h, values in parts:
         for channel, value in zip(out, values, strict=True):
             channel.index_copy_(0, h.write.view(-1), value.reshape(-1))
     out[:, -1] = empty
-    return out
+    return _per_pixel(p, out)
 
 
-def _every(p: Points, materials) -> list[tuple[int, Hits]]:
+def _every(p: Points, materials: Iterable[int]) -> list[tuple[int, Hits]]:
+    """Of those materials that any picture shows, the points."""
     return [(m, h) for m in materials if (h := hits(p, m)) is not None]
 
 
 def depth(g: Geometry, p: Points) -> Tensor:
     """(n, 1, size, size) dm from the camera along its axis; inf where nothing is."""
-    parts = [(h, [g.view.distance.view(-1, 1) - h.moving(g.depth)]) for _, h in _every(p, p.material.unique().tolist())]
-    return _per_pixel(p, _spread(p, float("inf"), parts))
+    parts = [(h, [g.view.distance.view(-1, 1) - h.moving(g.depth)]) for _, h in _every(p, (*HEAD, HAIR, GLASSES))]
+    return _dense(p, 1, float("inf"), parts)
 
 
 def normals(g: Geometry, p: Points) -> Tensor:
     """(n, 3, size, size) unit normals of the head in the view (right, up, to the camera); 0 elsewhere."""
-    parts = []
+    t, parts = g.tables, []
+    vertex = [c.index_copy(0, t.lashes, c.index_select(0, t.lash_root)) for c in g.normal]  # lashes: of their roots
     for m, h in _every(p, HEAD):
         if m in (EYE_LEFT, EYE_RIGHT):
             local = _on_ball(g, h, m)
             turn = [v[0][:, None] for v in g.view.turn]
             value = [turn[i] * local[0] + turn[i + 1] * local[1] + turn[i + 2] * local[2] for i in (0, 3, 6)]
         else:
-            value = list(unit(tuple(h.moving(c) for c in g.normal)))
+            value = unit(tuple(h.moving(c) for c in vertex))
         parts.append((h, value))
-    return _per_pixel(p, _spread(p, 0.0, parts))
+    return _dense(p, 3, 0.0, parts)
 
 
 def _on_ball(g: Geometry, h: Hits, material: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Unit directions, 3 x (n, P), from the centre of an eyeball to its points, in the head's frame."""
     directions = cap(h.x.device)[0].T.contiguous()
     return unit(tuple(h.blend(c, [v - g.start[material] for v in h.vertex]) for c in directions))
 
@@ -104,9 +104,9 @@ def correspondence(g: Geometry, p: Points) -> Tensor:
             centre = g.tables.eye_centres[m - EYE_LEFT]
             value = [c + EYEBALL * v for c, v in zip(centre.unbind(0), _on_ball(g, h, m), strict=True)]
         else:
-            value = [h.static(g.tables.rest_rows[k].contiguous()) for k in range(3)]
+            value = [h.static(row) for row in g.tables.rest_rows]
         parts.append((h, value))
-    return _per_pixel(p, _spread(p, float("nan"), parts))
+    return _dense(p, 3, float("nan"), parts)
 
 
 def segmentation(g: Geometry, p: Points, occluder: Tensor) -> Tensor:
@@ -126,11 +126,11 @@ def segmentation(g: Geometry, p: Points, occluder: Tensor) -> Tensor:
 def _parts_of_skin(g: Geometry, h: Hits) -> Tensor:
     """Labels (n, P) uint8 of points of the body."""
     rest = [h.static(row) for row in g.tables.rest_rows]
-    masks = {name: h.static(mask) for name, mask in zip(MASKS, g.tables.masks, strict=True)}
+    lip, mouth = (h.static(g.tables.masks[MASKS.index(name)]) for name in ("lip", "mouth"))
     line = h.moving(hair_scalp.scalp_line(scalp(h.x.device), g.a).T.contiguous())
     label = torch.full_like(h.write, SEGMENTS.index("skin"), dtype=torch.uint8)
     chosen = {
-        "lips": masks["lip"] > 0, "mouth": masks["mouth"] > 0.5, "brows": paint.brow(*rest, g.traits) > 0.3,
+        "lips": lip > 0, "mouth": mouth > 0.5, "brows": paint.brow(*rest, g.traits) > 0.3,
         "hair": line > 0, "cloth": worn.cloth(*rest, g.a)[0] > 0.5,
     }  # fmt: skip
     for name, where in chosen.items():
@@ -141,11 +141,11 @@ def _parts_of_skin(g: Geometry, h: Hits) -> Tensor:
 def flow(first: Geometry, second: Geometry, p: Points, other: Points) -> tuple[Tensor, Tensor]:
     """Where the head's points of the first picture are in the second: motion (n, 2, size, size) in pixels x, y, 0 where
     the first shows no head, and (n, 1, size, size) bool: the point is seen in both."""
-    moved, parts = [], _every(p, HEAD)
-    for _, h in parts:
+    moved = []
+    for _, h in _every(p, HEAD):
         x, y, z = (h.moving(v) for v in (second.x, second.y, second.depth))
         nearest = other.at(other.depth(), x.floor().long(), y.floor().long(), float("-inf"))
         seen = (nearest - z).abs() < SAME_PLACE
         moved.append((h, [(x - h.moving(first.x)) / 2, (y - h.moving(first.y)) / 2, seen.float()]))
-    dense = _per_pixel(p, _spread(p, 0.0, moved))
+    dense = _dense(p, 3, 0.0, moved)
     return dense[:, :2], dense[:, 2:] > 0.5

@@ -97,6 +97,8 @@ def _check_numbers(name: str, numbers: Tensor, names: tuple[str, ...]) -> None:
 def _check(identity: Tensor, attributes: Tensor, size: int) -> None:
     _check_numbers("identity", identity, IDENTITY)
     _check_numbers("attributes", attributes, ATTRIBUTES)
+    if not len(identity):
+        raise ValueError("identity: no rows, expected at least one person")
     if len(identity) != len(attributes):
         raise ValueError(f"{len(identity)} identities for {len(attributes)} sets of attributes")
     if not SMALLEST <= size <= LARGEST:
