@@ -14,9 +14,11 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent.parent
 sys.path[0] = str(HERE)
 
-from swapcore import start, terminal
+from swapcore import start
 
 start.command(__name__)
+
+from swapcore import terminal
 
 # Reads a size, prints the milliseconds per picture of one call. The current folder is the checkout.
 PROGRAM = """

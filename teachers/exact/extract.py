@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 
 from swapcore import terminal
 from swapcore.files import whole_file
+from teachers.exact.mesh import harmonics
 
 HERE = Path(__file__).resolve().parent
 WHEEL_SHA256 = "bad70bdc2be0dfa9880d60129c3a1339678f08f493184f637dc2825c3e27b8d2"
@@ -227,19 +228,6 @@ def spiral(count: int) -> Floats:
     i = np.arange(count) + 0.5
     polar, turn = np.arccos(1 - 2 * i / count), np.pi * (1 + 5**0.5) * i
     return np.stack([np.cos(turn) * np.sin(polar), np.cos(polar), np.sin(turn) * np.sin(polar)], 1)
-
-
-def harmonics(x, y, z) -> list:
-    """The first 25 spherical harmonics, unnormalised, of unit vectors: arrays or tensors of one shape."""
-    return [
-        0 * x + 1, y, z, x,
-        x * y, y * z, 3 * z * z - 1, x * z, x * x - y * y,
-        y * (3 * x * x - y * y), x * y * z, y * (5 * z * z - 1), z * (5 * z * z - 3), x * (5 * z * z - 1),
-        z * (x * x - y * y), x * (x * x - 3 * y * y),
-        x * y * (x * x - y * y), y * z * (3 * x * x - y * y), x * y * (7 * z * z - 1), y * z * (7 * z * z - 3),
-        35 * z * z * z * z - 30 * z * z + 3, x * z * (7 * z * z - 3), (x * x - y * y) * (7 * z * z - 1),
-        x * z * (x * x - 3 * y * y), x * x * x * x - 6 * x * x * y * y + y * y * y * y,
-    ]  # fmt: skip
 
 
 def vertex_normals(vertices: Floats, faces: Array) -> Floats:

@@ -22,7 +22,7 @@ from .person import ACTIONS, SHAPES, Person, action_weights, shape_weights
 FILE = Path(__file__).with_name("head.npz")
 BODY, EYE, TEETH, TONGUE, LASH = range(5)  # parts of the data file
 THOUSANDTHS = 1000
-WEIGHT_BITS = 16  # weights of shapes are multiples of 2 ** -16
+WEIGHT_BITS, VISIBILITY_BITS, HARMONIC_BITS = 16, 12, 16  # such numbers are multiples of 2 ** -BITS
 MOUTH_ENDS = ((0.252, 6.612, 1.36), (-0.252, 6.612, 1.36))  # inside the cheeks; the camera goes by them
 MOUTH_CORNERS = ((0.253, 6.609, 1.42), (-0.253, 6.609, 1.42))  # where the lips meet on the skin
 NOSE_TIP = (0.0, 6.91, 1.68)
@@ -109,7 +109,7 @@ def tables(device: torch.device) -> Tables:
         shapes=put(stack[:, : len(SHAPES)], torch.float64),
         actions=put(stack[:, len(SHAPES) :], torch.float64),
         base=put(base.T.reshape(-1), torch.float64),
-        visibility=put(np.round(data["visibility"].astype(np.float64) * 4096), torch.float64),
+        visibility=put(np.round(data["visibility"].astype(np.float64) * 2**VISIBILITY_BITS), torch.float64),
         occlusion=put(data["occlusion"]),
         angle=put(np.arctan2(rest[:, 0], rest[:, 2] + 0.15)),
         turning=put(turning),
@@ -217,21 +217,22 @@ def visibility(t: Tables, direction: Tensor) -> Tensor:
 
     Of 400 directions, baked into 25 spherical harmonics per vertex on the neutral mean head.
     """
-    harmonics = (_harmonics(direction) * 65536).round()
-    return ((t.visibility @ harmonics.T) / (4096.0 * 65536)).float().clamp(0, 1)
+    wave = torch.stack(harmonics(*direction.unbind(1)))  # (25, n)
+    wave = (wave * 2.0**HARMONIC_BITS).round()
+    return ((t.visibility @ wave) / 2.0 ** (VISIBILITY_BITS + HARMONIC_BITS)).float().clamp(0, 1)
 
 
-def _harmonics(d: Tensor) -> Tensor:
-    """The 25 polynomials of degree 0 to 4 that head.npz's visibility is fitted with, (n, 25)."""
-    x, y, z = d.unbind(-1)
-    one = torch.ones_like(x)
-    x2, y2, z2 = x * x, y * y, z * z
-    return torch.stack([
-        one, y, z, x,
-        x * y, y * z, 3 * z2 - 1, x * z, x2 - y2,
-        y * (3 * x2 - y2), x * y * z, y * (5 * z2 - 1), z * (5 * z2 - 3), x * (5 * z2 - 1), z * (x2 - y2),
-        x * (x2 - 3 * y2),
-        x * y * (x2 - y2), y * z * (3 * x2 - y2), x * y * (7 * z2 - 1), y * z * (7 * z2 - 3),
-        35 * z2 * z2 - 30 * z2 + 3, x * z * (7 * z2 - 3), (x2 - y2) * (7 * z2 - 1), x * z * (x2 - 3 * y2),
-        x2 * x2 - 6 * x2 * y2 + y2 * y2,
-    ], -1)  # fmt: skip
+def harmonics(x, y, z) -> list:
+    """The first 25 spherical harmonics, unnormalised, of unit vectors: arrays or tensors of one shape.
+
+    The visibility of head.npz is baked with them.
+    """
+    return [
+        0 * x + 1, y, z, x,
+        x * y, y * z, 3 * z * z - 1, x * z, x * x - y * y,
+        y * (3 * x * x - y * y), x * y * z, y * (5 * z * z - 1), z * (5 * z * z - 3), x * (5 * z * z - 1),
+        z * (x * x - y * y), x * (x * x - 3 * y * y),
+        x * y * (x * x - y * y), y * z * (3 * x * x - y * y), x * y * (7 * z * z - 1), y * z * (7 * z * z - 3),
+        35 * z * z * z * z - 30 * z * z + 3, x * z * (7 * z * z - 3), (x * x - y * y) * (7 * z * z - 1),
+        x * z * (x * x - 3 * y * y), x * x * x * x - 6 * x * x * y * y + y * y * y * y,
+    ]  # fmt: skip
