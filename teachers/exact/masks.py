@@ -42,7 +42,7 @@ def _bell(u: np.ndarray) -> np.ndarray:
     return np.exp(-u)
 
 
-def _smooth(a: float, b: float, x: np.ndarray) -> np.ndarray:
+def smooth(a: float, b: float, x: np.ndarray) -> np.ndarray:
     t = np.clip((x - a) / (b - a), 0, 1)
     return t * t * (3 - 2 * t)
 
@@ -77,19 +77,17 @@ def _beard(ax: np.ndarray, y: np.ndarray, z: np.ndarray, lip: np.ndarray) -> np.
     line = np.interp(
         ax, [0.0, 0.16, 0.24, 0.30, 0.45, 0.58, 0.66, 0.72], [6.46, 6.48, 6.58, 6.63, 6.62, 6.72, 6.98, 7.40]
     )
-    above = _smooth(0.09, -0.07, y - line) * _smooth(6.02, 6.30, y + 0.25 * (z - 1) - 0.12 * ax)
-    side = _smooth(0.36, 0.55, z) * (1 - _smooth(0.67, 0.72, ax) * _smooth(0.72, 0.60, z) * _smooth(6.68, 6.76, y))
-    patch = _bell((ax / 0.05) ** 2) * _smooth(6.40, 6.46, y) * _smooth(6.53, 6.50, y) * 0.7
-    return np.clip(np.maximum(above * side, patch), 0, 1) * _smooth(-0.005, -0.035, lip)
+    above = smooth(0.09, -0.07, y - line) * smooth(6.02, 6.30, y + 0.25 * (z - 1) - 0.12 * ax)
+    side = smooth(0.36, 0.55, z) * (1 - smooth(0.67, 0.72, ax) * smooth(0.72, 0.60, z) * smooth(6.68, 6.76, y))
+    patch = _bell((ax / 0.05) ** 2) * smooth(6.40, 6.46, y) * smooth(6.53, 6.50, y) * 0.7
+    return np.clip(np.maximum(above * side, patch), 0, 1) * smooth(-0.005, -0.035, lip)
 
 
 def _moustache(ax: np.ndarray, y: np.ndarray, z: np.ndarray, lip: np.ndarray) -> np.ndarray:
     top = np.interp(ax, [0.0, 0.04, 0.12, 0.24, 0.32], [6.78, 6.81, 6.80, 6.735, 6.66])
     low = np.interp(ax, [0.0, 0.20, 0.27, 0.33], [6.60, 6.60, 6.56, 6.52])
-    body = (
-        _smooth(0.03, -0.03, y - top) * _smooth(-0.03, 0.03, y - low) * _smooth(0.36, 0.27, ax) * _smooth(1.1, 1.3, z)
-    )
-    return body * (1 - 0.35 * _bell((ax / 0.018) ** 2)) * _smooth(0.0, -0.022, lip)
+    body = smooth(0.03, -0.03, y - top) * smooth(-0.03, 0.03, y - low) * smooth(0.36, 0.27, ax) * smooth(1.1, 1.3, z)
+    return body * (1 - 0.35 * _bell((ax / 0.018) ** 2)) * smooth(0.0, -0.022, lip)
 
 
 def _creases(ax: np.ndarray, x: np.ndarray, y: np.ndarray, z: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -98,7 +96,7 @@ def _creases(ax: np.ndarray, x: np.ndarray, y: np.ndarray, z: np.ndarray) -> tup
     angle = np.arctan2(x, z + 0.15)
     rx, ry = ax - 0.41, ey + 0.01
     turn, radius = np.arctan2(ry, rx), np.hypot(rx, ry)
-    front = _smooth(0.7, 1.0, z)
+    front = smooth(0.7, 1.0, z)
     below = np.hypot(ex, ey * 1.25)
     eye = (ey < 0.19) & (y > 6.95)
     # Each vertex follows one field, chosen by place alone; the depths vanish where two of them meet.
@@ -110,23 +108,19 @@ def _creases(ax: np.ndarray, x: np.ndarray, y: np.ndarray, z: np.ndarray) -> tup
         "under": eye & (ey < 0.0) & (ax >= 0.17) & ((rx <= 0) | (np.abs(turn) >= 1.15)),
     }
     depths = {
-        "forehead": _smooth(7.56, 7.66, y) * _smooth(7.99, 7.86, y) * _smooth(0.68, 0.40, ax) * front,
-        "neck": _smooth(6.25, 6.05, y) * _smooth(0.75, 0.5, ax) * _smooth(0.2, 0.6, z) * 0.7,
-        "mouth": _smooth(6.655, 6.69, y)
-        * _smooth(6.80, 6.73, y)
-        * _smooth(0.24, 0.18, ax)
-        * _smooth(1.2, 1.35, z)
-        * 0.45,
-        "frown": _smooth(0.14, 0.08, ax) * _smooth(7.34, 7.40, y) * _smooth(7.51, 7.45, y) * front * 0.55,
-        "crow": _smooth(0.06, 0.11, radius)
-        * _smooth(0.36, 0.18, radius)
-        * _smooth(1.0, 0.5, np.abs(turn))
-        * _smooth(0.17, 0.11, ey),
-        "under": _smooth(0.15, 0.19, below)
-        * _smooth(0.36, 0.24, below)
-        * _smooth(-0.05, -0.10, ey)
-        * _smooth(0.08, 0.0, ex)
-        * _smooth(-0.12, -0.05, ex)
+        "forehead": smooth(7.56, 7.66, y) * smooth(7.99, 7.86, y) * smooth(0.68, 0.40, ax) * front,
+        "neck": smooth(6.25, 6.05, y) * smooth(0.75, 0.5, ax) * smooth(0.2, 0.6, z) * 0.7,
+        "mouth": smooth(6.655, 6.69, y) * smooth(6.80, 6.73, y) * smooth(0.24, 0.18, ax) * smooth(1.2, 1.35, z) * 0.45,
+        "frown": smooth(0.14, 0.08, ax) * smooth(7.34, 7.40, y) * smooth(7.51, 7.45, y) * front * 0.55,
+        "crow": smooth(0.06, 0.11, radius)
+        * smooth(0.36, 0.18, radius)
+        * smooth(1.0, 0.5, np.abs(turn))
+        * smooth(0.17, 0.11, ey),
+        "under": smooth(0.15, 0.19, below)
+        * smooth(0.36, 0.24, below)
+        * smooth(-0.05, -0.10, ey)
+        * smooth(0.08, 0.0, ex)
+        * smooth(-0.12, -0.05, ex)
         * 0.55,
     }
     along = {
@@ -158,12 +152,12 @@ def vertex_masks(rest: Tensor) -> Tensor:
     x, y, z = rest.detach().cpu().double().numpy().T
     ax = np.abs(x)
     ex, ey = ax - EYE[0], y - EYE[1]
-    front = _smooth(0.7, 1.0, z)
+    front = smooth(0.7, 1.0, z)
     lip = _lip(ax, y, z)
     cheek = _bell(((ax - 0.44) / 0.19) ** 2 + ((y - 6.97) / 0.17) ** 2)
-    nose = _bell((ax / 0.13) ** 2 + ((y - 6.89) / 0.10) ** 2) * _smooth(1.42, 1.62, z)
+    nose = _bell((ax / 0.13) ** 2 + ((y - 6.89) / 0.10) ** 2) * smooth(1.42, 1.62, z)
     wing = _bell(((ax - 0.165) / 0.05) ** 2 + ((y - 6.87) / 0.08) ** 2)
-    ears = _smooth(0.74, 0.86, ax) * _smooth(0.9, 0.5, z) * _smooth(6.6, 6.8, y) * _smooth(7.7, 7.5, y)
+    ears = smooth(0.74, 0.86, ax) * smooth(0.9, 0.5, z) * smooth(6.6, 6.8, y) * smooth(7.7, 7.5, y)
     chin = _bell((ax / 0.15) ** 2 + ((y - 6.33) / 0.10) ** 2)
     lids = _bell((ex / 0.17) ** 2 + (ey / 0.07) ** 2)
     blush = (0.8 * cheek + 0.8 * nose + 0.6 * wing + 0.35 * chin + 0.35 * lids) * front + 0.8 * ears
@@ -171,13 +165,13 @@ def vertex_masks(rest: Tensor) -> Tensor:
     bag = _bell(((ex + 0.02) / 0.13) ** 2 + ((ey + 0.125 - 1.8 * ex * ex) / 0.035) ** 2) * front
     ball = np.sqrt(ex**2 + ey**2 + (z - EYE[2]) ** 2)
     rim = _bell(((ball - 0.150) / 0.010) ** 2) * (np.abs(ey) < 0.07) * (z > 1.27)
-    ridge = _bell((ax / 0.07) ** 2) * _smooth(6.80, 6.90, y) * _smooth(7.5, 7.2, y)
+    ridge = _bell((ax / 0.07) ** 2) * smooth(6.80, 6.90, y) * smooth(7.5, 7.2, y)
     brow = _bell((ax / 0.35) ** 2 + ((y - 7.68) / 0.17) ** 2)
     bone = _bell(((ax - 0.45) / 0.14) ** 2 + ((y - 7.10 + 0.3 * (ax - 0.45)) / 0.09) ** 2)
     gloss = 0.45 + (0.45 * ridge + 0.30 * brow + 0.25 * bone + 0.2 * chin) * front - 0.25 * ears
     depth, along, across = _creases(ax, x, y, z)
-    behind_lips = _smooth(1.30, 1.05, z) * (z > 0.2)  # but not the nape
-    mouth = _smooth(6.30, 6.40, y) * _smooth(6.85, 6.75, y) * _smooth(0.30, 0.27, ax) * behind_lips
+    behind_lips = smooth(1.30, 1.05, z) * (z > 0.2)  # but not the nape
+    mouth = smooth(6.30, 6.40, y) * smooth(6.85, 6.75, y) * smooth(0.30, 0.27, ax) * behind_lips
     fields = [
         lip,
         mouth,

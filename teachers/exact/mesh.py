@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .masks import vertex_masks
+from .masks import smooth, vertex_masks
 from .person import ACTIONS, SHAPES, Person, action_weights, shape_weights
 
 FILE = Path(__file__).with_name("head.npz")
@@ -30,33 +30,44 @@ NOSE_TIP = (0.0, 6.91, 1.68)
 
 @dataclass(frozen=True)
 class Tables:
-    """Static arrays of the head on one device. rest (V, 3); faces of each part (F, 3); shapes (3 * (V + 2), K) whole
-    numbers of thousandths, of which the last two points are the centres of the eyes; fan (V, 8) faces around a vertex,
-    padded by a face without area; visibility (V, 25) in 2 ** -12; occlusion, angle, turning (V,)."""
+    """Static arrays of the head's V vertices on one device.
+
+    rest: (V, 3) dm, the neutral mean head; rest_rows: (3, V) the same. base (3 * (V + 2),), shapes and actions
+    (3 * (V + 2), K) of SHAPES and ACTIONS: whole numbers of thousandths, float64, x before y before z; the last two
+    points are the centres of the left and the right eye. faces: (F, 3) of a part. smooth_faces: (F, 3) of body, teeth
+    and tongue; fan: (V, 8) their numbers around a vertex, padded by that of a face without area.
+
+    visibility: (V, 25) whole numbers of 2 ** -VISIBILITY_BITS. occlusion, angle, turning: (V,) open share of the sky,
+    angle around the head, and how much a vertex turns with the head, 0 to 1. masks: (len(MASKS), V). inner_face: (V,)
+    above 0 on the inner face. is_body: (V,) 1 or 0. eye_centres: (2, 3) dm.
+
+    Numbers of vertices: mouth_ends and corners, left and right of the person; nose, its tip; eye_edge, the front of the
+    left and right eyeball; lashes, and lash_root, the vertex of the skin beside each; inner: those of teeth and tongue.
+    """
 
     rest: Tensor
+    rest_rows: Tensor
+    base: Tensor
+    shapes: Tensor
+    actions: Tensor
     faces: dict[int, Tensor]
     smooth_faces: Tensor
     fan: Tensor
-    shapes: Tensor
-    actions: Tensor
-    base: Tensor
     visibility: Tensor
     occlusion: Tensor
     angle: Tensor
     turning: Tensor
+    masks: Tensor
+    inner_face: Tensor
+    is_body: Tensor
+    eye_centres: Tensor
     mouth_ends: tuple[int, int]
     corners: tuple[int, int]
     nose: int
     eye_edge: tuple[int, int]
-    lash_root: Tensor
     lashes: Tensor
+    lash_root: Tensor
     inner: dict[int, Tensor]
-    is_body: Tensor
-    masks: Tensor
-    rest_rows: Tensor
-    inner_face: Tensor
-    eye_centres: Tensor
 
 
 @lru_cache
@@ -64,73 +75,76 @@ def tables(device: torch.device) -> Tables:
     """The tables on `device`. Raises ValueError where the data file lacks a shape."""
     with np.load(FILE) as file:
         data = dict(file)  # reads each array once
-    rest, faces, parts = data["vertices"], data["faces"].astype(np.int64), data["parts"]
-    names = [str(name) for name in data["shape_names"]]
-    dense = np.zeros((len(names), len(rest), 3))
-    ends = np.cumsum(data["shape_counts"])
-    for shape, count, end in zip(dense, data["shape_counts"], ends, strict=True):
-        shape[data["shape_vertices"][end - count : end]] = data["shape_thousandths"][end - count : end]
-    shapes = _driven(dict(zip(names, dense, strict=True)))
-
-    balls = np.unique(faces[parts == EYE])
+    rest, parts = data["vertices"], data["parts"]
+    faces = {part: data["faces"][parts == part].astype(np.int64) for part in (BODY, EYE, TEETH, TONGUE, LASH)}
+    faces[LASH] = _upper(rest, faces[LASH])
+    smooth_faces = np.concatenate([faces[part] for part in (BODY, TEETH, TONGUE)])
+    body, balls, lashes = (np.unique(faces[part]) for part in (BODY, EYE, LASH))
     eyes = [balls[side * rest[balls, 0] > 0] for side in (1, -1)]
-    centres = [np.round(np.concatenate([s, *(s[e].mean(0, keepdims=True) for e in eyes)])) for s in shapes.values()]
-    base = np.round(rest.astype(np.float64) * THOUSANDTHS)
-    base = np.concatenate([base, *(np.round(base[e].mean(0, keepdims=True)) for e in eyes)])
-    body = np.unique(faces[parts == BODY])
-
-    def nearest(point) -> int:
-        return int(body[np.square(rest[body] - np.array(point)).sum(1).argmin()])
-
-    smooth = faces[np.isin(parts, (BODY, TEETH, TONGUE))]
-    lash_faces = faces[parts == LASH]
-    lash_faces = lash_faces[rest[lash_faces].mean(1)[:, 1] > 7.281]  # the lower ones would look like a thick line
-    lashes = np.unique(lash_faces)
-    root = body[np.square(rest[lashes][:, None] - rest[body][None]).sum(2).argmin(1)]
-    turning = _smooth((rest[:, 1] + 0.45 * (rest[:, 2] - 0.3) - 5.35) / 1.0)
-    turning[np.setdiff1d(np.arange(len(rest)), body)] = 1
-    stack = np.stack(centres, -1).transpose(1, 0, 2).reshape(-1, len(shapes))  # (3 * (V + 2), K)
+    base = _with_centres(np.round(rest.astype(np.float64) * THOUSANDTHS), eyes)
+    shapes = [_with_centres(shape, eyes) for shape in _driven(_moves(data)).values()]
+    shapes = np.stack(shapes, -1).transpose(1, 0, 2).reshape(-1, len(shapes))
 
     def put(array, dtype=torch.float32) -> Tensor:
         return torch.as_tensor(np.ascontiguousarray(array), dtype=dtype, device=device)
 
-    x, y, z = rest.T
-    # Above 0 from above the brows to the chin; the ears and the sides of the head are behind it.
-    inner = np.minimum(1 - np.abs(x / 0.64) ** 2.5 - np.abs((y - 6.93) / 0.655) ** 2.5, (z - 0.62) * 2)
-    cavity = (np.abs(x) < 0.3) & (y > 6.35) & (y < 6.8) & (z > 0.2)  # of the mouth, not the nape
-    inner = np.where(cavity, np.abs(inner), inner)
+    def nearest(*points) -> list[int]:
+        """The vertices of the body that are the nearest to points (3,)."""
+        return [int(body[np.square(rest[body] - np.array(point)).sum(1).argmin()]) for point in points]
 
     return Tables(
-        rest=put(rest),
-        faces={part: put(faces[parts == part], torch.int64) for part in (BODY, TEETH, TONGUE)}
-        | {LASH: put(lash_faces, torch.int64)},
-        smooth_faces=put(smooth, torch.int64),
-        fan=put(_fans(smooth, len(rest)), torch.int64),
-        shapes=put(stack[:, : len(SHAPES)], torch.float64),
-        actions=put(stack[:, len(SHAPES) :], torch.float64),
+        rest=put(rest), rest_rows=put(rest.T),
         base=put(base.T.reshape(-1), torch.float64),
+        shapes=put(shapes[:, : len(SHAPES)], torch.float64), actions=put(shapes[:, len(SHAPES) :], torch.float64),
+        faces={part: put(faces[part], torch.int64) for part in (BODY, TEETH, TONGUE, LASH)},
+        smooth_faces=put(smooth_faces, torch.int64), fan=put(_fans(smooth_faces, len(rest)), torch.int64),
         visibility=put(np.round(data["visibility"].astype(np.float64) * 2**VISIBILITY_BITS), torch.float64),
         occlusion=put(data["occlusion"]),
         angle=put(np.arctan2(rest[:, 0], rest[:, 2] + 0.15)),
-        turning=put(turning),
-        mouth_ends=tuple(nearest(p) for p in MOUTH_ENDS),
-        corners=tuple(nearest(p) for p in MOUTH_CORNERS),
-        nose=nearest(NOSE_TIP),
-        eye_edge=tuple(int(e[rest[e, 2].argmax()]) for e in eyes),
-        lash_root=put(root, torch.int64),
-        lashes=put(lashes, torch.int64),
-        inner={part: put(np.unique(faces[parts == part]), torch.int64) for part in (TEETH, TONGUE)},
-        is_body=put(np.isin(np.arange(len(rest)), body)),
-        rest_rows=put(rest.T),
-        inner_face=put(inner),
-        eye_centres=put(base[-2:] / THOUSANDTHS),
+        turning=put(_turning(rest, body)),
         masks=vertex_masks(torch.from_numpy(rest)).T.contiguous().to(device),
+        inner_face=put(_inner_face(rest)),
+        is_body=put(np.isin(np.arange(len(rest)), body)),
+        eye_centres=put(base[-2:] / THOUSANDTHS),
+        mouth_ends=tuple(nearest(*MOUTH_ENDS)), corners=tuple(nearest(*MOUTH_CORNERS)), nose=nearest(NOSE_TIP)[0],
+        eye_edge=tuple(int(e[rest[e, 2].argmax()]) for e in eyes),
+        lashes=put(lashes, torch.int64), lash_root=put(nearest(*rest[lashes]), torch.int64),
+        inner={part: put(np.unique(faces[part]), torch.int64) for part in (TEETH, TONGUE)},
     )  # fmt: skip
 
 
-def _smooth(t: np.ndarray) -> np.ndarray:
-    t = t.clip(0, 1)
-    return t * t * (3 - 2 * t)
+def _moves(data: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """How each shape of the data file moves the vertices, (V, 3) thousandths, by its name."""
+    names, counts = data["shape_names"].tolist(), data["shape_counts"]
+    moves = np.zeros((len(names), len(data["vertices"]), 3))
+    for shape, count, end in zip(moves, counts, np.cumsum(counts), strict=True):
+        shape[data["shape_vertices"][end - count : end]] = data["shape_thousandths"][end - count : end]
+    return dict(zip(names, moves, strict=True))
+
+
+def _with_centres(points: np.ndarray, eyes: list[np.ndarray]) -> np.ndarray:
+    """Points or moves (V, 3) and the means of those of both eyes, (V + 2, 3), whole numbers."""
+    return np.round(np.concatenate([points, *(points[eye].mean(0, keepdims=True) for eye in eyes)]))
+
+
+def _upper(rest: np.ndarray, lashes: np.ndarray) -> np.ndarray:
+    """The faces of the upper lashes: the lower ones would look like a thick line."""
+    return lashes[rest[lashes].mean(1)[:, 1] > 7.281]
+
+
+def _turning(rest: np.ndarray, body: np.ndarray) -> np.ndarray:
+    """How much each vertex turns with the head, (V,): the shoulders stay, and the neck turns by and by."""
+    turning = smooth(5.35, 6.35, rest[:, 1] + 0.45 * (rest[:, 2] - 0.3))
+    turning[np.setdiff1d(np.arange(len(rest)), body)] = 1
+    return turning
+
+
+def _inner_face(rest: np.ndarray) -> np.ndarray:
+    """(V,) above 0 from above the brows to the chin, and in the mouth; ears and sides of the head are behind it."""
+    x, y, z = rest.T
+    inner = np.minimum(1 - np.abs(x / 0.64) ** 2.5 - np.abs((y - 6.93) / 0.655) ** 2.5, (z - 0.62) * 2)
+    cavity = (np.abs(x) < 0.3) & (y > 6.35) & (y < 6.8) & (z > 0.2)  # of the mouth, not the nape
+    return np.where(cavity, np.abs(inner), inner)
 
 
 def _driven(shapes: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
