@@ -12,9 +12,13 @@ from . import camera, eyes, glasses, hair_scalp, hair_shade, mesh, paint, raster
 from .curves import hue, mix
 from .geometry import BODY, EYE_LEFT, EYE_RIGHT, GLASSES, HAIR, LASH, LENS, TEETH, TONGUE, Geometry, cap, scalp, unit
 from .masks import MASKS
+from .noise import interleaved
 from .surface import Hits, Points, hits
 
 Numbers = dict[str, Tensor]
+SHADOW_STEPS = (0.04, 0.10, 0.19, 0.31)  # dm along the light
+SHADOW_GRID, SHADOW_BLUR = 128, 5  # cells in a row of the map of hair, and of its box blur
+SHADOW_BITS, SHADOW_ZERO = 16, 1024  # the map's depth: in 2 ** 16 steps of the raster, and such that it is positive
 
 
 @dataclass
@@ -112,41 +116,34 @@ def _body(g: Geometry, p: Points, h: Hits, lit: Numbers, detail: float) -> Tenso
     return mix(colour, cloth * (lit["key_colour"] * direct + ambient), worn_share)
 
 
-SHADOW_STEPS = (0.04, 0.10, 0.19, 0.31)  # dm along the light
-SHADOW_GRID = 128
-
-
 def _out_of_shadow(g: Geometry, p: Points, h: Hits, lit: Numbers) -> Tensor:
-    """Share (n, P) of the key light that hair lets through to points of the skin.
-
-    A map of how much of each cell of the picture they cover, and how near they are, is looked up along the way to the
-    light. Sums of whole numbers make the map, so it is exact.
-    """
-    caster = p.kinds == HAIR
-    steps = torch.where(caster, ((raster.FARTHEST - raster.depth_of(p.nearest)) >> 16) + 1024, 0)
-    grids = torch.stack([caster.sum(1).float(), steps.sum(1).float()], 1).view(p.n, 2, p.size, p.size)
-    pool = max(1, p.size // SHADOW_GRID)
-    grids = F.avg_pool2d(grids, pool, divisor_override=1)
-    grids = F.avg_pool2d(grids, 5, 1, 2, divisor_override=1)
-    count, total = grids.unbind(1)
-    cover = count / (4 * 25 * pool * pool)
-    depth = total / count.clamp(min=1) / 64 - 16
-    grids = torch.stack([cover, cover * depth], 1)
-    side = g.view.side
-    scale = 2 / side
-    across, up, towards = (
-        (c * (g.view.per_dm.T * side) * scale)
-        for c in (lit["key"][0], -lit["key"][1], lit["key"][2] / (g.view.per_dm.T * side) / scale)
-    )
-    x, y = (h.x + 0.5) * scale - 1, (h.y + 0.5) * scale - 1
+    """Share (n, P) of the key light that hair lets through to points of the skin: the shadow map is looked up along the
+    way to the light."""
+    hair = _shadow_map(p)
+    key, sides = lit["key"], 2 * g.view.per_dm.T  # sides: of half the picture, per dm
+    x, y = ((v + 0.5) * (1 / p.size) - 1 for v in (h.x, h.y))  # of grid_sample: -1 to 1
     z = h.moving(g.depth)
     shadow = torch.zeros_like(z)
     for step in SHADOW_STEPS:
-        place = torch.view_as_real(torch.complex(x + across * step, y + up * step))
-        cover, nearest = F.grid_sample(grids, place[:, None], align_corners=False)[:, :, 0].unbind(1)
-        above = nearest / cover.clamp(min=1e-3) - (z + towards * step)
+        place = interleaved(x + key[0] * sides * step, y - key[1] * sides * step)
+        cover, nearest = F.grid_sample(hair, place[:, None], align_corners=False)[:, :, 0].unbind(1)
+        above = nearest / cover.clamp(min=1e-3) - (z + key[2] * step)
         shadow = torch.maximum(shadow, cover * (above * 20).clamp(0, 1) * ((0.9 - above) * 3).clamp(0, 1))
     return 1 - 0.8 * (shadow * 1.4).clamp(max=1)
+
+
+def _shadow_map(p: Points) -> Tensor:
+    """(n, 2, S, S): the share of the pixels around each one that hair covers, and that share times the mean depth of
+    the hair, dm towards the camera. Sums of whole numbers make both, so they are exact."""
+    caster = p.kinds == HAIR
+    steps = ((raster.FARTHEST - raster.depth_of(p.nearest)) >> SHADOW_BITS) + SHADOW_ZERO
+    sums = torch.stack([caster.sum(1), torch.where(caster, steps, 0).sum(1)], 1).float().view(p.n, 2, p.size, p.size)
+    pool = max(1, p.size // SHADOW_GRID)
+    sums = F.avg_pool2d(sums, pool, divisor_override=1)
+    count, total = F.avg_pool2d(sums, SHADOW_BLUR, 1, SHADOW_BLUR // 2, divisor_override=1).unbind(1)
+    cover = count / (4 * SHADOW_BLUR * SHADOW_BLUR * pool * pool)
+    depth = (total / count.clamp(min=1) - SHADOW_ZERO) / (raster.DEPTH_STEPS >> SHADOW_BITS)
+    return torch.stack([cover, cover * depth], 1)
 
 
 def _hair_light(g: Geometry, lit: Numbers) -> Numbers:
