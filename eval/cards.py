@@ -84,7 +84,7 @@ CARDS = {
     "synthetic_recogniser": _synthetic(
         "recogniser",
         "235ee56dfb71ecf11ede86d01b6371efc22925ed5e541e38037f201c5bf742b5",
-        119,
+        64,
         "For synthetic faces.",
         outputs=("embedding", "features"),
     ),

@@ -142,7 +142,7 @@ CARDS = {
         source="this repository, students/weights",
         licence="Apache-2.0",
         architecture="small_resnet",
-        options={"embedding_dim": 119, "width": 24, "input_size": (64, 64)},
+        options={"embedding_dim": 64, "width": 24, "input_size": (64, 64)},
         note="Trained on synthetic faces with `python -m distill.pretrain identity_encoder`.",
     ),
 }

@@ -1,7 +1,7 @@
 """What of an identity shows: the shape of the neutral face in the frame of its picture, and the paint.
 
-Many numbers of an identity move the same place of the face, so that no picture tells them apart. Networks that recognise
-drawn people learn these instead.
+Many numbers of an identity move the same place of the face, so that no picture tells them apart. Networks that
+recognise drawn people learn these instead.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ def traits(identity: Tensor) -> Tensor:
 
 
 def neutral_face(identity: Tensor) -> Tensor:
-    """Points of the front of the neutral faces of identity (n, K): (n, 3 * F) float32, x, y and z in sides of the picture,
-    from the point that the picture keeps in place."""
+    """Points of the front of the neutral faces of identity (n, K): (n, 3 * F) float32, x, y and z in sides of the
+    picture, from the point that the picture keeps in place."""
     return torch.cat([_front(person(some)) for some in identity.split(CHUNK)])
 
 
@@ -39,4 +39,3 @@ def _front(who: Person) -> Tensor:
     front = t.inner_face > FRONT
     points = [(v[front] - middle) * view.per_dm for v, middle in zip(head.rest, view.centre, strict=True)]
     return torch.cat(points).T.float()
-
