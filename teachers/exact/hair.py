@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import grid_sample
 
+from .curves import dot
 from .hair_scalp import (
     CARDS,
     CENTRE,
@@ -24,7 +25,6 @@ from .hair_scalp import (
     column,
     comb,
     cross,
-    dot,
     hair_mass,
     size_of,
     smooth,

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from . import camera, eyes, glasses, hair_scalp, hair_shade, mesh, paint, raster, worn
-from .curves import hue, mix
+from .curves import dot, hue, mix
 from .geometry import BODY, EYE_LEFT, EYE_RIGHT, GLASSES, HAIR, LASH, LENS, TEETH, TONGUE, Geometry, cap, scalp, unit
 from .masks import MASKS
 from .noise import interleaved
@@ -110,8 +110,7 @@ def _body(g: Geometry, p: Points, h: Hits, lit: Numbers, detail: float) -> Tenso
         share,
     )
     worn_share, cloth = worn.cloth(skin.x, skin.y, skin.z, g.a)
-    facing = normal[0] * lit["key"][0] + normal[1] * lit["key"][1] + normal[2] * lit["key"][2]
-    direct = ((facing + 0.15) * (1 / 1.15)).clamp_(min=0) * skin.visible * 0.42
+    direct = ((dot(normal, lit["key"]) + 0.15) * (1 / 1.15)).clamp_(min=0) * skin.visible * 0.42
     ambient = (lit["ground"] + (lit["sky"] - lit["ground"]) * (0.5 + 0.5 * normal[1])) * (skin.occlusion * 0.8)
     return mix(colour, cloth * (lit["key_colour"] * direct + ambient), worn_share)
 
@@ -204,8 +203,8 @@ def _strands(g: Geometry, p: Points, h: Hits, lit: Numbers, detail: float) -> Te
 def _frames(g: Geometry, p: Points, h: Hits, lit: Numbers, detail: float) -> Tensor:
     normal = _of_glasses(g, h, g.glasses.normals)
     colour, metal = glasses.frame_colour(g.a)
-    facing = _dot(normal, lit["key"]).clamp(min=0)
-    shine = _dot(normal, lit["half"]).clamp(min=0)
+    facing = dot(normal, lit["key"]).clamp(min=0)
+    shine = dot(normal, lit["half"]).clamp(min=0)
     for _ in range(5):
         shine = shine * shine
     ambient = lit["ground"] + (lit["sky"] - lit["ground"]) * (0.5 + 0.5 * normal[1])
@@ -235,7 +234,3 @@ def _of_glasses(g: Geometry, h: Hits, vectors: tuple[Tensor, Tensor, Tensor]) ->
     row = torch.arange(n, device=h.x.device)[:, None]
     index = [(v - g.start[GLASSES]) * n + row for v in h.vertex]
     return torch.stack(unit(tuple(h.blend(v.reshape(-1), index) for v in vectors)))
-
-
-def _dot(a: Tensor, b: Tensor) -> Tensor:
-    return a[0] * b[0] + a[1] * b[1] + a[2] * b[2]
