@@ -112,7 +112,7 @@ def lash_colour(z: Numbers) -> Tensor:
     return hair + (skin_tone(z) * 0.22 - hair) * (1 - dense)
 
 
-def _mouth_light(x: Tensor, y: Tensor, z: Tensor, normal: Tensor, light: Numbers) -> Tensor:
+def _mouth_light(x: Tensor, z: Tensor, normal: Tensor, light: Numbers) -> Tensor:
     """Light (3, n, P) inside the mouth: it fades backwards and towards the corners."""
     deep = smooth(1.00, 1.42, z) * (1 - 0.60 * smooth(0.10, 0.30, x.abs())) + 0.06
     facing = (dot(normal, light["key"]) + 0.3).clamp_(0, 1.3)
@@ -130,7 +130,7 @@ def teeth(x: Tensor, y: Tensor, z: Tensor, normal: Tensor, traits: Numbers, a: N
     rgb_gum = rgb(0.42, 0.14, 0.13, like=x) * (1 - 0.45 * traits["tone"])
     colour = enamel + (rgb_gum - enamel) * gum
     shade = (1 - 0.45 * gap) * torch.where(upper, 0.76 + 0.14 * rise(6.70, 6.64, y), 0.68)
-    lit = _mouth_light(x, y, z, normal, light) * shade
+    lit = _mouth_light(x, z, normal, light) * shade
     h = dot(normal, light["half"]).clamp_(0, 1)
     h = h * h
     h = h * h
@@ -144,7 +144,7 @@ def tongue(x: Tensor, y: Tensor, z: Tensor, normal: Tensor, traits: Numbers, a: 
     bumps = noise(x * 2.2, z * 2.2, "medium")
     furrow = bump((x * (1 / 0.03)).square_())
     colour = rgb(0.30, 0.105, 0.10, like=x) * (0.9 + 0.07 * bumps - 0.18 * furrow)
-    lit = _mouth_light(x, y, z, normal, light)
+    lit = _mouth_light(x, z, normal, light)
     h = dot(normal, light["half"]).clamp_(0, 1)
     h = h * h
     h = h * h
