@@ -68,8 +68,7 @@ def mix(a: Tensor, b: Tensor, share: Tensor) -> Tensor:
 
 def hue(h: Tensor, s: Tensor, v: Tensor) -> Tensor:
     """Hue (turns), saturation and value in [0, 1], (n, 1) each, to a linear colour (3, n, 1); gamma taken as 2."""
-    shift = torch.tensor([5.0, 3.0, 1.0], device=h.device).reshape(3, 1, 1)
-    k = shift + h * 6
+    k = rgb(5.0, 3.0, 1.0, like=h) + h * 6
     k = k - (k * (1 / 6)).floor() * 6
     colour = v - v * s * torch.minimum(k, 4 - k).clamp(0, 1)
     return colour * colour

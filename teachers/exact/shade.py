@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from . import camera, eyes, glasses, hair_scalp, hair_shade, mesh, paint, raster, worn
-from .curves import dot, hue, mix
+from .curves import dot, hue, mix, rgb
 from .geometry import BODY, EYE_LEFT, EYE_RIGHT, GLASSES, HAIR, LASH, LENS, TEETH, TONGUE, Geometry, cap, scalp, unit
 from .masks import MASKS
 from .noise import interleaved
@@ -49,15 +49,11 @@ def light(exact: Numbers, a: Numbers) -> Numbers:
         a["background_hue"], 0.05 + 0.22 * a["background_saturation"] * a["background_saturation"],
         0.28 + 0.55 * a["background_value"],
     )  # fmt: skip
-
-    def rgb(*channels: float) -> Tensor:
-        return torch.tensor(channels, device=warm.device).view(3, 1, 1)
-
     return {
         "key": key, "half": torch.stack(unit((key[0], key[1], key[2] + 1))), "rim": rim,
-        "key_colour": tint * a["light_strength"] * 2.6, "rim_colour": rgb(1.1, 1.1, 1.2) * a["rim"],
-        "sky": (rgb(0.96, 1.0, 1.06) * 0.8 + 0.35 * around) * ambient * 1.5,
-        "ground": (rgb(0.55, 0.45, 0.40) * 0.5 + 0.30 * around) * ambient * 1.1,
+        "key_colour": tint * a["light_strength"] * 2.6, "rim_colour": rgb(1.1, 1.1, 1.2, like=warm) * a["rim"],
+        "sky": (rgb(0.96, 1.0, 1.06, like=warm) * 0.8 + 0.35 * around) * ambient * 1.5,
+        "ground": (rgb(0.55, 0.45, 0.40, like=warm) * 0.5 + 0.30 * around) * ambient * 1.1,
     }  # fmt: skip
 
 
