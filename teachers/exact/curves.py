@@ -56,6 +56,11 @@ def ramp(stops: Tensor, t: Tensor) -> Tensor:
     return (stops[index] * (1 - share) + stops[index + 1] * share).permute(2, 0, 1).contiguous()
 
 
+def dot(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
+    """Of vectors (3, ...), component by component."""
+    return a[0] * b[0] + a[1] * b[1] + a[2] * b[2]
+
+
 def mix(a: Tensor, b: Tensor, share: Tensor) -> Tensor:
     """a where the share (n, P) is 0, b where it is 1; colours are (3, n, P) or (3, n, 1)."""
     return (b - a).mul_(share).add_(a) if b.shape[-1] == share.shape[-1] else a + (b - a) * share
@@ -63,8 +68,7 @@ def mix(a: Tensor, b: Tensor, share: Tensor) -> Tensor:
 
 def hue(h: Tensor, s: Tensor, v: Tensor) -> Tensor:
     """Hue (turns), saturation and value in [0, 1], (n, 1) each, to a linear colour (3, n, 1); gamma taken as 2."""
-    shift = torch.tensor([5.0, 3.0, 1.0], device=h.device).reshape(3, 1, 1)
-    k = shift + h * 6
+    k = rgb(5.0, 3.0, 1.0, like=h) + h * 6
     k = k - (k * (1 / 6)).floor() * 6
     colour = v - v * s * torch.minimum(k, 4 - k).clamp(0, 1)
     return colour * colour

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .curves import bump, linear, ramp, rgb, rise, smooth
+from .curves import bump, dot, linear, ramp, rgb, rise, smooth
 from .noise import noise
 from .paint import skin_tone
 
@@ -15,10 +15,6 @@ RADIUS = 0.415
 """Radius of the iris, in radii of the ball."""
 
 Numbers = dict[str, Tensor]
-
-
-def _dot(a: Tensor, b: Tensor) -> Tensor:
-    return a[0] * b[0] + a[1] * b[1] + a[2] * b[2]
 
 
 def _frame(gaze: Tensor) -> tuple[Tensor, Tensor]:
@@ -38,9 +34,9 @@ def _turned(local: Tensor, turn: Tensor) -> Tensor:
 def _window(reflected: Tensor, light: Tensor, size: float, blur: float) -> Tensor:
     """A square softbox in the direction `light` (3, n, 1), seen in the mirror direction (3, n, P)."""
     side, up = _frame(light)
-    x, y = _dot(reflected, side).abs_(), _dot(reflected, up).abs_()
+    x, y = dot(reflected, side).abs_(), dot(reflected, up).abs_()
     box = rise(size + blur, size - blur, x) * rise(1.15 * size + blur, 1.15 * size - blur, y)
-    return box * (_dot(reflected, light) > 0)
+    return box * (dot(reflected, light) > 0)
 
 
 def _iris(u: Tensor, v: Tensor, r: Tensor, z: Numbers, pupil: Tensor) -> Tensor:
@@ -62,7 +58,7 @@ def eye(local: Tensor, gaze: Tensor, turn: Tensor, side: int, z: Numbers, a: Num
     eye (x > 0), -1 for the right. light: as in paint.skin.
     """
     right, up = _frame(gaze)
-    u, v, w = _dot(local, right), _dot(local, up), _dot(local, gaze)
+    u, v, w = dot(local, right), dot(local, up), dot(local, gaze)
     r = (u * u + v * v).sqrt() + 2 * (w < 0)
     pupil = 0.150 + 0.03 * (0.45 - a["ambient"]) + 0.012 * (1 - z["iris_light"])
     inward = local[0] * -side
@@ -82,7 +78,7 @@ def eye(local: Tensor, gaze: Tensor, turn: Tensor, side: int, z: Numbers, a: Num
     lid = 0.33 - 0.5 * a["blink"].clamp(max=0.35) - 0.06 * a["squint"]
     shade = 1 - 0.68 * smooth(lid - 0.34, lid + 0.02, local[1]) - 0.30 * smooth(0.55, 0.95, local[0].abs())
     shade = shade - 0.12 * smooth(-0.15, -0.34, local[1])
-    facing = ((_dot(normal, light["key"]) + 0.35) * (1 / 1.35)).clamp_(0, 1)
+    facing = ((dot(normal, light["key"]) + 0.35) * (1 / 1.35)).clamp_(0, 1)
     ambient = light["ground"] + (light["sky"] - light["ground"]) * (0.5 + 0.5 * normal[1])
     out = colour * (light["key_colour"] * 0.38 * facing + ambient * 0.70) * shade
     return out + _wet(normal, local, gaze, turn, r, shade, light, ambient)
@@ -95,13 +91,13 @@ def _wet(
     bulge = 0.75 * (r < RADIUS + 0.03)
     ahead = _turned(gaze, turn)
     cornea = normal + (normal - ahead) * bulge
-    cornea = cornea / _dot(cornea, cornea).sqrt()
+    cornea = cornea / dot(cornea, cornea).sqrt()
     mirror = 2 * cornea[2] * cornea
     mirror = torch.stack([mirror[0], mirror[1], mirror[2] - 1])
     box = _window(mirror, light["key"], 0.19, 0.10) * 2.2
     x, y, depth = light["key"]
     fill = torch.stack([-x, 0.4 * y, depth + 0.35])
-    fill = fill / _dot(fill, fill).sqrt()
+    fill = fill / dot(fill, fill).sqrt()
     box = box + _window(mirror, fill, 0.16, 0.14) * 0.11
     sky = (0.025 + 0.06 * rise(0.0, 0.6, mirror[1])) * shade
     lit = box * rise(0.36, 0.24, local[1])
@@ -116,10 +112,10 @@ def lash_colour(z: Numbers) -> Tensor:
     return hair + (skin_tone(z) * 0.22 - hair) * (1 - dense)
 
 
-def _mouth_light(x: Tensor, y: Tensor, z: Tensor, normal: Tensor, light: Numbers) -> Tensor:
+def _mouth_light(x: Tensor, z: Tensor, normal: Tensor, light: Numbers) -> Tensor:
     """Light (3, n, P) inside the mouth: it fades backwards and towards the corners."""
     deep = smooth(1.00, 1.42, z) * (1 - 0.60 * smooth(0.10, 0.30, x.abs())) + 0.06
-    facing = (_dot(normal, light["key"]) + 0.3).clamp_(0, 1.3)
+    facing = (dot(normal, light["key"]) + 0.3).clamp_(0, 1.3)
     ambient = light["ground"] + (light["sky"] - light["ground"]) * (0.5 + 0.5 * normal[1])
     return (light["key_colour"] * 0.36 * facing + ambient * 0.72) * deep
 
@@ -134,8 +130,8 @@ def teeth(x: Tensor, y: Tensor, z: Tensor, normal: Tensor, traits: Numbers, a: N
     rgb_gum = rgb(0.42, 0.14, 0.13, like=x) * (1 - 0.45 * traits["tone"])
     colour = enamel + (rgb_gum - enamel) * gum
     shade = (1 - 0.45 * gap) * torch.where(upper, 0.76 + 0.14 * rise(6.70, 6.64, y), 0.68)
-    lit = _mouth_light(x, y, z, normal, light) * shade
-    h = _dot(normal, light["half"]).clamp_(0, 1)
+    lit = _mouth_light(x, z, normal, light) * shade
+    h = dot(normal, light["half"]).clamp_(0, 1)
     h = h * h
     h = h * h
     h = h * h
@@ -148,8 +144,8 @@ def tongue(x: Tensor, y: Tensor, z: Tensor, normal: Tensor, traits: Numbers, a: 
     bumps = noise(x * 2.2, z * 2.2, "medium")
     furrow = bump((x * (1 / 0.03)).square_())
     colour = rgb(0.30, 0.105, 0.10, like=x) * (0.9 + 0.07 * bumps - 0.18 * furrow)
-    lit = _mouth_light(x, y, z, normal, light)
-    h = _dot(normal, light["half"]).clamp_(0, 1)
+    lit = _mouth_light(x, z, normal, light)
+    h = dot(normal, light["half"]).clamp_(0, 1)
     h = h * h
     h = h * h
     h = h * h

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass
 from functools import lru_cache
@@ -18,7 +19,7 @@ from .person import person
 
 # Materials. EYE_LEFT is the person's left eye, at the right of the picture.
 BODY, EYE_LEFT, EYE_RIGHT, TEETH, TONGUE, LASH, HAIR, GLASSES, LENS = range(9)
-BACK = {mesh.TEETH: 0.07, mesh.TONGUE: 0.08}  # dm; lips that close over them hide them
+BACK = {mesh.TEETH: 0.07, mesh.TONGUE: 0.08}  # dm; they are drawn farther away, so that closed lips hide them
 CARDS = ((192, hair.CARDS, 7), (80, 280, 5), (0, 170, 4))  # pictures from this size on: cards of hair, segments of each
 CAP_RINGS, CAP_AROUND, CAP_DEGREES = 8, 20, 88  # of the eyeballs, which are sphere caps around +z
 
@@ -30,10 +31,10 @@ Vector = tuple[Tensor, Tensor, Tensor]
 class Geometry:
     """The surfaces of n pictures.
 
-    x, y: samples; depth: dm towards the camera; all (V, n). The vertices are those of the head, the left and the right
-    eye, the hair cards and the glasses; `start` tells where those of a material begin. normal: of the head's vertices,
-    unit, in the view, (V of the head, n). exact: the attributes in float64, name -> (n, 1), a: in float32; traits: of
-    the persons, float32.
+    x, y: samples; depth: dm towards the camera, at which they are drawn, see BACK; all (V, n). The vertices are those
+    of the head, the left and the right eye, the hair cards and the glasses; `start` tells where those of a material
+    begin. normal: of the head's vertices, unit, in the view, (V of the head, n). exact: the attributes in float64, name
+    -> (n, 1), a: in float32; traits: of the persons, float32.
 
     solid: faces (F, 3) and materials (F,) of all but hair cards and lenses; solid_active (F, n): which are drawn in
     which picture, None for all. strand_faces, strand_active: of the hair cards; lens_faces, lens_active: of the lenses.
@@ -115,53 +116,59 @@ def unit(v) -> Vector:
 
 def build(identity: Tensor, attributes: Tensor, size: int) -> Geometry:
     """The surfaces of pictures of identity (n, K) and attributes (n, A), for `size` pixels of 2 x 2 samples."""
-    device = identity.device
-    t = mesh.tables(device)
+    t, n = mesh.tables(identity.device), len(identity)
     exact = {name: attributes[:, i : i + 1].double() for i, name in enumerate(ATTRIBUTES)}
     a = {name: v.float() for name, v in exact.items()}
     who = person(identity)
-    z = {name: v.float() for name, v in who.traits.items()}
+    traits = {name: v.float() for name, v in who.traits.items()}
     head = mesh.blend(t, who, exact)
     normal = mesh.normals(t, *head.face)
     view = camera.place(t, head, exact, 2 * size)
 
-    grown = _hair(head.face, a, size)
-    skin = _dressed(t, head.face, normal, z, a)
-    turning = t.turning[:, None]
-    posed = [p * turning + q * (1 - turning) for p, q in zip(view.pose(skin), skin, strict=True)]
-    turned = [p * turning + q * (1 - turning) for p, q in zip(view.rotate(normal), normal, strict=True)]
-    directions = cap(device)[0]
-    balls = [
-        view.pose(tuple(c + directions[:, k : k + 1] * r for k, c in enumerate(middle)))
-        for middle, r in zip(head.eyes, head.radius, strict=True)
-    ]
-    n = len(identity)
-    ribbons = view.pose(tuple(grown.points[..., k].permute(1, 2, 3, 0).reshape(-1, n) for k in range(3)))
-    worn, frames = None, ()
-    if bool((a["glasses"] > 0.5).any()):
-        worn, frames = _glasses(t, head, a, view)
-    parts = [*zip(*balls, strict=True)]
-    x, y, depth = view.project(
-        tuple(torch.cat([posed[k], *parts[k], ribbons[k], *(f[k] for f in frames)]) for k in range(3))
-    )
+    skin = _dressed(t, head.face, normal, traits, a)
+    cards = _hair(head.face, a, size)
+    edges = tuple(cards.points[..., k].permute(1, 2, 3, 0).reshape(-1, n) for k in range(3))
+    wears = a["glasses"].T > 0.5
+    worn = _glasses(t, head, a, view) if wears.any() else None
+    parts = {BODY: _turned(t, view.pose(skin), skin), **_eyeballs(head, view), HAIR: view.pose(edges)}
+    if worn is not None:
+        parts[GLASSES] = view.pose(worn.points)
+    counts = [len(v[0]) for v in parts.values()]
+    start = dict(zip(parts, itertools.accumulate(counts, initial=0), strict=False))
+    x, y, depth = view.project(tuple(torch.cat(v) for v in zip(*parts.values(), strict=True)))
     for part, back in BACK.items():
         inner = t.inner[part]
         depth = depth.index_copy(0, inner, depth.index_select(0, inner) - back)
-    start = {EYE_LEFT: len(t.rest), EYE_RIGHT: len(t.rest) + len(directions), HAIR: len(t.rest) + 2 * len(directions)}
-    cards, segments = grown.used.shape[1:]
-    start[GLASSES] = start[HAIR] + 2 * cards * (segments + 1)
-    active = grown.used.permute(1, 2, 0).reshape(-1, n)
-    (faces, material), wearing, lenses, lens_active = _solid(device), None, None, None
+
+    solid, solid_active, lens_faces = _solid(t.rest.device), None, None
     if worn is not None:
-        frame, lenses = (f.to(device) + start[GLASSES] for f in (FRAME_FACES, LENS_FACES))
-        wearing = torch.ones(len(faces) + len(frame), n, dtype=torch.bool, device=device)
-        wearing[len(faces) :] = lens_active = a["glasses"].T > 0.5
-        faces = torch.cat([faces, frame])
-        material = torch.cat([material, torch.full((len(frame),), GLASSES, dtype=torch.int8, device=device)])
+        frame, lens_faces = (f.to(t.rest.device) + start[GLASSES] for f in (FRAME_FACES, LENS_FACES))
+        solid_active = torch.cat([wears.new_ones(len(solid[0]), n), wears.expand(len(frame), -1)])
+        solid = torch.cat([solid[0], frame]), torch.cat([solid[1], solid[1].new_full((len(frame),), GLASSES)])
+    active = cards.used.permute(1, 2, 0).reshape(-1, n)
     return Geometry(
-        t, head, view, z, exact, a, x, y, depth, tuple(turned), grown, start, worn, (faces, material), wearing,
-        strand_faces(device, cards, segments) + start[HAIR], torch.cat([active, active]), lenses, lens_active,
+        tables=t, head=head, view=view, traits=traits, exact=exact, a=a, x=x, y=y, depth=depth,
+        normal=_turned(t, view.rotate(normal), normal), cards=cards, start=start, glasses=worn,
+        solid=solid, solid_active=solid_active,
+        strand_faces=strand_faces(t.rest.device, *cards.used.shape[1:]) + start[HAIR],
+        strand_active=torch.cat([active, active]),
+        lens_faces=lens_faces, lens_active=None if worn is None else wears,
     )  # fmt: skip
+
+
+def _turned(t: mesh.Tables, moved: Vector, still: Vector) -> Vector:
+    """Vectors of the head's vertices: as in `moved` where they turn with the head, as in `still` on the shoulders."""
+    share = t.turning[:, None]
+    return tuple(p * share + q * (1 - share) for p, q in zip(moved, still, strict=True))
+
+
+def _eyeballs(head: mesh.Blended, view: camera.Camera) -> dict[int, Vector]:
+    """The vertices of both eyeballs in the view, by material."""
+    directions = cap(head.radius[0].device)[0]
+    return {
+        material: view.pose(tuple(c + directions[:, k : k + 1] * radius for k, c in enumerate(middle)))
+        for material, middle, radius in zip((EYE_LEFT, EYE_RIGHT), head.eyes, head.radius, strict=True)
+    }
 
 
 @lru_cache
@@ -172,13 +179,13 @@ def _fit(device: torch.device) -> Fit:
     return Fit(*(v.to(device) for v in fit(t.rest * body)))
 
 
-def _glasses(t: mesh.Tables, head: mesh.Blended, a: Numbers, view: camera.Camera) -> tuple[Glasses, tuple[Vector]]:
-    """The glasses, with normals in the view, and their vertices in the view."""
+def _glasses(t: mesh.Tables, head: mesh.Blended, a: Numbers, view: camera.Camera) -> Glasses:
+    """The glasses: points in the head's frame, and normals in the view, (G, n) each of x, y, z."""
     vertices = torch.stack(head.rest, -1).transpose(0, 1)
     eyes = torch.stack([torch.cat(e).T for e in head.eyes], 1)
     worn = glasses(vertices, eyes, a, _fit(t.rest.device))
     points, normals = (tuple(v[..., k].T.contiguous() for k in range(3)) for v in worn)
-    return Glasses(points, view.rotate(normals)), (view.pose(points),)
+    return Glasses(points, view.rotate(normals))
 
 
 def _hair(face: Vector, a: Numbers, size: int) -> hair.Ribbons:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import grid_sample
 
+from .curves import dot
 from .hair_scalp import (
     CARDS,
     CENTRE,
@@ -24,7 +25,6 @@ from .hair_scalp import (
     column,
     comb,
     cross,
-    dot,
     hair_mass,
     size_of,
     smooth,
@@ -196,7 +196,7 @@ def grow(
     inner = (0.10 + 0.35 * loose) * (1 - chance[1])
     depth = (1 - inner).expand(segments + 1, len(length), count)
     seed = _seeds(t, a, count, detail)
-    used = _used(t, a, s, rest, normal, length, count)
+    used = _used(t, a, s, rest, normal, count)
     return Ribbons(
         points.permute(3, 4, 2, 0, 1), normal.permute(2, 3, 1, 0), tangent.permute(2, 3, 1, 0),
         depth.permute(1, 2, 0), seed, used,
@@ -228,7 +228,7 @@ def _seeds(t: Scalp, a: dict[str, Tensor], count: int, detail: float) -> Tensor:
     return (kind + own) / SHEETS
 
 
-def _used(t: Scalp, a, s, line: Tensor, normal: Tensor, length: Tensor, count: int) -> Tensor:
+def _used(t: Scalp, a: dict, s: dict, line: Tensor, normal: Tensor, count: int) -> Tensor:
     """(n, R, s) bool: grown, and not behind the head."""
     yaw, pitch = (a[k].double() * (np.pi / 180) for k in ("yaw", "pitch"))
     sine, cosine, tilt = (v.to(line.dtype) for v in (yaw.sin(), yaw.cos(), pitch.sin()))

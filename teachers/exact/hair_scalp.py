@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .curves import dot
+
 CARDS = 440  # cards in all; `count` takes the first of them
 PANELS = 20  # of the cards: the first ones, broad, the closed curtain of long hair around the neck
 CENTRE = (0.0, 7.45, 0.50)  # of the skull
@@ -52,7 +54,7 @@ class Scalp:
 
 
 def smooth(low: float, high: float, x: Tensor) -> Tensor:
-    """0 below low, 1 above high (or the other way round), smooth between."""
+    """0 below low, 1 above high (or the other way round), smooth between. curves.smooth() rounds in another way."""
     t = ((x - low) * (1 / (high - low))).clamp(0, 1)
     return t * t * (3 - 2 * t)
 
@@ -63,11 +65,8 @@ def size_of(v: Tensor) -> Tensor:
 
 
 def unit(v: Tensor) -> Tensor:
+    """The vectors (3, ...) at unit length."""
     return v / size_of(v)
-
-
-def dot(a: Tensor, b: Tensor) -> Tensor:
-    return a[0] * b[0] + a[1] * b[1] + a[2] * b[2]
 
 
 def cross(a: Tensor, b: Tensor) -> Tensor:

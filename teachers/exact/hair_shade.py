@@ -13,13 +13,15 @@ import torch
 from torch import Tensor
 from torch.nn.functional import grid_sample
 
+from .curves import dot, linear, ramp
 from .hair import SHEETS
-from .hair_scalp import dot, smooth, style
+from .hair_scalp import smooth, style
+from .noise import interleaved
 
 PATTERNS, ACROSS, ALONG = 32, 40, 48  # of each kind of pattern; cells across and along a card
 TILE = 256
-# sRGB, blond to black
-COLOURS = ((202, 174, 132), (158, 124, 86), (112, 78, 51), (78, 53, 37), (52, 37, 29), (33, 28, 26))
+COLOURS = linear([(202, 174, 132), (158, 124, 86), (112, 78, 51), (78, 53, 37), (52, 37, 29), (33, 28, 26)])
+"""Blond to black."""
 
 
 # Static tables
@@ -78,7 +80,7 @@ def _tile(device: torch.device) -> Tensor:
 def _noise(u: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Strands, locks, grain, curls (n, P) at places in tiles (n, P)."""
     scale, shift = 2 * TILE / (TILE + 1), 2 / (TILE + 1) - 1
-    place = torch.stack([(u - u.floor()) * scale + shift, (v - v.floor()) * scale + shift], -1)
+    place = interleaved((u - u.floor()) * scale + shift, (v - v.floor()) * scale + shift)
     return tuple(grid_sample(_tile(u.device), place[None], align_corners=True)[0])
 
 
@@ -102,14 +104,8 @@ def opaque(u: Tensor, t: Tensor, seed: Tensor) -> Tensor:
 
 def hair_colour(a: dict[str, Tensor]) -> Tensor:
     """(3, n, 1) linear reflectance from hair_dark, hair_warm and hair_grey."""
-    stops = (torch.tensor(COLOURS, dtype=torch.float64, device=a["hair_dark"].device) / 255) ** 2.2
-    stops = stops.to(a["hair_dark"].dtype)
-    place = a["hair_dark"].clamp(0, 1) * (len(COLOURS) - 1)
-    low = place.floor().clamp(max=len(COLOURS) - 2)
-    share, low = place - low, low.long()
-    tone = (stops[low] * (1 - share[..., None]) + stops[low + 1] * share[..., None]).permute(2, 0, 1)
     warm = a["hair_warm"].clamp(-2, 2)
-    tone = tone * torch.stack([1 + 0.11 * warm, 1 - 0.01 * warm, 1 - 0.10 * warm])
+    tone = ramp(COLOURS, a["hair_dark"]) * torch.stack([1 + 0.11 * warm, 1 - 0.01 * warm, 1 - 0.10 * warm])
     grey = torch.stack([0.40 + 0 * warm, 0.39 + 0 * warm, 0.375 + 0 * warm]) * (1.15 - 0.5 * a["hair_dark"])
     return tone + (grey - tone) * (0.92 * a["hair_grey"])
 

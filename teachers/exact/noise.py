@@ -28,17 +28,15 @@ def _blurred(rng: np.random.Generator, sx: float, sy: float, inner: float = 0.0)
 
 def _spots(rng: np.random.Generator) -> np.ndarray:
     """Round dots of 1 to 4 texels, in clusters, some faint."""
-    y, x = np.mgrid[:SIZE, :SIZE]
     field = np.zeros((SIZE, SIZE))
-    for cx, cy, size, depth in zip(
-        rng.uniform(0, SIZE, 260),
-        rng.uniform(0, SIZE, 260),
-        rng.uniform(1.5, 4, 260),
-        rng.uniform(0.3, 1, 260),
-        strict=True,
-    ):
-        dx, dy = (x - cx + SIZE / 2) % SIZE - SIZE / 2, (y - cy + SIZE / 2) % SIZE - SIZE / 2
-        field = np.maximum(field, depth * np.exp(-(((dx**2 + dy**2) / size**2) ** 1.5)))
+    near = np.arange(-20, 21)  # beyond five times its size a spot is 0 in single precision
+    numbers = [rng.uniform(low, high, 260) for low, high in ((0, SIZE), (0, SIZE), (1.5, 4), (0.3, 1))]
+    for cx, cy, size, depth in zip(*numbers, strict=True):
+        column, row = int(cx) + near, int(cy) + near
+        dx, dy = (column - cx)[None], (row - cy)[:, None]
+        spot = depth * np.exp(-(((dx**2 + dy**2) / size**2) ** 1.5))
+        place = np.ix_(row % SIZE, column % SIZE)
+        field[place] = np.maximum(field[place], spot)
     return field
 
 

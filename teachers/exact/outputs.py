@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
-from . import hair_scalp, paint, worn
-from .geometry import BODY, EYE_LEFT, EYE_RIGHT, GLASSES, HAIR, LASH, TEETH, TONGUE, Geometry, cap, scalp, unit
+from . import hair_scalp, mesh, paint, worn
+from .geometry import BACK, BODY, EYE_LEFT, EYE_RIGHT, GLASSES, HAIR, LASH, TEETH, TONGUE, Geometry, cap, scalp, unit
 from .masks import MASKS
 from .surface import Hits, Points, hits
 
@@ -70,7 +70,11 @@ def _every(p: Points, materials: Iterable[int]) -> list[tuple[int, Hits]]:
 
 def depth(g: Geometry, p: Points) -> Tensor:
     """(n, 1, size, size) dm from the camera along its axis; inf where nothing is."""
-    parts = [(h, [g.view.distance.view(-1, 1) - h.moving(g.depth)]) for _, h in _every(p, (*HEAD, HAIR, GLASSES))]
+    back = {TEETH: BACK[mesh.TEETH], TONGUE: BACK[mesh.TONGUE]}
+    parts = [
+        (h, [g.view.distance.view(-1, 1) - h.moving(g.depth) - back.get(m, 0.0)])
+        for m, h in _every(p, (*HEAD, HAIR, GLASSES))
+    ]
     return _dense(p, 1, float("inf"), parts)
 
 

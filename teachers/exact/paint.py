@@ -50,12 +50,8 @@ def skin_tone(z: Numbers) -> Tensor:
     return tone * torch.stack([1 + 0.015 * warm, 1 + 0.005 * warm, 1 - 0.05 * warm])
 
 
-def hair_tone(a: Numbers) -> Tensor:
-    """Colour (3, n, 1) of the hair from hair_dark, hair_warm and hair_grey."""
-    return _pigment(a["hair_dark"], a["hair_warm"], a["hair_grey"])
-
-
 def _pigment(dark: Tensor, warm: Tensor, grey: Tensor) -> Tensor:
+    """Colour (3, n, 1) of hair on the face: dark 0 blond .. 1 black, warm > 0 reddish, grey 0..1."""
     colour = ramp(HAIR, dark) * torch.stack([1 + 0.16 * warm, 1 + 0 * warm, 1 - 0.13 * warm])
     silver = 0.20 + 0.30 * (1 - dark)
     return colour + (torch.stack([silver, silver * 0.98, silver * 0.95]) - colour) * (grey * 0.8)

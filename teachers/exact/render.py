@@ -65,8 +65,9 @@ def flow(identity: Tensor, attributes: Tensor, other: Tensor, size: int = 256) -
     """Optical flow of the head from the pictures with `attributes` to those with `other` (n, A), of the same persons.
 
     Returns motion (n, 2, S, S) in pixels, right and down, 0 where the first picture shows no head; and (n, 1, S, S)
-    bool, where the second picture shows the same point. Hair, glasses and objects before the face have none. Raises
-    ValueError as render() does.
+    bool, where the second picture shows the same point. Both are of the point that a pixel's upper left quarter sees.
+    Hair and glasses do not flow, but hide. Objects held before the face and lenses hide nothing here. Raises ValueError
+    as render() does.
     """
     _check(identity, attributes, size)
     _check(identity, other, size)

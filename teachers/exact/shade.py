@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from . import camera, eyes, glasses, hair_scalp, hair_shade, mesh, paint, raster, worn
-from .curves import hue, mix
+from .curves import dot, hue, mix, rgb
 from .geometry import BODY, EYE_LEFT, EYE_RIGHT, GLASSES, HAIR, LASH, LENS, TEETH, TONGUE, Geometry, cap, scalp, unit
 from .masks import MASKS
 from .noise import interleaved
@@ -49,15 +49,11 @@ def light(exact: Numbers, a: Numbers) -> Numbers:
         a["background_hue"], 0.05 + 0.22 * a["background_saturation"] * a["background_saturation"],
         0.28 + 0.55 * a["background_value"],
     )  # fmt: skip
-
-    def rgb(*channels: float) -> Tensor:
-        return torch.tensor(channels, device=warm.device).view(3, 1, 1)
-
     return {
         "key": key, "half": torch.stack(unit((key[0], key[1], key[2] + 1))), "rim": rim,
-        "key_colour": tint * a["light_strength"] * 2.6, "rim_colour": rgb(1.1, 1.1, 1.2) * a["rim"],
-        "sky": (rgb(0.96, 1.0, 1.06) * 0.8 + 0.35 * around) * ambient * 1.5,
-        "ground": (rgb(0.55, 0.45, 0.40) * 0.5 + 0.30 * around) * ambient * 1.1,
+        "key_colour": tint * a["light_strength"] * 2.6, "rim_colour": rgb(1.1, 1.1, 1.2, like=warm) * a["rim"],
+        "sky": (rgb(0.96, 1.0, 1.06, like=warm) * 0.8 + 0.35 * around) * ambient * 1.5,
+        "ground": (rgb(0.55, 0.45, 0.40, like=warm) * 0.5 + 0.30 * around) * ambient * 1.1,
     }  # fmt: skip
 
 
@@ -110,8 +106,7 @@ def _body(g: Geometry, p: Points, h: Hits, lit: Numbers, detail: float) -> Tenso
         share,
     )
     worn_share, cloth = worn.cloth(skin.x, skin.y, skin.z, g.a)
-    facing = normal[0] * lit["key"][0] + normal[1] * lit["key"][1] + normal[2] * lit["key"][2]
-    direct = ((facing + 0.15) * (1 / 1.15)).clamp_(min=0) * skin.visible * 0.42
+    direct = ((dot(normal, lit["key"]) + 0.15) * (1 / 1.15)).clamp_(min=0) * skin.visible * 0.42
     ambient = (lit["ground"] + (lit["sky"] - lit["ground"]) * (0.5 + 0.5 * normal[1])) * (skin.occlusion * 0.8)
     return mix(colour, cloth * (lit["key_colour"] * direct + ambient), worn_share)
 
@@ -204,8 +199,8 @@ def _strands(g: Geometry, p: Points, h: Hits, lit: Numbers, detail: float) -> Te
 def _frames(g: Geometry, p: Points, h: Hits, lit: Numbers, detail: float) -> Tensor:
     normal = _of_glasses(g, h, g.glasses.normals)
     colour, metal = glasses.frame_colour(g.a)
-    facing = _dot(normal, lit["key"]).clamp(min=0)
-    shine = _dot(normal, lit["half"]).clamp(min=0)
+    facing = dot(normal, lit["key"]).clamp(min=0)
+    shine = dot(normal, lit["half"]).clamp(min=0)
     for _ in range(5):
         shine = shine * shine
     ambient = lit["ground"] + (lit["sky"] - lit["ground"]) * (0.5 + 0.5 * normal[1])
@@ -235,7 +230,3 @@ def _of_glasses(g: Geometry, h: Hits, vectors: tuple[Tensor, Tensor, Tensor]) ->
     row = torch.arange(n, device=h.x.device)[:, None]
     index = [(v - g.start[GLASSES]) * n + row for v in h.vertex]
     return torch.stack(unit(tuple(h.blend(v.reshape(-1), index) for v in vectors)))
-
-
-def _dot(a: Tensor, b: Tensor) -> Tensor:
-    return a[0] * b[0] + a[1] * b[1] + a[2] * b[2]
