@@ -52,8 +52,8 @@ def _synthetic(name: str, sha256: str, network_outputs: int, note: str, **card: 
 
 _POSE_AND_EXPRESSION = {
     "outputs": ("pose", "expression"),
-    "coefficients": "jaw, smile, raised brows, blink, gaze in x and y, each in [-1, 1] as the renderer has it; not "
-    "whitened",
+    "coefficients": "jaw, smile, raised brows, blink, gaze in x and y, pucker, frown, each in [-1, 1] as the renderer "
+    "has it; not whitened",
 }
 
 
