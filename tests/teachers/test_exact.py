@@ -22,6 +22,7 @@ from teachers.exact import (
     VERSION,
     Rendered,
     expression,
+    flow,
     occluder_mask,
     pose_deg,
     render,
@@ -51,6 +52,20 @@ def test_pixels_are_those_of_this_version():
     golden = json.loads(GOLDEN.read_text())
     assert golden["version"] == VERSION
     assert (thumbnails() - torch.tensor(golden["thumbnails"])).abs().max() < 0.01
+
+
+def test_every_tensor_is_made_on_the_device_of_the_numbers():
+    """A tensor made without a device would be one of `meta` here, and of the CPU beside a GPU's: both fail."""
+    identity, attributes = varied(8)
+    before = render(identity, attributes, 48, extra=OUTPUTS)
+    torch.set_default_device("meta")
+    try:
+        after = render(identity, attributes, 48, extra=OUTPUTS)
+        flow(identity, attributes, attributes.flip(0).clone(), 48)
+        occluder_mask(attributes, 48)
+    finally:
+        torch.set_default_device("cpu")
+    assert same(before, after)
 
 
 def test_numbers_have_names_of_their_own():
