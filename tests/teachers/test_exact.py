@@ -64,7 +64,7 @@ def test_every_tensor_is_made_on_the_device_of_the_numbers():
         flow(identity, attributes, attributes.flip(0).clone(), 48)
         occluder_mask(attributes, 48)
     finally:
-        torch.set_default_device("cpu")
+        torch.set_default_device(None)
     assert same(before, after)
 
 
