@@ -51,7 +51,8 @@ from swapcore import terminal, weights
 from swapcore.files import read_record, write_json
 from swapcore.hardware import environment
 from swapcore.images import to_float, to_uint8
-from teachers.exact import IDENTITY, pose_deg, render
+from teachers.exact import GEOMETRY, IDENTITY, PAINT, pose_deg, render
+from teachers.exact.face import BUILD
 
 SPLIT = "drawn people"  # seeds of its own: nobody of it is in an experiment or in the training of a network
 BATCH = 32
@@ -66,15 +67,8 @@ MARGIN = 0.5
 DETECTED, WEAKEST = 0.7, 0.1  # confidence that counts as a detection (the product's), and the lowest one looked at
 RECOGNISERS, POSE = ("synthetic_recogniser", "synthetic_identity"), "synthetic_pose"  # the last one trains students
 IMAGES = 5  # pictures of each person, one of them in the gallery
-# Numbers of the identity that change colours and painted marks only. The others change the shape of the head or the
-# outline of its parts.
-PAINT = (
-    "brow_thickness", "brow_arch", "brow_length", "brow_tilt", "brow_darkness", "skin_tone", "skin_undertone",
-    "skin_redness", "iris_hue", "iris_light", "lip_hue", "lip_dark", "freckles", "mole_side", "beard", "moustache",
-    "eye_bags",
-)  # fmt: skip
-GEOMETRY = tuple(name for name in IDENTITY if name not in PAINT)
-HELD = {"nothing": (), "paint": PAINT, "shape": GEOMETRY}  # numbers that all people share
+# Skin, brows, beard, wrinkles and make-up follow from the build (origin, sex, age) too, so it is held with the paint.
+HELD = {"nothing": (), "paint": (*BUILD, *PAINT), "shape": GEOMETRY}  # numbers that all people share
 
 
 def estimator(role: str, name: str, folders: Sequence[str] = ()) -> Estimator:

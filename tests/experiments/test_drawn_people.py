@@ -116,8 +116,9 @@ def test_what_cannot_be_compared_is_named(tmp_path):
 
 
 def test_shape_and_paint_are_all_numbers_of_a_person(command):
-    assert set(command.PAINT) < set(IDENTITY) and not set(command.PAINT) & set(command.GEOMETRY)
-    assert set(command.PAINT) | set(command.GEOMETRY) == set(IDENTITY)
+    held = {name: set(numbers) for name, numbers in command.HELD.items()}
+    assert not held["nothing"] and held["paint"] | held["shape"] == set(IDENTITY)
+    assert {"tone", "gender"} <= held["paint"] and "gender" in held["shape"] and "tone" not in held["shape"]
 
 
 def test_what_is_held_is_the_same_in_everybody(command):
