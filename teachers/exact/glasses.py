@@ -176,7 +176,7 @@ def glasses(vertices: Tensor, eyes: Tensor, a: dict[str, Tensor], where: Fit) ->
 
 
 def _seat(vertices: Tensor, eyes: Tensor, a: dict[str, Tensor], where: Fit) -> Seat:
-    """The plane stands before the face around the eyes, and clear of the lashes."""
+    """The plane of the lenses stands before the face around the eyes, and far enough before the eyes."""
     ex, ey, ez = eyes.unbind(2)  # (n, 2)
     scale = ((ex[:, :1] - ex[:, 1:]) / EYES_APART)[..., None]
     x = ex[..., None] * 1.02
@@ -197,11 +197,9 @@ def _shape(shape: Tensor) -> tuple[Tensor, Tensor]:
     low = place.floor().clamp(max=len(OUTLINES) - 2)
     share = (place - low)[..., None]
     index = low[:, 0].long()
-    outline, outward = (
-        t[index] * (1 - share) + t[index + 1] * share
-        for t in (OUTLINES.to(shape.device), OUTLINE_NORMALS.to(shape.device))
-    )
-    return outline, outward
+    outlines, normals = OUTLINES.to(shape.device), OUTLINE_NORMALS.to(shape.device)
+    outline = outlines[index] * (1 - share) + outlines[index + 1] * share
+    return outline, normals[index] * (1 - share) + normals[index + 1] * share
 
 
 def _rim(seat: Seat, outline: Tensor) -> Path:

@@ -212,7 +212,7 @@ def _white(a: dict[str, Tensor]) -> Tensor:
 def _lid(cup: _Cup, under: Tensor, a: dict[str, Tensor]) -> Thing:
     """Colours (3, n, P) with a white or black lid over those under it, and its share: a skirt wider than the cup, a
     disc, and a plateau on it."""
-    soft, half = cup.soft, 0.118  # of the plateau
+    soft, plateau = cup.soft, 0.118  # half the plateau's width
     plastic = mix(_white(a), hue(0.6, 0.05, 0.10, like=cup.mug), (a["occluder_hue"] > 0.5).float())
     disc = _lit_flat(plastic * 0.9, 0.75, 0.55, a, 0.1)
     disc = disc * (0.75 + 0.25 * _ellipse(cup.u, cup.v - 0.002, cup.rim, 0.034, 0.01))
@@ -221,10 +221,10 @@ def _lid(cup: _Cup, under: Tensor, a: dict[str, Tensor]) -> Thing:
     skirt_share = _in_column(cup, cup.rim) * smooth(-soft, soft, cup.v + 0.012)
     skirt_share = skirt_share * smooth(0.040 + soft, 0.040 - soft, cup.down)
     colour = mix(mix(under, disc, cup.mouth), skirt, skirt_share * smooth(-soft, soft, cup.v - 0.034 * nz))
-    nx, nz = _round(cup.u, cup.u.new_tensor(half))
+    nx, nz = _round(cup.u, cup.u.new_tensor(plateau))
     high = cup.v + 0.036
-    wall = _in_column(cup, half) * smooth(-soft, soft, high) * smooth(soft, -soft, cup.v - 0.024 * nz)
-    plate = _ellipse(cup.u, high, half, 0.024, soft)
+    wall = _in_column(cup, plateau) * smooth(-soft, soft, high) * smooth(soft, -soft, cup.v - 0.024 * nz)
+    plate = _ellipse(cup.u, high, plateau, 0.024, soft)
     colour = mix(colour, _lit(plastic, nx, 0.1 + 0 * nx, nz, a, 0.4), wall)
     colour = mix(colour, _lit_flat(plastic * 0.95, 0.8, 0.5, a, 0.1), plate)
     return colour, torch.maximum(torch.maximum(cup.mouth, plate), torch.maximum(skirt_share, wall))

@@ -230,7 +230,7 @@ def _lamp(colour: Tensor, r: _Room) -> Tensor:
 
 
 def _seat(colour: Tensor, r: _Room) -> Tensor:
-    """In some rooms: low furniture, a little higher at one place."""
+    """In some rooms: low furniture, a little lower at one place."""
     seat = smooth(-0.03, 0.03, r.v - 0.20 - 0.12 * r.c[1] - 0.03 * bump(((r.x + 0.2) / 0.2) ** 2))
     material = mix(r.dark, r.accent, 0.5 * (r.c[8] > 0.5)) * (0.45 + 0.4 * r.lit)
     return mix(colour, material, seat * (r.c[9] > 0.35) * 0.95)
