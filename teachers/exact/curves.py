@@ -66,8 +66,13 @@ def mix(a: Tensor, b: Tensor, share: Tensor) -> Tensor:
     return (b - a).mul_(share).add_(a) if b.shape[-1] == share.shape[-1] else a + (b - a) * share
 
 
-def hue(h: Tensor, s: Tensor, v: Tensor) -> Tensor:
-    """Hue (turns), saturation and value in [0, 1], (n, 1) each, to a linear colour (3, n, 1); gamma taken as 2."""
+def hue(h: float | Tensor, s: float | Tensor, v: float | Tensor, like: Tensor | None = None) -> Tensor:
+    """Hue (turns), saturation and value in [0, 1], (n, 1) each, to a linear colour (3, n, 1); gamma taken as 2.
+
+    A number is the same for all n. like: any (n, 1), needed where all three are numbers.
+    """
+    like = next(c for c in (h, s, v, like) if isinstance(c, Tensor))
+    h, s, v = (c if isinstance(c, Tensor) else torch.full_like(like, c) for c in (h, s, v))
     k = rgb(5.0, 3.0, 1.0, like=h) + h * 6
     k = k - (k * (1 / 6)).floor() * 6
     colour = v - v * s * torch.minimum(k, 4 - k).clamp(0, 1)

@@ -20,6 +20,8 @@ AROUND, SECTION, BRIDGE, TEMPLE = 32, 8, 7, 12  # points: of a rim, around a tub
 EYES_APART = 0.616  # dm, of the mean face; everything scales with it
 TILT, WRAP = 0.12, 0.26  # how much the top leans forward, and the sides back: z = TILT * y - WRAP * x * x
 SUNGLASSES = 0.9  # glasses_dark from here on
+Path = tuple[Tensor, Tensor, Tensor]  # x, y, z of points
+Surface = tuple[Tensor, Tensor]  # points and unit normals (n, points, 3)
 
 
 class Fit(NamedTuple):
@@ -30,6 +32,25 @@ class Fit(NamedTuple):
     face: Tensor
     temples: Tensor
     ears: Tensor
+
+
+class Seat(NamedTuple):
+    """Where glasses sit, and their size. x (n, 2, 1), y (n, 1, 1): middles of the lenses; plane: z of their plane
+    between the eyes; scale: over those of the mean face; thick: see thickness(); wide, deep: half sides of a rim's
+    section, in the plane and across; all (n, 1, 1). side (1, 2, 1): 1 of the left, -1 of the right."""
+
+    x: Tensor
+    y: Tensor
+    plane: Tensor
+    scale: Tensor
+    thick: Tensor
+    wide: Tensor
+    deep: Tensor
+    side: Tensor
+
+    def on_plane(self, x: Tensor, y: Tensor) -> Tensor:
+        """z of the plane of the lenses, which leans forward and bends back at the sides."""
+        return self.plane + TILT * (y - self.y) - WRAP * x * x
 
 
 class Glasses(NamedTuple):
@@ -121,6 +142,7 @@ def _faces() -> tuple[Tensor, Tensor]:
 OUTLINES, OUTLINE_NORMALS = _outlines()
 SECTIONS = _section()
 FRAME_FACES, LENS_FACES = _faces()
+INNER = OUTLINES[:, AROUND // 2, 0].abs().min().item()  # half the width of the narrowest lens, towards the nose
 COUNT = 2 * AROUND * SECTION + BRIDGE * SECTION + 2 * TEMPLE * SECTION + 2 * (AROUND + 1)
 HEIGHT = torch.cat([
     torch.zeros(COUNT - 2 * (AROUND + 1)),
@@ -140,106 +162,123 @@ def glasses(vertices: Tensor, eyes: Tensor, a: dict[str, Tensor], where: Fit) ->
 
     Give the vertices without expression, so that glasses do not move with the brows. Used of a: glasses_shape, _dark.
     """
+    seat = _seat(vertices, eyes, a, where)
+    outline, outward = _shape(a["glasses_shape"])
+    rim = _rim(seat, outline)
+    parts = [
+        _rim_tubes(seat, rim, outward),
+        _bridge(seat, vertices, where),
+        _temples(seat, rim[0][..., :1], vertices, where),
+        *_lenses(seat, rim, outline),
+    ]
+    points, normals = zip(*parts, strict=True)
+    return Glasses(torch.cat(points, 1), torch.cat(normals, 1))
+
+
+def _seat(vertices: Tensor, eyes: Tensor, a: dict[str, Tensor], where: Fit) -> Seat:
+    """The plane of the lenses stands before the face around the eyes, and far enough before the eyes."""
     ex, ey, ez = eyes.unbind(2)  # (n, 2)
-    scale = ((ex[:, :1] - ex[:, 1:]) / EYES_APART)[..., None]  # (n, 1, 1)
-    cx = ex[..., None] * 1.02  # (n, 2, 1)
-    cy = ((ey[:, :1] + ey[:, 1:]) * 0.5 - 0.035)[..., None]
-    side = torch.tensor([1.0, -1.0], device=eyes.device).view(1, 2, 1)
+    scale = ((ex[:, :1] - ex[:, 1:]) / EYES_APART)[..., None]
+    x = ex[..., None] * 1.02
+    y = ((ey[:, :1] + ey[:, 1:]) * 0.5 - 0.035)[..., None]
     thick = thickness(a)[..., None]
     wide, deep = (0.0090 + 0.0180 * thick) * scale, (0.0085 + 0.0135 * thick) * scale
-
-    # The plane stands before the face around the eyes; the bridge before the nose.
     near = vertices.index_select(1, where.face)
-    depth = near[..., 2] - TILT * (near[..., 1] - cy[..., 0]) + WRAP * near[..., 0] * near[..., 0]
+    depth = near[..., 2] - TILT * (near[..., 1] - y[..., 0]) + WRAP * near[..., 0] * near[..., 0]
     plane = depth.amax(1)[:, None, None] + deep + 0.012
     plane = torch.maximum(plane, ez.amax(1)[:, None, None] + 0.245 * scale)
-    nose = vertices.index_select(1, where.bridge)[..., 2].amax(1)[:, None, None] + deep + 0.004
+    side = torch.tensor([1.0, -1.0], device=eyes.device).view(1, 2, 1)
+    return Seat(x, y, plane, scale, thick, wide, deep, side)
 
-    def on_plane(x: Tensor, y: Tensor) -> Tensor:
-        return plane + TILT * (y - cy) - WRAP * x * x
 
-    # Rims: (n, 2, AROUND) and then (n, 2, AROUND, SECTION).
-    place = a["glasses_shape"] * (len(OUTLINES) - 1)
+def _shape(shape: Tensor) -> tuple[Tensor, Tensor]:
+    """Outline (n, AROUND, 2) of the left lens and its normals, between two of OUTLINES; shape: (n, 1) in [0, 1]."""
+    place = shape * (len(OUTLINES) - 1)
     low = place.floor().clamp(max=len(OUTLINES) - 2)
     share = (place - low)[..., None]
     index = low[:, 0].long()
+    outlines, normals = OUTLINES.to(shape.device), OUTLINE_NORMALS.to(shape.device)
+    outline = outlines[index] * (1 - share) + outlines[index + 1] * share
+    return outline, normals[index] * (1 - share) + normals[index + 1] * share
 
-    def table(t: Tensor) -> Tensor:
-        t = t.to(eyes.device)
-        return t[index] * (1 - share) + t[index + 1] * share
 
-    outline, outward = table(OUTLINES), table(OUTLINE_NORMALS)
-    rx = cx + side * outline[:, None, :, 0] * scale
-    ry = cy + outline[:, None, :, 1] * scale + 0 * rx
-    rz = on_plane(rx, ry)
-    section = SECTIONS.to(eyes.device)
-    su, sv = section.unbind(1)
-    nx, ny = side * outward[:, None, :, 0], outward[:, None, :, 1] + 0 * rx
-    parts = [_around((rx, ry, rz), (nx, ny, 0 * rx), (0 * rx, 0 * rx, 0 * rx + 1), su, sv, wide, deep)]
+def _rim(seat: Seat, outline: Tensor) -> Path:
+    """The middle lines of both rims, (n, 2, AROUND)."""
+    x = seat.x + seat.side * outline[:, None, :, 0] * seat.scale
+    y = (seat.y + outline[:, None, :, 1] * seat.scale).expand_as(x)
+    return x, y, seat.on_plane(x, y)
 
-    # Bridge: an arch from rim to rim, above the nose.
-    t = torch.linspace(-1, 1, BRIDGE, device=eyes.device).view(1, 1, -1)
+
+def _rim_tubes(seat: Seat, rim: Path, outward: Tensor) -> Surface:
+    nil, one = torch.zeros_like(rim[0]), torch.ones_like(rim[0])
+    across = seat.side * outward[:, None, :, 0], outward[:, None, :, 1], nil
+    return _tubes(rim, across, (nil, nil, one), seat.wide, seat.deep)
+
+
+def _bridge(seat: Seat, vertices: Tensor, where: Fit) -> Surface:
+    """An arch from rim to rim, before the nose."""
+    t = torch.linspace(-1, 1, BRIDGE, device=vertices.device).view(1, 1, -1)
     arch = 1 - t * t
-    half = cx[:, :1] - OUTLINES[:, AROUND // 2, 0].abs().min().item() * 0.985 * scale
-    bx = half * t
-    by = cy + (0.065 + 0.028 * arch) * scale
-    bz = torch.maximum(on_plane(bx, by), nose * arch + on_plane(bx, by) * (1 - arch))
-    one = torch.ones_like(bx)
-    parts.append(_around((bx, by, bz), (0 * bx, one, 0 * bx), (0 * bx, 0 * bx, one), su, sv, wide * 1.1, deep))
+    x = (seat.x[:, :1] - INNER * 0.985 * seat.scale) * t
+    y = seat.y + (0.065 + 0.028 * arch) * seat.scale
+    z = seat.on_plane(x, y)
+    nose = vertices.index_select(1, where.bridge)[..., 2].amax(1)[:, None, None] + seat.deep + 0.004
+    z = torch.maximum(z, nose * arch + z * (1 - arch))
+    nil, one = torch.zeros_like(x), torch.ones_like(x)
+    return _tubes((x, y, z), (nil, one, nil), (nil, nil, one), seat.wide * 1.1, seat.deep)
 
-    # Temples: outwards from the rim, round the corner, and straight back to the ear, outside the head.
+
+def _temples(seat: Seat, hinge: Tensor, vertices: Tensor, where: Fit) -> Surface:
+    """From the rim outwards, round the corner and straight back to the ear; hinge: x of the rims' ends, (n, 2, 1)."""
+    steps = torch.arange(TEMPLE, device=vertices.device)
+    back = ((steps - 1).clamp(min=0) / (TEMPLE - 2)).view(1, 1, -1)  # 0 at the corner, 1 at the ear
+    first = (steps == 0).float().view(1, 1, -1)  # the point at the rim, before the corner
     ears = vertices.index_select(1, where.ears)  # (n, 2, 3)
-    outer = cx + side * outline[:, None, :1, 0] * scale  # (n, 2, 1)
-    ty = cy + 0.075 * scale
-    start_z = on_plane(outer, ty) - 0.05 * scale
-    steps = torch.arange(TEMPLE, device=eyes.device)
-    back = ((steps - 1).clamp(min=0) / (TEMPLE - 2)).view(1, 1, -1)
-    corner = (steps == 0).float().view(1, 1, -1)
-    end_x, end_z = ears[..., :1] * 0.93, ears[..., 2:] - 0.04
-    bent = outer + side * (0.035 * scale + wide)
-    line = bent + (end_x - bent) * back
+    x = _outside(seat, hinge, ears[..., :1] * 0.93, back, vertices, where) * (1 - first) + hinge * first
+    y = seat.y + 0.075 * seat.scale
+    start = seat.on_plane(hinge, y)
+    corner, end = start - 0.05 * seat.scale, ears[..., 2:] - 0.04
+    z = (corner + (end - corner) * back) * (1 - first) + start * first
+    y = y + 0.03 * (1 - back) * back  # a slight bow
+    high = (0.010 + 0.026 * seat.thick) * (1.15 - 0.4 * back) * seat.scale
+    flat = (0.0075 + 0.0075 * seat.thick) * seat.scale
+    nil, one = torch.zeros_like(x), torch.ones_like(x)
+    return _tubes((x, y, z), (seat.side * (1 - first), nil, first), (nil, one, nil), flat, high)
+
+
+def _outside(seat: Seat, hinge: Tensor, end: Tensor, back: Tensor, vertices: Tensor, where: Fit) -> Tensor:
+    """x of temples (n, 2, TEMPLE) on a line from the corner to the end, pushed outside the head."""
+    corner = hinge + seat.side * (0.035 * seat.scale + seat.wide)
+    line = corner + (end - corner) * back
     beside = vertices[..., 0].abs().index_select(1, where.temples.flatten())
     beside = beside.view(len(vertices), *where.temples.shape).amax(3) + 0.022
-    tx = side * torch.maximum(line.abs(), beside)
-    tx = tx * (1 - corner) + outer * corner
-    tz = (start_z + (end_z - start_z) * back) * (1 - corner) + on_plane(outer, ty) * corner
-    dy = 0.03 * (1 - back) * back  # a slight bow
-    high = (0.010 + 0.026 * thick) * (1.15 - 0.4 * back) * scale
-    flat = (0.0075 + 0.0075 * thick) * scale + 0 * back
-    tyy = ty + dy + 0 * tx
-    nil, one = torch.zeros_like(tx), torch.ones_like(tx)
-    across = (side * (1 - corner) + nil, nil, corner + nil)
-    parts.append(_around((tx, tyy, tz), across, (nil, one, nil), su, sv, flat, high))
+    return seat.side * torch.maximum(line.abs(), beside)
 
-    # Lenses: a fan, bulging by their normals only.
-    lens = []
-    for k in range(2):
-        middle = (cx[:, k], cy[:, 0], on_plane(cx, cy)[:, k])
-        edge = (rx[:, k], ry[:, k], rz[:, k])
-        lens.append(torch.stack([torch.cat([m, e], 1) for m, e in zip(middle, edge, strict=True)], 2))
-    points = torch.cat([*(p for p, _ in parts), *lens], 1)
-    bulge = torch.cat([torch.zeros_like(outline[:, :1]), outline], 1) * 0.75
-    dome = [
-        _unit(torch.stack([s * bulge[..., 0], bulge[..., 1] + TILT * -0.5, 1 + 0 * bulge[..., 0]], 2)) for s in (1, -1)
+
+def _lenses(seat: Seat, rim: Path, outline: Tensor) -> list[Surface]:
+    """The left and the right lens, (n, 1 + AROUND, 3): a flat fan about its middle that bulges by its normals only."""
+    middle = seat.x, seat.y.expand_as(seat.x), seat.on_plane(seat.x, seat.y)
+    points = torch.stack([torch.cat(both, 2) for both in zip(middle, rim, strict=True)], 3)
+    bulge_x, bulge_y = (torch.cat([torch.zeros_like(outline[:, :1]), outline], 1) * 0.75).unbind(2)
+    forward = torch.ones_like(bulge_x)
+    return [
+        (points[:, k], _unit(torch.stack([side * bulge_x, bulge_y + TILT * -0.5, forward], 2)))
+        for k, side in enumerate((1, -1))
     ]
-    return Glasses(points, torch.cat([*(_unit(m) for _, m in parts), *dome], 1))
 
 
-def _around(path, across, upright, su, sv, wide: Tensor, deep: Tensor) -> tuple[Tensor, Tensor]:
-    """Points and normals (n, rings * SECTION, 3) of tubes about paths, (n, tubes, rings) each of x, y, z.
+def _tubes(path: Path, across: Path, upright: Path, wide: Tensor, deep: Tensor) -> Surface:
+    """Surfaces (n, tubes * rings * SECTION, 3) of tubes about paths (n, tubes, rings).
 
-    across, upright: the axes of their sections at each ring; wide, deep: half sides along these.
+    across, upright: the axes of their sections at each ring; wide, deep: half sides along these. All of them broadcast.
     """
+    su, sv = SECTIONS.to(path[0].device).unbind(1)
     points, normals = [], []
     for p, a, u in zip(path, across, upright, strict=True):
         p, a, u = (v[..., None] for v in torch.broadcast_tensors(p, a, u))
-        points.append((p + a * (su * _last(wide)) + u * (sv * _last(deep))).flatten(1))
+        points.append((p + a * (su * wide[..., None]) + u * (sv * deep[..., None])).flatten(1))
         normals.append((a * su + u * sv).flatten(1))
-    return torch.stack(points, 2), torch.stack(normals, 2)
-
-
-def _last(v: Tensor) -> Tensor:
-    return v[..., None]
+    return torch.stack(points, 2), _unit(torch.stack(normals, 2))
 
 
 def _unit(v: Tensor) -> Tensor:
@@ -253,13 +292,13 @@ def frame_colour(a: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
     pick = a["glasses_shape"] * 7.3
     pick = pick - pick.floor()
     dark = a["glasses_dark"]
-    gold, silver = (hue(h + 0 * pick, s + 0 * pick, 0.79 + 0 * pick) for h, s in ((0.11, 0.42), (0.60, 0.03)))
+    gold, silver = (hue(h, s, 0.79, like=pick) for h, s in ((0.11, 0.42), (0.60, 0.03)))
     wire = mix(gold, silver, (pick > 0.5).float())
     wire = mix(wire, wire * 0.06, smooth(0.35, 0.65, dark))
-    coloured = hue(pick * 0.9, 0.55 + 0 * pick, 0.42 + 0 * pick)
-    brown = hue(0.06 + 0 * pick, 0.65 + 0 * pick, 0.30 + 0 * pick)
+    coloured = hue(pick * 0.9, 0.55, 0.42)
+    brown = hue(0.06, 0.65, 0.30, like=pick)
     acetate = mix(coloured, brown, (pick > 0.35).float())
-    acetate = mix(acetate, hue(pick, 0.08 + 0 * pick, 0.13 + 0 * pick), smooth(0.35, 0.55, dark))
+    acetate = mix(acetate, hue(pick, 0.08, 0.13), smooth(0.35, 0.55, dark))
     return mix(wire, acetate, thick), (1 - thick) * (1 - 0.6 * smooth(0.35, 0.65, dark))
 
 
@@ -282,9 +321,9 @@ def lens(
     mirrored = mirrored.clamp(max=0.8)
     pick = a["glasses_shape"] * 5.1
     pick = pick - pick.floor()
-    tint = hue(mix(0.07 + 0 * pick, 0.30 + 0.35 * pick, (pick > 0.4).float()), 0.45 + 0 * pick, 0.15 + 0 * pick) * dark
-    tint = tint + hue(0.55 + 0 * pick, 0.06 + 0 * pick, 0.55 + 0 * pick) * (1 - dark)
+    tint = hue(mix(0.07 + 0 * pick, 0.30 + 0.35 * pick, (pick > 0.4).float()), 0.45, 0.15) * dark
+    tint = tint + hue(0.55, 0.06, 0.55, like=pick) * (1 - dark)
     film = dark * (0.93 - 0.22 * smooth(0.3, -0.9, height) * (pick > 0.3)) + (1 - dark) * 0.05
     share = (film + mirrored).clamp(max=0.97)
-    sky = hue(0.58 + 0 * pick, 0.08 + 0 * pick, 1 + 0 * pick) * (0.5 + 0.6 * a["light_strength"])
+    sky = hue(0.58, 0.08, 1, like=pick) * (0.5 + 0.6 * a["light_strength"])
     return (tint * film + sky * mirrored) / (film + mirrored), share

@@ -7,6 +7,7 @@ face: what they hide must come from the target in a face swap. Only exact arithm
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -72,6 +73,12 @@ def _lit(albedo: Tensor, nx: Tensor, ny: Tensor, nz: Tensor, a: dict[str, Tensor
     return out + key * (near * near * gloss)
 
 
+def _lit_flat(albedo: Tensor, up: float, front: float, a: dict[str, Tensor], gloss: float = 0.0) -> Tensor:
+    """_lit() of a flat surface whose normal looks up and to the viewer."""
+    nil = torch.zeros_like(a["ambient"])
+    return _lit(albedo, nil, nil + up, nil + front, a, gloss)
+
+
 def _turned(x: Tensor, y: Tensor, cx: Tensor, cy: Tensor, degrees: Tensor) -> tuple[Tensor, Tensor]:
     """Coordinates in the frame of an object at (cx, cy) that leans to the right by degrees: right and down."""
     angle = degrees.double() * (math.pi / 180)
@@ -111,15 +118,15 @@ def _microphone(x: Tensor, y: Tensor, a: dict[str, Tensor], soft: float) -> Thin
     wire = ((p - p.floor() - 0.5).abs() - 0.22).clamp(min=0) + ((q - q.floor() - 0.5).abs() - 0.22).clamp(min=0)
     wire = 0.14 + (wire.clamp(max=0.4) - 0.14) * min(1.0, 0.003 / soft)  # fades where a pixel is wider than a wire
     grain, medium = noise(u * 5.0 + a["occluder_hue"], v * 5.0, "pore", "medium")
-    grille = hue(0.6 + 0 * cx, 0.04 + 0 * cx, 0.62 + 0 * cx) * (0.25 + 2.0 * wire)
-    sponge = hue(a["occluder_hue"] * 2.2, 0.66 + 0 * cx, 0.42 + 0 * cx) * (1 + 0.14 * grain + 0.06 * medium)
+    grille = hue(0.6, 0.04, 0.62, like=cx) * (0.25 + 2.0 * wire)
+    sponge = hue(a["occluder_hue"] * 2.2, 0.66, 0.42) * (1 + 0.14 * grain + 0.06 * medium)
     ball_colour = mix(grille, sponge, foam) * (1 - 0.45 * bump((1 - by) * (1 - by) * 6))
     ball = _lit(ball_colour, bx, -by, bz, a) + _lit(torch.zeros_like(grille), bx, -by, bz, a, 0.35) * (1 - foam) * (
         0.4 + wire
     )
     belt = smooth(0.012 + soft, 0.012 - soft, (v - 0.01 * bz).abs()) * (1 - foam)
     nx, nz = bx.clamp(-0.99, 0.99), (1 - bx.clamp(-0.99, 0.99) ** 2).sqrt()
-    ball = mix(ball, _lit(hue(0.6 + 0 * cx, 0.03 + 0 * cx, 0.5 + 0 * cx), nx, 0 * nx, nz, a, 0.7), belt)
+    ball = mix(ball, _lit(hue(0.6, 0.03, 0.5, like=cx), nx, 0 * nx, nz, a, 0.7), belt)
     ball_share = smooth(soft, -soft, (r2.clamp(min=1e-12).sqrt() - 1) * radius)
 
     below = (v - high * 0.8).clamp(min=0)
@@ -127,85 +134,127 @@ def _microphone(x: Tensor, y: Tensor, a: dict[str, Tensor], soft: float) -> Thin
     nx, nz = _round(u, half)
     collar = smooth(0.035 + soft, 0.035 - soft, below)
     groove = bump(((below - 0.040) / 0.004) ** 2)
-    body = mix(
-        hue(0.62 + 0 * cx, 0.10 + 0 * cx, 0.14 + 0 * cx), hue(0.6 + 0 * cx, 0.04 + 0 * cx, 0.45 + 0 * cx), collar
-    )
+    body = mix(hue(0.62, 0.10, 0.14, like=cx), hue(0.6, 0.04, 0.45, like=cx), collar)
     handle = _lit(body * (1 - 0.6 * groove), nx, 0 * nx, nz, a, 0.35)
     handle = handle * (0.45 + 0.55 * smooth(-0.01, 0.05, below))
     handle_share = smooth(soft, -soft, u.abs() - half) * (v > 0)
     return mix(handle, ball, ball_share), torch.maximum(ball_share, handle_share)
 
 
+class _Cup(NamedTuple):
+    """Points (n, P) of a cup or mug. u, v: right and down from the middle of its mouth; down: v along the circles
+    around it, which hang lower in the middle; half: half its width there; nx, nz: its normals; mouth: share in the
+    ellipse of its mouth. mug: 1 of a mug, 0 of a paper cup; rim: half the width of the mouth; both (n, 1).
+    tint: (3, n, 1). soft: of edges."""
+
+    u: Tensor
+    v: Tensor
+    down: Tensor
+    half: Tensor
+    nx: Tensor
+    nz: Tensor
+    mouth: Tensor
+    mug: Tensor
+    rim: Tensor
+    tint: Tensor
+    soft: float
+
+
 def _cup(x: Tensor, y: Tensor, a: dict[str, Tensor], soft: float) -> Thing:
     """A paper cup with a lid and a sleeve, or a mug, that leaves the picture below."""
+    cup = _cup_at(x, y, a, soft)
+    medium, streak = noise(cup.nx * 0.3 + a["occluder_hue"], cup.v * 1.2, "medium", "streak")
+    glaze = cup.tint * (1 + 0.02 * streak)
+    outside = mix(_paper(cup, medium, a), glaze, cup.mug)
+    body = _lit(outside, cup.nx, 0.12 + 0 * cup.nx, cup.nz, a, 0.30)
+    body = body * (1 - 0.30 * bump(((cup.down - 0.052) / 0.022) ** 2) * (1 - cup.mug))  # the lid's shadow
+    share = _in_column(cup, cup.half) * smooth(-soft, soft, cup.v)
+    closed, lid = _lid(cup, body, a)
+    open_, more = _mug(cup, body, share, glaze, a)
+    is_mug = cup.mug > 0
+    return torch.where(is_mug, open_, closed), torch.maximum(share, torch.where(is_mug, more, lid))
+
+
+def _cup_at(x: Tensor, y: Tensor, a: dict[str, Tensor], soft: float) -> _Cup:
     cx, cy = (a["occluder_x"] - 0.5) * 0.26, 0.27 - 0.13 * a["occluder_y"]
     u, v = _turned(x, y, cx, cy, (0.5 - a["occluder_x"]) * 22)
     mug = (a["occluder_hue"] * 3 - (a["occluder_hue"] * 3).floor() > 0.68).float()
     half = 0.150 + 0.012 * mug - 0.17 * v.clamp(min=0) * (1 - 0.85 * mug)
     nx, nz = _round(u, half)
-    curve = nz * 0.030  # circles around the cup, seen from above, hang lower in the middle
-    down = v - curve
+    rim = 0.158 + 0.004 * mug
+    mouth = _ellipse(u, v - 0.002, rim, 0.034, soft)
     tint = hue(a["occluder_hue"], 0.50 - 0.15 * mug, 0.55 + 0.15 * mug)
-    white = hue(0.10 + 0 * cx, 0.05 + 0 * cx, 0.90 + 0 * cx)
-    card = hue(0.075 + 0 * cx, 0.42 + 0 * cx, 0.60 + 0 * cx)
-    medium, streak = noise(nx * 0.3 + a["occluder_hue"], v * 1.2, "medium", "streak")
-    sleeve = smooth(-soft, soft, down - 0.115) * (1 - mug)
-    ridges = nx * (1 + 0.3 * nx * nx) * 16
-    ridges = 1 + 0.05 * ((ridges - ridges.floor()) * 2 - 1).abs()
-    logo = smooth(soft, -soft, (nx * nx * 0.030 + (down - 0.215) * (down - 0.215)).clamp(min=1e-12).sqrt() - 0.052)
-    paper = mix(white, card * ridges * (1 + 0.03 * medium), sleeve)
-    paper = mix(paper, tint * 0.8, logo * sleeve * 0.9)
-    paper = paper * (1 - 0.35 * bump(((down - 0.112) / 0.008) ** 2) * (1 - mug))
-    glaze = tint * (1 + 0.02 * streak)
-    body = _lit(mix(paper, glaze, mug), nx, 0.12 + 0 * nx, nz, a, 0.30)
-    body = body * (1 - 0.30 * bump(((down - 0.052) / 0.022) ** 2) * (1 - mug))
-    body_share = smooth(soft, -soft, u.abs() - half) * smooth(-soft, soft, v + curve * 0 + 0.0)
+    return _Cup(u, v, v - nz * 0.030, half, nx, nz, mouth, mug, rim, tint, soft)
 
-    # The lid: a rim wider than the cup, and a plateau with a hole; a mug has its lip and the dark inside.
-    rim_half = half.new_tensor(0.158) + 0.004 * mug
-    top = -0.036 * (1 - mug)
-    lx, lz = _round(u, rim_half)
-    skirt = (
-        smooth(soft, -soft, u.abs() - rim_half)
-        * smooth(-soft, soft, v + 0.012)
-        * smooth(0.040 + soft, 0.040 - soft, down)
-    )
-    lid = mix(white, hue(0.6 + 0 * cx, 0.05 + 0 * cx, 0.10 + 0 * cx), (a["occluder_hue"] > 0.5).float())
-    skirt_lit = _lit(lid, lx, 0.1 + 0 * lx, lz, a, 0.4) * (1 - 0.30 * bump(((down - 0.010) / 0.006) ** 2))
-    disc = _ellipse(u, v - 0.002, rim_half, 0.034, soft)
-    disc_lit = _lit(lid * 0.9, 0 * lx, 0.75 + 0 * lx, 0.55 + 0 * lx, a, 0.1) * (
-        0.75 + 0.25 * _ellipse(u, v - 0.002, rim_half, 0.034, 0.01)
-    )
-    plateau_half = 0.118
-    px, pz = _round(u, half.new_tensor(plateau_half))
-    wall = (
-        smooth(soft, -soft, u.abs() - plateau_half) * smooth(-soft, soft, v - top) * smooth(soft, -soft, v - 0.024 * pz)
-    )
-    wall_lit = _lit(lid, px, 0.1 + 0 * px, pz, a, 0.4)
-    plate = _ellipse(u, v - top, plateau_half, 0.024, soft)
-    plate_lit = _lit(lid * 0.95, 0 * px, 0.8 + 0 * px, 0.5 + 0 * px, a, 0.1)
-    paper_lid = 1 - mug
-    colour = mix(body, disc_lit, disc * paper_lid)
-    colour = mix(colour, skirt_lit, skirt * (1 - disc * 0.0) * paper_lid * smooth(-soft, soft, v - 0.034 * lz))
-    colour = mix(mix(colour, wall_lit, wall * paper_lid), plate_lit, plate * paper_lid)
-    lip = disc * mug
-    inside = _ellipse(u, v - 0.002, rim_half * 0.93, 0.0316, soft) * mug
-    colour = mix(colour, _lit(glaze * 1.05, 0 * lx, 0.6 + 0 * lx, 0.75 + 0 * lx, a, 0.2), lip)
-    coffee = _ellipse(u, v - 0.012, 0.140, 0.026, soft)
-    well = mix(glaze * (0.35 + 0.3 * smooth(-0.03, 0.0, v)), hue(0.06 + 0 * cx, 0.75 + 0 * cx, 0.24 + 0 * cx), coffee)
-    colour = mix(colour, _lit(well, 0 * lx, 0.8 + 0 * lx, 0.4 + 0 * lx, a), inside)
-    # The handle of a mug: a ring beside it.
-    aside = u * torch.where(a["occluder_x"] > 0.5, 1.0, -1.0)
-    du, dv = (aside - half) / 0.85, v - 0.125
+
+def _in_column(cup: _Cup, half: float | Tensor) -> Tensor:
+    """How much a point is within half of the axis of the cup."""
+    return smooth(cup.soft, -cup.soft, cup.u.abs() - half)
+
+
+def _paper(cup: _Cup, medium: Tensor, a: dict[str, Tensor]) -> Tensor:
+    """Colour of white paper in a sleeve of ridged card with a round logo."""
+    soft = cup.soft
+    ridges = cup.nx * (1 + 0.3 * cup.nx * cup.nx) * 16
+    ridges = 1 + 0.05 * ((ridges - ridges.floor()) * 2 - 1).abs()
+    card = hue(0.075, 0.42, 0.60, like=cup.mug) * ridges * (1 + 0.03 * medium)
+    sleeve = smooth(-soft, soft, cup.down - 0.115) * (1 - cup.mug)
+    below = cup.down - 0.215
+    logo = smooth(soft, -soft, (cup.nx * cup.nx * 0.030 + below * below).clamp(min=1e-12).sqrt() - 0.052)
+    paper = mix(mix(_white(a), card, sleeve), cup.tint * 0.8, logo * sleeve * 0.9)
+    return paper * (1 - 0.35 * bump(((cup.down - 0.112) / 0.008) ** 2) * (1 - cup.mug))  # the sleeve's upper edge
+
+
+def _white(a: dict[str, Tensor]) -> Tensor:
+    return hue(0.10, 0.05, 0.90, like=a["occluder_hue"])
+
+
+def _lid(cup: _Cup, under: Tensor, a: dict[str, Tensor]) -> Thing:
+    """Colours (3, n, P) with a white or black lid over those under it, and its share: a skirt wider than the cup, a
+    disc, and a plateau on it."""
+    soft, plateau = cup.soft, 0.118  # half the plateau's width
+    plastic = mix(_white(a), hue(0.6, 0.05, 0.10, like=cup.mug), (a["occluder_hue"] > 0.5).float())
+    disc = _lit_flat(plastic * 0.9, 0.75, 0.55, a, 0.1)
+    disc = disc * (0.75 + 0.25 * _ellipse(cup.u, cup.v - 0.002, cup.rim, 0.034, 0.01))
+    nx, nz = _round(cup.u, cup.rim)
+    skirt = _lit(plastic, nx, 0.1 + 0 * nx, nz, a, 0.4) * (1 - 0.30 * bump(((cup.down - 0.010) / 0.006) ** 2))
+    skirt_share = _in_column(cup, cup.rim) * smooth(-soft, soft, cup.v + 0.012)
+    skirt_share = skirt_share * smooth(0.040 + soft, 0.040 - soft, cup.down)
+    colour = mix(mix(under, disc, cup.mouth), skirt, skirt_share * smooth(-soft, soft, cup.v - 0.034 * nz))
+    nx, nz = _round(cup.u, cup.u.new_tensor(plateau))
+    high = cup.v + 0.036
+    wall = _in_column(cup, plateau) * smooth(-soft, soft, high) * smooth(soft, -soft, cup.v - 0.024 * nz)
+    plate = _ellipse(cup.u, high, plateau, 0.024, soft)
+    colour = mix(colour, _lit(plastic, nx, 0.1 + 0 * nx, nz, a, 0.4), wall)
+    colour = mix(colour, _lit_flat(plastic * 0.95, 0.8, 0.5, a, 0.1), plate)
+    return colour, torch.maximum(torch.maximum(cup.mouth, plate), torch.maximum(skirt_share, wall))
+
+
+def _mug(cup: _Cup, under: Tensor, body: Tensor, glaze: Tensor, a: dict[str, Tensor]) -> Thing:
+    """Colours (3, n, P) with the lip of a mug, coffee in it and a handle over those under it, and the share of lip and
+    handle; body: share of the mug's body."""
+    inside = _ellipse(cup.u, cup.v - 0.002, cup.rim * 0.93, 0.0316, cup.soft)
+    coffee = _ellipse(cup.u, cup.v - 0.012, 0.140, 0.026, cup.soft)
+    well = glaze * (0.35 + 0.3 * smooth(-0.03, 0.0, cup.v))
+    well = mix(well, hue(0.06, 0.75, 0.24, like=cup.mug), coffee)
+    colour = mix(under, _lit_flat(glaze * 1.05, 0.6, 0.75, a, 0.2), cup.mouth)
+    colour = mix(colour, _lit_flat(well, 0.8, 0.4, a), inside)
+    handle, ring = _handle(cup, body, a)
+    return mix(colour, handle, ring * (1 - cup.mouth)), torch.maximum(cup.mouth, ring)
+
+
+def _handle(cup: _Cup, body: Tensor, a: dict[str, Tensor]) -> Thing:
+    """A ring beside a mug, where its body does not cover it."""
+    side = torch.where(a["occluder_x"] > 0.5, 1.0, -1.0)
+    beside = cup.u * side - cup.half
+    du, dv = beside / 0.85, cup.v - 0.125
     far = (du * du + dv * dv).clamp(min=1e-12).sqrt()
     across = ((far - 0.082) / 0.019).clamp(-1, 1)
-    ring = smooth(soft, -soft, (far - 0.082).abs() - 0.019) * (aside > 0) * (1 - body_share) * mug
     outwards = across / far
-    to_side = torch.where(a["occluder_x"] > 0.5, du, -du) * outwards
-    bent = _lit(tint, to_side, -dv * outwards, (1 - across * across).clamp(min=0).sqrt(), a, 0.3)
-    colour = mix(colour, bent * (0.75 + 0.25 * smooth(0.0, 0.03, aside - half)), ring * (1 - lip))
-    cover = torch.maximum(torch.maximum(disc, plate), torch.maximum(skirt, wall)) * paper_lid
-    return colour, torch.maximum(torch.maximum(body_share, cover), torch.maximum(lip, ring))
+    nz = (1 - across * across).clamp(min=0).sqrt()
+    colour = _lit(cup.tint, side * du * outwards, -dv * outwards, nz, a, 0.3)
+    ring = smooth(cup.soft, -cup.soft, (far - 0.082).abs() - 0.019) * (cup.u * side > 0) * (1 - body)
+    return colour * (0.75 + 0.25 * smooth(0.0, 0.03, beside)), ring
 
 
 def _book(x: Tensor, y: Tensor, a: dict[str, Tensor], soft: float) -> Thing:
@@ -216,10 +265,8 @@ def _book(x: Tensor, y: Tensor, a: dict[str, Tensor], soft: float) -> Thing:
     au = u.abs()
     open_ = 0.10  # the boards lean back from the spine, which makes their upper edge rise towards it
     edge = v - open_ * 0.28 * au
-    cloth = hue(
-        a["occluder_hue"], 0.52 + 0 * cx, 0.30 + 0.22 * (a["occluder_hue"] * 5 - (a["occluder_hue"] * 5).floor())
-    )
-    gold = hue(0.12 + 0 * cx, 0.45 + 0 * cx, 0.75 + 0 * cx)
+    cloth = hue(a["occluder_hue"], 0.52, 0.30 + 0.22 * (a["occluder_hue"] * 5 - (a["occluder_hue"] * 5).floor()))
+    gold = hue(0.12, 0.45, 0.75, like=cx)
     grain, wide = noise(u * 3.0, v * 3.0 + a["occluder_hue"], "pore", "wide")
     board = cloth * (1 + 0.05 * grain + 0.04 * wide)
     spine = smooth(0.036 + soft, 0.036 - soft, au)
@@ -253,8 +300,8 @@ def _book(x: Tensor, y: Tensor, a: dict[str, Tensor], soft: float) -> Thing:
     cover_share = smooth(-soft, soft, edge) * inside
     # The pages: thin lines along their edge, behind the boards.
     lines = noise(u * 0.2, edge * 26, "pore")
-    pages = hue(0.11 + 0 * cx, 0.14 + 0 * cx, 0.86 + 0 * cx) * (0.90 + 0.06 * lines)
-    block = _lit(pages, 0 * u, 0.85 + 0 * u, 0.5 + 0 * u, a) * (0.55 + 0.45 * smooth(0.0, 0.02, -edge))
+    pages = hue(0.11, 0.14, 0.86, like=cx) * (0.90 + 0.06 * lines)
+    block = _lit_flat(pages, 0.85, 0.5, a) * (0.55 + 0.45 * smooth(0.0, 0.02, -edge))
     block_share = smooth(-soft, soft, edge + 0.016 * smooth(0.0, 0.06, au)) * smooth(soft, -soft, au - half + 0.012)
     return mix(block, cover, cover_share), torch.maximum(cover_share, block_share)
 
@@ -278,7 +325,7 @@ def _scarf(x: Tensor, y: Tensor, a: dict[str, Tensor], soft: float) -> Thing:
     knit = ((knit - knit.floor()) * 2 - 1).abs()
     fade = min(1.0, 0.0022 / soft)
     tone = hue(a["occluder_hue"], 0.20 + 0.35 * a["occluder_x"], 0.35 + 0.35 * a["occluder_y"])
-    second = hue(a["occluder_hue"] + 0.08, 0.25 + 0 * cx, 0.75 + 0 * cx)
+    second = hue(a["occluder_hue"] + 0.08, 0.25, 0.75)
     bands = edge * 3.1 + a["occluder_hue"] * 3
     banded = smooth(0.36, 0.40, (bands - bands.floor() - 0.5).abs()) * (a["occluder_x"] * 7 % 1 > 0.55)
     wool = mix(tone, second, banded) * (1 + fade * (0.22 * knit - 0.14) + 0.05 * grain)

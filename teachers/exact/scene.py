@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -109,9 +110,9 @@ def _discs(u: Tensor, v: Tensor, seed: Tensor, cells: float, angle: float, soft:
     return inside, [one, two, three]
 
 
-def _box(u: Tensor, v: Tensor, x: Tensor, y: Tensor, wide: Tensor, high: Tensor, soft: float) -> Tensor:
+def _box(u: Tensor, v: Tensor, x: Tensor, y: float | Tensor, wide: Tensor, high: float | Tensor) -> Tensor:
     """How much a point is in the rectangle about (x, y) of half sides wide, high, with soft edges."""
-    return smooth(-soft, soft, wide - (u - x).abs()) * smooth(-soft, soft, high - (v - y).abs())
+    return smooth(-0.030, 0.030, wide - (u - x).abs()) * smooth(-0.030, 0.030, high - (v - y).abs())
 
 
 def _studio(u: Tensor, v: Tensor, a: dict[str, Tensor]) -> Tensor:
@@ -128,67 +129,111 @@ def _studio(u: Tensor, v: Tensor, a: dict[str, Tensor]) -> Tensor:
     return mix(base * (0.42 + 0.30 * c[8]), second * 1.05, glow) * (paint * fall)
 
 
+class _Room(NamedTuple):
+    """u, v: points (n, P); x: as u, but grows towards the window; lit: how close to the window, 0 to 1; rough: slow
+    noise. wall, accent, dark: colours (3, n, 1) of wall, of things, and of wood. c: see _chances()."""
+
+    u: Tensor
+    v: Tensor
+    x: Tensor
+    lit: Tensor
+    rough: Tensor
+    wall: Tensor
+    accent: Tensor
+    dark: Tensor
+    c: list[Tensor]
+
+
 def _room(u: Tensor, v: Tensor, a: dict[str, Tensor]) -> Tensor:
     """A wall lit from a window, with a curtain, shelves or a picture, a lamp and dark furniture."""
     c = _chances(a)
-    soft = 0.030
-    side = 1 - 2 * (c[0] > 0.5).float()
-    x = u * side  # the window is at the right or, mirrored, at the left
+    x = u * (1 - 2 * (c[0] > 0.5).float())  # the window is at the right or, mirrored, at the left
     value = 0.42 + 0.46 * a["background_value"]
     wall = hue(0.09 + 0.10 * (c[1] - 0.5) + 0.04, 0.06 + 0.20 * a["background_saturation"] * c[2], value)
     accent = hue(a["background_hue"], 0.12 + 0.34 * a["background_saturation"], 0.22 + 0.42 * c[3])
     dark = hue(0.06 + 0.03 * c[4], 0.35 + 0.2 * c[5], 0.16 + 0.22 * c[6])
-    near = smooth(-0.9, 0.5, x)
-    wide, streak = noise(u * 0.3 + c[7] * 5, v * 0.3 + c[8], "wide", "streak")
-    colour = wall * ((0.38 + 0.75 * near * near) * (1 + 0.05 * wide) * (1 - 0.22 * smooth(-0.2, 0.6, v)))
-    corner = smooth(-0.012, 0.012, -0.36 + 0.30 * c[9] - x) * (c[10] > 0.4)
-    colour = colour * (1 - 0.30 * corner)
+    rough = noise(u * 0.3 + c[7] * 5, v * 0.3 + c[8], "wide")
+    room = _Room(u, v, x, smooth(-0.9, 0.5, x), rough, wall, accent, dark, c)
+    colour = _wall(room)
+    for add in (_picture, _shelves, _window, _lamp, _seat):
+        colour = add(colour, room)
+    return colour
 
-    # Away from the window: a shelf of books, or a picture.
-    shelf = (c[11] > 0.45).float()
-    far, middle = -0.40 - 0.06 * c[12], -0.16 + 0.10 * c[13]
-    frame = _box(x, v, far, middle, 0.12 + 0.06 * c[14], 0.14 + 0.05 * c[15], soft) * (1 - shelf)
-    inner = _box(x, v, far, middle, 0.09 + 0.06 * c[14], 0.11 + 0.05 * c[15], soft) * (1 - shelf)
-    colour = mix(mix(colour, dark * 0.7, frame), accent * (0.9 + 0.25 * wide), inner)
-    column, row = (x * 20 + c[7] * 40), (v * 5.2 + c[8] * 9)
+
+def _wall(r: _Room) -> Tensor:
+    """Brighter towards the window and upwards; some have a corner of the room far from the window."""
+    colour = r.wall * ((0.38 + 0.75 * r.lit * r.lit) * (1 + 0.05 * r.rough) * (1 - 0.22 * smooth(-0.2, 0.6, r.v)))
+    corner = smooth(-0.012, 0.012, -0.36 + 0.30 * r.c[9] - r.x) * (r.c[10] > 0.4)
+    return colour * (1 - 0.30 * corner)
+
+
+def _away(r: _Room) -> tuple[Tensor, Tensor]:
+    """x (n, 1) of what is on the wall away from the window; and whether that is shelves, 1, or a picture, 0."""
+    return -0.40 - 0.06 * r.c[12], (r.c[11] > 0.45).float()
+
+
+def _picture(colour: Tensor, r: _Room) -> Tensor:
+    """A framed picture on the wall."""
+    x, shelf = _away(r)
+    y, wide, high = -0.16 + 0.10 * r.c[13], 0.06 * r.c[14], 0.05 * r.c[15]
+    frame = _box(r.x, r.v, x, y, 0.12 + wide, 0.14 + high) * (1 - shelf)
+    inner = _box(r.x, r.v, x, y, 0.09 + wide, 0.11 + high) * (1 - shelf)
+    return mix(mix(colour, r.dark * 0.7, frame), r.accent * (0.9 + 0.25 * r.rough), inner)
+
+
+def _shelves(colour: Tensor, r: _Room) -> Tensor:
+    """Shelves of books, each in a cell of a grid with its height, colour and brightness."""
+    x, shelf = _away(r)
+    column, row = r.x * 20 + r.c[7] * 40, r.v * 5.2 + r.c[8] * 9
     index = (column.floor().long() * 29 + row.floor().long() * 83) & (DRAWS - 1)
-    tall, which, lit = _draws(u.device)[:3].unbind(0)
-    inside = (row - row.floor()) * 1.0
-    book = smooth(-0.06, 0.22, inside - 0.42 * tall[index]) * smooth(0.0, 0.16, 1 - inside)
-    spine = (column - column.floor() - 0.5).abs()
-    book = book * smooth(0.62, 0.30, spine)
-    shelves = _box(x, v, far - 0.08, 0.0 * far - 0.05, 0.26 + 0.06 * c[14], 0.8 + 0 * far, soft) * shelf
-    tone = which[index]
-    books = mix(accent, wall * 0.8, smooth(0.35, 0.65, tone)) * (0.25 + 0.9 * lit[index])
-    colour = mix(colour, mix(dark * 0.5, books, book * 0.85), shelves)
+    tall, which, bright = (t.take(index) for t in _draws(r.u.device)[:3])
+    inside = row - row.floor()
+    book = smooth(-0.06, 0.22, inside - 0.42 * tall) * smooth(0.0, 0.16, 1 - inside)
+    book = book * smooth(0.62, 0.30, (column - column.floor() - 0.5).abs())
+    books = mix(r.accent, r.wall * 0.8, smooth(0.35, 0.65, which)) * (0.25 + 0.9 * bright)
+    shelves = _box(r.x, r.v, x - 0.08, -0.05, 0.26 + 0.06 * r.c[14], 0.8) * shelf
+    return mix(colour, mix(r.dark * 0.5, books, book * 0.85), shelves)
 
-    # The window with its bars, sky above trees, and a curtain.
-    there = (c[5] > 0.22).float()
-    at, half = 0.40 + 0.10 * (c[6] - 0.5), 0.13 + 0.05 * c[9]
-    pane = _box(x, v, at, -0.17 + 0 * at, half, 0.36 + 0 * at, soft) * there
-    bars = smooth(0.032, 0.0, (x - at).abs()) + smooth(0.030, 0.0, (v + 0.20 - 0.1 * c[4]).abs())
-    outside = mix(
-        hue(0.58 + 0 * at, 0.10 + 0.10 * c[10], 1 + 0 * at) * (1.2 + 0.8 * c[12]),
-        hue(0.27 + 0 * at, 0.30 + 0 * at, 0.75 + 0 * at),
-        smooth(-0.10, 0.12, v + 0.06 * wide),
-    )
-    colour = mix(colour, mix(outside, wall * 0.75, bars.clamp(max=1) * 0.75), pane)
-    folds = 0.62 + 0.22 * noise(u * 0.55 + c[1] * 3, v * 0.02 + c[2], "streak")
-    curtain = smooth(-0.03, 0.03, 0.075 - (x - at + half + 0.03).abs()) * smooth(0.45, 0.35, v) * there
-    sheer = mix(wall, accent, 0.55 * (c[13] > 0.5)) * (folds.clamp(0.2, 1.2) * 1.05)
-    colour = mix(colour, sheer, curtain * 0.92)
-    colour = colour + hue(0.10 + 0 * at, 0.2 + 0 * at, 0.6 + 0 * at) * (
-        bump(((x - at) * (x - at) + (v + 0.15) * (v + 0.15)) * 16) * 0.35 * there
-    )
 
-    # A lamp, and low furniture.
-    lx, ly = -0.30 - 0.12 * c[3], -0.06 - 0.16 * c[2]
-    d2 = (x - lx) * (x - lx) + (v - ly) * (v - ly)
-    lamp = (c[15] > 0.62).float()
-    warm = hue(0.095 + 0 * at, 0.42 + 0 * at, 1 + 0 * at)
-    colour = colour + warm * (bump(d2 * 30) * 0.30 + smooth(0.07, 0.035, d2.sqrt()) * 1.5) * lamp
-    seat = smooth(-0.03, 0.03, v - 0.20 - 0.12 * c[1] - 0.03 * bump(((x + 0.2) / 0.2) ** 2))
-    return mix(colour, mix(dark, accent, 0.5 * (c[8] > 0.5)) * (0.45 + 0.4 * near), seat * (c[9] > 0.35) * 0.95)
+def _window(colour: Tensor, r: _Room) -> Tensor:
+    """In some rooms: a window with bars, a curtain, and a glow about it."""
+    there = (r.c[5] > 0.22).float()
+    at, half = 0.40 + 0.10 * (r.c[6] - 0.5), 0.13 + 0.05 * r.c[9]
+    dx, dy = r.x - at, r.v + 0.15
+    bars = smooth(0.032, 0.0, dx.abs()) + smooth(0.030, 0.0, (r.v + 0.20 - 0.1 * r.c[4]).abs())
+    panes = mix(_outside(r), r.wall * 0.75, bars.clamp(max=1) * 0.75)
+    colour = mix(colour, panes, _box(r.x, r.v, at, -0.17, half, 0.36) * there)
+    curtain = smooth(-0.03, 0.03, 0.075 - (dx + half + 0.03).abs()) * smooth(0.45, 0.35, r.v) * there
+    colour = mix(colour, _cloth(r), curtain * 0.92)
+    return colour + hue(0.10, 0.2, 0.6, like=at) * (bump((dx * dx + dy * dy) * 16) * 0.35 * there)
+
+
+def _outside(r: _Room) -> Tensor:
+    """Sky above trees, seen through the window."""
+    sky = hue(0.58, 0.10 + 0.10 * r.c[10], 1) * (1.2 + 0.8 * r.c[12])
+    return mix(sky, hue(0.27, 0.30, 0.75, like=r.c[0]), smooth(-0.10, 0.12, r.v + 0.06 * r.rough))
+
+
+def _cloth(r: _Room) -> Tensor:
+    """Colour of a curtain in folds."""
+    folds = 0.62 + 0.22 * noise(r.u * 0.55 + r.c[1] * 3, r.v * 0.02 + r.c[2], "streak")
+    return mix(r.wall, r.accent, 0.55 * (r.c[13] > 0.5)) * (folds.clamp(0.2, 1.2) * 1.05)
+
+
+def _lamp(colour: Tensor, r: _Room) -> Tensor:
+    """In some rooms: a lamp that is on, and its glow on the wall."""
+    dx, dy = r.x - (-0.30 - 0.12 * r.c[3]), r.v - (-0.06 - 0.16 * r.c[2])
+    squared = dx * dx + dy * dy
+    there = (r.c[15] > 0.62).float()
+    glow = bump(squared * 30) * 0.30 + smooth(0.07, 0.035, squared.sqrt()) * 1.5
+    return colour + hue(0.095, 0.42, 1, like=there) * glow * there
+
+
+def _seat(colour: Tensor, r: _Room) -> Tensor:
+    """In some rooms: low furniture, a little lower at one place."""
+    seat = smooth(-0.03, 0.03, r.v - 0.20 - 0.12 * r.c[1] - 0.03 * bump(((r.x + 0.2) / 0.2) ** 2))
+    material = mix(r.dark, r.accent, 0.5 * (r.c[8] > 0.5)) * (0.45 + 0.4 * r.lit)
+    return mix(colour, material, seat * (r.c[9] > 0.35) * 0.95)
 
 
 def _landscape(u: Tensor, v: Tensor, a: dict[str, Tensor]) -> Tensor:
@@ -196,10 +241,10 @@ def _landscape(u: Tensor, v: Tensor, a: dict[str, Tensor]) -> Tensor:
     c = _chances(a)
     dusk = smooth(0.62, 0.95, c[0])
     high = mix(hue(0.59 + 0.03 * (c[1] - 0.5), 0.20 + 0.35 * a["background_saturation"], 0.62 + 0.30 * c[2]),
-               hue(0.66 + 0 * dusk, 0.30 + 0 * dusk, 0.45 + 0 * dusk), dusk)  # fmt: skip
+               hue(0.66, 0.30, 0.45, like=dusk), dusk)  # fmt: skip
     low = mix(
-        hue(0.58 + 0 * dusk, 0.08 + 0.08 * c[3], 0.95 + 0 * dusk),
-        hue(0.07 + 0.03 * c[4], 0.45 + 0 * dusk, 0.95 + 0 * dusk),
+        hue(0.58, 0.08 + 0.08 * c[3], 0.95),
+        hue(0.07 + 0.03 * c[4], 0.45, 0.95),
         dusk,
     )
     level = 0.02 + 0.22 * c[5]
@@ -215,9 +260,7 @@ def _landscape(u: Tensor, v: Tensor, a: dict[str, Tensor]) -> Tensor:
         edge = (column - column.floor() - 0.5).abs()
         tower = v - level + (steps * 0.30 - 0.10)
         top = level + 0.05 * k - 0.045 * ridge - 0.012 * rough
-        land = hue(
-            0.24 + 0.10 * c[11] + 0 * dusk, 0.14 + 0.30 * c[12], 0.20 + 0.26 * c[14] + 0.1 * a["background_value"]
-        )
+        land = hue(0.24 + 0.10 * c[11], 0.14 + 0.30 * c[12], 0.20 + 0.26 * c[14] + 0.1 * a["background_value"])
         town = hue(0.07 + 0.05 * c[11], 0.10 + 0.12 * c[12], 0.32 + 0.3 * c[14])
         land = mix(land, town, city)
         shade = (1 - 0.35 * dusk) * (1 + 0.07 * medium + 0.12 * (steps - 0.5) * city)
@@ -235,7 +278,7 @@ def _foliage(u: Tensor, v: Tensor, a: dict[str, Tensor]) -> Tensor:
     deep = hue(tone + 0.06, saturation, value * 0.48)
     leaf = hue(tone, saturation, value)
     sunny = hue(tone - 0.06, saturation * 0.80, (value * 1.65).clamp(max=0.95))
-    bright = hue(0.17 + 0 * tone, 0.10 + 0.1 * c[1], 1 + 0 * tone) * (1.0 + 0.5 * c[2])
+    bright = hue(0.17, 0.10 + 0.1 * c[1], 1) * (1.0 + 0.5 * c[2])
     wide, medium = noise(u * 0.42 + c[3] * 5, v * 0.42 + c[4] * 5, "wide", "medium")
     height = v + 0.5 + 0.10 * wide
     gap = smooth(0.6, 2.0, wide + 0.35 * medium + 0.9 * c[5] - 1.6 * height)
@@ -263,11 +306,8 @@ def _lights(u: Tensor, v: Tensor, a: dict[str, Tensor]) -> Tensor:
     wide, medium = noise(u * 0.35 + c[1] * 5, v * 0.35 + c[2] * 5, "wide", "medium")
     colour = mix(sky, ground, smooth(-0.35, 0.25, v + 0.05 * wide)) * (1 + 0.22 * wide + 0.06 * medium).clamp(min=0.3)
     street = bump((v - 0.02 - 0.1 * c[3]) ** 2 * 18)
-    colour = colour + hue(0.08 + 0 * value, 0.45 + 0 * value, 0.5 + 0 * value) * (street * 0.30)
-    lamp = [
-        hue(h + 0 * value, s + 0 * value, 1 + 0 * value)
-        for h, s in ((0.09, 0.55), (0.12, 0.22), (0.0, 0.75), (0.52, 0.5))
-    ]
+    colour = colour + hue(0.08, 0.45, 0.5, like=value) * (street * 0.30)
+    lamp = [hue(h, s, 1, like=value) for h, s in ((0.09, 0.55), (0.12, 0.22), (0.0, 0.75), (0.52, 0.5))]
     for k, (cells, angle, soft) in enumerate(((2.6, 0.5, 0.09), (4.2, 1.3, 0.12), (6.5, 2.2, 0.16))):
         inside, (one, two, three) = _discs(u, v, c[4 + k], cells, angle, soft)
         lit = inside * smooth(0.50, 0.60, three) * (0.10 + 0.90 * two * two) * (0.12 + 0.88 * street)
