@@ -83,7 +83,7 @@ _SQUEEZENET = {
 CARDS = {
     "synthetic_recogniser": _synthetic(
         "recogniser",
-        "235ee56dfb71ecf11ede86d01b6371efc22925ed5e541e38037f201c5bf742b5",
+        "89907eb2e16eb8447bc18a30f0fdc7155b1ce0d7c4b2304fc4b546ba1754ea47",
         64,
         "For synthetic faces.",
         outputs=("embedding", "features"),
