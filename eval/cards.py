@@ -90,7 +90,7 @@ CARDS = {
     ),
     "synthetic_pose": _synthetic(
         "pose",
-        "4f5e50696ed3e955f036de46ad7bf70c53a42312de3c05c7aec9621deee712cb",
+        "836488ae350861f86c75e446a6d64239cca8ec642cc0ccbbb339729dc1258483",
         11,
         "For synthetic faces.",
         **_POSE_AND_EXPRESSION,
