@@ -34,7 +34,9 @@ _FSANET_FILES = "https://raw.githubusercontent.com/omasaht/headpose-fsanet-pytor
 _TORCHVISION_FILES = "https://download.pytorch.org/models/"
 
 
-def _synthetic(name: str, sha256: str, network_outputs: int, note: str, **card: Any) -> EstimatorCard:
+def _synthetic(
+    name: str, sha256: str, network_outputs: int, note: str, options: dict[str, Any] | None = None, **card: Any
+) -> EstimatorCard:
     return EstimatorCard(
         name=f"synthetic_{name}",
         file=f"synthetic_{name}.safetensors",
@@ -44,7 +46,7 @@ def _synthetic(name: str, sha256: str, network_outputs: int, note: str, **card: 
         licence="Apache-2.0",
         architecture="face_regressor",
         crop="rows and columns 26 to 229 of 256 to 64 x 64, antialiased bilinear, [-1, 1]",
-        options={"outputs": network_outputs},
+        options={"outputs": network_outputs, **(options or {})},
         note=f"{note} Trained with `python -m distill.pretrain {name}`.",
         **card,
     )
@@ -86,6 +88,7 @@ CARDS = {
         "89907eb2e16eb8447bc18a30f0fdc7155b1ce0d7c4b2304fc4b546ba1754ea47",
         64,
         "For synthetic faces.",
+        options={"depth": 2},
         outputs=("embedding", "features"),
     ),
     "synthetic_pose": _synthetic(
