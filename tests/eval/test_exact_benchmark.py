@@ -10,6 +10,7 @@ from distill.data.photos import read_manifest
 from distill.evaluate.pairs import by_people, load
 from eval.evaluation import Evaluation
 from eval.sanity import copy_source, copy_target
+from teachers.exact import EXPRESSION
 
 METRICS = ["id_retrieval", "pose_error", "exact_match", "background_error"]
 SIDE, PEOPLE, PAIRS = 64, 64, 256
@@ -89,6 +90,6 @@ def test_the_exact_swaps_error_against_the_truth_is_the_estimators_own(evaluatio
 def test_the_protocol_says_which_coefficients_of_expression(data):
     exp = config.default("self", ["eval.metrics=[expression_error]"])
     value = Evaluation(data[1], build.estimators(exp)).measure(copy_target, ["expression_error"])["expression_error"]
-    assert value.value == 0 and value.protocol["coefficients"] == 6
+    assert value.value == 0 and value.protocol["coefficients"] == len(EXPRESSION)
     assert "jaw" in value.protocol["expression"]["coefficients"]
     assert "not whitened" in value.protocol["expression"]["coefficients"]
