@@ -99,7 +99,7 @@ CARDS = {
     ),
     "synthetic_pose_quality": _synthetic(
         "pose_quality",
-        "e02588d2e1eb29f201e9a62264d7c35483b1aa6c680764bbb0ccf1a9c075a694",
+        "8ad21d8459a920d86496bd2095bf90eb0b70a7420fd77c1f47d54c9b0ac307cf",
         11,
         "For synthetic faces, to choose among swaps by a network that will not evaluate them.",
         **_POSE_AND_EXPRESSION,
