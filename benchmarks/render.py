@@ -6,6 +6,7 @@ same load of the machine. It needs `render`, `sample_identities` and `sample_att
 
 import argparse
 import os
+import signal
 import statistics
 import subprocess
 import sys
@@ -60,6 +61,8 @@ class Renderer:
     def _answer(self) -> str:
         line = self.process.stdout.readline()
         if not line:
+            if self.process.wait() == -signal.SIGINT:  # Ctrl-C reaches both processes; this one may hear of it later
+                raise KeyboardInterrupt
             raise ValueError(f"{self.folder}: its renderer stopped; see above")
         return line.strip()
 
