@@ -23,7 +23,8 @@ from swapcore import terminal
 
 # Reads a size, prints the milliseconds per picture of one call. The current folder is the checkout.
 PROGRAM = """
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.SIG_DFL)
 sys.path.insert(0, "")
 import torch
 from teachers.exact import render, sample_attributes, sample_identities
