@@ -32,13 +32,14 @@ setup(
     description="Distil heavy face-swap networks into students that run on a phone",
     long_description=open("README.md", encoding="utf-8").read(),
     long_description_content_type="text/markdown",
-    license="Apache-2.0",
+    license="Apache-2.0 AND CC0-1.0",  # CC0: the data of the head, teachers/exact/head.md
     python_requires=">=3.11",
     # datasets/ has no __init__.py and is left out: a package of that name would overwrite Hugging Face's.
     packages=find_packages(include=["swapcore*", "students*", "teachers*", "eval*", "distill*"]),
     package_data={
         "students": ["weights/*"],
         "students.export": ["page/*"],
+        "teachers.exact": ["head.npz", "head.md", "CC0-1.0.txt"],
         "eval": ["weights/*"],
         "distill.report": ["*.yaml", "templates/*"],
     },

@@ -1,41 +1,120 @@
-"""Milliseconds per picture of teachers/exact: `python benchmarks/render.py [--threads 1]`."""
+"""Milliseconds per picture of teachers/exact: `python benchmarks/render.py [--threads 1] [--against FOLDER]`.
 
+`--against` times the renderer of another checkout in turns with this one, each in a process of its own: both meet the
+same load of the machine. It needs `render`, `sample_identities` and `sample_attributes`, which every version has.
+"""
+
+import argparse
+import os
+import signal
 import statistics
+import subprocess
 import sys
-import time
 from pathlib import Path
 
-sys.path[0] = str(Path(__file__).resolve().parent.parent)
+HERE = Path(__file__).resolve().parent.parent
+sys.path[0] = str(HERE)
 
 from swapcore import start
 
 start.command(__name__)
 
-import torch
-
 from swapcore import terminal
+
+# Reads a size, prints the milliseconds per picture of one call. The current folder is the checkout.
+PROGRAM = """
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.SIG_DFL)
+sys.path.insert(0, "")
+import torch
 from teachers.exact import render, sample_attributes, sample_identities
+threads, batch, device = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
+torch.set_num_threads(threads)
+identity, attributes = sample_identities(batch, 0).to(device), sample_attributes(batch, 1).to(device)
+print(torch.__version__, flush=True)
+for line in sys.stdin:
+    started = time.perf_counter()
+    render(identity, attributes, int(line)).image.cpu()
+    print((time.perf_counter() - started) / batch * 1000, flush=True)
+"""
 
 
-def main() -> None:
+class Renderer:
+    """The renderer of a checkout in its own process. Raises ValueError where the folder has none, or it stops."""
+
+    def __init__(self, folder: Path, args: argparse.Namespace) -> None:
+        if not (folder / "teachers" / "exact" / "__init__.py").is_file():
+            raise ValueError(f"--against {folder}: no checkout of this project: teachers/exact is missing")
+        self.folder = folder
+        words = [sys.executable, "-c", PROGRAM, *map(str, (args.threads, args.batch, args.device))]
+        self.process = subprocess.Popen(
+            words, cwd=folder, env=os.environ | {"OMP_NUM_THREADS": str(args.threads)}, text=True,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        )  # fmt: skip
+        self.torch = self._answer()
+
+    def ms(self, size: int) -> float:
+        """Milliseconds per picture of one call."""
+        self.process.stdin.write(f"{size}\n")
+        self.process.stdin.flush()
+        return float(self._answer())
+
+    def _answer(self) -> str:
+        line = self.process.stdout.readline()
+        if not line:
+            if self.process.wait() == -signal.SIGINT:  # Ctrl-C reaches both processes; this one may hear of it later
+                raise KeyboardInterrupt
+            raise ValueError(f"{self.folder}: its renderer stopped; see above")
+        return line.strip()
+
+    def close(self) -> None:
+        self.process.stdin.close()
+        self.process.wait()
+
+
+def main() -> int:
     parser = terminal.parser(__doc__)
     parser.add_argument("--threads", type=terminal.whole(1, 1024), default=1, help="CPU threads; default: 1")
-    parser.add_argument("--batch", type=terminal.whole(1), default=8, help="pictures per call; default: 8")
+    parser.add_argument("--batch", type=terminal.whole(1), default=16, help="pictures per call; default: 16")
     parser.add_argument("--runs", type=terminal.whole(1), default=7, help="timed calls; default: 7")
+    text = "sides in pixels; default: 64 96 128 256"
+    parser.add_argument("--sizes", type=terminal.whole(16, 1024), nargs="+", default=[64, 96, 128, 256], help=text)
+    parser.add_argument("--against", type=Path, metavar="FOLDER", help="another checkout of this project")
     parser.add_argument("--device", default="cpu", help="cpu (default) or cuda")
     args = parser.parse_args()
-    torch.set_num_threads(args.threads)
-    identity = sample_identities(args.batch, 0).to(args.device)
-    attributes = sample_attributes(args.batch, 1).to(args.device)
-    print(f"torch {torch.__version__}, {args.device}, {args.threads} threads, batch {args.batch}")
-    for size in (64, 128, 256):
-        times = []
-        for _ in range(args.runs + 1):
-            started = time.perf_counter()
-            render(identity, attributes, size).image.cpu()
-            times.append((time.perf_counter() - started) / args.batch * 1000)
-        print(f"{size:4} px  median {statistics.median(times[1:]):6.1f} ms an image  (min {min(times):.1f})")
+    return terminal.run_command(lambda: run(args))
+
+
+def run(args: argparse.Namespace) -> None:
+    renderers = []
+    try:
+        for folder in filter(None, (HERE, args.against and args.against.resolve())):
+            renderers.append(Renderer(folder, args))
+        threads = f"{args.threads} thread{'s' if args.threads > 1 else ''}"
+        print(f"torch {renderers[0].torch}, {args.device}, {threads}, batch {args.batch}, medians of {args.runs} calls")
+        for size in args.sizes:
+            print(row(size, measure(renderers, size, args.runs)), flush=True)
+    finally:
+        for renderer in renderers:
+            renderer.close()
+
+
+def measure(renderers: list[Renderer], size: int, runs: int) -> list[list[float]]:
+    """Milliseconds per picture of each call of each renderer, without the first call, which fills caches."""
+    for renderer in renderers:
+        renderer.ms(size)
+    rounds = [[renderer.ms(size) for renderer in renderers] for _ in range(runs)]
+    return [list(column) for column in zip(*rounds, strict=True)]
+
+
+def row(size: int, times: list[list[float]]) -> str:
+    """A line of the table. The ratio is the median of those of single rounds: both calls met the same load."""
+    line = f"{size:5} px {statistics.median(times[0]):7.1f} ms a picture  (min {min(times[0]):.1f})"
+    if len(times) > 1:
+        ratio = statistics.median(own / other for own, other in zip(*times, strict=True))
+        line += f"  against {statistics.median(times[1]):7.1f} ms: {ratio:.2f} times as long"
+    return line
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

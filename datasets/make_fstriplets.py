@@ -21,11 +21,12 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from distill.data.fstriplets import RECORD
 from distill.data.synthetic import RENDERER_HASH, check_settings, people
 from swapcore import terminal
 from swapcore.images import save_png, to_uint8
 from swapcore.locks import folder_lock
-from teachers.exact import ATTRIBUTES, IDENTITY, render
+from teachers.exact import ATTRIBUTES, IDENTITY, LARGEST, SMALLEST, render
 
 CHUNK = 16  # pairs drawn at once
 
@@ -42,22 +43,29 @@ def shifted(name: str, step: float, guide: str) -> Change:
     return lambda values: values[name] + torch.where(values[guide] > 0, -step, step)
 
 
+def at_least(name: str, least: float) -> Change:
+    """The parameter `name` without its sign, and not below `least`."""
+    return lambda values: values[name].abs().clamp(min=least)
+
+
 Changes = dict[str, Change | float]
-WITH_HAIR: Changes = {"bald": 0.0}
-WEIGHT = "cheek_fullness"
+WEIGHT = ("weight", "head_fat_incr", "cheek_volume_incr", "neck_double_incr")
+MEN: Changes = {"gender": at_least("gender", 0.5)}  # women have no beard
+WITH_HAIR: Changes = {"bald": 0.0, "hair_back": 0.0, "hair_length": at_least("hair_length", 0.22)}
+AT_REST: Changes = {name: 0.0 for name in ("smile", "jaw", "squint", "pucker", "frown", "sneer", "smirk")}
 # branch -> changes of the original picture, changes of the edit; parameters of teachers/exact/face.py.
 EDITS: dict[str, tuple[Changes, Changes]] = {
     "source_as_gt/beard": (
-        {"brow_darkness": 1.5},
-        {n: opposite("beard", 0.3, -1.0, 2.3) for n in ("beard", "moustache")},
+        MEN | {"brow_dark": 1.5},
+        {"beard": opposite("beard", 0.25, -1.0, 1.8), "moustache": -1.0},
     ),
-    "source_as_gt/fat": ({}, {n: shifted(n, 1.8, WEIGHT) for n in (WEIGHT, "jaw_width", "jaw_corner", "neck_width")}),
+    "source_as_gt/fat": ({}, {name: shifted(name, 1.8, "weight") for name in WEIGHT}),
     "target_as_gt/bald": (WITH_HAIR, {"bald": 1.0}),
-    "target_as_gt/grin": ({"smile": -0.1, "jaw": 0.0}, {"smile": 1.0, "jaw": 0.7}),
-    "target_as_gt/forehead_hair_1": (WITH_HAIR | {"hair_fringe": 0.3}, {"hair_fringe": 0.9}),
+    "target_as_gt/grin": (AT_REST, {"smile": 1.0, "jaw": 0.3, "squint": 0.5}),
+    "target_as_gt/forehead_hair_1": (WITH_HAIR | {"hair_fringe": 0.0}, {"hair_fringe": 0.9}),
     "target_as_gt/forehead_hair_2": (
-        WITH_HAIR | {"hair_fringe": 0.3, "hair_line": 1.0},
-        {"hair_line": 0.0, "hair_part": opposite("hair_part", 0.5, 0.0, 1.0)},
+        WITH_HAIR | {"hair_fringe": 0.0, "hair_line": 1.2},
+        {"hair_line": -0.4, "hair_part": opposite("hair_part", 0.0, -0.3, 0.3)},
     ),
     "target_as_gt/glasses": ({"glasses": 0.0, "glasses_dark": 0.0}, {"glasses": 1.0}),
     "target_as_gt/sun_glasses": ({"glasses": 0.0, "glasses_dark": 1.0}, {"glasses": 1.0}),
@@ -119,7 +127,8 @@ def main() -> int:
     parser.add_argument(
         "--images", type=terminal.whole(2), default=4, help="per person in vanilla and edited_target; default: 4"
     )
-    parser.add_argument("--size", type=terminal.whole(16, 4096), default=256, help="side in pixels; default: 256")
+    text = f"side in pixels, {SMALLEST} to {LARGEST}; default: 256"
+    parser.add_argument("--size", type=terminal.whole(SMALLEST, LARGEST), default=256, help=text)
     parser.add_argument("--seed", type=terminal.whole(0), default=0, help="seed of people and pictures; default: 0")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     args = parser.parse_args()
@@ -127,9 +136,9 @@ def main() -> int:
 
 
 def make(args: argparse.Namespace) -> None:
-    settings = {"images": args.images, "size": args.size, "seed": args.seed, "renderer": RENDERER_HASH}
+    settings = {"renderer": RENDERER_HASH, "images": args.images, "size": args.size, "seed": args.seed}
     with folder_lock(args.folder):
-        check_settings(args.folder / "fstriplets.json", settings)
+        check_settings(args.folder / RECORD, settings)
         counts = write(args.folder, args.people, args.images, args.size, args.seed, args.device)
     print(f"{sum(counts.values())} pictures of {args.people} people: {args.folder}")
     for branch, count in counts.items():

@@ -22,7 +22,7 @@ start.command(__name__)
 
 from distill.config import ConfigError, check_weights
 from distill.data.photos import Photos, read_manifest, scan
-from distill.evaluate.pairs import ALIGNED, AS_GIVEN, RENDERED, SMALLEST, SYNTHETIC, by_people, by_singles, read, save
+from distill.evaluate.pairs import ALIGNED, AS_GIVEN, SMALLEST, SYNTHETIC, by_people, by_singles, read, rendered, save
 from swapcore import terminal, weights
 from swapcore.files import check_folder
 from swapcore.images import DataError, picture_side
@@ -91,7 +91,7 @@ def folder_list(args: argparse.Namespace) -> Path:
                 f"{args.folder}: its pictures have {side} pixels a side, --resolution is {args.resolution}: give "
                 f"--resolution {side}, or draw them with datasets/synthetic.py --size {args.resolution}"
             )
-        dataset, skipped, alignment = SYNTHETIC, [], {"alignment": RENDERED}
+        dataset, skipped, alignment = SYNTHETIC, [], rendered()
     else:
         folder, skipped, alignment = args.folder, [], {"alignment": AS_GIVEN}
         if (folder / "manifest.jsonl").is_file():

@@ -6,7 +6,7 @@ Errors name the key of the experiment and list the known names.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -221,6 +221,8 @@ def teacher(spec: Teacher, exp: Experiment, key: str = "pseudo_gt.teachers") -> 
     encoder = options.get("identity_encoder") or next(filter(None, map(encoder_of, paths.values())), None)
     if encoder is not None:
         options["identity_encoder"] = identity_encoder(exp, encoder, f"{key}: identity_encoder of '{spec.name}'")
+        for path in paths.values():
+            check_encoder(path, header_of(path), options["identity_encoder"])
     try:
         return teachers.build(spec.name, paths, **options)
     except ValueError as error:
@@ -294,9 +296,25 @@ def _file(name: str, sha256: str | None, exp: Experiment, key: str) -> Path:
 
 def encoder_of(path: str | Path) -> str | None:
     """The identity encoder that the metadata of a .safetensors file names, or None."""
+    return header_of(path).get("identity_encoder")
+
+
+def check_encoder(path: str | Path, header: Mapping[str, str], encoder: IdentityEncoder) -> None:
+    """Raise ConfigError where the metadata of a network say that it was trained with an encoder of this name, but of
+    other weights, such as those of older synthetic faces: its embeddings would mean nothing to the network."""
+    before = header.get("identity_encoder_hash", encoder.weight_hash)
+    if header.get("identity_encoder") == encoder.card.name and before != encoder.weight_hash:
+        raise ConfigError(
+            f"{path}: identity_encoder_hash: trained with weights {before} of '{encoder.card.name}', this version has "
+            f"{encoder.weight_hash}; train it again, or use the version of this project that trained it"
+        )
+
+
+def header_of(path: str | Path) -> dict[str, str]:
+    """The metadata of a .safetensors file; empty for other and damaged files."""
     if Path(path).suffix != ".safetensors":
-        return None
+        return {}
     try:
-        return weights.read_header(path).get("identity_encoder")
+        return weights.read_header(path)
     except ValueError:
-        return None  # the loader of the network reports the damage
+        return {}  # the loader of the network reports the damage

@@ -21,6 +21,7 @@ import yaml
 from distill.schema import STAGES, Changes, Experiment, Location, Teacher, in_words
 from swapcore.terminal import LARGEST, nearest
 
+LARGEST_DRAWN = 1024  # pixels, teachers.exact.LARGEST; not imported, because that needs torch
 Override = str | tuple[str, Any]
 TEXTS = (str, Location)  # types of keys whose value stays text: `no` and 1e-4 too
 
@@ -295,6 +296,8 @@ def _check(exp: Experiment, where: str) -> None:
     require(bool(exp.export.to) == exports, "export.to", "targets, and `export` among `stages`, or neither")
     sizes = 32 <= data.resolution <= 4096 and data.resolution % 32 == 0
     require(sizes, "data.resolution", "a multiple of 32 up to 4096")
+    drawn = data.kind != "synthetic" or data.resolution <= LARGEST_DRAWN
+    require(drawn, "data.resolution", f"at most {LARGEST_DRAWN} for synthetic people")
     require(data.kind != "photos" or data.photos is not None, "data.photos", "a folder (data.photos=FOLDER)")
     require(data.test_people >= 2, "data.test_people", "at least 2: retrieval needs a gallery")
     require(data.test_images >= 2, "data.test_images", "at least 2: one for the gallery, the others as sources")

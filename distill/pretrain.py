@@ -2,11 +2,11 @@
 
     python -m distill.pretrain identity_encoder | recogniser | pose | pose_quality [--people N] [--steps N]
 
-The networks regress the exact numbers of a synthetic face: its identity, or its Euler angles and expression. A
-recogniser trained to classify people learns far less from the same number of pictures. The encoder that trains students
-and the recogniser that measures them differ in architecture, seed and people. The command writes NAME.safetensors and
-NAME.json (recipe, data, accuracy on unseen people, sha256) into the folder of the shipped weights. Afterwards, copy the
-new sha256 into the network's card.
+The pose estimators regress the exact Euler angles and expression of a synthetic face. The encoder and the recogniser
+learn to find the person of a picture among thousands: by the person's exact numbers, so that one picture of each person
+is enough. The encoder that trains students and the recogniser that measures them differ in architecture, seed and
+people. The command writes NAME.safetensors and NAME.json (recipe, data, accuracy on unseen people, sha256) into the
+folder of the shipped weights. Afterwards, copy the new sha256 into the network's card.
 """
 
 from __future__ import annotations
@@ -37,12 +37,14 @@ from swapcore.files import write_json
 from swapcore.hardware import git_commit
 from swapcore.images import to_float, to_uint8
 from swapcore.locks import folder_lock
-from teachers.exact import expression, pose_deg, render
+from teachers.exact import appearance, expression, pose_deg, render
 
 SIZE = 80  # pixels drawn; the networks take the inner 64
 PATCH = 20  # pixels covered at random
-CALIBRATION_PEOPLE, TEST_PEOPLE = 1000, 512  # two pictures each
+TEST_PEOPLE = 512  # two pictures each
 GALLERY = 64
+AXES, BASIS_PEOPLE = 40, 4096  # principal components of the neutral face, and the people that they are found on
+OTHERS = 1500  # people whom a picture is told apart from in a step
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,19 @@ def faces(split: str, seed: int, count: int, images: int) -> tuple[Tensor, dict[
     return pictures, {"identity": identity, "pose": pose}
 
 
+def looks(identity: Tensor) -> Tensor:
+    """What shows of identity (n, K): principal components of the neutral faces, and traits, each with mean 0 and
+    deviation 1 over the people: (n, AXES + T).
+
+    The numbers of an identity themselves are a worse aim: many move the same place of the face.
+    """
+    some = appearance.neutral_face(identity[:BASIS_PEOPLE])
+    axes = torch.pca_lowrank(some - some.mean(0), AXES, niter=4)[2]
+    shapes = torch.cat([appearance.neutral_face(part) @ axes for part in identity.split(BASIS_PEOPLE)])
+    numbers = torch.cat([shapes, appearance.traits(identity)], 1)
+    return (numbers - numbers.mean(0)) / numbers.std(0).clamp(min=1e-6)
+
+
 def _draw(numbers: tuple[Tensor, Tensor]):
     return to_uint8(render(*numbers, SIZE).image).numpy()
 
@@ -97,36 +112,68 @@ def disturb(images: Tensor, generator: torch.Generator) -> Tensor:
     return images
 
 
-def train(network: nn.Module, prepare, pictures: Tensor, truth: Tensor, steps: int, batch: int, lr: float, seed: int):
-    """Regress `truth` (n, K) from pictures (n, 3, SIZE, SIZE) uint8 with AdamW and a one-cycle rate."""
+class Regression(nn.Module):
+    """The mean squared error of outputs (b, K) against the truth (n, K) of pictures `index` (b,)."""
+
+    def __init__(self, truth: Tensor) -> None:
+        super().__init__()
+        self.truth = truth
+
+    def forward(self, outputs: Tensor, index: Tensor) -> Tensor:
+        return F.mse_loss(outputs, self.truth[index])
+
+
+class Recognition(nn.Module):
+    """The person of each picture must be found among the others of the batch and OTHERS more people, by the cosine of
+    the picture's embedding (b, E) and an embedding of the person's looks (n, D), which is learnt too; and the looks
+    must be readable from the embedding. A contrastive loss (van den Oord et al. 2018, arXiv:1807.03748) between picture
+    and numbers.
+    """
+
+    def __init__(self, truth: Tensor, embedding_dim: int, seed: int) -> None:
+        super().__init__()
+        self.truth, self.generator = truth, torch.Generator().manual_seed(seed)
+        self.place = nn.Linear(truth.shape[1], embedding_dim, bias=False)
+        self.read = nn.Linear(embedding_dim, truth.shape[1])
+        self.log_scale = nn.Parameter(torch.tensor(2.5))
+
+    def forward(self, embeddings: Tensor, index: Tensor) -> Tensor:
+        others = torch.randint(len(self.truth), (OTHERS,), generator=self.generator)
+        people = torch.cat([index, others])
+        cosines = F.normalize(embeddings) @ F.normalize(self.place(self.truth[people])).T
+        logits = cosines * self.log_scale.exp().clamp(max=40)
+        own = torch.arange(len(index))
+        same = people[None] == index[:, None]
+        same[own, own] = False
+        found = F.cross_entropy(logits.masked_fill(same, float("-inf")), own)
+        return found + F.mse_loss(self.read(embeddings), self.truth[index])
+
+
+def train(
+    network: nn.Module, prepare, pictures: Tensor, loss: nn.Module, args: argparse.Namespace, seed: int, mirror: bool
+):
+    """Train on pictures (n, 3, SIZE, SIZE) uint8 with AdamW, a one-cycle rate and bfloat16. mirror: mirror half of
+    the batches."""
     generator = torch.Generator().manual_seed(seed)
-    optimiser = torch.optim.AdamW(network.parameters(), lr, weight_decay=0.05)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, lr, total_steps=steps, pct_start=0.15)
+    optimiser = torch.optim.AdamW([*network.parameters(), *loss.parameters()], args.lr, weight_decay=0.05)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, args.lr, total_steps=args.steps, pct_start=0.15)
     network.train()
-    bar = tqdm(range(steps), desc="train", unit="step")
+    bar = tqdm(range(args.steps), desc="train", unit="step")
     for step in bar:
-        index = torch.randint(len(pictures), (batch,), generator=generator)
+        index = torch.randint(len(pictures), (args.batch,), generator=generator)
         images = disturb(to_float(pictures[index]), generator)
-        loss = F.mse_loss(network(prepare(images)), truth[index])
+        if mirror and torch.rand((), generator=generator) < 0.5:
+            images = images.flip(3)
+        with torch.autocast("cpu", torch.bfloat16):
+            outputs = network(prepare(images))
+        value = loss(outputs.float(), index)
         optimiser.zero_grad()
-        loss.backward()
+        value.backward()
         optimiser.step()
         schedule.step()
         if step % 50 == 0:
-            bar.set_postfix(loss=f"{loss.item():.3f}")
+            bar.set_postfix(loss=f"{value.item():.3f}")
     network.eval()
-
-
-def trust_outputs(last: nn.Module, embeddings: Tensor) -> None:
-    """Divide each output of the last layer by its deviation over pictures of one person. embeddings: (people * 2, K).
-
-    Uncertain outputs then count little in a cosine (linear discriminant analysis with a diagonal within-class
-    covariance; Fisher 1936).
-    """
-    scale = 1 / ((embeddings[0::2] - embeddings[1::2]).square().mean(0) / 2).sqrt()
-    with torch.no_grad():
-        last.weight.mul_(scale.view(-1, *[1] * (last.weight.ndim - 1)))
-        last.bias.mul_(scale)
 
 
 def predict(network: nn.Module, prepare, pictures: Tensor) -> Tensor:
@@ -144,11 +191,9 @@ def retrieval_pct(embeddings: Tensor) -> float:
     return 100 * float(torch.stack(hits).mean())
 
 
-def accuracy(targets: str, predicted: Tensor, truth: Tensor) -> dict[str, float]:
-    """Agreement with the true numbers (n, K) of unseen people."""
+def pose_accuracy(predicted: Tensor, truth: Tensor) -> dict:
+    """Agreement with the true pose and expression (n, 3 + E) of unseen people."""
     r2 = 1 - (predicted - truth).square().mean(0) / truth.var(0)
-    if targets == "identity":
-        return {"mean_r2": round(float(r2.mean()), 3)}
     error = (predicted - truth)[:, :3] * POSE_UNIT_DEG
     return {
         "pose_error_l2_deg": round(float(error.norm(dim=1).mean()), 2),
@@ -160,8 +205,8 @@ def accuracy(targets: str, predicted: Tensor, truth: Tensor) -> dict[str, float]
 def main() -> None:
     parser = terminal.parser(__doc__)
     parser.add_argument("network", choices=RECIPES, help="network to train")
-    parser.add_argument("--people", type=terminal.whole(1), default=24000, help="people to draw; default: 24000")
-    parser.add_argument("--steps", type=terminal.whole(1), default=4000, help="training steps; default: 4000")
+    parser.add_argument("--people", type=terminal.whole(1), default=40000, help="people to draw; default: 40000")
+    parser.add_argument("--steps", type=terminal.whole(1), default=8000, help="training steps; default: 8000")
     parser.add_argument("--batch", type=terminal.whole(1), default=96, help="pictures per step; default: 96")
     parser.add_argument("--lr", type=terminal.number(0), default=3e-3, help="highest learning rate; default: 0.003")
     parser.add_argument("--seed", type=terminal.whole(0), help="default: a fixed seed for each network")
@@ -185,15 +230,19 @@ def pretrain(args: argparse.Namespace, recipe: Recipe) -> None:
         network, prepare = encoder.network, encoder.prepare
     else:
         network, prepare = build_network(recipe.card), inner_square
-    train(network, prepare, pictures, numbers[recipe.targets], args.steps, args.batch, args.lr, seed)
+    finds = recipe.targets == "identity"
+    truth = looks(numbers["identity"]) if finds else numbers["pose"]
+    outputs = network(prepare(to_float(pictures[:2]))).shape[1]
+    loss = Recognition(truth, outputs, seed) if finds else Regression(truth)
+    train(network, prepare, pictures, loss, args, seed, mirror=finds)
 
-    # Measure on other people. The outputs of a recogniser are weighted by a third group.
+    # Measure on other people.
     pictures, numbers = faces("pretrain test", seed, TEST_PEOPLE, 2)
-    measured = accuracy(recipe.targets, predict(network, prepare, pictures), numbers[recipe.targets])
-    if recipe.targets == "identity":
-        last = network.bn if args.network == "identity_encoder" else network.head
-        trust_outputs(last, predict(network, prepare, faces("pretrain calibration", seed, CALIBRATION_PEOPLE, 2)[0]))
-        measured["retrieval_top1_of_64_pct"] = round(retrieval_pct(predict(network, prepare, pictures)), 2)
+    predicted = predict(network, prepare, pictures)
+    if finds:
+        measured = {"retrieval_top1_of_64_pct": round(retrieval_pct(predicted), 2)}
+    else:
+        measured = pose_accuracy(predicted, numbers["pose"])
 
     # Write the weights and their record.
     path = (args.out or recipe.folder) / recipe.card.file

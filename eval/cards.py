@@ -34,7 +34,9 @@ _FSANET_FILES = "https://raw.githubusercontent.com/omasaht/headpose-fsanet-pytor
 _TORCHVISION_FILES = "https://download.pytorch.org/models/"
 
 
-def _synthetic(name: str, sha256: str, network_outputs: int, note: str, **card: Any) -> EstimatorCard:
+def _synthetic(
+    name: str, sha256: str, network_outputs: int, note: str, options: dict[str, Any] | None = None, **card: Any
+) -> EstimatorCard:
     return EstimatorCard(
         name=f"synthetic_{name}",
         file=f"synthetic_{name}.safetensors",
@@ -44,7 +46,7 @@ def _synthetic(name: str, sha256: str, network_outputs: int, note: str, **card: 
         licence="Apache-2.0",
         architecture="face_regressor",
         crop="rows and columns 26 to 229 of 256 to 64 x 64, antialiased bilinear, [-1, 1]",
-        options={"outputs": network_outputs},
+        options={"outputs": network_outputs, **(options or {})},
         note=f"{note} Trained with `python -m distill.pretrain {name}`.",
         **card,
     )
@@ -52,8 +54,8 @@ def _synthetic(name: str, sha256: str, network_outputs: int, note: str, **card: 
 
 _POSE_AND_EXPRESSION = {
     "outputs": ("pose", "expression"),
-    "coefficients": "jaw, smile, raised brows, blink, gaze in x and y, each in [-1, 1] as the renderer has it; not "
-    "whitened",
+    "coefficients": "jaw, smile, raised brows, blink, gaze in x and y, pucker, frown, each in [-1, 1] as the renderer "
+    "has it; not whitened",
 }
 
 
@@ -83,22 +85,22 @@ _SQUEEZENET = {
 CARDS = {
     "synthetic_recogniser": _synthetic(
         "recogniser",
-        "235ee56dfb71ecf11ede86d01b6371efc22925ed5e541e38037f201c5bf742b5",
-        56,
+        "89907eb2e16eb8447bc18a30f0fdc7155b1ce0d7c4b2304fc4b546ba1754ea47",
+        64,
         "For synthetic faces.",
         outputs=("embedding", "features"),
     ),
     "synthetic_pose": _synthetic(
         "pose",
-        "4f5e50696ed3e955f036de46ad7bf70c53a42312de3c05c7aec9621deee712cb",
-        9,
+        "836488ae350861f86c75e446a6d64239cca8ec642cc0ccbbb339729dc1258483",
+        11,
         "For synthetic faces.",
         **_POSE_AND_EXPRESSION,
     ),
     "synthetic_pose_quality": _synthetic(
         "pose_quality",
-        "e02588d2e1eb29f201e9a62264d7c35483b1aa6c680764bbb0ccf1a9c075a694",
-        9,
+        "8ad21d8459a920d86496bd2095bf90eb0b70a7420fd77c1f47d54c9b0ac307cf",
+        11,
         "For synthetic faces, to choose among swaps by a network that will not evaluate them.",
         **_POSE_AND_EXPRESSION,
     ),

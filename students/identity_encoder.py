@@ -137,12 +137,12 @@ CARDS = {
     "synthetic_identity": EncoderCard(
         name="synthetic_identity",
         file="synthetic_identity.safetensors",
-        sha256="5cbaa513e526a7c3c8f1fd8341d7255612dd0d88449eaa8fb5e2d98dea80e70e",
+        sha256="0946af755d8273ccf482998a6355ea6b7b43f28a11a267cd109bfe8a14482dc3",
         url=None,
         source="this repository, students/weights",
         licence="Apache-2.0",
         architecture="small_resnet",
-        options={"embedding_dim": 56, "width": 24, "input_size": (64, 64)},
+        options={"embedding_dim": 64, "width": 24, "input_size": (64, 64)},
         note="Trained on synthetic faces with `python -m distill.pretrain identity_encoder`.",
     ),
 }

@@ -57,6 +57,10 @@ class Detector:
 
     def all(self, image: np.ndarray) -> list[np.ndarray]:
         """The landmarks of every face, the largest face first."""
+        return [landmarks for landmarks, _ in self.scored(image)]
+
+    def scored(self, image: np.ndarray) -> list[tuple[np.ndarray, float]]:
+        """The landmarks and the confidence, in [0, 1], of every face, the largest face first."""
         cv2 = opencv()
         height, width = image.shape[:2]
         scale = min(1.0, SEARCH_SIDE / max(height, width))
@@ -65,7 +69,7 @@ class Detector:
         self._network.setInputSize((image.shape[1], image.shape[0]))
         faces = self._network.detect(np.ascontiguousarray(image[..., ::-1]))[1]
         by_size = [] if faces is None else sorted(faces, key=lambda face: -face[2] * face[3])
-        return [face[4:14].reshape(5, 2).astype(np.float64) / scale for face in by_size]
+        return [(face[4:14].reshape(5, 2).astype(np.float64) / scale, float(face[14])) for face in by_size]
 
 
 def opencv() -> ModuleType:

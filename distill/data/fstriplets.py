@@ -34,6 +34,8 @@ from PIL import Image
 
 from distill.data.augment import Occlusions, augment
 from distill.data.cache import Cached
+from distill.data.renderer import refuse_other
+from swapcore.files import read_record
 from swapcore.images import DataError, decode, list_pictures
 from swapcore.terminal import nearest
 
@@ -70,6 +72,7 @@ BRANCHES = {
 FOLDERS = sorted({branch.folder for branch in BRANCHES.values()})
 NEEDS = {"vanilla": "two pictures", "edited_target": "a person with two photographs, one of them edited"}
 WITHOUT_DATA = "different_poses"
+RECORD = "fstriplets.json"  # of datasets/make_fstriplets.py; a folder of photographs has none
 ORIGINALS_OCCLUSIONS = "shapenet_png"  # the original keeps them in FOLDER; read only where data.occlusions names it
 
 GREY_SHARE = {"source": 0.02, "target": 0.01}
@@ -107,6 +110,8 @@ class FSTriplets:
         self.folder, self.resolution, self.occlusion_share = Path(folder), resolution, occlusion_share
         _check_shares(shares)
         _check_folders(self.folder, occlusions)
+        if (record := self.folder / RECORD).is_file():
+            refuse_other(record, read_record(record).get("renderer"))
         self.files: list[Path] = []
         self.vanilla = self._add_files(list_pictures(self.folder / "vanilla")[0])
         self.pairs = {f: self._pairs(self.folder / f) for f in FOLDERS if "_as_gt/" in f}

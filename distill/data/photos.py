@@ -21,6 +21,7 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
+from distill.data.renderer import refuse_others
 from swapcore.files import bytes_hash, read_rows, write_text
 from swapcore.images import SUFFIXES, DataError, decode, list_pictures
 
@@ -62,11 +63,14 @@ class Photos:
 
 
 def read_manifest(folder: str | Path, split: str, resolution: int) -> Photos:
-    """One split of a folder that the data stage or datasets/synthetic.py wrote. Raises DataError, FileError."""
+    """One split of a folder that the data stage or datasets/synthetic.py wrote. Raises DataError, also where another
+    renderer drew its people, and FileError."""
     path = Path(folder) / "manifest.jsonl"
     if not path.is_file():
         raise DataError(f"{path}: no manifest; run stage 'data' first")
-    return Photos(path.parent, [row for row in read_rows(path, ROW) if row["split"] == split], resolution)
+    rows = read_rows(path, ROW)
+    refuse_others(path, rows)
+    return Photos(path.parent, [row for row in rows if row["split"] == split], resolution)
 
 
 def write_manifest(folder: Path, rows: list[dict[str, Any]]) -> None:

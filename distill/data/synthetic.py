@@ -1,18 +1,24 @@
-"""Synthetic people and pictures of them, drawn with teachers/exact, with inner-face masks and a manifest.
+"""Synthetic people and pictures or videos of them, drawn with teachers/exact, with inner-face masks and a manifest.
 
-    FOLDER/manifest.jsonl                      one row per picture
-    FOLDER/train/p00012/1.png  1.mask.png      second picture of person 12 of the training people
+    FOLDER/manifest.jsonl                                one row per picture, or per frame of a video
+    FOLDER/train/p00012/1.png  1.mask.png                second picture of person 12 of the training people
+    FOLDER/test/p00012/0/00007.png  00007.mask.png       eighth frame of the first video of person 12 of the test people
+    FOLDER/test/p00012/0/00007.extra.npz                 dense truth of that frame, on request; beside pictures as well
 
-A row holds `file`, `mask`, `person`, `split`, `identity` (K numbers), `attributes` (A numbers), `pose_deg` (yaw, pitch,
-roll), `expression` (E numbers), `landmarks` (5 x (x, y) in pixels). Identity and attributes are rounded to four
-decimals before they are drawn, so rendering a row again gives its picture. Pictures are marked as AI-generated, masks
-are not.
+A row holds `file`, `mask`, `person`, `split`, `renderer`, `identity` (K numbers), `attributes` (A numbers), `pose_deg`
+(yaw, pitch, roll), `expression` (E numbers), `landmarks` (5 x (x, y) in pixels); of a video also `video` and `frame`,
+its number in the video, 25 a second; and `extra`, the name of the .npz file, where there is one. Identity and
+attributes are rounded to four decimals before they are drawn, so rendering a row again gives its picture: of a frame as
+well, and with the identity of any other row it is the exact swap. Pictures are marked as AI-generated, masks and dense
+truth are not.
 """
 
 from __future__ import annotations
 
 import json
 import zlib
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,22 +27,52 @@ import torch
 from tqdm import tqdm
 
 from distill.data.photos import ROW, write_manifest
-from swapcore.files import read_record, read_rows, write_record, write_text
+from swapcore.files import read_record, read_rows, whole_file, write_record, write_text
 from swapcore.images import DataError, list_pictures, save_png, to_uint8
-from teachers.exact import ExactTeacher, expression, pose_deg, render, sample_attributes, sample_identities
+from teachers.exact import (
+    RENDERER,
+    Rendered,
+    expression,
+    pose_deg,
+    render,
+    sample_attributes,
+    sample_identities,
+    sample_sequence,
+)
 
 CHUNK_PICTURES = 64  # a resumed command repeats at most one chunk per process
-RENDERER_HASH = ExactTeacher().weight_hash
+PIXELS_AT_ONCE = 1 << 22  # that one call draws: 64 pictures of 256 pixels
+LENGTH_STEP = 1 / 2048  # dm, 0.05 mm: lengths of dense truth are whole numbers of it, which halves their files
+RENDERER_HASH = RENDERER
 
 
-def people(split: str, seed: int, count: int, images: int) -> tuple[torch.Tensor, torch.Tensor]:
+@dataclass(frozen=True)
+class Kind:
+    """What is drawn of every person. frames: of each video, 0 for single pictures. sensor: half of the pictures or
+    videos have a slight blur and noise. extra: names of teachers.exact.OUTPUTS, written beside each picture."""
+
+    frames: int = 0
+    sensor: bool = False
+    extra: Sequence[str] = ()
+
+
+PICTURES = Kind()
+
+
+def people(split: str, seed: int, count: int, images: int, sensor: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
     """Parameters of `count` people with `images` pictures each: identity (count, K), attributes (count * images, A).
 
     Each split has its own seeds, so no two splits share a person.
     """
     identity = sample_identities(count, zlib.crc32(f"{split} people {seed}".encode()))
-    attributes = sample_attributes(count * images, zlib.crc32(f"{split} photos {seed}".encode()))
+    attributes = sample_attributes(count * images, zlib.crc32(f"{split} photos {seed}".encode()), sensor)
     return torch.from_numpy(_rounded(identity)).float(), torch.from_numpy(_rounded(attributes)).float()
+
+
+def frames_of(split: str, seed: int, number: int, frames: int, sensor: bool = False) -> torch.Tensor:
+    """Attributes (frames, A) of video `number` of a split; its first frames are those of a shorter one."""
+    attributes = sample_sequence(frames, zlib.crc32(f"{split} video {number} {seed}".encode()), sensor)
+    return torch.from_numpy(_rounded(attributes)).float()
 
 
 def draw(exp, folder: Path, accelerator) -> dict[str, int]:
@@ -55,25 +91,38 @@ def draw(exp, folder: Path, accelerator) -> dict[str, int]:
 
 
 def write(
-    folder: str | Path, counts: dict[str, tuple[int, int]], size: int, seed: int, *,
+    folder: str | Path, counts: dict[str, tuple[int, int]], size: int, seed: int, *, kind: Kind = PICTURES,
     part: int = 0, parts: int = 1, device: Any = "cpu", progress: bool = True, wait=lambda: None,
 ) -> None:  # fmt: skip
-    """Draw `counts` = {split: (people, images per person)} at `size` pixels. Finished chunks are kept.
+    """Draw `counts` = {split: (people, images or videos per person)} at `size` pixels. Finished chunks are kept.
 
     Process number `part` of `parts` draws every `parts`-th chunk; the first writes the manifest after `wait`.
     """
-    folder = Path(folder)
+    folder, frames = Path(folder), kind.frames or 1
     chunks = [
-        (split, start, min(start + CHUNK_PICTURES, n * m))
+        (split, start, min(start + CHUNK_PICTURES, n * m * frames))
         for split, (n, m) in counts.items()
-        for start in range(0, n * m, CHUNK_PICTURES)
+        for start in range(0, n * m * frames, CHUNK_PICTURES)
     ]
-    parameters = {split: people(split, seed, n, m) for split, (n, m) in counts.items()}
     todo = [c for c in chunks[part::parts] if not _rows_file(folder, c).is_file()]
+    parameters = {split: people(split, seed, *counts[split], kind.sensor) for split in {c[0] for c in todo}}
     with tqdm(total=sum(b - a for _, a, b in todo), desc="draw faces", unit="image", disable=not progress) as bar:
-        for chunk in todo:
-            _draw_chunk(folder, chunk, parameters[chunk[0]], counts[chunk[0]][1], size, device)
-            bar.update(chunk[2] - chunk[1])
+        for split, start, stop in todo:
+            index, (identity, attributes), videos = torch.arange(start, stop), parameters[split], counts[split][1]
+            if kind.frames:
+                first, last = start // frames, (stop - 1) // frames
+                moving = [frames_of(split, seed, video, frames, kind.sensor) for video in range(first, last + 1)]
+                attributes = torch.cat(moving)[index - first * frames]
+            else:
+                attributes = attributes[index]
+            names = [_name(split, picture, videos, kind) for picture in index.tolist()]
+            rows = []
+            for own in index.sub(start).split(max(1, PIXELS_AT_ONCE // size**2)):
+                numbers = identity[index[own] // (videos * frames)], attributes[own]
+                rows += _draw(folder, [names[i] for i in own.tolist()], *numbers, size, kind.extra, device)
+            # The rows are written last: the file marks a finished chunk.
+            write_text(_rows_file(folder, (split, start, stop)), "".join(json.dumps(row) + "\n" for row in rows))
+            bar.update(stop - start)
     wait()
     if part == 0:
         rows = [row for c in chunks for row in read_rows(_rows_file(folder, c), ROW)]
@@ -104,14 +153,24 @@ def _rows_file(folder: Path, chunk: tuple[str, int, int]) -> Path:
     return folder / "rows" / f"{chunk[0]}-{chunk[1]:07d}.jsonl"
 
 
-def _draw_chunk(folder, chunk, parameters, images_per_person: int, size: int, device) -> None:
-    """Draw pictures chunk[1] .. chunk[2] of a split. Their rows are written last: the file marks a finished chunk."""
-    split, start, stop = chunk
-    index = torch.arange(start, stop)
-    identity, attributes = parameters[0][index // images_per_person], parameters[1][index]
-    drawn = render(identity.to(device), attributes.to(device), size)
+def _name(split: str, picture: int, per_person: int, kind: Kind) -> dict[str, Any]:
+    """The part of a row that names picture number `picture` of a split."""
+    number, frame = divmod(picture, kind.frames or 1)
+    person, own = divmod(number, per_person)
+    stem = f"{split}/p{person:05d}/{own}" + (f"/{frame:05d}" if kind.frames else "")
+    row = {"file": f"{stem}.png", "mask": f"{stem}.mask.png", "person": f"{split}-p{person:05d}", "split": split}
+    return row | ({"video": own, "frame": frame} if kind.frames else {}) | {"renderer": RENDERER}
+
+
+def _draw(
+    folder: Path, names: list[dict], identity: torch.Tensor, attributes: torch.Tensor, size: int,
+    extra: Collection[str], device: Any,
+) -> list[dict[str, Any]]:  # fmt: skip
+    """Draw pictures, with masks and `extra` beside them; returns their rows."""
+    drawn = render(identity.to(device), attributes.to(device), size, extra)
     images = to_uint8(drawn.image).cpu()
     masks = drawn.mask[:, 0].gt(0.5).mul(255).byte().cpu().numpy()
+    dense = dense_truth(drawn, extra)
     columns = {
         "identity": identity,
         "attributes": attributes,
@@ -120,14 +179,31 @@ def _draw_chunk(folder, chunk, parameters, images_per_person: int, size: int, de
         "landmarks": drawn.landmarks.cpu(),
     }
     rows = []
-    for i, picture in enumerate(index.tolist()):
-        person = f"p{picture // images_per_person:05d}"
-        stem = f"{split}/{person}/{picture % images_per_person}"
-        save_png(images[i], folder / f"{stem}.png", compress_level=1)
-        save_png(masks[i], folder / f"{stem}.mask.png", generated=False, compress_level=1)
-        row = {"file": f"{stem}.png", "mask": f"{stem}.mask.png", "person": f"{split}-{person}", "split": split}
+    for i, row in enumerate(names):
+        save_png(images[i], folder / row["file"], compress_level=1)
+        save_png(masks[i], folder / row["mask"], generated=False, compress_level=1)
+        if dense:
+            row = row | {"extra": row["file"].removesuffix(".png") + ".extra.npz"}
+            with whole_file(folder / row["extra"]) as temporary, open(temporary, "wb") as file:
+                np.savez_compressed(file, **{name: values[i] for name, values in dense.items()})
         rows.append(row | {name: _rounded(column[i]).tolist() for name, column in columns.items()})
-    write_text(_rows_file(folder, chunk), "".join(json.dumps(row) + "\n" for row in rows))
+    return rows
+
+
+def dense_truth(drawn: Rendered, names: Collection[str]) -> dict[str, np.ndarray]:
+    """The arrays of .extra.npz files: depth (n, S, S) and correspondence (n, 3, S, S) float32 in dm, normals
+    (n, 3, S, S) float16, segmentation (n, S, S) uint8. teachers/exact/render.py says what they hold.
+
+    float16 is precise enough for normals (0.03 degrees) but not for lengths: near 13 dm its step is 0.8 mm. Those are
+    float32, rounded to LENGTH_STEP.
+    """
+    arrays = {name: getattr(drawn, name).cpu().numpy() for name in sorted(names)}
+    for name, values in arrays.items():
+        if name in ("depth", "correspondence"):
+            arrays[name] = np.round(values / LENGTH_STEP) * np.float32(LENGTH_STEP)
+        elif name == "normals":
+            arrays[name] = values.astype(np.float16)
+    return {name: values[:, 0] if values.shape[1] == 1 else values for name, values in arrays.items()}
 
 
 def _rounded(numbers: torch.Tensor) -> np.ndarray:

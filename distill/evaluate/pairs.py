@@ -19,10 +19,11 @@ import torch
 import teachers
 from distill.config import ConfigError, Experiment
 from distill.data.photos import Photos, read_manifest
+from distill.data.renderer import refuse_others
 from eval.pairs import Pairs, merged
 from swapcore.files import digest, read_json, write_json
 from swapcore.images import DataError, decode, picture_side, resized, to_uint8
-from teachers.exact import occluder_mask
+from teachers.exact import RENDERER, occluder_mask
 
 FORMAT = 1
 SMALLEST = 16  # pixels of a side
@@ -32,7 +33,8 @@ FIRST_PICTURE = "one picture per person, the first, never a source"
 SOURCES = "the sources themselves: there is one picture per person"
 SYNTHETIC, RENDERED, AS_GIVEN = "synthetic people", "rendered in the canonical frame", "as given"
 ALIGNED = "by detected landmarks"
-FACTS = ("mask", "identity", "attributes", "pose_deg")  # columns of the manifest of synthetic pictures
+LIST_AGAIN = "draw the people and write the list again"
+FACTS = ("mask", "identity", "attributes", "pose_deg", "renderer")  # columns of the manifest of synthetic pictures
 
 
 def by_people(name: str, photos: Photos, count: int, seed: int, dataset: str) -> dict[str, Any]:
@@ -223,13 +225,18 @@ def save(listing: dict[str, Any], root: Path, out: Path) -> Path:
     return path
 
 
+def rendered() -> dict[str, str]:
+    """The part of the protocol that says how synthetic pictures were made."""
+    return {"alignment": RENDERED, "renderer": RENDERER}
+
+
 def test_pairs(exp: Experiment) -> tuple[Pairs, list[dict[str, str]]]:
     """The fixed pairs of an experiment's test people, and the skipped pictures. Raises ConfigError, DataError."""
     photos = read_manifest(exp.folder / "data", "test", exp.data.resolution)
     synthetic = exp.data.kind == "synthetic"
     dataset = SYNTHETIC if synthetic else Path(exp.data.heldout or exp.data.photos).name
     listing = by_people(f"{exp.name}/test", photos, exp.eval.pairs, exp.seed, dataset)
-    listing["protocol"]["alignment"] = RENDERED if synthetic else AS_GIVEN
+    listing["protocol"] |= rendered() if synthetic else {"alignment": AS_GIVEN}
     return load(listing, photos.root)
 
 
@@ -246,6 +253,8 @@ def read(
     try:
         if listing["format"] != FORMAT:
             raise DataError(f"{path}: no list of pairs of format {FORMAT}; write it again")
+        drawn = [{"file": file, **facts} for file, facts in listing.get("pictures", {}).items()]
+        refuse_others(path, drawn, LIST_AGAIN)
         pairs, skipped = load(listing, path.parent, resolution)
     except (KeyError, TypeError, RuntimeError, AttributeError, IndexError) as error:
         problem = f"lacks {error.args[0]}" if isinstance(error, KeyError) else str(error)

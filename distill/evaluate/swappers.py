@@ -170,6 +170,7 @@ def load_student(path: str | Path, exp: Experiment) -> students.StudentSwapper:
     """A student's file, with the identity encoder that trained it, as a swapper. Raises ConfigError, ValueError."""
     generator = students.load(path)
     encoder = build.identity_encoder(exp, build.encoder_of(path))
+    build.check_encoder(path, build.header_of(path), encoder)
     build.check_recogniser(exp, encoder.card.name, str(path))
     swapper = students.StudentSwapper(generator, encoder).eval().requires_grad_(False)
     swapper.name = generator.name
@@ -212,6 +213,7 @@ class OnnxStudent:
             shapes, self.files = {"source": image, "target": image}, files_by_name(path, "model")
         else:
             encoder_name = self.encoder.card.name
+            build.check_encoder(path, session.metadata, self.encoder)
             shapes = {"target": image, "embedding": (self.encoder.card.embedding_dim,)}
             if self.needs_map:
                 shapes["identity_map"] = tuple(self.encoder.map_shape)

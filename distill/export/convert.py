@@ -212,7 +212,12 @@ def _export_one(name: str, precision: str, job: _Job, folder: Path) -> dict[str,
     if record.is_file() and (before := read_record(record))["key"] == key and _intact(place, before["row"]):
         return before["row"]
     print(f"  {name} {precision}", flush=True)
-    metadata = {"student": job.student.name, "identity_encoder": job.student.identity_encoder.card.name}
+    encoder = job.student.identity_encoder
+    metadata = {
+        "student": job.student.name,
+        "identity_encoder": encoder.card.name,
+        "identity_encoder_hash": encoder.weight_hash,
+    }
     with whole_folder(place) as temporary, quiet():
         temporary.mkdir()
         compared = equality.compare(job.models, job.reference, target, precision, temporary, metadata, job.detector)

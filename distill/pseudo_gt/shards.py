@@ -12,6 +12,7 @@ import json
 import tarfile
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -20,10 +21,12 @@ import numpy as np
 import torch
 from PIL import Image
 
+from distill.data.renderer import refuse_other
 from distill.pseudo_gt.store import Store
 from swapcore.images import DataError, decode
 
 PARTS = ("source.png", "target.png", "gt.png", "json")
+INDEX = "index.json"  # what stage `pseudo_gt` tells about its shards
 ANEW = "delete it and run again; the other shards are kept"
 
 Sample = tuple[str, Sequence[np.ndarray], dict[str, Any]]
@@ -67,6 +70,7 @@ class Shards:
         self.names = [name for name in sizes if name.endswith(".tar")]
         if not self.names:
             raise DataError(f"{where}: holds no .tar shard; run stage 'pseudo_gt' first")
+        self._refuse_other_renderers(sizes)
         self.threads = 4 if self.store.folder else 16  # many requests at once hide the latency of a remote store
         with ThreadPoolExecutor(self.threads) as pool:
             read = list(pool.map(lambda name: self._places(name, sizes), self.names))
@@ -79,6 +83,19 @@ class Shards:
                 f"or max_pose_error_deg? index.json says how many and why"
             )
         self.resolution = self._decode(0)[0].shape[-1]
+
+    def _refuse_other_renderers(self, sizes: dict[str, int]) -> None:
+        """Raise DataError where index.json says that teacher `exact` was another renderer. Shards made elsewhere have
+        no index, or one of their own."""
+        index: Any = {}
+        if INDEX in sizes:
+            with suppress(ValueError):
+                index = json.loads(self.store.read(INDEX))
+        by_label = index.get("teachers") if isinstance(index, dict) else None
+        for facts in by_label.values() if isinstance(by_label, dict) else ():
+            if isinstance(facts, dict) and facts.get("name") == "exact":
+                again = "swap the pairs again: name another folder, or delete this one"
+                refuse_other(self.store.path(INDEX), facts.get("weight_hash"), again)
 
     def __len__(self) -> int:
         return len(self.places)

@@ -13,13 +13,28 @@ import torch
 from torch import Tensor
 
 from ..teacher import Teacher
-from .face import ATTRIBUTES, EXPRESSION, IDENTITY, expression, pose_deg, sample_attributes, sample_identities
-from .render import VERSION, Rendered, occluder_mask, render
+from .face import (
+    ATTRIBUTES,
+    EXPRESSION,
+    GEOMETRY,
+    IDENTITY,
+    PAINT,
+    expression,
+    pose_deg,
+    sample_attributes,
+    sample_identities,
+)
+from .motion import FRAMES_PER_SECOND, sample_sequence
+from .outputs import SEGMENTS
+from .render import LARGEST, OUTPUTS, SMALLEST, VERSION, Rendered, flow, occluder_mask, render
 
 __all__ = [
-    "ATTRIBUTES", "EXPRESSION", "IDENTITY", "VERSION", "ExactTeacher", "Rendered", "expression", "occluder_mask",
-    "pose_deg", "render", "sample_attributes", "sample_identities",
+    "ATTRIBUTES", "EXPRESSION", "FRAMES_PER_SECOND", "IDENTITY", "GEOMETRY", "LARGEST", "OUTPUTS", "PAINT", "RENDERER",
+    "SEGMENTS", "SMALLEST", "VERSION", "ExactTeacher", "Rendered", "expression", "flow", "occluder_mask", "pose_deg",
+    "render", "sample_attributes", "sample_identities", "sample_sequence",
 ]  # fmt: skip
+
+RENDERER = f"renderer-{VERSION}"  # in rows, records and results: numbers and pictures of another one are not used
 
 
 class ExactTeacher(Teacher):
@@ -33,25 +48,31 @@ class ExactTeacher(Teacher):
 
     @property
     def weight_hash(self) -> str:
-        return f"renderer-{VERSION}"
+        return RENDERER
 
     def identity(self, source: Tensor, rows: list[dict] | None = None) -> tuple[Tensor, ...]:
-        """The identity numbers (N, 56) of the rows. Raises ValueError if the rows are not those of synthetic faces."""
-        return (_numbers(rows, "identity", source),)
+        """The identity numbers (N, K) of the rows. Raises ValueError if the rows are not those of synthetic faces, or
+        of another renderer."""
+        return (_numbers(rows, "identity", IDENTITY, source),)
 
     def swap(self, identity: tuple[Tensor, ...], target: Tensor, rows: list[dict] | None = None) -> Tensor:
         """The identities rendered with the attributes of the targets' rows, in the targets' size."""
-        return render(identity[0], _numbers(rows, "attributes", target), size=target.shape[-1]).image
+        return render(identity[0], _numbers(rows, "attributes", ATTRIBUTES, target), size=target.shape[-1]).image
 
 
-def _numbers(rows: list[dict] | None, key: str, images: Tensor) -> Tensor:
+def _numbers(rows: list[dict] | None, key: str, names: tuple[str, ...], images: Tensor) -> Tensor:
     if rows is None:
         raise ValueError("teacher 'exact' needs the manifest rows of both pictures: it renders their numbers")
     if len(rows) != len(images):
         raise ValueError(f"teacher 'exact': {len(images)} pictures, {len(rows)} rows")
     for row in rows:
+        file = row.get("file", "a picture")
         if key not in row:
+            raise ValueError(f"teacher 'exact' swaps synthetic faces only; {file} has no '{key}'")
+        if (before := row.get("renderer", RENDERER)) != RENDERER or len(row[key]) != len(names):
+            drawn = f"drawn by {before}" if before != RENDERER else "drawn by another renderer"
             raise ValueError(
-                f"teacher 'exact' swaps synthetic faces only; {row.get('file', 'a picture')} has no '{key}'"
+                f"teacher 'exact': {file}: {drawn}: '{key}' has {len(row[key])} numbers, those of {RENDERER} are "
+                f"{len(names)}; draw the people again"
             )
     return torch.tensor([row[key] for row in rows], dtype=torch.float32, device=images.device)

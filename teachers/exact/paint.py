@@ -1,211 +1,283 @@
-"""Colours of the head at points of the chart: skin, brows, eyes, lips, beard, hair. They are computed per pixel, so
-that edges are sharp at any resolution."""
+"""The colour of bare skin at many points of many heads: tone, blood, marks, lips, brows, beard, age lines, light.
+
+Points are rows (n, P) of n pictures, colours (3, n, P), numbers of a picture (n, 1) and its colours (3, n, 1). All of
+it is exact arithmetic (see curves.py), so a point has the same colour in any batch. Regions that do not depend on the
+person come from the vertices (masks.py). Lengths are decimetres on the rest mesh.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from .head import Places, bump, ridge, smooth
+from .curves import bump, hue, linear, mix, ramp, rgb, rise, smooth
+from .masks import MASKS
 from .noise import noise
 
+SKIN = linear([(233, 199, 181), (221, 181, 159), (200, 156, 130), (168, 122, 95), (126, 86, 66), (84, 58, 48)])
+HAIR = linear([(206, 176, 130), (164, 126, 84), (120, 80, 48), (78, 51, 34), (46, 33, 26), (26, 23, 22)])
 
-@dataclass
-class Surface:
-    """The unlit surface: linear colour (n, 3, H, W), gloss and highlights of the wet eye, (n, H, W) each."""
-
-    colour: Tensor
-    gloss: Tensor
-    wet: Tensor
+Numbers = dict[str, Tensor]
 
 
-def mix(a: Tensor, b: Tensor, share: Tensor) -> Tensor:
-    """Blend colours a and b, (n, 3, H, W) or (n, 3, 1, 1), by the share (n, H, W) of b."""
-    return a + (b - a) * share[:, None]
+class Points(Protocol):
+    """What skin() reads of the surface, (n, P) each.
+
+    x, y, z: rest position, dm. nx, ny, nz: unit normal in view space. visible: share of the key light that arrives,
+    0..1. occlusion: open share of the sky, 0..1. angle: atan2(x, z + .15) of the rest position. scalp: > 0 inside the
+    hair, dm. masks: (len(MASKS), n, P), see masks.py.
+    """
+
+    x: Tensor
+    y: Tensor
+    z: Tensor
+    nx: Tensor
+    ny: Tensor
+    nz: Tensor
+    visible: Tensor
+    occlusion: Tensor
+    angle: Tensor
+    scalp: Tensor
+    masks: Tensor
 
 
-def rgb(*channels) -> Tensor:
-    """Three channels (n, 1, 1) to a colour (n, 3, 1, 1)."""
-    return torch.stack(torch.broadcast_tensors(*channels), 1)
+def skin_tone(z: Numbers) -> Tensor:
+    """Colour (3, n, 1) of the skin without marks: tone 0 light .. 1 dark, undertone > 0 warmer."""
+    warm = z["undertone"]
+    tone = ramp(SKIN, z["tone"])
+    return tone * torch.stack([1 + 0.015 * warm, 1 + 0.005 * warm, 1 - 0.05 * warm])
 
 
-def ramp(x: Tensor, colours: list[tuple[float, float, float]]) -> Tensor:
-    """x (n, 1, 1) in [0, 1] to colours (n, 3, 1, 1), linear between the given stops."""
-    stops = torch.tensor(colours, device=x.device)
-    place = x.clamp(0, 0.9999) * (len(colours) - 1)
-    low = place.floor().long()
-    t = (place - low)[..., None]
-    return (stops[low] * (1 - t) + stops[low + 1] * t).permute(0, 3, 1, 2)
+def _pigment(dark: Tensor, warm: Tensor, grey: Tensor) -> Tensor:
+    """Colour (3, n, 1) of hair on the face: dark 0 blond .. 1 black, warm > 0 reddish, grey 0..1."""
+    colour = ramp(HAIR, dark) * torch.stack([1 + 0.16 * warm, 1 + 0 * warm, 1 - 0.13 * warm])
+    silver = 0.20 + 0.30 * (1 - dark)
+    return colour + (torch.stack([silver, silver * 0.98, silver * 0.95]) - colour) * (grey * 0.8)
 
 
-def unit(x: Tensor) -> Tensor:
-    """Standard normal numbers to uniform ones in [0, 1]."""
-    return 0.5 * (1 + torch.erf(x / 2**0.5))
+def brow_tone(z: Numbers, a: Numbers) -> Tensor:
+    """Colour (3, n, 1) of brows and beard: half the person's own, half the hair's, so that they never clash."""
+    dark = 0.5 * (0.25 + 0.72 * z["brow_dark"]) + 0.5 * a["hair_dark"].clamp(min=0.15)
+    return _pigment(
+        dark.clamp(0, 1),
+        0.5 * (z["brow_warm"] + a["hair_warm"]),
+        a["hair_grey"] * 0.6 + 0.5 * (z["age"] - 0.5).clamp(min=0),
+    )
 
 
-SKIN = [
-    (0.74, 0.51, 0.41),
-    (0.70, 0.45, 0.33),
-    (0.62, 0.37, 0.25),
-    (0.48, 0.27, 0.165),
-    (0.34, 0.18, 0.11),
-    (0.17, 0.085, 0.055),
-]
-IRIS = [
-    (0.10, 0.05, 0.025),
-    (0.22, 0.11, 0.04),
-    (0.26, 0.21, 0.07),
-    (0.14, 0.24, 0.12),
-    (0.12, 0.26, 0.32),
-    (0.16, 0.32, 0.58),
-]
-HAIR = [
-    (0.012, 0.010, 0.010),
-    (0.045, 0.026, 0.016),
-    (0.12, 0.065, 0.032),
-    (0.30, 0.18, 0.075),
-    (0.52, 0.38, 0.19),
-    (0.50, 0.49, 0.47),
-]
+def _lines(p: Points, m: dict[str, Tensor], z: Numbers, a: Numbers) -> tuple[Tensor, Tensor, Tensor]:
+    """Depth 0..1 of creases and folds, and the tilt (right, up) of the normal that they cause."""
+    own = z["lip_hue"] * 0.61 + z["brow_arch"] * 0.37 + z["mole_x"]
+    deep, slope = noise(m["crease_u"] + own, m["crease_v"] + own * 1.7, "crease", "slope")
+    age = z["wrinkles"]
+    effort = (a["brow_raise"].abs() + a["smile"] * 0.4 + a["squint"] * 0.4).clamp(0, 1)
+    depth = m["crease"] * (age * (0.8 + 0.5 * effort) + 0.07 * effort)
+    line = deep * depth
+    f = m["fold"] * (1 / 0.032)
+    groove = bump(f * f)
+    strength = 0.10 + 0.55 * age + 0.22 * a["smile"] * (0.4 + age)
+    tilt = slope * depth
+    push = groove * f * strength
+    side = torch.where(p.x > 0, push, -push)
+    return line + 0.40 * groove * strength, side * -0.22, tilt * 0.14 - push * 0.17
 
 
-def skin_tone(z: dict[str, Tensor]) -> Tensor:
-    base = ramp(unit(z["skin_tone"]), SKIN)
-    warm, red = z["skin_undertone"] * 0.075, z["skin_redness"] * 0.075
-    return base * torch.exp(rgb(red + 0 * warm, warm * 0.4 - red * 0.7, -warm - red * 0.5))
+def _marks(p: Points, m: dict[str, Tensor], z: Numbers, grain: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+    """How much blood and how much brown pigment stand out over the plain tone, (n, P) each."""
+    pore, spots, medium, wide, blots = grain
+    tone, age = z["tone"], z["age"]
+    pale = (1 - tone).clamp(min=0.15)
+    blood = m["blush"] * ((0.62 + 0.30 * z["redness"]).clamp(min=0.1) * (0.3 + 0.7 * pale))
+    blood = blood * (1 + 0.25 * medium) + wide * (0.07 * pale) + m["rim"] * 0.45
+    tired = 0.22 + 0.45 * z["eye_bags"]
+    brown = m["socket"] * (tired * (0.35 + 0.5 * tone)) + m["bag"] * (0.10 + 0.45 * z["eye_bags"])
+    brown = brown + medium * (0.025 + 0.02 * z["texture"] + 0.05 * age) - wide * 0.035 - pore * 0.024
+    cheeks = bump(((p.x.abs() - 0.22) * 3.0).square_() + ((p.y - 7.02) * 4.0).square_())
+    brown = brown + cheeks * spots * (z["freckles"] * 1.1)
+    late = (age - 0.45).clamp(min=0) * 0.7 * (0.3 + pale)
+    brown = brown + blots * rise(-0.2, 1.2, medium + wide) * late
+    dx, dy = p.x - z["mole_x"], p.y - z["mole_y"]
+    near = bump((dx * dx + dy * dy) * (1 / 0.011**2))
+    return blood, brown + near * (z["mole"] * 0.75) * (p.z > 0.95)
 
 
-def hair_colour(a: dict[str, Tensor]) -> Tensor:
-    warm = a["hair_warm"] * 0.16
-    return ramp(a["hair_dark"] ** 1.6, HAIR) * torch.exp(rgb(warm, warm * 0.1, -warm))
+def _lip_tone(z: Numbers, tone: Tensor) -> Tensor:
+    """Colour (3, n, 1) of the lips: the skin's own tone with more blood; lipstick where the make-up is strong."""
+    h, dark = z["lip_hue"], z["lip_dark"]
+    deep = z["tone"]
+    own = tone * torch.stack(
+        [
+            0.96 - 0.14 * dark - 0.12 * deep,
+            0.55 + 0.04 * h + 0.10 * deep - 0.08 * dark,
+            0.58 + 0.05 * h + 0.08 * deep - 0.10 * dark,
+        ]
+    )
+    pinker = torch.stack([0.34 + 0 * h, 0.13 + 0.01 * h, 0.115 + 0.01 * h])
+    own = own + (pinker - own) * (0.30 - 0.12 * deep)
+    stick = hue(0.978 + 0.013 * h + 0 * dark, 0.62 + 0.12 * dark, 0.72 - 0.20 * dark - 0.14 * deep)
+    worn = ((z["makeup"] - 0.35) * 1.3).clamp(0, 0.75)
+    return own + (stick - own) * worn
 
 
-def paint(p: Tensor, q: Tensor, z, a, f: Places, hair: Tensor, strands: Tensor, px: float) -> Surface:
-    """The surface at chart points (n, H, W); px is the size of a pixel in the chart."""
-    ap = p.abs()
-    side = torch.where(p >= 0, 1.0, -1.0)
-    fq = q + f.drop * smooth(f.mouth_y, f.mouth_y - 0.06, q)
-    own = p * 0.42 + z["mole_side"] * 0.37 + 0.5, q * 0.42 + z["freckles"] * 0.29 + z["age"] * 0.23
-    clouds, spots = noise(*own, "clouds", "spots")
-    grain = noise(p * 1.1 + z["mole_side"], q * 1.1 + z["beard"], "grain")
+def _lips(
+    colour: Tensor, p: Points, m: dict[str, Tensor], z: Numbers, tone: Tensor, strand: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The colour with lips and cavity of the mouth, and the share of the lips (n, P)."""
+    edge = m["lip"] + 0.0022 * strand - 0.010 * z["age"]
+    lip = smooth(-0.012, 0.020, edge)
+    seam = (p.y - 6.612) + 0.32 * (p.x * p.x)
+    upper = rise(-0.02, 0.03, seam)
+    closed = bump(seam * seam * (1 / 0.011**2))
+    shade = 1 - 0.10 * upper - 0.45 * closed + 0.032 * strand - 0.18 * rise(0.016, 0.0, edge)
+    inner = m["mouth"]
+    share = torch.maximum(lip * (0.80 + 0.1 * z["makeup"]), inner)
+    shade = shade * (1 - 0.62 * inner)
+    return mix(colour, _lip_tone(z, tone) * shade, share), lip
+
+
+def brow(x: Tensor, y: Tensor, ahead: Tensor, z: Numbers) -> Tensor:
+    """Cover 0..1 of the eyebrows without the noise of single hairs, at rest positions x, y, ahead (n, P)."""
+    across, along = _brow_place(x, y, z)
+    return _brow(ahead, z, torch.zeros_like(x), across, along, torch.zeros_like(x))
+
+
+def _brow(ahead: Tensor, z: Numbers, strand: Tensor, across: Tensor, along: Tensor, pore: Tensor) -> Tensor:
+    """Cover 0..1 of the eyebrow; across: place over the brow's middle, dm; along: 0 inner .. 1 outer end."""
+    width = (
+        (0.031 + 0.009 * z["brow_thickness"])
+        * (1 - 0.60 * rise(0.35, 1.05, along))
+        * (0.72 + 0.28 * rise(-0.08, 0.18, along))
+    )
+    far = (across / width).abs() + 0.22 * strand + 0.08 * pore
+    body = rise(1.35, 0.35, far) * rise(-0.10, 0.16, along + 0.04 * strand) * rise(1.08, 0.80, along + 0.03 * strand)
+    thick = 0.76 + 0.12 * z["brow_thickness"]
+    return (body * (thick + 0.18 * strand)).clamp_(0, 0.95) * (ahead > 0.95)
+
+
+def _brow_place(x: Tensor, y: Tensor, z: Numbers) -> tuple[Tensor, Tensor]:
+    along = (x.abs() - 0.125) / (0.44 + 0.025 * z["brow_length"])
+    rest = (along - 0.62) * 1.25
+    top = (0.040 + 0.013 * z["brow_arch"]) * (1 - rest * rest) - 0.030 * rise(0.7, 1.2, along)
+    return y - (7.425 + 0.011 * z["brow_height"]) - top, along
+
+
+def _beard(m: dict[str, Tensor], z: Numbers, strand: Tensor, pore: Tensor, medium: Tensor) -> tuple[Tensor, Tensor]:
+    """Cover 0..1 by hair, and the shadow 0..1 of roots and shaven stubble below it."""
+    full = m["beard"] * z["beard"]
+    want = torch.maximum(full, m["moustache"] * z["moustache"])
+    loose = want + want * (1.25 - want) * (0.34 * strand + 0.18 * medium + 0.10 * pore)
+    cover = smooth(0.04, 0.78, loose) * (0.88 + 0.05 * strand).clamp_(0.5, 0.95)
+    grown = torch.maximum(m["beard"], m["moustache"] * 0.9)
+    shadow = grown * (z["stubble"] * (0.34 + 0.05 * pore + 0.05 * strand)).clamp(0, 0.6)
+    return cover, torch.maximum(shadow, want * 0.55)
+
+
+def _lit(
+    p: Points,
+    normal: tuple[Tensor, Tensor, Tensor],
+    colour: Tensor,
+    gloss: Tensor,
+    pit: Tensor,
+    light: Numbers,
+    z: Numbers,
+) -> Tensor:
+    """Wrapped diffuse light with red bleeding into the shadow, ambient light, two highlights, rim light."""
+    nx, ny, nz = normal
+    key, half = light["key"], light["half"]
+    facing = nx * key[0] + ny * key[1] + nz * key[2]
+    dark = z["tone"]
+    soft = 0.34 - 0.14 * dark
+    # Red light spreads furthest below the skin, so the fine bumps do not show in it.
+    red = p.nx * key[0] + p.ny * key[1] + p.nz * key[2]
+    red = ((red * 0.65 + facing * 0.35 + soft) * (1 / (1 + soft))).clamp_(0, 1)
+    other = ((facing + 0.12) * (1 / 1.12)).clamp_(0, 1)
+    red, other = red * (0.35 * red + 0.65), other * (0.35 * other + 0.65)
+    seen = (p.visible * 1.25 - 0.1).clamp_(0, 1)
+    red, other = red * (seen * (1.30 - 0.30 * seen)), other * seen
+    open_ = p.occlusion.clamp(0.02, 1) * pit
+    red_open = open_ * (1.28 - 0.28 * open_)
+    up = 0.5 + 0.5 * ny
+    ambient = light["ground"] + (light["sky"] - light["ground"]) * up
+    bright = torch.stack([red, other, other]).mul_(light["key_colour"] * 0.40)
+    bright.add_(ambient * torch.stack([red_open, open_, open_]).mul_(0.85))
+    out = colour * bright
+    h = (nx * half[0] + ny * half[1] + nz * half[2]).clamp_(0, 1)
+    h = h * h
+    h = h * h
+    h = h * h
+    h = h * h
+    wide = h * (0.045 + 0.015 * dark)
+    h = h * h
+    sharp = h * h * (0.10 + 0.05 * dark)
+    graze = (1 - nz).clamp_(0, 1)
+    graze = graze * graze
+    graze = graze * graze
+    glint = (wide + sharp * gloss) * gloss * seen * open_ * (facing > 0) * (1 + 2 * graze)
+    out.add_(light["key_colour"] * 0.8 * glint)
+    out.add_(ambient * (graze * open_).mul_(0.10))
+    rim = light["rim"]
+    edge = (nx * rim[0] + ny * rim[1] + nz * rim[2]).clamp_(0, 1) * rise(0.2, 0.7, p.occlusion)
+    return out.add_(colour * light["rim_colour"] * edge)
+
+
+def skin(p: Points, z: Numbers, a: Numbers, light: Numbers, detail: float) -> Tensor:
+    """Linear colour (3, n, P) of bare skin: face, ears, neck, shoulders, the inside of the mouth and a shaven scalp.
+
+    light: unit vectors in view space `key`, `half` (between key and eye), `rim`, and colours `key_colour`,
+    `rim_colour`, `sky` and `ground`, all (3, n, 1). detail: min(1, size / 256), to 2 at 512: fine grain fades with it.
+    Hair and cloth cover it later.
+    """
+    m = dict(zip(MASKS, p.masks.unbind(0), strict=True))
+    u = p.angle * 1.3
+    y = p.y + 0.1 * p.z
+    fine = min(1.0, detail)
+    # Blotches, freckles and lines lie elsewhere on every person: the noise is moved by some of the traits.
+    own = z["undertone"] * 0.53 + z["texture"] * 0.41 + z["mole_y"]
+    pore, pore_x, pore_y, spots = noise(u * 1.25 + own, y * 1.25, "pore", "pore_x", "pore_y", "spots")
+    medium, wide, blots = noise(u * 0.4 + own, y * 0.4, "medium", "wide", "spots")
+    across, along = _brow_place(p.x, p.y, z)
+    high = p.y > 7.2
+    shear = p.x.abs() + across * 1.2 * (1 - along.clamp(0, 1.2) * 1.6)
+    strand = noise(
+        torch.where(high, shear * 2.9, u * 2.9 + medium * 0.012),
+        torch.where(high, across * 0.8 + along * 0.5, p.y * 2.4),
+        "streak",
+    )
+    pore = pore * fine
+    line, right, lift = _lines(p, m, z, a)
+    blood, brown = _marks(p, m, z, (pore, spots, medium, wide, blots))
+    brown = brown + line * 0.26
     tone = skin_tone(z)
-    fair = (1 - unit(z["skin_tone"])).clamp(0.15, 1)
+    taken = blood * rgb(0.03, 0.24, 0.20, like=u) + brown * rgb(0.42, 0.52, 0.56, like=u)
+    colour = tone * (1 - taken).clamp_(0.03, 1.3)
+    colour, lip = _lips(colour, p, m, z, tone, strand)
+    colour = _makeup(colour, p, m, z)
+    hair = brow_tone(z, a)
+    cover, shadow = _beard(m, z, strand, pore, medium)
+    shaven = (0.42 - 0.30 * a["bald"]) * (0.3 + 0.7 * a["hair_dark"])
+    shadow = torch.maximum(shadow, rise(-0.02, 0.12, p.scalp) * (shaven + 0.04 * pore))
+    colour = colour * (1 - shadow * rgb(0.80, 0.68, 0.60, like=u))
+    cover = torch.maximum(cover, _brow(p.z, z, strand, across, along, pore))
+    colour = mix(colour, hair * (0.88 + 0.26 * strand + 0.08 * medium).clamp_(0.35, 1.5), cover)
+    coarse = 0.45 + 0.20 * z["texture"].clamp(min=-1) + 0.35 * z["age"] + 0.15 * z["gender"] - 0.20 * z["tone"]
+    rough = (1 - 0.8 * lip) * (fine * coarse)
+    nx = p.nx + pore_x * (rough * 0.052) + medium * (rough * 0.012) + right
+    ny = p.ny + pore_y * (rough * 0.052) + wide * (rough * 0.012) + lift + strand * lip * (0.03 * fine)
+    length = 1 / (nx * nx + ny * ny + p.nz * p.nz).sqrt_()
+    normal = (nx * length, ny * length, p.nz * length)
+    gloss = m["gloss"] + 0.35 * m["rim"] + 0.06 * pore - 0.12 * z["age"]
+    gloss = gloss * (1 - 0.8 * cover - 0.3 * shadow) + lip * (0.18 + 0.35 * z["makeup"])
+    return _lit(p, normal, colour, gloss.clamp_(min=0), 1 - 0.30 * line, light, z)
 
-    # Skin: mottled, redder on cheeks and nose, darker around the eyes, freckles, a mole, the shade of a beard.
-    colour = tone * torch.exp((clouds * 0.05 + grain * 0.028)[:, None])
-    flush = bump(ap, q, 0.31, -0.17, 0.15, 0.11) + 0.8 * bump(ap, q, 0, f.nose_tip, 0.09, 0.06)
-    flush = flush * (0.10 + 0.06 * z["skin_redness"]).clamp(min=0) * fair
-    colour = colour * torch.exp(torch.stack([flush * 0.4, -flush * 1.1, -flush * 0.9], 1))
-    around = bump(ap, q, f.eye_x - 0.02, f.eye_y - 0.035, 0.10, 0.045)
-    colour = colour * (1 - around * (0.10 + 0.14 * z["eye_bags"]).clamp(min=0))[:, None]
-    speckled = smooth(0.35, 0.75, spots) * smooth(0.2, 1.6, z["freckles"] + 0.8) * bump(ap, q, 0.18, -0.10, 0.34, 0.19)
-    colour = colour * (1 - speckled[:, None] * torch.tensor([0.48, 0.62, 0.66], device=p.device).view(1, 3, 1, 1))
-    mole_x = 0.30 * torch.tanh(z["mole_side"] * 1.5)
-    mole = smooth(0.028, 0.016, torch.hypot(p - mole_x, q + 0.23 - 0.1 * torch.sin(z["mole_side"] * 4)))
-    colour = mix(colour, tone * 0.22, mole * 0.9)
-    old = (z["age"] * 0.5 + 0.25).clamp(min=0)
-    lines = torch.sin((q - 0.30 - 0.02 * torch.cos(ap * 5)) * 95) * bump(ap, q, 0, 0.31, 0.26, 0.07)
-    crow = torch.sin((q - f.eye_y) * 130 + ap * 20) * bump(ap, q, f.eye_x + f.eye_w + 0.05, f.eye_y, 0.045, 0.05)
-    fold = bump(ap, q, 0.075 + 0.13 * ((f.nose_tip - q) / 0.2).clamp(0, 1.2), f.nose_tip - 0.09, 0.011, 0.08)
-    crease = (old + 0.25 * f.smile.clamp(min=0)) * fold * 0.30 + old * (
-        lines.clamp(min=0) * 0.20 + crow.clamp(min=0) * 0.16
-    )
-    bag = bump(ap, q + 0.10 * (ap - f.eye_x) ** 2, f.eye_x - 0.01, f.eye_y - f.eye_h - 0.028, f.eye_w * 0.9, 0.008)
-    crease = crease + bag * (0.12 + 0.13 * z["eye_bags"]).clamp(min=0)
-    colour = colour * (1 - crease.clamp(0, 0.7))[:, None]
 
-    hairy = ramp((0.34 - 0.14 * z["brow_darkness"]).clamp(0, 0.8), HAIR)  # the beard belongs to the identity
-    jaw = smooth(-0.20, -0.36, fq - 0.25 * smooth(0.25, 0.62, ap)) * smooth(1.0, 0.75, ap)
-    jaw = jaw * (1 - 0.9 * bump(ap, fq, 0, f.mouth_y, f.mouth_w * 0.95, 0.055))
-    stubble = smooth(-0.1, 1.5, z["beard"]) * jaw * (0.82 + 0.07 * grain + 0.08 * clouds).clamp(0, 1)
-    tash = bump(ap, q, 0.06, (f.nose_tip + f.mouth_y) / 2 - 0.015, 0.10, 0.034)
-    stubble = stubble + smooth(0.1, 1.5, z["moustache"]) * tash * (0.9 + 0.15 * grain)
-    colour = mix(colour, hairy * (1 + 0.12 * grain[:, None]), stubble.clamp(0, 0.92))
-    nostril = bump(ap, q, f.nose_w * 0.50, f.nose_tip - 0.034, 0.021 * (1 + 0.38 * z["nostrils"]), 0.011)
-    colour = colour * (1 - 0.78 * nostril)[:, None]
-    gloss = 0.30 + 0.25 * bump(ap, q, 0, 0.0, 0.12, 0.5) - 0.3 * stubble.clamp(0, 1)
-
-    # Lips: two curves that meet in a line. When the jaw drops, teeth and the dark mouth appear between them.
-    along = (p / f.mouth_w).clamp(-1.3, 1.3)
-    arch = (1 - along * along).clamp(min=0)
-    curl = (0.018 * f.smile + 0.015 * z["mouth_corners"]) * along * along * 1.5
-    middle = f.mouth_y + curl
-    bow = 1 - (0.38 + 0.28 * z["cupid_bow"]).clamp(0, 0.95) * ridge(along, 0.16)
-    top = middle + f.upper * 1.15 * arch.sqrt() * bow * (0.75 + 0.25 * arch)
-    gap_low = middle - f.open * arch.sqrt()
-    bottom = gap_low - f.lower * 1.15 * arch.sqrt()
-    inside = smooth(1.02, 0.93, along.abs())
-    lips = smooth(bottom - px, bottom + px, q) * smooth(top + px, top - px, q) * inside
-    hue = torch.exp(rgb(0.10 + 0.04 * z["lip_hue"], -0.44 - 0.13 * z["lip_hue"], -0.32 - 0.02 * z["lip_hue"]))
-    lip = tone.clamp(min=0.10) * hue * torch.exp(-0.10 - 0.20 * z["lip_dark"])[:, None]
-    grooves = 1 + 0.06 * torch.sin(along * 60) * arch
-    colour = mix(colour, lip * grooves[:, None], lips * 0.92)
-    open_mask = smooth(gap_low - px, gap_low + px, q) * smooth(middle + px, middle - px, q) * inside
-    open_mask = open_mask * smooth(0.004, 0.012, f.open)
-    tooth = (
-        smooth(-0.030, -0.020, q - middle) * (1 - 0.35 * (torch.cos(p * 150) > 0.93)) * smooth(0.95, 0.5, along.abs())
-    )
-    mouth = mix(
-        rgb(*[x + 0 * f.open for x in (0.06, 0.012, 0.012)]), rgb(*[x + 0 * f.open for x in (0.80, 0.74, 0.64)]), tooth
-    )
-    colour = mix(colour, mouth.expand_as(colour), open_mask)
-    line = ridge(q - middle, 0.0065 + 0.6 * px) * inside * (1 - smooth(0.004, 0.02, f.open))
-    colour = colour * (1 - 0.62 * line)[:, None]
-    gloss = gloss + 0.55 * lips * (1 - open_mask)
-
-    # Brows: a tapering arc of strands.
-    ex, ey = f.eye_x, f.eye_y
-    t = (ap - ex + 0.105) / (0.20 * (1 + 0.20 * z["brow_length"]))
-    arc = ey + 0.095 + 0.018 * z["brow_height"] + 0.018 * a["brow_raise"]
-    arc = arc + (0.030 + 0.015 * z["brow_arch"]) * (1 - (2 * t - 1.25) ** 2) + 0.034 * z["brow_tilt"] * (t - 0.5)
-    half = 0.0155 * (1 + 0.40 * z["brow_thickness"]) * (1.15 - 0.75 * t.clamp(0, 1) ** 2)
-    hairs = noise(p * 2.2 + q * side * 1.1, q * 0.9, "strands")
-    brow = (
-        smooth(half * 1.5, half * 0.45, (q - arc + 0.004 * hairs).abs())
-        * smooth(-0.06, 0.08, t)
-        * smooth(1.06, 0.82, t)
-    )
-    dark = ramp((0.34 - 0.17 * z["brow_darkness"]).clamp(0, 0.8), HAIR)
-    colour = mix(colour, dark, (brow * (0.80 + 0.16 * hairs)).clamp(0, 0.95))
-
-    # Eyes: an almond between the lids; eyeball, iris, pupil, lashes, the lid's crease.
-    u = (ap - ex) / f.eye_w
-    v = q - ey - (0.016 * z["eye_tilt"] + 0.008) * u
-    dome = (1 - u * u).clamp(min=0)
-    lift = (1 - a["blink"]) * f.eye_h
-    upper = lift * dome**0.62 * (1 - 0.10 * u) * 1.08 - 0.010 * a["blink"] * dome
-    lowl = -0.62 * f.eye_h * dome**0.75 * (1 - 0.6 * a["blink"]) * (1 + 0.15 * u)
-    opened = smooth(lowl - px, lowl + px, v) * smooth(upper + px, upper - px, v) * (u.abs() < 1)
-    iris_r = 0.0395
-    gx, gy = ap - ex - side * a["gaze_x"] * 0.020, v - 0.004 - a["gaze_y"] * 0.009
-    rho = torch.hypot(gx, gy) / iris_r
-    angle = torch.atan2(gy, gx + 1e-6)
-    fibres = 0.22 * torch.sin(angle * 17 + 3 * torch.sin(angle * 5)) * smooth(0.4, 0.7, rho)
-    iris = ramp(unit(z["iris_hue"]), IRIS) * torch.exp(0.50 * z["iris_light"])[:, None]
-    ringed = (
-        iris * (1.25 + fibres + 0.5 * smooth(0.75, 0.45, rho))[:, None] * (1 - 0.75 * smooth(0.78, 1.0, rho))[:, None]
-    )
-    shade = (1 - 0.55 * smooth(0.030, 0.0, upper - v)) * (1 - 0.35 * smooth(0.6, 1.0, u.abs()))
-    white = rgb(*[x + 0 * ex for x in (0.74, 0.71, 0.68)])
-    ball = mix(white.expand_as(colour), ringed, smooth(1.0 + px / iris_r, 1.0 - px / iris_r, rho))
-    ball = mix(ball, ball * 0 + 0.004, smooth(0.44 + px / iris_r, 0.44 - px / iris_r, rho))
-    corner = smooth(0.80, 1.0, -u * 1.0) * 0.6
-    ball = mix(ball, tone * rgb(*[x + 0 * ex for x in (1.1, 0.62, 0.58)]), corner)
-    colour = mix(colour, ball * shade[:, None], opened)
-    lash = ridge(v - upper - 0.003, 0.0075 + 0.5 * px) * smooth(1.10, 0.9, u.abs())
-    colour = colour * (1 - 0.86 * lash)[:, None]
-    lowlash = ridge(v - lowl + 0.002, 0.005 + 0.5 * px) * smooth(1.0, 0.8, u.abs())
-    colour = colour * (1 - 0.34 * lowlash)[:, None]
-    fold_y = upper + 0.017 + 0.012 * z["lid_crease"] + 0.010 * a["blink"]
-    lid = ridge(v - fold_y, 0.0055 + 0.5 * px) * smooth(1.15, 0.75, u.abs())
-    colour = colour * (1 - lid * (0.34 + 0.26 * z["lid_crease"]).clamp(0, 0.85))[:, None]
-
-    # Hair: strands from the parting, some in another shade.
-    locks = hair_colour(a) * torch.exp(0.42 * strands + 0.12 * clouds)[:, None]
-    colour = mix(colour, locks, hair)
-    gloss = gloss * (1 - hair) + hair * (0.55 + 0.35 * strands).clamp(min=0)
-    catch = bump(gx, gy, 0.012, 0.013, 0.0085 + 0.5 * px, 0.0085 + 0.5 * px) * opened
-    catch = catch * (1 - hair)
-    return Surface(colour, gloss * (1 - 0.6 * opened), catch)
+def _makeup(colour: Tensor, p: Points, m: dict[str, Tensor], z: Numbers) -> Tensor:
+    """Dark lashes' roots for all, liner and shadow on the upper lid with the make-up."""
+    ey = p.y - 7.284
+    ex = p.x.abs() - 0.308
+    above = rise(-0.01, 0.02, ey)
+    liner = m["rim"] * above * (0.30 + 0.25 * z["lashes"] + 0.4 * z["makeup"]).clamp(0, 0.85)
+    worn = ((z["makeup"] - 0.4) * 1.1).clamp(0, 0.6)
+    lid = bump((ex * 5.5).square_() + ((ey - 0.07) * 20).square_()) * worn
+    return colour * (1 - liner * rgb(0.80, 0.85, 0.87, like=ey) - lid * rgb(0.45, 0.62, 0.58, like=ey)).clamp_(0.05, 1)

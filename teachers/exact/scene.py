@@ -1,118 +1,317 @@
-"""The surroundings of the head: background, hair behind it, neck, clothes, glasses, objects in front of the face."""
+"""What is behind the head: five kinds of backgrounds, out of focus as behind a portrait.
+
+Everything depends on attributes only. Pictures are drawn on a coarse grid and magnified: they hold no sharp edge. Only
+exact arithmetic is used per point (see curves.py), so that a picture does not depend on its batch.
+"""
 
 from __future__ import annotations
+
+import math
+from functools import lru_cache
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from .head import ridge, smooth
+from .curves import bump, hue, mix, rise, smooth
 from .noise import noise
-from .paint import hair_colour, mix, rgb, skin_tone
+
+GRID = 64  # points in a row of the coarse grid; an edge in the background is at least as soft as two of them
+KINDS = (0.26, 0.50, 0.62, 0.80)  # background_kind below: studio, room, landscape, foliage, else lights at night
+CHANCES = 16
+DRAWS = 1024  # entries of the table of random numbers that cells look up, a power of two
 
 
-def hsv(hue: Tensor, saturation: Tensor, value: Tensor) -> Tensor:
-    """Hue, saturation and value, (n, 1, 1) each in [0, 1], to colours (n, 3, 1, 1)."""
-    channels = [
-        (1 + saturation * (((hue * 6 + k) % 6 - 3).abs() - 1).clamp(0, 1) - saturation) * value for k in (0, 4, 2)
-    ]
-    return rgb(*channels)
+def background(a: dict[str, Tensor], size: int) -> Tensor:
+    """Linear colours (3, n, size * size), about 0 to 2, of the attributes a, name -> (n, 1) float32.
+
+    Used: background_kind, _hue, _saturation, _value and _phase in [0, 1], light_strength and light_warmth.
+    """
+    device, count = a["background_kind"].device, len(a["background_kind"])
+    side = min(size, GRID)
+    axis = (torch.arange(side, device=device, dtype=torch.float32) + 0.5) / side - 0.5
+    v, u = (w.reshape(1, -1) for w in torch.meshgrid(axis, axis, indexing="ij"))
+    kind = a["background_kind"][:, 0]
+    number = sum((kind >= edge).long() for edge in KINDS)
+    drawn = torch.empty(3, count, side * side, device=device)
+    for k, draw in enumerate((_studio, _room, _landscape, _foliage, _lights)):
+        rows = (number == k).nonzero()[:, 0]
+        if len(rows):
+            some = {name: a[name][rows] for name in a if name.startswith(("background", "light"))}
+            drawn[:, rows] = draw(u.expand(len(rows), -1), v.expand(len(rows), -1), some)
+    warm = 0.05 * a["light_warmth"].clamp(-2, 2)
+    tint = torch.stack([1 + warm, torch.ones_like(warm), 1 - 1.3 * warm]) * (0.60 + 0.35 * a["light_strength"])
+    drawn = (drawn * tint).clamp_(0, 4)
+    return drawn if side == size else _magnified(drawn, side, size)
 
 
-def background(x: Tensor, y: Tensor, a: dict[str, Tensor]) -> Tensor:
-    """Colours (n, 3, H, W) of a gradient, a blurred room, foliage or lights out of focus, by background_kind."""
-    kind, phase = a["background_kind"], a["background_phase"]
-    base = hsv(a["background_hue"], 0.15 + 0.5 * a["background_saturation"], 0.08 + 0.55 * a["background_value"] ** 2)
-    other = hsv((a["background_hue"] + 0.08 + 0.35 * phase) % 1, 0.5 * a["background_saturation"], 0.06 + 0.5 * phase)
-    wide = noise(x * 0.16 + phase * 7, y * 0.16 + phase * 3, "clouds")
-    tilt = torch.cos(phase * 6.3) * x + torch.sin(phase * 6.3) * y
-    colour = mix(base.expand(-1, -1, *x.shape[1:]), other, smooth(-1.2, 1.2, tilt + 0.25 * wide))
-    room, lights, foliage = (kind > 0.3) & (kind < 0.6), kind >= 0.8, (kind >= 0.6) & (kind < 0.8)
-    if room.any():
-        frame = smooth(0.02, 0.10, torch.sin(x * (1.5 + 2 * phase) + phase * 9) + 0.15) * smooth(-0.9, -0.7, y)
-        colour = mix(colour, other * 1.5, frame * 0.55 * room)
-    if lights.any():
-        u, v = x / 0.55 + phase * 9, y / 0.55 + phase * 5
-        chance = torch.sin(u.floor() * 12.99 + v.floor() * 78.23 + phase * 40) * 437.5
-        chance = chance - chance.floor()
-        disc = torch.hypot(u - u.floor() - 0.5, v - v.floor() - 0.5) - 0.16 * chance
-        lamp = hsv((a["background_hue"] + 0.1) % 1, 0.55 + 0 * phase, 0.9 + 0 * phase)
-        colour = mix(colour, lamp, smooth(0.30, 0.24, disc) * smooth(0.35, 0.9, chance) * 0.5 * lights)
-    grain = 0.12 * wide
-    if foliage.any():
-        grain = grain + 0.5 * foliage * noise(x * 0.35 + phase, y * 0.35, "clouds")
-    return colour * torch.exp(grain)[:, None]
+def _magnified(grid: Tensor, side: int, size: int) -> Tensor:
+    """(3, n, side * side) to (3, n, size * size), bilinear."""
+    low, high, share = _between(side, size, grid.device)
+    share = share[:, None, None]
+
+    def along_rows(image: Tensor) -> Tensor:  # (side, k, m): whole rows are copied, which is fast
+        first = image.index_select(0, low)
+        return image.index_select(0, high).sub_(first).mul_(share).add_(first)
+
+    count = grid.shape[1]
+    columns = grid.view(3 * count, side, side).permute(2, 0, 1).contiguous()
+    wide = along_rows(_softened(columns))  # (size x, 3 n, side y)
+    whole = along_rows(_softened(wide.permute(2, 1, 0).contiguous()))  # (size y, 3 n, size x)
+    return whole.permute(1, 0, 2).reshape(3, count, size * size)
 
 
-def behind(colour: Tensor, x: Tensor, y: Tensor, z, a, centre: tuple[Tensor, Tensor], px: float) -> Tensor:
-    """Draw long hair, neck and clothes over the background. centre: of the head, in the picture."""
-    cx, cy = centre
-    u, v = x - cx, y - cy
-    end = 0.35 - 2.1 * a["hair_length"]
-    wide = 0.80 + 0.20 * a["hair_volume"] + 0.10 * smooth(0.2, -1.0, v)
-    wave = 0.05 * torch.sin(v * 5 + a["hair_phase"] * 9)
-    strands = noise((u + wave) * 0.55 + a["hair_phase"] * 3, v * 0.16, "strands")
-    shape = (u / wide).abs() ** 2.4 + ((v - 0.2).clamp(min=0) / 1.25) ** 2.4
-    hair = smooth(1.03, 0.97, shape + 0.03 * strands) * smooth(end - 0.10, end + 0.02, v + 0.06 * strands)
-    hair = hair * (1 - a["bald"])
-    locks = hair_colour(a) * (0.62 * torch.exp(0.45 * strands) * (0.45 + 0.55 * smooth(0.35, 0.9, u.abs())))[:, None]
-    colour = mix(colour, locks, hair)
-
-    width = 0.44 * (1 + 0.16 * z["neck_width"]) + 0.16 * smooth(-1.05, -1.6, v)
-    across = (u / width).clamp(-1, 1)
-    side = torch.sin(a["light_azimuth"] * 0.0175)
-    shade = (1 - across**2).clamp(min=0.02).sqrt() * (0.75 + 0.35 * across * side)
-    under = 0.30 + 0.45 * smooth(-1.05, -1.55, v)
-    neck = smooth(width + px, width - px, u.abs()) * smooth(-0.2, -0.4, v)
-    colour = mix(colour, skin_tone(z) * (shade * under)[:, None], neck)
-
-    cloth = hsv(a["clothes_hue"], 0.25 + 0.4 * a["collar"], 0.04 + 0.5 * a["clothes_value"] ** 2)
-    weave = noise(x * 0.3 + a["clothes_hue"], y * 0.3, "clouds") * 0.14
-    open_v = 0.10 + 0.22 * a["collar"]
-    edge = -1.30 - 0.16 * (u.abs() - 0.5).clamp(min=0) - open_v * smooth(0.46, 0.0, u.abs())
-    worn = smooth(edge + px, edge - px, v)
-    rim = ridge(v - edge + 0.03, 0.02) * 0.35
-    light = 0.75 + 0.25 * (u * side).clamp(-1, 1)
-    return mix(colour, cloth * (torch.exp(weave) * light * (1 - rim))[:, None], worn)
+def _softened(rows: Tensor) -> Tensor:
+    """Each of (side, k, m) rows half itself and a quarter each of its neighbours: hides the grid on slanted edges."""
+    inner = rows[1:-1] * 0.5 + (rows[:-2] + rows[2:]) * 0.25
+    return torch.cat([rows[:1], inner, rows[-1:]])
 
 
-def glasses(p: Tensor, q: Tensor, a: dict[str, Tensor], px: float):
-    """Shares (n, H, W) of frame and lens over the chart; glasses are attributes, not identity."""
-    ap = p.abs()
-    power = 2 + 3 * a["glasses_shape"]
-    u, v = (ap - 0.215) / 0.142, (q - 0.035) / (0.092 + 0.02 * (1 - a["glasses_shape"]))
-    d = (u.abs() ** power + v.abs() ** power + 1e-6) ** (1 / power)
-    rim = smooth(0.13 + px * 7, 0.09, (d - 1).abs())
-    bridge = smooth(0.018 + px, 0.012, (q - 0.055 - 0.02 * (1 - (ap / 0.08) ** 2)).abs()) * (ap < 0.085)
-    arm = smooth(0.018 + px, 0.012, (q - 0.07).abs()) * smooth(0.345, 0.36, ap) * smooth(1.0, 0.95, ap)
-    return torch.maximum(rim, torch.maximum(bridge, arm)) * a["glasses"], smooth(1.0, 0.95, d) * a["glasses"]
+@lru_cache(maxsize=16)
+def _between(side: int, size: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """Of each of `size` points in a row: the two of `side` points beside it, and the share of the second."""
+    place = ((torch.arange(size, dtype=torch.float64) + 0.5) * side / size - 0.5).clamp(0, side - 1)
+    low = place.floor().clamp(max=side - 2).long()
+    return low.to(device), (low + 1).to(device), (place - low).float().to(device)
 
 
-def occluder(x: Tensor, y: Tensor, a: dict[str, Tensor], px: float):
-    """Colour (n, 3, H, W) and share (n, H, W) of an object in front of the face: microphone, fingers or scarf, by
-    occluder_kind."""
-    kind = a["occluder_kind"]
-    cx, cy = (a["occluder_x"] - 0.5) * 0.9, -0.45 - 0.45 * a["occluder_y"]
-    u, v = x - cx, y - cy
-    tilt = (a["occluder_x"] - 0.5) * 1.2
-    along, across = v + u * tilt, u - v * tilt
-    ball = smooth(0.27 + px, 0.27 - px, torch.hypot(u, v))
-    rod = smooth(0.12 + px, 0.12 - px, across.abs()) * smooth(0.0, -0.02, along)
-    finger = (across / 0.13).round().clamp(-1.5, 1.5)
-    fingers = smooth(0.062 + px, 0.062 - px, (across - finger * 0.13).abs()) * smooth(
-        0.28, 0.24, along - 0.05 * torch.cos(finger * 1.3)
+def _chances(a: dict[str, Tensor]) -> list[Tensor]:
+    """CHANCES numbers in [0, 1], (n, 1) each, that change continuously, but fast and apart, with background_phase."""
+    phase = a["background_phase"]
+    turns = [phase * (3.1 + 4.7 * k) + 0.618 * k * k for k in range(CHANCES)]
+    return [((t - t.floor()) * 2 - 1).abs() for t in turns]
+
+
+@lru_cache(maxsize=8)
+def _draws(device: torch.device) -> Tensor:
+    """(4, DRAWS) numbers in [0, 1]."""
+    generator = torch.Generator().manual_seed(7)
+    return torch.rand(4, DRAWS, generator=generator).to(device)
+
+
+def _discs(u: Tensor, v: Tensor, seed: Tensor, cells: float, angle: float, soft: float) -> tuple[Tensor, list[Tensor]]:
+    """Round spots, one in each cell of a turned grid of `cells` cells per picture: how much each point (n, P) is in its
+    spot, and three numbers in [0, 1] of the spot. seed: (n, 1) any number, moves the grid. soft: of the edge, in
+    radii; it is never finer than the coarse grid.
+    """
+    c, s = math.cos(angle) * cells, math.sin(angle) * cells
+    x, y = u * c - v * s + seed * 61.0, u * s + v * c + seed * 37.0
+    column, row = x.floor(), y.floor()
+    index = (column.long() * 131 + row.long() * 57) & (DRAWS - 1)
+    radius, one, two, three = (t.take(index) for t in _draws(u.device))
+    radius = 0.20 + 0.22 * radius
+    room = 0.96 - 2 * radius
+    dx, dy = x - column - 0.5 - (one - 0.5) * room, y - row - 0.5 - (two - 0.5) * room
+    distance = (dx * dx + dy * dy).sqrt() / radius
+    rim = distance * distance
+    edge = (1.15 / GRID * cells / radius).clamp(min=soft)
+    inside = rise(1 + edge, 1 - edge, distance)
+    inside = (3 - 2 * inside) * inside * inside * (0.82 + 0.22 * rim * rim).clamp(max=1.1)
+    return inside, [one, two, three]
+
+
+def _box(u: Tensor, v: Tensor, x: Tensor, y: float | Tensor, wide: Tensor, high: float | Tensor) -> Tensor:
+    """How much a point is in the rectangle about (x, y) of half sides wide, high, with soft edges."""
+    return smooth(-0.030, 0.030, wide - (u - x).abs()) * smooth(-0.030, 0.030, high - (v - y).abs())
+
+
+def _studio(u: Tensor, v: Tensor, a: dict[str, Tensor]) -> Tensor:
+    """Paper or painted canvas with a soft light on it."""
+    c = _chances(a)
+    saturation, value = 0.04 + 0.42 * a["background_saturation"] ** 2, 0.22 + 0.66 * a["background_value"]
+    base = hue(a["background_hue"], saturation, value)
+    du, dv = u - (c[0] - 0.5) * 0.9, v + 0.12 - (c[1] - 0.5) * 0.5
+    glow = bump((du * du + dv * dv) * (2.0 + 4.5 * c[2]))
+    wide, medium = noise(u * 0.45 + c[3] * 5, v * 0.45 + c[4] * 5, "wide", "medium")
+    paint = 1 + (0.09 * wide + 0.035 * medium) * (c[5] * 1.6 - 0.5).clamp(min=0)
+    fall = 1 - (0.25 * c[6]) * smooth(-0.1, 0.6, v)
+    second = hue(a["background_hue"] + 0.10 * (c[7] - 0.5), saturation * 0.8, (value * 1.18).clamp(max=1))
+    return mix(base * (0.42 + 0.30 * c[8]), second * 1.05, glow) * (paint * fall)
+
+
+class _Room(NamedTuple):
+    """u, v: points (n, P); x: as u, but grows towards the window; lit: how close to the window, 0 to 1; rough: slow
+    noise. wall, accent, dark: colours (3, n, 1) of wall, of things, and of wood. c: see _chances()."""
+
+    u: Tensor
+    v: Tensor
+    x: Tensor
+    lit: Tensor
+    rough: Tensor
+    wall: Tensor
+    accent: Tensor
+    dark: Tensor
+    c: list[Tensor]
+
+
+def _room(u: Tensor, v: Tensor, a: dict[str, Tensor]) -> Tensor:
+    """A wall lit from a window, with a curtain, shelves or a picture, a lamp and dark furniture."""
+    c = _chances(a)
+    x = u * (1 - 2 * (c[0] > 0.5).float())  # the window is at the right or, mirrored, at the left
+    value = 0.42 + 0.46 * a["background_value"]
+    wall = hue(0.09 + 0.10 * (c[1] - 0.5) + 0.04, 0.06 + 0.20 * a["background_saturation"] * c[2], value)
+    accent = hue(a["background_hue"], 0.12 + 0.34 * a["background_saturation"], 0.22 + 0.42 * c[3])
+    dark = hue(0.06 + 0.03 * c[4], 0.35 + 0.2 * c[5], 0.16 + 0.22 * c[6])
+    rough = noise(u * 0.3 + c[7] * 5, v * 0.3 + c[8], "wide")
+    room = _Room(u, v, x, smooth(-0.9, 0.5, x), rough, wall, accent, dark, c)
+    colour = _wall(room)
+    for add in (_picture, _shelves, _window, _lamp, _seat):
+        colour = add(colour, room)
+    return colour
+
+
+def _wall(r: _Room) -> Tensor:
+    """Brighter towards the window and upwards; some have a corner of the room far from the window."""
+    colour = r.wall * ((0.38 + 0.75 * r.lit * r.lit) * (1 + 0.05 * r.rough) * (1 - 0.22 * smooth(-0.2, 0.6, r.v)))
+    corner = smooth(-0.012, 0.012, -0.36 + 0.30 * r.c[9] - r.x) * (r.c[10] > 0.4)
+    return colour * (1 - 0.30 * corner)
+
+
+def _away(r: _Room) -> tuple[Tensor, Tensor]:
+    """x (n, 1) of what is on the wall away from the window; and whether that is shelves, 1, or a picture, 0."""
+    return -0.40 - 0.06 * r.c[12], (r.c[11] > 0.45).float()
+
+
+def _picture(colour: Tensor, r: _Room) -> Tensor:
+    """A framed picture on the wall."""
+    x, shelf = _away(r)
+    y, wide, high = -0.16 + 0.10 * r.c[13], 0.06 * r.c[14], 0.05 * r.c[15]
+    frame = _box(r.x, r.v, x, y, 0.12 + wide, 0.14 + high) * (1 - shelf)
+    inner = _box(r.x, r.v, x, y, 0.09 + wide, 0.11 + high) * (1 - shelf)
+    return mix(mix(colour, r.dark * 0.7, frame), r.accent * (0.9 + 0.25 * r.rough), inner)
+
+
+def _shelves(colour: Tensor, r: _Room) -> Tensor:
+    """Shelves of books, each in a cell of a grid with its height, colour and brightness."""
+    x, shelf = _away(r)
+    column, row = r.x * 20 + r.c[7] * 40, r.v * 5.2 + r.c[8] * 9
+    index = (column.floor().long() * 29 + row.floor().long() * 83) & (DRAWS - 1)
+    tall, which, bright = (t.take(index) for t in _draws(r.u.device)[:3])
+    inside = row - row.floor()
+    book = smooth(-0.06, 0.22, inside - 0.42 * tall) * smooth(0.0, 0.16, 1 - inside)
+    book = book * smooth(0.62, 0.30, (column - column.floor() - 0.5).abs())
+    books = mix(r.accent, r.wall * 0.8, smooth(0.35, 0.65, which)) * (0.25 + 0.9 * bright)
+    shelves = _box(r.x, r.v, x - 0.08, -0.05, 0.26 + 0.06 * r.c[14], 0.8) * shelf
+    return mix(colour, mix(r.dark * 0.5, books, book * 0.85), shelves)
+
+
+def _window(colour: Tensor, r: _Room) -> Tensor:
+    """In some rooms: a window with bars, a curtain, and a glow about it."""
+    there = (r.c[5] > 0.22).float()
+    at, half = 0.40 + 0.10 * (r.c[6] - 0.5), 0.13 + 0.05 * r.c[9]
+    dx, dy = r.x - at, r.v + 0.15
+    bars = smooth(0.032, 0.0, dx.abs()) + smooth(0.030, 0.0, (r.v + 0.20 - 0.1 * r.c[4]).abs())
+    panes = mix(_outside(r), r.wall * 0.75, bars.clamp(max=1) * 0.75)
+    colour = mix(colour, panes, _box(r.x, r.v, at, -0.17, half, 0.36) * there)
+    curtain = smooth(-0.03, 0.03, 0.075 - (dx + half + 0.03).abs()) * smooth(0.45, 0.35, r.v) * there
+    colour = mix(colour, _cloth(r), curtain * 0.92)
+    return colour + hue(0.10, 0.2, 0.6, like=at) * (bump((dx * dx + dy * dy) * 16) * 0.35 * there)
+
+
+def _outside(r: _Room) -> Tensor:
+    """Sky above trees, seen through the window."""
+    sky = hue(0.58, 0.10 + 0.10 * r.c[10], 1) * (1.2 + 0.8 * r.c[12])
+    return mix(sky, hue(0.27, 0.30, 0.75, like=r.c[0]), smooth(-0.10, 0.12, r.v + 0.06 * r.rough))
+
+
+def _cloth(r: _Room) -> Tensor:
+    """Colour of a curtain in folds."""
+    folds = 0.62 + 0.22 * noise(r.u * 0.55 + r.c[1] * 3, r.v * 0.02 + r.c[2], "streak")
+    return mix(r.wall, r.accent, 0.55 * (r.c[13] > 0.5)) * (folds.clamp(0.2, 1.2) * 1.05)
+
+
+def _lamp(colour: Tensor, r: _Room) -> Tensor:
+    """In some rooms: a lamp that is on, and its glow on the wall."""
+    dx, dy = r.x - (-0.30 - 0.12 * r.c[3]), r.v - (-0.06 - 0.16 * r.c[2])
+    squared = dx * dx + dy * dy
+    there = (r.c[15] > 0.62).float()
+    glow = bump(squared * 30) * 0.30 + smooth(0.07, 0.035, squared.sqrt()) * 1.5
+    return colour + hue(0.095, 0.42, 1, like=there) * glow * there
+
+
+def _seat(colour: Tensor, r: _Room) -> Tensor:
+    """In some rooms: low furniture, a little lower at one place."""
+    seat = smooth(-0.03, 0.03, r.v - 0.20 - 0.12 * r.c[1] - 0.03 * bump(((r.x + 0.2) / 0.2) ** 2))
+    material = mix(r.dark, r.accent, 0.5 * (r.c[8] > 0.5)) * (0.45 + 0.4 * r.lit)
+    return mix(colour, material, seat * (r.c[9] > 0.35) * 0.95)
+
+
+def _landscape(u: Tensor, v: Tensor, a: dict[str, Tensor]) -> Tensor:
+    """Sky over hills, trees or houses far away."""
+    c = _chances(a)
+    dusk = smooth(0.62, 0.95, c[0])
+    high = mix(hue(0.59 + 0.03 * (c[1] - 0.5), 0.20 + 0.35 * a["background_saturation"], 0.62 + 0.30 * c[2]),
+               hue(0.66, 0.30, 0.45, like=dusk), dusk)  # fmt: skip
+    low = mix(
+        hue(0.58, 0.08 + 0.08 * c[3], 0.95),
+        hue(0.07 + 0.03 * c[4], 0.45, 0.95),
+        dusk,
     )
-    folds = noise(x * 0.25 + kind, y * 0.9, "strands")
-    scarf = smooth(cy + 0.02, cy - 0.02, y + 0.08 * x * x + 0.01 * folds)
-    mic, hand = kind < 0.34, (kind >= 0.34) & (kind < 0.67)
-    share = torch.where(mic, torch.maximum(ball, rod), torch.where(hand, fingers, scarf)) * a["occluder"]
-    round_ = torch.where(
-        mic, 1 - (torch.hypot(u, v) / 0.27).clamp(0, 1) ** 2, 1 - ((across - finger * 0.13) / 0.07).clamp(-1, 1) ** 2
-    )
-    cloth = hsv(a["occluder_hue"], 0.55 + 0 * kind, 0.45 + 0 * kind) * torch.exp(0.22 * folds)[:, None]
-    metal = (
-        rgb(0.05 + 0 * kind, 0.05 + 0 * kind, 0.06 + 0 * kind)
-        * (0.5 + 1.6 * round_ * (0.7 + 0.3 * torch.sin(along * 120) * torch.sin(across * 120)))[:, None]
-    )
-    glove = hsv(a["occluder_hue"], 0.35 + 0 * kind, 0.35 + 0 * kind) * (0.45 + 0.75 * round_)[:, None]
-    where = [k[:, None].expand_as(cloth) for k in (mic, hand)]
-    return torch.where(where[0], metal, torch.where(where[1], glove, cloth)), share
+    level = 0.02 + 0.22 * c[5]
+    wide, medium = noise(u * 0.40 + c[6] * 5, v * 0.9 + c[7] * 5, "wide", "medium")
+    sky = mix(high, low, smooth(-0.55, 0.05, v - level))
+    cloud = smooth(0.1, 1.6, wide) * (0.55 * c[8])
+    colour = mix(sky, low * 1.08, cloud) * (0.85 + 0.35 * a["background_value"])
+    city = (c[13] > 0.55).float()
+    for k, (distance, soft) in enumerate(((0.75, 0.02), (0.40, 0.028), (0.05, 0.036))):
+        ridge, rough = noise(u * (0.10 + 0.05 * k) + c[9 + k] * 7, 0 * v + c[6 + k] + 0.3 * k, "wide", "medium")
+        column = u * (9 - 2 * k) + c[10 + k] * 50
+        steps = _draws(u.device)[k][(column.floor().long() * 37) & (DRAWS - 1)]
+        edge = (column - column.floor() - 0.5).abs()
+        tower = v - level + (steps * 0.30 - 0.10)
+        top = level + 0.05 * k - 0.045 * ridge - 0.012 * rough
+        land = hue(0.24 + 0.10 * c[11], 0.14 + 0.30 * c[12], 0.20 + 0.26 * c[14] + 0.1 * a["background_value"])
+        town = hue(0.07 + 0.05 * c[11], 0.10 + 0.12 * c[12], 0.32 + 0.3 * c[14])
+        land = mix(land, town, city)
+        shade = (1 - 0.35 * dusk) * (1 + 0.07 * medium + 0.12 * (steps - 0.5) * city)
+        cover = smooth(-soft, soft, tower) * smooth(0.62, 0.46, edge) * (city * (k > 0))
+        cover = torch.maximum(cover, smooth(-soft, soft, v - top))
+        colour = mix(colour, mix(land, low * 0.85, distance + 0 * dusk) * shade, cover)
+    return colour
+
+
+def _foliage(u: Tensor, v: Tensor, a: dict[str, Tensor]) -> Tensor:
+    """Leaves before gaps of sky: soft discs of greens in layers, some with the sun in them."""
+    c = _chances(a)
+    tone = 0.22 + 0.12 * (a["background_hue"] - 0.5) + 0.02 * c[0]
+    saturation, value = 0.28 + 0.30 * a["background_saturation"], 0.28 + 0.34 * a["background_value"]
+    deep = hue(tone + 0.06, saturation, value * 0.48)
+    leaf = hue(tone, saturation, value)
+    sunny = hue(tone - 0.06, saturation * 0.80, (value * 1.65).clamp(max=0.95))
+    bright = hue(0.17, 0.10 + 0.1 * c[1], 1) * (1.0 + 0.5 * c[2])
+    wide, medium = noise(u * 0.42 + c[3] * 5, v * 0.42 + c[4] * 5, "wide", "medium")
+    height = v + 0.5 + 0.10 * wide
+    gap = smooth(0.6, 2.0, wide + 0.35 * medium + 0.9 * c[5] - 1.6 * height)
+    colour = mix(mix(deep, leaf, smooth(-1.6, 1.6, wide + 0.4 * medium)), bright, gap * 0.8)
+    for k, (cells, angle, share) in enumerate(((3.6, 0.4, 0.75), (5.5, 1.1, 0.6), (8.0, 2.0, 0.45))):
+        inside, (one, two, three) = _discs(u, v, c[6 + k], cells, angle, 0.30)
+        green = mix(mix(deep, leaf, smooth(0.0, 0.5, one)), sunny, smooth(0.55, 1.0, one) * smooth(0.9, 0.2, height))
+        colour = mix(
+            colour,
+            green,
+            inside.clamp(max=1) * (share * (0.15 + 0.85 * two)) * ((1 - 0.8 * gap) * smooth(0.2, 0.5, three)),
+        )
+    inside, (one, two, three) = _discs(u, v, c[11], 8.5, 0.8, 0.14)
+    sun = inside * smooth(0.62, 0.95, three) * smooth(-0.6, 0.9, wide - 1.5 * (height - 0.4)) * (0.25 + 0.75 * one)
+    colour = mix(colour, bright * 0.9, (sun * 0.75).clamp(max=1))
+    return colour * (1.12 - 0.45 * smooth(0.1, 1.0, height))
+
+
+def _lights(u: Tensor, v: Tensor, a: dict[str, Tensor]) -> Tensor:
+    """A street at dusk: lamps, windows and cars out of focus."""
+    c = _chances(a)
+    value = 0.10 + 0.22 * a["background_value"]
+    sky = hue(0.60 + 0.14 * (a["background_hue"] - 0.5), 0.25 + 0.30 * a["background_saturation"], value * 1.5)
+    ground = hue(0.06 + 0.06 * a["background_hue"], 0.25 + 0.2 * c[0], value)
+    wide, medium = noise(u * 0.35 + c[1] * 5, v * 0.35 + c[2] * 5, "wide", "medium")
+    colour = mix(sky, ground, smooth(-0.35, 0.25, v + 0.05 * wide)) * (1 + 0.22 * wide + 0.06 * medium).clamp(min=0.3)
+    street = bump((v - 0.02 - 0.1 * c[3]) ** 2 * 18)
+    colour = colour + hue(0.08, 0.45, 0.5, like=value) * (street * 0.30)
+    lamp = [hue(h, s, 1, like=value) for h, s in ((0.09, 0.55), (0.12, 0.22), (0.0, 0.75), (0.52, 0.5))]
+    for k, (cells, angle, soft) in enumerate(((2.6, 0.5, 0.09), (4.2, 1.3, 0.12), (6.5, 2.2, 0.16))):
+        inside, (one, two, three) = _discs(u, v, c[4 + k], cells, angle, soft)
+        lit = inside * smooth(0.50, 0.60, three) * (0.10 + 0.90 * two * two) * (0.12 + 0.88 * street)
+        tint = mix(mix(lamp[0], lamp[1], smooth(0.35, 0.5, one)), lamp[2], smooth(0.70, 0.74, one))
+        tint = mix(tint, lamp[3], smooth(0.88, 0.92, one))
+        colour = colour + tint * (lit * (0.45 + 0.30 * k))
+    return colour

@@ -18,6 +18,7 @@ from distill.config import ConfigError
 from distill.data import synthetic
 from distill.data.photos import read_manifest
 from distill.schema import Mix, Teacher
+from teachers.exact import LARGEST
 
 # Names of folders that YAML would read as something else.
 NAMES = [
@@ -135,6 +136,10 @@ def test_a_path_may_begin_with_the_home_folder(tmp_path, monkeypatch):
     assert config.load("~/exp.yaml").runs == "/home/me/runs"
 
 
+def test_the_largest_pictures_of_people_are_those_of_the_renderer():
+    assert config.LARGEST_DRAWN == LARGEST
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [
@@ -155,6 +160,7 @@ def test_a_path_may_begin_with_the_home_folder(tmp_path, monkeypatch):
         ("seeds=[1, -1]", "seeds: expected numbers of 0 or more"),
         ("threads=100000", "expected 0 to 1024"),
         ("data.resolution=1000000000", "expected a multiple of 32 up to 4096"),
+        ("data.resolution=2048", "expected at most 1024 for synthetic people"),
         ("data.val_people=-1", "expected 0 or more"),
     ],
 )

@@ -14,7 +14,8 @@ from eval.estimators import build_network, load_estimator
 from eval.networks import FaceRegressor
 from students import identity_encoder as encoders
 from swapcore import weights
-from teachers.exact import pose_deg, render
+from teachers.exact import PAINT, pose_deg, render, sample_identities
+from teachers.exact.face import BUILD
 
 CARDS = {
     "synthetic_identity": encoders.CARDS["synthetic_identity"],
@@ -64,7 +65,6 @@ def test_the_encoder_that_trains_is_not_the_one_that_judges():
 
 @pytest.mark.slow
 def test_the_command_writes_weights_and_card(tmp_path, monkeypatch):
-    monkeypatch.setattr(pretrain, "CALIBRATION_PEOPLE", 64)
     monkeypatch.setattr(pretrain, "TEST_PEOPLE", 64)
     arguments = ["pretrain", "recogniser", "--people", "64", "--steps", "8", "--batch", "16", "--out", str(tmp_path)]
     monkeypatch.setattr(sys, "argv", arguments)
@@ -76,13 +76,25 @@ def test_the_command_writes_weights_and_card(tmp_path, monkeypatch):
     load_estimator("synthetic_recogniser", path)
 
 
-def test_outputs_that_vary_within_a_person_are_trusted_less():
-    layer = torch.nn.Linear(2, 2)
-    embeddings = torch.randn(400, 2) * torch.tensor([0.1, 1.0])
-    before = layer.weight.clone()
-    pretrain.trust_outputs(layer, embeddings)
-    ratio = (layer.weight / before)[:, 0]
-    assert 7 < ratio[0] / ratio[1] < 14
+def test_looks_are_standardised_and_depend_on_the_identity_only():
+    identity = sample_identities(80, 3)
+    identity[1] = identity[0]
+    looks = pretrain.looks(identity)
+    assert looks.shape == (80, pretrain.AXES + len(BUILD) + len(PAINT)) and torch.isfinite(looks).all()
+    assert looks.mean(0).abs().max() < 1e-4
+    assert torch.allclose(looks[0], looks[1], atol=1e-4) and (looks[0] - looks[2]).abs().max() > 0.1
+    varied = looks.std(0)
+    assert ((varied - 1).abs() < 1e-3).all()
+
+
+def test_recognition_rewards_embeddings_near_their_own_person():
+    torch.manual_seed(0)
+    truth, index = torch.randn(400, 12), torch.arange(32)
+    loss = pretrain.Recognition(truth, 24, seed=1)
+    own = loss.place(truth[index])
+    assert loss(own, index) < loss(own.roll(1, 0), index) - 1
+    people = pretrain.Recognition(truth[:3], 24, seed=1)  # all others are one of these three: none counts as another
+    assert torch.isfinite(people(torch.randn(6, 24), torch.tensor([0, 1, 2, 0, 1, 2])))
 
 
 def test_retrieval_counts_first_places():

@@ -124,9 +124,9 @@ def test_pose_network_gives_degrees_and_expression(tmp_path):
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (lambda state: state.pop("head.bias"), r"head\.bias: expected shape \(56,\), found none"),
+        (lambda state: state.pop("head.bias"), r"head\.bias: expected shape \(64,\), found none"),
         (lambda state: state.update(extra=torch.zeros(2)), r"extra: expected no such tensor, found shape \(2,\)"),
-        (lambda state: state.update({"head.bias": torch.zeros(57)}), r"head\.bias: expected shape \(56,\), found"),
+        (lambda state: state.update({"head.bias": torch.zeros(57)}), r"head\.bias: expected shape \(64,\), found"),
         (lambda state: state["head.bias"].fill_(torch.nan), r"head\.bias: NaN"),
     ],
 )

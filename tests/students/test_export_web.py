@@ -19,6 +19,7 @@ from PIL import Image
 pytest.importorskip("onnxscript", reason='pip install -e ".[export-onnx]"')
 import onnx as onnx_package  # noqa: E402
 from helpers.small_students import inputs, swapper  # noqa: E402
+from helpers.student_files import EMBEDDING  # noqa: E402
 
 import students  # noqa: E402
 from students.export import browser, web  # noqa: E402
@@ -255,7 +256,7 @@ def test_smaller_weights_make_smaller_files_and_keep_the_swap(
 def test_a_page_is_replaced_and_nothing_else_is(folder, student, tmp_path):
     about = json.loads((folder / "about.json").read_text())
     assert about["canonical"] == [list(place) for place in CANONICAL]
-    assert about["resolution"] == 64 and about["models"]["generator"]["inputs"]["embedding"] == [1, 56]
+    assert about["resolution"] == 64 and about["models"]["generator"]["inputs"]["embedding"] == [1, EMBEDDING]
     assert about["models"]["generator"]["bytes"] == (folder / "generator.onnx").stat().st_size
     assert {p.name for p in (folder / "runtime").iterdir()} == {*web.RUNTIME, "package.json"}
     assert "Copyright (c) Microsoft" in (folder / "NOTICE.txt").read_text()

@@ -10,6 +10,7 @@ import students
 import teachers
 from distill import build, config
 from distill.config import ConfigError, Teacher
+from students.identity_encoder import CARDS
 from swapcore.weights import WeightsError
 from teachers.faceshifter import AEINet, FaceShifterTeacher, HEARNet
 from teachers.hierfe import HieRFE
@@ -125,9 +126,10 @@ def test_the_judge_does_not_choose(tmp_path):
 def test_a_student_of_ours_exported_is_a_teacher(tmp_path):
     pytest.importorskip("onnx", reason="needs the extra onnx")
     torch.manual_seed(0)
-    student = students.build("compact", width=8, embedding_dim=56, resolution=64).eval()
+    dim = CARDS["synthetic_identity"].embedding_dim
+    student = students.build("compact", width=8, embedding_dim=dim, resolution=64).eval()
     path = tmp_path / "student.onnx"
-    arguments = (torch.zeros(1, 3, 64, 64), torch.nn.functional.normalize(torch.ones(1, 56)))
+    arguments = (torch.zeros(1, 3, 64, 64), torch.nn.functional.normalize(torch.ones(1, dim)))
     torch.onnx.export(
         student, arguments, path, dynamo=False, opset_version=17, input_names=["target", "source"],
         output_names=["swap", "half", "quarter"], dynamic_axes={"target": {0: "n"}, "source": {0: "n"}},

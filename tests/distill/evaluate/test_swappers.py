@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from helpers.student_files import SIDE, student_file
+from helpers.student_files import EMBEDDING, SIDE, student_file
 from PIL import Image
 
 import teachers
@@ -115,7 +115,7 @@ def exported(tmp_path_factory):
     batch = {name: {0: "batch"} for name in ("source", "target", "embedding", "swap")}
     image, options = torch.zeros(1, 3, SIDE, SIDE), {"dynamo": False, "opset_version": 17, "output_names": ["swap"]}
     for module, inputs in (
-        (Generator(), {"target": image, "embedding": torch.zeros(1, 56)}),
+        (Generator(), {"target": image, "embedding": torch.zeros(1, EMBEDDING)}),
         (student, {"source": image, "target": image}),
     ):
         axes = {name: axis for name, axis in batch.items() if name in (*inputs, "swap")}

@@ -14,6 +14,7 @@ from conftest import ROOT
 from helpers.line import experiment, in_process
 from helpers.make_pairs import make
 from helpers.small_students import swapper
+from helpers.student_files import EMBEDDING
 from PIL import Image
 
 import students
@@ -50,7 +51,7 @@ def test_the_command_writes_files_a_card_and_a_table(exported, file):
     assert {p.name for p in folder.glob("[!.]*")} == {"tnn-fp32", "tnn-fp16", "card.json", "equality.md"}
     content = json.loads((folder / "card.json").read_text())
     assert content["student"]["name"] == "mobilefsgan" and content["environment"]["commit"]
-    assert content["models"]["generator"]["inputs"]["embedding"]["shape"] == [1, 56]
+    assert content["models"]["generator"]["inputs"]["embedding"]["shape"] == [1, EMBEDDING]
     assert content["compared_on"]["count"] == 32 and len(content["compared_on"]["hash"]) > 8
     assert content["compared_on"].keys() == {"pairs", "hash", "count", "gallery", "told"}, "the format of older cards"
     full, half = content["targets"]

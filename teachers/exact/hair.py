@@ -1,0 +1,256 @@
+"""Cards of hair: ribbons several strands wide that are combed over the head and hang from it.
+
+Hair is grown on the head in its rest shape, the same for everybody, and then carried along by the displacement of the
+person's own skull. So it fits any head. Lengths are decimetres; x points to the person's left, y up, z out of the face.
+A picture's numbers do not depend on the other pictures of the batch: only exactly rounded operations are used.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import grid_sample
+
+from .curves import dot
+from .hair_scalp import (
+    CARDS,
+    CENTRE,
+    GRID,
+    PANELS,
+    REACH,
+    Scalp,
+    column,
+    comb,
+    cross,
+    hair_mass,
+    size_of,
+    smooth,
+    soft_normal,
+    style,
+    unit,
+)
+
+SHEETS = 8  # kinds of strand patterns: tapering, blunt, wavy, closed; first the fine ones, then the coarse ones
+
+
+@dataclass
+class Ribbons:
+    """R cards of s segments, of n pictures, in the head's frame before turning."""
+
+    points: Tensor  # (n, R, s + 1, 2, 3) right and left edge
+    normal: Tensor  # (n, R, s + 1, 3) of the hair's mass, not of the card
+    tangent: Tensor  # (n, R, s + 1, 3) root to tip
+    open: Tensor  # (n, R, s + 1) in [0, 1]: how much light reaches this depth of the hair
+    seed: Tensor  # (n, R) in [0, 1): the strand pattern
+    used: Tensor  # (n, R, s) bool: segments to draw
+
+
+def _lengths(t: Scalp, keep: int, a: dict[str, Tensor], s: dict[str, Tensor]) -> Tensor:
+    """(n, R) dm."""
+    x, y, z = t.root[:, None, :keep]
+    chance = t.chance[:, :keep]
+    inside = t.root_line[0, :keep].clamp(min=0)
+    full = (0.16 + 0.75 * a["hair_length"]) * (0.75 + 0.4 * chance[0])
+    sides = smooth(0.45, 0.66, x.abs()) * smooth(8.1, 7.8, y)
+    nape = smooth(0.2, -0.2, z) * smooth(7.9, 7.2, y)
+    full = full * (1 - (0.6 * sides + 0.7 * nape).clamp(0, 0.75))
+    # Long hair is cut at one height: over the head to its side, then down.
+    over = ((x.abs() - 0.72) * (x.abs() - 0.72) + (y - 7.4) * (y - 7.4)).sqrt() * 1.15 * smooth(7.35, 7.55, y)
+    tip = (7.55 - a["hair_length"]).clamp(min=5.6)
+    cut = (over + torch.minimum(y, torch.full_like(y, 7.4)) - tip) * (0.86 + 0.16 * chance[0])
+    full = full + (cut - full) * s["long"]
+    front = _fringed(t, a, keep).to(x.dtype)
+    fringe = inside + (0.22 + 0.25 * a["hair_fringe"]) * (0.84 + 0.2 * chance[0])
+    full = full + (fringe - full) * front
+    back = 0.42 + 0.2 * chance[0]
+    full = full + (back - full) * (s["back"] * (1 - front))
+    return full + ((0.10 + 0.25 * full) - full) * s["afro"]
+
+
+def _fringed(t: Scalp, a: dict[str, Tensor], count: int) -> Tensor:
+    """(n, R) bool: cards of the fringe."""
+    x, _, z = t.root[:, None, :count]
+    return (z > 0.98) & (x.abs() < 0.55) & (a["hair_fringe"] > 0)
+
+
+def _place(flat: Tensor) -> Tensor:
+    """Directions (3, n, K) to places in the skull's map (n, 1, K, 2) of grid_sample."""
+    down = (1 + flat[1]).clamp(min=0.25) * REACH
+    return torch.stack([flat[0] / down, flat[2] / down], -1)[:, None]
+
+
+def _look(table: Tensor, flat: Tensor) -> Tensor:
+    """Read maps (n, c, GRID, GRID) at directions (3, n, K): (c, n, K)."""
+    return grid_sample(table, _place(flat), padding_mode="border", align_corners=False)[:, :, 0].transpose(0, 1)
+
+
+def _walk(t: Scalp, a: dict[str, Tensor], s: dict[str, Tensor], keep: int, segments: int) -> tuple[Tensor, Tensor]:
+    """Centre lines (s + 1, 3, n, R) on the rest head, and the lengths (n, R)."""
+    n = len(a["hair_length"])
+    p = t.root[:, None, :keep].expand(3, n, keep)
+    chance = t.chance[:, :keep]
+    centre, length = column(CENTRE, p), _lengths(t, keep, a, s)
+    skull = t.skull[:1] + (t.skull[1:] - t.skull[:1]) * (0.35 * s["long"] * (1 - s["back"]))[..., None]
+    inside = t.root_line[0, :keep]
+    edge = smooth(-0.02, 0.12, inside)
+    loft = s["long"] * (0.05 + 0.5 * a["hair_volume"]) * (1 - s["back"])
+    layer = 0.010 + (0.012 + 0.25 * a["hair_volume"] * (1 - s["back"]) + 0.02 * s["long"]) * chance[1]
+    mess = (0.16 + 0.5 * a["hair_curl"] + 1.5 * a["hair_volume"]) * (1 - 0.6 * s["back"]) * (1 - 0.5 * s["long"])
+    jitter = (chance[2:5, None] - 0.5) * mess * (torch.arange(keep, device=p.device) >= PANELS)
+    step = length / segments
+    fringed = _fringed(t, a, keep).to(p.dtype)
+    line = [p]
+    for i in range(segments):
+        share = (i + 1) / segments
+        out = soft_normal(p)
+        d = unit(comb(p, a, s, fringed))
+        hug = 1 - s["long"] * smooth(7.15, 6.55, p[1])
+        d = d - out * (dot(d, out) * (hug * (1 - s["afro"])))
+        fall = torch.stack([-0.24 * p[0], -1 + 0 * p[0], -0.12 * (p[2] - 0.45)])
+        d = unit(unit(d) + jitter)
+        d = unit(d + (fall - d) * ((1 - hug) * s["long"]))
+        p = p + d * step
+        w = p - centre
+        r = size_of(w)
+        w = w / r
+        rise = hair_mass(p, a, s) * (edge * min(1.0, 0.35 + 1.4 * share))
+        rise = rise + layer * min(1.0, 1.5 * share) + loft * smooth(8.0, 7.2, p[1])
+        surface = _look(skull.expand(n, -1, -1)[:, None], w)[0] + rise
+        hug = 1 - s["long"] * smooth(7.15, 6.55, p[1])
+        held = torch.where(w[1] > -0.75, torch.maximum(r, surface), r)
+        p = centre + w * (held + (surface - held) * (hug * (1 - s["afro"])))
+        p = _clear_face(p, chance, s["long"] * (1 - fringed))
+        line.append(p)
+    return torch.stack(line), length
+
+
+def _clear_face(p: Tensor, chance: Tensor, share: Tensor) -> Tensor:
+    """Push hanging hair off the face and away from the neck."""
+    x, y, z = p
+    side = torch.where(x >= 0, 1.0, -1.0)
+    ahead = smooth(0.72, 0.9, z) * smooth(7.85, 7.6, y) * share
+    wide = x.abs()
+    x = side * (wide + (torch.maximum(wide, 0.68 + 0.14 * chance[5]) - wide) * ahead)
+    z = z + (torch.minimum(z, 0.85 + 0.15 * chance[1]) - z) * ahead
+    low = smooth(6.9, 6.5, y) * share
+    gap = (x * x + (z - 0.35) * (z - 0.35)).clamp(min=1e-4).sqrt()
+    grow = 1 + (torch.maximum(gap, 0.60 + 0.22 * chance[1]) / gap - 1) * low
+    return torch.stack([x * grow, y, 0.35 + (z - 0.35) * grow])
+
+
+def _carry(t: Scalp, line: Tensor, vertices: Tensor) -> Tensor:
+    """Move centre lines (s + 1, 3, n, R) of the rest head to the persons' heads, vertices (n, V, 3)."""
+    n = len(vertices)
+    moved = vertices - t.rest.t()
+    table = moved[:, t.near[0]] * t.share[0, :, None]
+    for k in (1, 2, 3):
+        table = table + moved[:, t.near[k]] * t.share[k, :, None]
+    table = table.transpose(1, 2).reshape(n, 3, GRID, GRID)
+    steps, _, _, cards = line.shape
+    flat = line.permute(1, 2, 0, 3).reshape(3, n, -1)
+    w = unit(flat - column(CENTRE, flat))
+    w = torch.stack([w[0], w[1].clamp(min=-0.15), w[2]])
+    return line + _look(table, unit(w)).view(3, n, steps, cards).permute(2, 0, 1, 3)
+
+
+def grow(
+    t: Scalp, vertices: Tensor, a: dict[str, Tensor], count: int = CARDS, segments: int = 6, detail: float = 1.0
+) -> Ribbons:
+    """Cards for n pictures.
+
+    vertices: (n, V, 3) of the heads in their own frame, with expression, before turning and before `scalp_push`.
+    a: attributes (n, 1). count: cards to use, PANELS + 1 to CARDS; they get wider as they get fewer. segments: per
+    card, at least 3. detail: size of the picture / 256, at most 1; chooses finer or coarser strands.
+    Raises ValueError for another count or fewer segments.
+    """
+    if not PANELS < count <= CARDS or segments < 3:
+        raise ValueError(f"count must be in {PANELS + 1}..{CARDS} and segments at least 3; got {count} and {segments}")
+    s = style(a)
+    rest, length = _walk(t, a, s, count, segments)
+    normal = soft_normal(rest.transpose(0, 1).flatten(2)).view(3, segments + 1, -1, count)
+    line = _carry(t, rest, vertices)
+    chance = t.chance[:, :count]
+    line = line + _wave(line, chance, length, a, s)
+    along = torch.cat([line[1:2] - line[:1], line[2:] - line[:-2], line[-1:] - line[-2:-1]])
+    tangent = unit(along.transpose(0, 1))
+    across = unit(cross(tangent, normal))
+    height = rest[:, 1]
+    loose = smooth(7.2, 6.8, height) * s["long"]
+    # Light as on the smooth mass: the rise of a card over the scalp must not tilt its highlight.
+    flat = 0.9 * (1 - loose) * (1 - s["afro"])
+    tangent = unit(tangent - normal * (dot(tangent, normal) * flat))
+    twist = (chance[3] - 0.5) * 2.1 * loose
+    across = unit(across + normal * twist)
+    share = torch.linspace(0, 1, segments + 1, device=line.device)[:, None, None]
+    half = (0.022 + 0.014 * chance[4] + 0.026 * s["long"]) * (CARDS / count) ** 0.5
+    half[:, :PANELS] = 0.10
+    wider = 1 + 0.5 * loose * (torch.arange(count, device=half.device) >= PANELS)
+    half = half * wider * (1 + 0.4 * _fringed(t, a, count))
+    taper = torch.where(torch.arange(count, device=half.device) < PANELS, 0.1, 0.45)
+    half = half * (0.75 + 0.5 * share - taper * share * share)
+    edge = across * half
+    points = torch.stack([line.transpose(0, 1) - edge, line.transpose(0, 1) + edge])
+    inner = (0.10 + 0.35 * loose) * (1 - chance[1])
+    depth = (1 - inner).expand(segments + 1, len(length), count)
+    seed = _seeds(t, a, count, detail)
+    used = _used(t, a, s, rest, normal, count)
+    return Ribbons(
+        points.permute(3, 4, 2, 0, 1), normal.permute(2, 3, 1, 0), tangent.permute(2, 3, 1, 0),
+        depth.permute(1, 2, 0), seed, used,
+    )  # fmt: skip
+
+
+def _wave(line: Tensor, chance: Tensor, length: Tensor, a: dict[str, Tensor], s: dict[str, Tensor]) -> Tensor:
+    """Offsets (s + 1, 3, n, R) of wavy hair."""
+    share = torch.linspace(0, 1, len(line), device=line.device)[:, None, None]
+    size = 0.075 * a["hair_curl"] * (1 - s["afro"]) * (share * 3).clamp(max=1)
+    turn = share * (length * 1.5).clamp(max=2.2) + (chance[0] * 0.3 + line[0, 2] * 0.8 + a["hair_phase"])
+
+    def swing(x: Tensor) -> Tensor:  # a sine made of parabolas
+        f = x - x.round()
+        return 8 * f * (1 - 2 * f.abs())
+
+    return torch.stack([swing(turn) * size, 0 * size * turn, swing(turn + 0.25) * size], 1)
+
+
+def _seeds(t: Scalp, a: dict[str, Tensor], count: int, detail: float) -> Tensor:
+    """(n, R) in [0, 1): kind of pattern and pattern."""
+    own = t.chance[5, :count] + a["hair_phase"]
+    own = (own - own.floor()).clamp(0, 0.999)
+    wavy, blunt = a["hair_curl"] > 0.3, a["hair_length"] > 0.6
+    blunt = blunt | _fringed(t, a, count)
+    kind = torch.where(wavy, 2.0, torch.where(blunt, 1.0, 0.0)).to(own.dtype)
+    kind[:, :PANELS] = 3
+    kind = kind + (4 if detail < 0.45 else 0)
+    return (kind + own) / SHEETS
+
+
+def _used(t: Scalp, a: dict, s: dict, line: Tensor, normal: Tensor, count: int) -> Tensor:
+    """(n, R, s) bool: grown, and not behind the head."""
+    yaw, pitch = (a[k].double() * (np.pi / 180) for k in ("yaw", "pitch"))
+    sine, cosine, tilt = (v.to(line.dtype) for v in (yaw.sin(), yaw.cos(), pitch.sin()))
+    facing = normal[2] * cosine - normal[0] * sine - normal[1] * tilt
+    x, y, z = line[:, 0], line[:, 1], line[:, 2] - CENTRE[2]
+    x, z = x * cosine + z * sine, z * cosine - x * sine
+    # Behind the head or the neck, as the viewer sees them.
+    wide = 0.36 + 0.18 * smooth(6.5, 6.9, y) - 0.14 * smooth(7.8, 8.3, y)
+    hidden = (z < -0.10) & (x.abs() < wide)
+    seen = ~hidden & ((facing > -0.12) | (y < 7.3))
+    seen = seen[:-1] | seen[1:]
+
+    lines, root = t.root_line[:, :count], t.root[:, :count]
+    rank = torch.arange(count, device=line.device)
+    fringed, long, hairy = _fringed(t, a, count), s["long"] > 0.5, a["bald"] < 0.5
+    grown = hairy & (s["buzz"] < 0.5) & (lines[0] + (lines[1] - lines[0]) * s["recede"] > 0.01)
+    # Long hair needs fewer cards. It starts behind the temple, so that it does not cross the forehead.
+    share = torch.where(root[2] < 0.15, 0.10, 0.54 - 0.17 * a["hair_length"])
+    forehead = ((root[2] > 0.95) & (root[1] < 7.93)) | (lines[0] < 0.05)
+    falls = torch.where(long, (rank < count * share) & ~forehead, root[1] > 7.45)
+    grown = torch.where(rank < PANELS, hairy & long & (s["back"] < 0.5), grown & (fringed | falls))
+    # On the head the pushed scalp shows the mass of long hair; there some cards are enough.
+    bare = (line[1:, 1] > 7.6) & (facing[1:] > 0.35) & long & (t.chance[4, :count] > 0.35) & ~fringed
+    buried = (torch.arange(len(seen), device=line.device)[:, None, None] == 0) & (lines[0] > 0.12)
+    return (seen & grown & ~bare & ~buried).permute(1, 2, 0)

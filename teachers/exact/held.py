@@ -1,0 +1,336 @@
+"""Objects held before the lower face: a microphone, a cup, a book, or a scarf drawn up.
+
+They are drawn in the plane of the picture and depend on attributes only, so that what they hide is known for every
+face: what they hide must come from the target in a face swap. Only exact arithmetic is used per point (see curves.py).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .curves import bump, hue, mix, smooth
+from .noise import noise
+
+KINDS = (0.26, 0.50, 0.74)  # occluder_kind below: microphone, cup, book, else scarf
+Share = Tensor
+Thing = tuple[Tensor, Share]
+
+
+def occluder(x: Tensor, y: Tensor, a: dict[str, Tensor]) -> Thing:
+    """Linear colours (3, n, S, S) and shares (n, S, S) in [0, 1] of the objects at x (to the right) and y (down).
+
+    x, y: (n, S, S), sides of the picture from its middle, in [-.5, .5]. The share is 0 where a["occluder"] is 0.
+
+    Used of a, name -> (n, 1): occluder, _kind, _x, _y, _hue in [0, 1]; light_azimuth, _elevation, _strength, _warmth,
+    ambient.
+    """
+    side = x.shape[-1]
+    colour, share = torch.zeros(3, *x.shape, device=x.device), torch.zeros(x.shape, device=x.device)
+    number = sum((a["occluder_kind"][:, 0] >= edge).long() for edge in KINDS)
+    number = torch.where(a["occluder"][:, 0] > 0, number, -1)
+    soft = max(0.0025, 0.6 / side)
+    low, high = y.amax((0, 2)), x.abs().amin((0, 1))
+    for k, (draw, top, wide) in enumerate(
+        ((_microphone, 0.08, 0.35), (_cup, 0.0, 0.52), (_book, 0.0, 0.56), (_scarf, 0.0, 0.60))
+    ):
+        rows = (number == k).nonzero()[:, 0]
+        if len(rows):
+            # Only the part of the picture that such an object can reach.
+            lines, columns = (low > top).nonzero()[:, 0], (high < wide).nonzero()[:, 0]
+            near = rows[:, None, None], lines[None, :, None], columns[None, None]
+            some = {name: a[name][rows] for name in a if name.startswith(("occluder", "light", "ambient"))}
+            drawn, covered = draw(x[near].flatten(1), y[near].flatten(1), some, soft)
+            place = len(rows), len(lines), len(columns)
+            share[near] = covered.view(place)
+            for channel, values in zip(colour, drawn, strict=True):
+                channel[near] = values.view(place)
+    return colour, share * a["occluder"].clamp(0, 1)[..., None]
+
+
+def _lit(albedo: Tensor, nx: Tensor, ny: Tensor, nz: Tensor, a: dict[str, Tensor], gloss: float = 0.0) -> Tensor:
+    """Albedo (3, n, P) or (3, n, 1) under the key and the ambient light; unit normals (n, P), y up, z to the viewer."""
+    azimuth, elevation = (a[k].double() * (math.pi / 180) for k in ("light_azimuth", "light_elevation"))
+    lx = (azimuth.sin() * elevation.cos()).float()
+    ly, lz = elevation.sin().float(), (azimuth.cos() * elevation.cos()).float()
+    facing = ((nx * lx + ny * ly + nz * lz + 0.12) * (1 / 1.12)).clamp(min=0)
+    warm = 0.10 * a["light_warmth"].clamp(-2, 2)
+    key = torch.stack([1 + warm, torch.ones_like(warm), 1 - 1.4 * warm]) * (1.04 * a["light_strength"])
+    ambient = a["ambient"] * (0.80 + 0.30 * ny)
+    out = albedo * (key * facing + ambient)
+    if not gloss:
+        return out
+    hx, hy, hz = lx, ly, lz + 1
+    length = (hx * hx + hy * hy + hz * hz).sqrt()
+    near = ((nx * hx + ny * hy + nz * hz) / length).clamp(min=0)
+    near = near * near
+    near = near * near
+    near = near * near
+    near = near * near
+    return out + key * (near * near * gloss)
+
+
+def _lit_flat(albedo: Tensor, up: float, front: float, a: dict[str, Tensor], gloss: float = 0.0) -> Tensor:
+    """_lit() of a flat surface whose normal looks up and to the viewer."""
+    nil = torch.zeros_like(a["ambient"])
+    return _lit(albedo, nil, nil + up, nil + front, a, gloss)
+
+
+def _turned(x: Tensor, y: Tensor, cx: Tensor, cy: Tensor, degrees: Tensor) -> tuple[Tensor, Tensor]:
+    """Coordinates in the frame of an object at (cx, cy) that leans to the right by degrees: right and down."""
+    angle = degrees.double() * (math.pi / 180)
+    c, s = angle.cos().float(), angle.sin().float()
+    dx, dy = x - cx, y - cy
+    return dx * c + dy * s, dy * c - dx * s
+
+
+def _round(u: Tensor, half: Tensor) -> tuple[Tensor, Tensor]:
+    """The normal of a cylinder of radius `half` at a distance u from its axis: across, and to the viewer."""
+    across = (u / half).clamp(-0.995, 0.995)
+    return across, (1 - across * across).sqrt()
+
+
+def _ellipse(u: Tensor, v: Tensor, wide: float | Tensor, high: float, soft: float) -> Tensor:
+    """How much a point is in the ellipse of half axes wide and high about 0; its edge is equally soft all around."""
+    p, q = u / wide, v / high
+    squared = p * p + q * q
+    p, q = p / wide, q / high
+    return smooth(soft, -soft, (squared - 1) / (4 * (p * p + q * q)).clamp(min=1e-4).sqrt())
+
+
+def _microphone(x: Tensor, y: Tensor, a: dict[str, Tensor], soft: float) -> Thing:
+    """A ball of wire mesh or coloured foam on a tapered handle that leaves the picture."""
+    lean = (a["occluder_x"] - 0.5) * 50
+    cx, cy = (a["occluder_x"] - 0.5) * 0.24, 0.33 - 0.11 * a["occluder_y"]
+    u, v = _turned(x, y, cx, cy, -lean)
+    foam = (a["occluder_hue"] > 0.55).float()
+    radius = 0.088 + 0.022 * foam
+    high = radius * (1.06 + 0.10 * foam)
+    bx, by = u / radius, v / high
+    r2 = bx * bx + by * by
+    bz = (1 - r2).clamp(min=0.0).sqrt()
+    # Wires cross on the ball; longitude and latitude are close enough to its coordinates.
+    stretch = 1 + 0.35 * r2
+    p, q = (bx + by) * stretch * 11, (bx - by) * stretch * 11
+    wire = ((p - p.floor() - 0.5).abs() - 0.22).clamp(min=0) + ((q - q.floor() - 0.5).abs() - 0.22).clamp(min=0)
+    wire = 0.14 + (wire.clamp(max=0.4) - 0.14) * min(1.0, 0.003 / soft)  # fades where a pixel is wider than a wire
+    grain, medium = noise(u * 5.0 + a["occluder_hue"], v * 5.0, "pore", "medium")
+    grille = hue(0.6, 0.04, 0.62, like=cx) * (0.25 + 2.0 * wire)
+    sponge = hue(a["occluder_hue"] * 2.2, 0.66, 0.42) * (1 + 0.14 * grain + 0.06 * medium)
+    ball_colour = mix(grille, sponge, foam) * (1 - 0.45 * bump((1 - by) * (1 - by) * 6))
+    ball = _lit(ball_colour, bx, -by, bz, a) + _lit(torch.zeros_like(grille), bx, -by, bz, a, 0.35) * (1 - foam) * (
+        0.4 + wire
+    )
+    belt = smooth(0.012 + soft, 0.012 - soft, (v - 0.01 * bz).abs()) * (1 - foam)
+    nx, nz = bx.clamp(-0.99, 0.99), (1 - bx.clamp(-0.99, 0.99) ** 2).sqrt()
+    ball = mix(ball, _lit(hue(0.6, 0.03, 0.5, like=cx), nx, 0 * nx, nz, a, 0.7), belt)
+    ball_share = smooth(soft, -soft, (r2.clamp(min=1e-12).sqrt() - 1) * radius)
+
+    below = (v - high * 0.8).clamp(min=0)
+    half = 0.056 - 0.05 * below.clamp(max=0.4)
+    nx, nz = _round(u, half)
+    collar = smooth(0.035 + soft, 0.035 - soft, below)
+    groove = bump(((below - 0.040) / 0.004) ** 2)
+    body = mix(hue(0.62, 0.10, 0.14, like=cx), hue(0.6, 0.04, 0.45, like=cx), collar)
+    handle = _lit(body * (1 - 0.6 * groove), nx, 0 * nx, nz, a, 0.35)
+    handle = handle * (0.45 + 0.55 * smooth(-0.01, 0.05, below))
+    handle_share = smooth(soft, -soft, u.abs() - half) * (v > 0)
+    return mix(handle, ball, ball_share), torch.maximum(ball_share, handle_share)
+
+
+class _Cup(NamedTuple):
+    """Points (n, P) of a cup or mug. u, v: right and down from the middle of its mouth; down: v along the circles
+    around it, which hang lower in the middle; half: half its width there; nx, nz: its normals; mouth: share in the
+    ellipse of its mouth. mug: 1 of a mug, 0 of a paper cup; rim: half the width of the mouth; both (n, 1).
+    tint: (3, n, 1). soft: of edges."""
+
+    u: Tensor
+    v: Tensor
+    down: Tensor
+    half: Tensor
+    nx: Tensor
+    nz: Tensor
+    mouth: Tensor
+    mug: Tensor
+    rim: Tensor
+    tint: Tensor
+    soft: float
+
+
+def _cup(x: Tensor, y: Tensor, a: dict[str, Tensor], soft: float) -> Thing:
+    """A paper cup with a lid and a sleeve, or a mug, that leaves the picture below."""
+    cup = _cup_at(x, y, a, soft)
+    medium, streak = noise(cup.nx * 0.3 + a["occluder_hue"], cup.v * 1.2, "medium", "streak")
+    glaze = cup.tint * (1 + 0.02 * streak)
+    outside = mix(_paper(cup, medium, a), glaze, cup.mug)
+    body = _lit(outside, cup.nx, 0.12 + 0 * cup.nx, cup.nz, a, 0.30)
+    body = body * (1 - 0.30 * bump(((cup.down - 0.052) / 0.022) ** 2) * (1 - cup.mug))  # the lid's shadow
+    share = _in_column(cup, cup.half) * smooth(-soft, soft, cup.v)
+    closed, lid = _lid(cup, body, a)
+    open_, more = _mug(cup, body, share, glaze, a)
+    is_mug = cup.mug > 0
+    return torch.where(is_mug, open_, closed), torch.maximum(share, torch.where(is_mug, more, lid))
+
+
+def _cup_at(x: Tensor, y: Tensor, a: dict[str, Tensor], soft: float) -> _Cup:
+    cx, cy = (a["occluder_x"] - 0.5) * 0.26, 0.27 - 0.13 * a["occluder_y"]
+    u, v = _turned(x, y, cx, cy, (0.5 - a["occluder_x"]) * 22)
+    mug = (a["occluder_hue"] * 3 - (a["occluder_hue"] * 3).floor() > 0.68).float()
+    half = 0.150 + 0.012 * mug - 0.17 * v.clamp(min=0) * (1 - 0.85 * mug)
+    nx, nz = _round(u, half)
+    rim = 0.158 + 0.004 * mug
+    mouth = _ellipse(u, v - 0.002, rim, 0.034, soft)
+    tint = hue(a["occluder_hue"], 0.50 - 0.15 * mug, 0.55 + 0.15 * mug)
+    return _Cup(u, v, v - nz * 0.030, half, nx, nz, mouth, mug, rim, tint, soft)
+
+
+def _in_column(cup: _Cup, half: float | Tensor) -> Tensor:
+    """How much a point is within half of the axis of the cup."""
+    return smooth(cup.soft, -cup.soft, cup.u.abs() - half)
+
+
+def _paper(cup: _Cup, medium: Tensor, a: dict[str, Tensor]) -> Tensor:
+    """Colour of white paper in a sleeve of ridged card with a round logo."""
+    soft = cup.soft
+    ridges = cup.nx * (1 + 0.3 * cup.nx * cup.nx) * 16
+    ridges = 1 + 0.05 * ((ridges - ridges.floor()) * 2 - 1).abs()
+    card = hue(0.075, 0.42, 0.60, like=cup.mug) * ridges * (1 + 0.03 * medium)
+    sleeve = smooth(-soft, soft, cup.down - 0.115) * (1 - cup.mug)
+    below = cup.down - 0.215
+    logo = smooth(soft, -soft, (cup.nx * cup.nx * 0.030 + below * below).clamp(min=1e-12).sqrt() - 0.052)
+    paper = mix(mix(_white(a), card, sleeve), cup.tint * 0.8, logo * sleeve * 0.9)
+    return paper * (1 - 0.35 * bump(((cup.down - 0.112) / 0.008) ** 2) * (1 - cup.mug))  # the sleeve's upper edge
+
+
+def _white(a: dict[str, Tensor]) -> Tensor:
+    return hue(0.10, 0.05, 0.90, like=a["occluder_hue"])
+
+
+def _lid(cup: _Cup, under: Tensor, a: dict[str, Tensor]) -> Thing:
+    """Colours (3, n, P) with a white or black lid over those under it, and its share: a skirt wider than the cup, a
+    disc, and a plateau on it."""
+    soft, plateau = cup.soft, 0.118  # half the plateau's width
+    plastic = mix(_white(a), hue(0.6, 0.05, 0.10, like=cup.mug), (a["occluder_hue"] > 0.5).float())
+    disc = _lit_flat(plastic * 0.9, 0.75, 0.55, a, 0.1)
+    disc = disc * (0.75 + 0.25 * _ellipse(cup.u, cup.v - 0.002, cup.rim, 0.034, 0.01))
+    nx, nz = _round(cup.u, cup.rim)
+    skirt = _lit(plastic, nx, 0.1 + 0 * nx, nz, a, 0.4) * (1 - 0.30 * bump(((cup.down - 0.010) / 0.006) ** 2))
+    skirt_share = _in_column(cup, cup.rim) * smooth(-soft, soft, cup.v + 0.012)
+    skirt_share = skirt_share * smooth(0.040 + soft, 0.040 - soft, cup.down)
+    colour = mix(mix(under, disc, cup.mouth), skirt, skirt_share * smooth(-soft, soft, cup.v - 0.034 * nz))
+    nx, nz = _round(cup.u, cup.u.new_tensor(plateau))
+    high = cup.v + 0.036
+    wall = _in_column(cup, plateau) * smooth(-soft, soft, high) * smooth(soft, -soft, cup.v - 0.024 * nz)
+    plate = _ellipse(cup.u, high, plateau, 0.024, soft)
+    colour = mix(colour, _lit(plastic, nx, 0.1 + 0 * nx, nz, a, 0.4), wall)
+    colour = mix(colour, _lit_flat(plastic * 0.95, 0.8, 0.5, a, 0.1), plate)
+    return colour, torch.maximum(torch.maximum(cup.mouth, plate), torch.maximum(skirt_share, wall))
+
+
+def _mug(cup: _Cup, under: Tensor, body: Tensor, glaze: Tensor, a: dict[str, Tensor]) -> Thing:
+    """Colours (3, n, P) with the lip of a mug, coffee in it and a handle over those under it, and the share of lip and
+    handle; body: share of the mug's body."""
+    inside = _ellipse(cup.u, cup.v - 0.002, cup.rim * 0.93, 0.0316, cup.soft)
+    coffee = _ellipse(cup.u, cup.v - 0.012, 0.140, 0.026, cup.soft)
+    well = glaze * (0.35 + 0.3 * smooth(-0.03, 0.0, cup.v))
+    well = mix(well, hue(0.06, 0.75, 0.24, like=cup.mug), coffee)
+    colour = mix(under, _lit_flat(glaze * 1.05, 0.6, 0.75, a, 0.2), cup.mouth)
+    colour = mix(colour, _lit_flat(well, 0.8, 0.4, a), inside)
+    handle, ring = _handle(cup, body, a)
+    return mix(colour, handle, ring * (1 - cup.mouth)), torch.maximum(cup.mouth, ring)
+
+
+def _handle(cup: _Cup, body: Tensor, a: dict[str, Tensor]) -> Thing:
+    """A ring beside a mug, where its body does not cover it."""
+    side = torch.where(a["occluder_x"] > 0.5, 1.0, -1.0)
+    beside = cup.u * side - cup.half
+    du, dv = beside / 0.85, cup.v - 0.125
+    far = (du * du + dv * dv).clamp(min=1e-12).sqrt()
+    across = ((far - 0.082) / 0.019).clamp(-1, 1)
+    outwards = across / far
+    nz = (1 - across * across).clamp(min=0).sqrt()
+    colour = _lit(cup.tint, side * du * outwards, -dv * outwards, nz, a, 0.3)
+    ring = smooth(cup.soft, -cup.soft, (far - 0.082).abs() - 0.019) * (cup.u * side > 0) * (1 - body)
+    return colour * (0.75 + 0.25 * smooth(0.0, 0.03, beside)), ring
+
+
+def _book(x: Tensor, y: Tensor, a: dict[str, Tensor], soft: float) -> Thing:
+    """An open hardback seen from its cover: two boards, the spine between them, the pages' edge above."""
+    cx, cy = (a["occluder_x"] - 0.5) * 0.22, 0.25 - 0.13 * a["occluder_y"]
+    u, v = _turned(x, y, cx, cy, (a["occluder_x"] - 0.5) * 26)
+    half = 0.36 + 0.05 * a["occluder_y"]
+    au = u.abs()
+    open_ = 0.10  # the boards lean back from the spine, which makes their upper edge rise towards it
+    edge = v - open_ * 0.28 * au
+    cloth = hue(a["occluder_hue"], 0.52, 0.30 + 0.22 * (a["occluder_hue"] * 5 - (a["occluder_hue"] * 5).floor()))
+    gold = hue(0.12, 0.45, 0.75, like=cx)
+    grain, wide = noise(u * 3.0, v * 3.0 + a["occluder_hue"], "pore", "wide")
+    board = cloth * (1 + 0.05 * grain + 0.04 * wide)
+    spine = smooth(0.036 + soft, 0.036 - soft, au)
+    hinge = bump(((au - 0.050) / 0.008) ** 2)
+    # On the right board, which is the front: a frame, a title and a name.
+    fu, fv = u - 0.20, edge
+    frame = bump(((fv - 0.035) / 0.0035) ** 2) * smooth(0.130, 0.126, fu.abs()) + bump(
+        ((fu.abs() - 0.126) / 0.0035) ** 2
+    ) * smooth(0.033, 0.037, fv)
+    letters = noise(u * 2.3 + a["occluder_hue"] * 9, 0 * v + 0.4, "streak")
+    title = (
+        smooth(0.018 + soft, 0.018 - soft, (fv - 0.105).abs())
+        * smooth(0.092, 0.086, fu.abs())
+        * smooth(-0.5, 0.1, letters)
+    )
+    name = (
+        smooth(0.007 + soft, 0.007 - soft, (fv - 0.160).abs())
+        * smooth(0.060, 0.055, fu.abs())
+        * smooth(-0.4, 0.2, letters)
+    )
+    bands = (bump(((edge - 0.06) / 0.004) ** 2) + bump(((edge - 0.13) / 0.004) ** 2)) * spine
+    print_ = (frame + title + name + bands).clamp(max=1)
+    albedo = mix(board, gold, print_ * 0.8) * (1 - 0.35 * hinge)
+    side = torch.where(u > 0, 1.0, -1.0)
+    sx, sz = _round(u, u.new_tensor(0.046))
+    nx = torch.where(au < 0.040, sx, side * 0.20)
+    nz = torch.where(au < 0.040, sz, torch.full_like(sz, 0.97))
+    cover = _lit(albedo, nx, 0.05 + 0 * nx, nz, a, 0.12)
+    cover = cover * (1 - 0.25 * bump((edge / 0.006) ** 2))
+    inside = smooth(soft, -soft, au - half)
+    cover_share = smooth(-soft, soft, edge) * inside
+    # The pages: thin lines along their edge, behind the boards.
+    lines = noise(u * 0.2, edge * 26, "pore")
+    pages = hue(0.11, 0.14, 0.86, like=cx) * (0.90 + 0.06 * lines)
+    block = _lit_flat(pages, 0.85, 0.5, a) * (0.55 + 0.45 * smooth(0.0, 0.02, -edge))
+    block_share = smooth(-soft, soft, edge + 0.016 * smooth(0.0, 0.06, au)) * smooth(soft, -soft, au - half + 0.012)
+    return mix(block, cover, cover_share), torch.maximum(cover_share, block_share)
+
+
+def _scarf(x: Tensor, y: Tensor, a: dict[str, Tensor], soft: float) -> Thing:
+    """A knitted scarf wound around neck and chin."""
+    cx, cy = (a["occluder_x"] - 0.5) * 0.10, 0.24 - 0.10 * a["occluder_y"]
+    u, v = x - cx, y - cy
+    wide, medium, grain = noise(u * 0.5 + a["occluder_hue"] * 7, v * 0.5 + a["occluder_x"], "wide", "medium", "pore")
+    slant = (a["occluder_x"] - 0.5) * 0.5
+    edge = v - 0.50 * u * u * (1 - 0.5 * u * u) - slant * u + 0.012 * wide
+    half = 0.285 + 0.055 * smooth(-0.02, 0.10, edge) + 0.42 * edge.clamp(0, 0.35) + 0.010 * medium
+    nx, nz = _round(u, half)
+    # Folds run around the neck, bent by noise; each is a soft roll with a shadow where the next one lies on it.
+    along = edge * 9.5 + 0.22 * wide + 0.5 * slant * u * 6 + 0.8 * nx * nx
+    roll = along - along.floor()
+    slope = (0.45 - roll) * 1.3 * smooth(1.0, 0.85, roll)
+    crease = smooth(0.80, 1.0, roll) + 0.45 * smooth(0.10, 0.0, roll)
+    stitches = u * 62 + 3 * medium
+    knit = edge * 70 + ((stitches - stitches.floor()) * 2 - 1).abs() * 1.2
+    knit = ((knit - knit.floor()) * 2 - 1).abs()
+    fade = min(1.0, 0.0022 / soft)
+    tone = hue(a["occluder_hue"], 0.20 + 0.35 * a["occluder_x"], 0.35 + 0.35 * a["occluder_y"])
+    second = hue(a["occluder_hue"] + 0.08, 0.25, 0.75)
+    bands = edge * 3.1 + a["occluder_hue"] * 3
+    banded = smooth(0.36, 0.40, (bands - bands.floor() - 0.5).abs()) * (a["occluder_x"] * 7 % 1 > 0.55)
+    wool = mix(tone, second, banded) * (1 + fade * (0.22 * knit - 0.14) + 0.05 * grain)
+    length = (1 + slope * slope).sqrt()
+    lit = _lit(wool, nx * 0.9 / length, slope / length, nz / length, a)
+    lit = lit * (1 - 0.55 * crease) * (0.70 + 0.30 * smooth(-0.01, 0.05, edge))
+    share = smooth(-soft * 1.5, soft * 1.5, edge) * smooth(soft * 1.5, -soft * 1.5, u.abs() - half)
+    return lit, share

@@ -1,0 +1,155 @@
+"""What the renderer knows beside the colours: masks, landmarks, and, on request, dense truth that no photograph has."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor
+
+from . import hair_scalp, mesh, paint, worn
+from .geometry import BACK, BODY, EYE_LEFT, EYE_RIGHT, GLASSES, HAIR, LASH, TEETH, TONGUE, Geometry, cap, scalp, unit
+from .masks import MASKS
+from .surface import Hits, Points, hits
+
+SEGMENTS = (
+    "background", "skin", "brows", "eyes", "lips", "mouth", "teeth", "hair", "glasses", "occluder", "cloth"
+)  # fmt: skip
+"""Values of the segmentation, by place: background 0, skin 1, and so on. Beards are skin, lashes are eyes; mouth: its
+cavity and the tongue."""
+HEAD = (BODY, EYE_LEFT, EYE_RIGHT, TEETH, TONGUE, LASH)
+SAME_PLACE = 0.05  # dm
+EYEBALL = 0.14  # dm, radius on the mean head
+
+
+def landmarks(g: Geometry) -> Tensor:
+    """Left and right eye, nose tip, left and right mouth corner in the picture: (n, 5, 2) pixels x, y. A pixel's centre
+    is at one half. The eyes are the fronts of the eyeballs; the mouth moves with the expression."""
+    t = g.tables
+    fronts = [
+        g.view.project(g.view.pose((e[0], e[1], e[2] + r))) for e, r in zip(g.head.eyes, g.head.radius, strict=True)
+    ]
+    points = [(v[0][0], v[1][0]) for v in reversed(fronts)]
+    points += [(g.x[k], g.y[k]) for k in (t.nose, t.corners[1], t.corners[0])]
+    return torch.stack([torch.stack(p, -1) for p in points], 1) / 2
+
+
+def inner_face(g: Geometry, p: Points) -> Tensor:
+    """(N + 1,) bool: points of the inner face, from brows to chin, with eyes and mouth."""
+    inside = torch.zeros(len(p.material) + 1, dtype=torch.bool, device=p.slot.device)
+    for material in (EYE_LEFT, EYE_RIGHT, TEETH, TONGUE, LASH):
+        inside[:-1] |= p.material == material
+    h = hits(p, BODY)
+    if h is not None:
+        inside.index_copy_(0, h.write.view(-1), (h.static(g.tables.inner_face) > 0).view(-1))
+        inside[-1] = False
+    return inside
+
+
+def _per_pixel(p: Points, values: Tensor) -> Tensor:
+    """Values of the points (C, N + 1) at the pixels' upper left samples: (n, C, size, size)."""
+    upper_left = p.slot[:, 0].reshape(-1)
+    return torch.stack([v.index_select(0, upper_left).view(p.n, p.size, p.size) for v in values], 1)
+
+
+def _dense(p: Points, channels: int, empty: float, parts: Iterable[tuple[Hits, Sequence[Tensor]]]) -> Tensor:
+    """Values of several materials' points, (n, P) for each channel, at the pixels: (n, channels, size, size); `empty`
+    elsewhere."""
+    out = torch.full((channels, len(p.material) + 1), empty, device=p.slot.device)
+    for h, values in parts:
+        for channel, value in zip(out, values, strict=True):
+            channel.index_copy_(0, h.write.view(-1), value.reshape(-1))
+    out[:, -1] = empty
+    return _per_pixel(p, out)
+
+
+def _every(p: Points, materials: Iterable[int]) -> list[tuple[int, Hits]]:
+    """Of those materials that any picture shows, the points."""
+    return [(m, h) for m in materials if (h := hits(p, m)) is not None]
+
+
+def depth(g: Geometry, p: Points) -> Tensor:
+    """(n, 1, size, size) dm from the camera along its axis; inf where nothing is."""
+    back = {TEETH: BACK[mesh.TEETH], TONGUE: BACK[mesh.TONGUE]}
+    parts = [
+        (h, [g.view.distance.view(-1, 1) - h.moving(g.depth) - back.get(m, 0.0)])
+        for m, h in _every(p, (*HEAD, HAIR, GLASSES))
+    ]
+    return _dense(p, 1, float("inf"), parts)
+
+
+def normals(g: Geometry, p: Points) -> Tensor:
+    """(n, 3, size, size) unit normals of the head in the view (right, up, to the camera); 0 elsewhere."""
+    t, parts = g.tables, []
+    vertex = [c.index_copy(0, t.lashes, c.index_select(0, t.lash_root)) for c in g.normal]  # lashes: of their roots
+    for m, h in _every(p, HEAD):
+        if m in (EYE_LEFT, EYE_RIGHT):
+            local = _on_ball(g, h, m)
+            turn = [v[0][:, None] for v in g.view.turn]
+            value = [turn[i] * local[0] + turn[i + 1] * local[1] + turn[i + 2] * local[2] for i in (0, 3, 6)]
+        else:
+            value = unit(tuple(h.moving(c) for c in vertex))
+        parts.append((h, value))
+    return _dense(p, 3, 0.0, parts)
+
+
+def _on_ball(g: Geometry, h: Hits, material: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Unit directions, 3 x (n, P), from the centre of an eyeball to its points, in the head's frame."""
+    directions = cap(h.x.device)[0].T.contiguous()
+    return unit(tuple(h.blend(c, [v - g.start[material] for v in h.vertex]) for c in directions))
+
+
+def correspondence(g: Geometry, p: Points) -> Tensor:
+    """(n, 3, size, size) dm: where on the neutral mean head this point of the head lies; NaN elsewhere. The same place
+    of two people, or of two pictures of one person, has the same value."""
+    parts = []
+    for m, h in _every(p, HEAD):
+        if m in (EYE_LEFT, EYE_RIGHT):
+            centre = g.tables.eye_centres[m - EYE_LEFT]
+            value = [c + EYEBALL * v for c, v in zip(centre.unbind(0), _on_ball(g, h, m), strict=True)]
+        else:
+            value = [h.static(row) for row in g.tables.rest_rows]
+        parts.append((h, value))
+    return _dense(p, 3, float("nan"), parts)
+
+
+def segmentation(g: Geometry, p: Points, occluder: Tensor) -> Tensor:
+    """(n, 1, size, size) uint8, values as in SEGMENTS. occluder: (n, 1, size, size) bool."""
+    label = torch.zeros(len(p.material) + 1, dtype=torch.uint8, device=p.slot.device)
+    simple = {EYE_LEFT: "eyes", EYE_RIGHT: "eyes", LASH: "eyes", TEETH: "teeth", TONGUE: "mouth", HAIR: "hair",
+              GLASSES: "glasses"}  # fmt: skip
+    for material, name in simple.items():
+        label[:-1][p.material == material] = SEGMENTS.index(name)
+    h = hits(p, BODY)
+    if h is not None:
+        label.index_copy_(0, h.write.view(-1), _parts_of_skin(g, h).view(-1))
+    label[-1] = SEGMENTS.index("background")
+    return torch.where(occluder, SEGMENTS.index("occluder"), _per_pixel(p, label[None]))
+
+
+def _parts_of_skin(g: Geometry, h: Hits) -> Tensor:
+    """Labels (n, P) uint8 of points of the body."""
+    rest = [h.static(row) for row in g.tables.rest_rows]
+    lip, mouth = (h.static(g.tables.masks[MASKS.index(name)]) for name in ("lip", "mouth"))
+    line = h.moving(hair_scalp.scalp_line(scalp(h.x.device), g.a).T.contiguous())
+    label = torch.full_like(h.write, SEGMENTS.index("skin"), dtype=torch.uint8)
+    chosen = {
+        "lips": lip > 0, "mouth": mouth > 0.5, "brows": paint.brow(*rest, g.traits) > 0.3,
+        "hair": line > 0, "cloth": worn.cloth(*rest, g.a)[0] > 0.5,
+    }  # fmt: skip
+    for name, where in chosen.items():
+        label[where] = SEGMENTS.index(name)
+    return label
+
+
+def flow(first: Geometry, second: Geometry, p: Points, other: Points) -> tuple[Tensor, Tensor]:
+    """Where the head's points of the first picture are in the second: motion (n, 2, size, size) in pixels x, y, 0 where
+    the first shows no head, and (n, 1, size, size) bool: the point is seen in both."""
+    moved = []
+    for _, h in _every(p, HEAD):
+        x, y, z = (h.moving(v) for v in (second.x, second.y, second.depth))
+        nearest = other.at(other.depth(), x.floor().long(), y.floor().long(), float("-inf"))
+        seen = (nearest - z).abs() < SAME_PLACE
+        moved.append((h, [(x - h.moving(first.x)) / 2, (y - h.moving(first.y)) / 2, seen.float()]))
+    dense = _dense(p, 3, 0.0, moved)
+    return dense[:, :2], dense[:, 2:] > 0.5

@@ -1,0 +1,232 @@
+"""Colours of the points of all materials: gathers what their painters need, and calls them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from . import camera, eyes, glasses, hair_scalp, hair_shade, mesh, paint, raster, worn
+from .curves import dot, hue, mix, rgb
+from .geometry import BODY, EYE_LEFT, EYE_RIGHT, GLASSES, HAIR, LASH, LENS, TEETH, TONGUE, Geometry, cap, scalp, unit
+from .masks import MASKS
+from .noise import interleaved
+from .surface import Hits, Points, hits
+
+Numbers = dict[str, Tensor]
+SHADOW_STEPS = (0.04, 0.10, 0.19, 0.31)  # dm along the light
+SHADOW_GRID, SHADOW_BLUR = 128, 5  # cells in a row of the map of hair, and of its box blur
+SHADOW_BITS, SHADOW_ZERO = 16, 1024  # the map's depth: in 2 ** 16 steps of the raster, and such that it is positive
+
+
+@dataclass
+class Skin:
+    """What paint.skin reads, as paint.Points describes it."""
+
+    x: Tensor
+    y: Tensor
+    z: Tensor
+    nx: Tensor
+    ny: Tensor
+    nz: Tensor
+    visible: Tensor
+    occlusion: Tensor
+    angle: Tensor
+    scalp: Tensor
+    masks: Tensor
+
+
+def light(exact: Numbers, a: Numbers) -> Numbers:
+    """The lights of pictures, (3, n, 1) each: unit vectors key, half (between key and eye) and rim in the view; colours
+    key_colour, rim_colour, sky and ground. They depend on attributes only."""
+    key = torch.stack(camera.direction(exact["light_azimuth"], exact["light_elevation"]))
+    rim = torch.stack(camera.direction(exact["light_azimuth"] + 165, 0 * exact["light_azimuth"] + 17))
+    warm, ambient = a["light_warmth"], a["ambient"]
+    tint = torch.stack([1 + 0.10 * warm, 1 + 0 * warm, 1 - 0.14 * warm]).clamp(0.6, 1.4)
+    around = hue(
+        a["background_hue"], 0.05 + 0.22 * a["background_saturation"] * a["background_saturation"],
+        0.28 + 0.55 * a["background_value"],
+    )  # fmt: skip
+    return {
+        "key": key, "half": torch.stack(unit((key[0], key[1], key[2] + 1))), "rim": rim,
+        "key_colour": tint * a["light_strength"] * 2.6, "rim_colour": rgb(1.1, 1.1, 1.2, like=warm) * a["rim"],
+        "sky": (rgb(0.96, 1.0, 1.06, like=warm) * 0.8 + 0.35 * around) * ambient * 1.5,
+        "ground": (rgb(0.55, 0.45, 0.40, like=warm) * 0.5 + 0.30 * around) * ambient * 1.1,
+    }  # fmt: skip
+
+
+def colours(g: Geometry, p: Points, lit: Numbers, detail: float) -> Tensor:
+    """Linear colours (3, N + 1) of the points; the last one is black and stands for no point."""
+    out = torch.zeros(3, len(p.material) + 1, device=p.slot.device)
+    painters = {
+        BODY: _body, EYE_LEFT: _left_eye, EYE_RIGHT: _right_eye, TEETH: _teeth, TONGUE: _tongue, LASH: _lashes,
+        HAIR: _strands, GLASSES: _frames,
+    }  # fmt: skip
+    for material, painter in painters.items():
+        h = hits(p, material)
+        if h is not None:
+            for channel, value in zip(out, painter(g, p, h, lit, detail), strict=True):
+                channel.index_copy_(0, h.write.view(-1), value.expand(h.write.shape).reshape(-1))
+    out[:, -1] = 0
+    return out
+
+
+def _rest(g: Geometry, h: Hits) -> list[Tensor]:
+    return [h.static(g.tables.rest_rows[k]) for k in range(3)]
+
+
+def _body(g: Geometry, p: Points, h: Hits, lit: Numbers, detail: float) -> Tensor:
+    t, grown = g.tables, scalp(h.x.device)
+    toward = g.view.unrotate(tuple(c.T for c in lit["key"]))
+    visible = mesh.visibility(t, torch.cat(toward).T.double())
+    line = hair_scalp.scalp_line(grown, g.a).T.contiguous()
+    normal = unit(tuple(h.moving(c) for c in g.normal))
+    inside = h.moving(line)
+    open_ = _out_of_shadow(g, p, h, lit)
+    masks = torch.stack([h.static(mask) for mask in t.masks])
+    cavity = masks[MASKS.index("mouth")]
+    shut = 1 - ((g.a["jaw"] - 0.02) * 10).clamp(0, 1)
+    occlusion = torch.maximum(h.static(t.occlusion), cavity * (0.45 * shut))  # closed lips show no dark corners
+    cavity.mul_(1 - 0.8 * shut)
+    skin = Skin(
+        *_rest(g, h), *normal, h.moving(visible) * open_, occlusion * (0.3 + 0.7 * open_), h.static(t.angle), inside,
+        masks,
+    )  # fmt: skip
+    colour = paint.skin(skin, g.traits, g.a, lit, detail)
+    tangent = hair_scalp.scalp_tangent(grown, g.a)
+    tangent = g.view.rotate(tuple(c.T for c in tangent))
+    tangent = torch.stack(unit(tuple(h.moving(c.contiguous()) for c in tangent)))
+    across, along = (h.moving(c.T.contiguous()) for c in hair_scalp.scalp_places(grown, g.a))
+    share, strands, locks = hair_shade.scalp_mask(inside, across, along, skin.x, skin.y, g.a, min(1.0, detail))
+    colour = mix(
+        colour,
+        hair_shade.shade_scalp(torch.stack(normal), tangent, inside, strands, locks, g.a, _hair_light(g, lit)),
+        share,
+    )
+    worn_share, cloth = worn.cloth(skin.x, skin.y, skin.z, g.a)
+    direct = ((dot(normal, lit["key"]) + 0.15) * (1 / 1.15)).clamp_(min=0) * skin.visible * 0.42
+    ambient = (lit["ground"] + (lit["sky"] - lit["ground"]) * (0.5 + 0.5 * normal[1])) * (skin.occlusion * 0.8)
+    return mix(colour, cloth * (lit["key_colour"] * direct + ambient), worn_share)
+
+
+def _out_of_shadow(g: Geometry, p: Points, h: Hits, lit: Numbers) -> Tensor:
+    """Share (n, P) of the key light that hair lets through to points of the skin: the shadow map is looked up along the
+    way to the light."""
+    hair = _shadow_map(p)
+    key, sides = lit["key"], 2 * g.view.per_dm.T  # sides: of half the picture, per dm
+    x, y = ((v + 0.5) * (1 / p.size) - 1 for v in (h.x, h.y))  # of grid_sample: -1 to 1
+    z = h.moving(g.depth)
+    shadow = torch.zeros_like(z)
+    for step in SHADOW_STEPS:
+        place = interleaved(x + key[0] * sides * step, y - key[1] * sides * step)
+        cover, nearest = F.grid_sample(hair, place[:, None], align_corners=False)[:, :, 0].unbind(1)
+        above = nearest / cover.clamp(min=1e-3) - (z + key[2] * step)
+        shadow = torch.maximum(shadow, cover * (above * 20).clamp(0, 1) * ((0.9 - above) * 3).clamp(0, 1))
+    return 1 - 0.8 * (shadow * 1.4).clamp(max=1)
+
+
+def _shadow_map(p: Points) -> Tensor:
+    """(n, 2, S, S): the share of the pixels around each one that hair covers, and that share times the mean depth of
+    the hair, dm towards the camera. Sums of whole numbers make both, so they are exact."""
+    caster = p.kinds == HAIR
+    steps = ((raster.FARTHEST - raster.depth_of(p.nearest)) >> SHADOW_BITS) + SHADOW_ZERO
+    sums = torch.stack([caster.sum(1), torch.where(caster, steps, 0).sum(1)], 1).float().view(p.n, 2, p.size, p.size)
+    pool = max(1, p.size // SHADOW_GRID)
+    sums = F.avg_pool2d(sums, pool, divisor_override=1)
+    count, total = F.avg_pool2d(sums, SHADOW_BLUR, 1, SHADOW_BLUR // 2, divisor_override=1).unbind(1)
+    cover = count / (4 * SHADOW_BLUR * SHADOW_BLUR * pool * pool)
+    depth = (total / count.clamp(min=1) - SHADOW_ZERO) / (raster.DEPTH_STEPS >> SHADOW_BITS)
+    return torch.stack([cover, cover * depth], 1)
+
+
+def _hair_light(g: Geometry, lit: Numbers) -> Numbers:
+    return hair_shade.light_of_hair({**lit, "colour": lit["key_colour"]}, g.a)
+
+
+def _eye(g: Geometry, h: Hits, lit: Numbers, material: int, side: int) -> Tensor:
+    start = g.start[material]
+    directions = cap(h.x.device)[0].T.contiguous()
+    local = unit(tuple(h.blend(c, [v - start for v in h.vertex]) for c in directions))
+    ahead = unit((g.a["gaze_x"] * 0.45 - side * 0.03, g.a["gaze_y"] * 0.3, 1 + 0 * g.a["gaze_x"]))
+    turn = torch.stack([v[0] for v in g.view.turn], 1).view(-1, 3, 3)
+    return eyes.eye(torch.stack(local), torch.stack(ahead), turn, side, g.traits, g.a, lit)
+
+
+def _left_eye(g: Geometry, p: Points, h: Hits, lit: Numbers, detail: float) -> Tensor:
+    return _eye(g, h, lit, EYE_LEFT, 1)
+
+
+def _right_eye(g: Geometry, p: Points, h: Hits, lit: Numbers, detail: float) -> Tensor:
+    return _eye(g, h, lit, EYE_RIGHT, -1)
+
+
+def _teeth(g: Geometry, p: Points, h: Hits, lit: Numbers, detail: float) -> Tensor:
+    return eyes.teeth(*_rest(g, h), torch.stack(unit(tuple(h.moving(c) for c in g.normal))), g.traits, g.a, lit)
+
+
+def _tongue(g: Geometry, p: Points, h: Hits, lit: Numbers, detail: float) -> Tensor:
+    return eyes.tongue(*_rest(g, h), torch.stack(unit(tuple(h.moving(c) for c in g.normal))), g.traits, g.a, lit)
+
+
+def _lashes(g: Geometry, p: Points, h: Hits, lit: Numbers, detail: float) -> Tensor:
+    return eyes.lash_colour(g.traits)
+
+
+def _strands(g: Geometry, p: Points, h: Hits, lit: Numbers, detail: float) -> Tensor:
+    """Vertices of cards are (cards, segments + 1, 2): a vertex's number gives its card and its place along it."""
+    n = len(g.cards.used)
+    points = g.cards.used.shape[2] + 1
+    node = [torch.div(v - g.start[HAIR], 2, rounding_mode="floor") for v in h.vertex]
+    row = torch.arange(n, device=h.x.device)[:, None]
+    flat = [k * n + row for k in node]
+
+    def at(values: Tensor) -> Tensor:
+        """Numbers (n, cards, points) of the cards' nodes, at the points (n, P)."""
+        return h.blend(values.permute(1, 2, 0).reshape(-1), flat)
+
+    directions = [g.view.rotate(tuple(v[..., k].permute(1, 2, 0).reshape(-1, n) for k in range(3)))
+                  for v in (g.cards.normal, g.cards.tangent)]  # fmt: skip
+    normal, tangent = (torch.stack(unit(tuple(h.blend(c.reshape(-1), flat) for c in v))) for v in directions)
+    across = h.weighted([((v - g.start[HAIR]) & 1) * 2.0 - 1 for v in h.vertex])
+    along = h.weighted([(k % points).float() / (points - 1) for k in node])
+    card = torch.div(node[0], points, rounding_mode="floor")
+    seed = g.cards.seed.T.reshape(-1).index_select(0, (card * n + row).view(-1)).view(card.shape)
+    return hair_shade.shade(normal, tangent, across, along, seed, at(g.cards.open), _hair_light(g, lit))
+
+
+def _frames(g: Geometry, p: Points, h: Hits, lit: Numbers, detail: float) -> Tensor:
+    normal = _of_glasses(g, h, g.glasses.normals)
+    colour, metal = glasses.frame_colour(g.a)
+    facing = dot(normal, lit["key"]).clamp(min=0)
+    shine = dot(normal, lit["half"]).clamp(min=0)
+    for _ in range(5):
+        shine = shine * shine
+    ambient = lit["ground"] + (lit["sky"] - lit["ground"]) * (0.5 + 0.5 * normal[1])
+    mirrored = ambient * (0.4 + 0.9 * (normal[1] > 0.2) * metal)
+    return colour * (lit["key_colour"] * (facing * 0.4) + ambient * 0.7 + mirrored * metal) + lit["key_colour"] * (
+        shine * (0.06 + 0.30 * metal)
+    )
+
+
+def lenses(g: Geometry, p: Points, lit: Numbers) -> tuple[Tensor, Tensor]:
+    """Linear colour (3, N + 1) of the points of lenses, and its share (1, N + 1) over what is behind."""
+    out = torch.zeros(4, len(p.material) + 1, device=p.slot.device)
+    h = hits(p, LENS)
+    if h is not None:
+        normal = unit(tuple(_of_glasses(g, h, g.glasses.normals)))
+        height = h.blend(glasses.HEIGHT.to(h.x.device), [v - g.start[GLASSES] for v in h.vertex])
+        colour, share = glasses.lens(*normal, height, lit["key"], g.a)
+        for channel, value in zip(out, (*colour, share), strict=True):
+            channel.index_copy_(0, h.write.view(-1), value.expand(h.write.shape).reshape(-1))
+        out[:, -1] = 0
+    return out[:3], out[3:]
+
+
+def _of_glasses(g: Geometry, h: Hits, vectors: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+    """Unit vectors (3, n, P) interpolated from those of the glasses' vertices, (G, n) each."""
+    n = len(g.a["glasses"])
+    row = torch.arange(n, device=h.x.device)[:, None]
+    index = [(v - g.start[GLASSES]) * n + row for v in h.vertex]
+    return torch.stack(unit(tuple(h.blend(v.reshape(-1), index) for v in vectors)))
