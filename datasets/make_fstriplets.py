@@ -22,7 +22,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from distill.data.fstriplets import RECORD
-from distill.data.synthetic import RENDERER_HASH, check_settings, people
+from distill.data.synthetic import RENDERER, check_settings, people
 from swapcore import terminal
 from swapcore.images import save_png, to_uint8
 from swapcore.locks import folder_lock
@@ -136,7 +136,7 @@ def main() -> int:
 
 
 def make(args: argparse.Namespace) -> None:
-    settings = {"renderer": RENDERER_HASH, "images": args.images, "size": args.size, "seed": args.seed}
+    settings = {"renderer": RENDERER, "images": args.images, "size": args.size, "seed": args.seed}
     with folder_lock(args.folder):
         check_settings(args.folder / RECORD, settings)
         counts = write(args.folder, args.people, args.images, args.size, args.seed, args.device)

@@ -48,7 +48,7 @@ def write(args: argparse.Namespace) -> None:
     images = args.images or (1 if args.video else 4)
     kind = synthetic.Kind(args.video, args.sensor, sorted(set(args.extra)))
     settings = {
-        "renderer": synthetic.RENDERER_HASH, "split": args.split, "people": args.people, "images": images,
+        "renderer": synthetic.RENDERER, "split": args.split, "people": args.people, "images": images,
         "size": args.size, "seed": args.seed, "video": args.video, "extra": kind.extra, "sensor": args.sensor,
     }  # fmt: skip
     counts = {args.split: (args.people, images)}

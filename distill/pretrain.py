@@ -44,7 +44,7 @@ PATCH = 20  # pixels covered at random
 TEST_PEOPLE = 512  # two pictures each
 GALLERY = 64
 AXES, BASIS_PEOPLE = 40, 4096  # principal components of the neutral face, and the people that they are found on
-OTHERS = 1500  # people whom a picture is told apart from in a step
+OTHERS = 1500  # further people among whom the loss looks for the person of each picture
 
 
 @dataclass(frozen=True)
@@ -254,7 +254,7 @@ def pretrain(args: argparse.Namespace, recipe: Recipe) -> None:
         "parameters": sum(p.numel() for p in network.parameters()),
         "recipe": {"people": args.people, "steps": args.steps, "batch": args.batch, "lr": args.lr, "seed": seed},
         "data": f"teachers/exact at {SIZE} px, one picture each of people of seed {seed}",
-        "renderer": synthetic.RENDERER_HASH,
+        "renderer": synthetic.RENDERER,
         "on_people_never_seen": measured,
         "minutes": round((time.time() - started) / 60, 1),
         "commit": git_commit(),

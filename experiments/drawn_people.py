@@ -10,7 +10,7 @@ and angles are known. --photos adds what they read in aligned photographs, where
 order: whether the benchmark puts swappers into the same order as photographs do. DRAWN and PHOTOGRAPHS are outputs of
 `python -m distill.evaluate` (folders, or their metrics.json) with the same swappers, named in the same order.
 
-identity: how well people never seen are told apart, by everything, by the shape of the head alone and by paint alone.
+identity: retrieval of people never seen: with all numbers, with the paint held equal, with the shape held equal.
 
 Each prints a table and writes a JSON file.
 """
@@ -186,7 +186,7 @@ def photographs(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
     protocol["networks"] = {name: network.as_dict() for name, network in networks.items()}
     if detector:
         protocol["networks"][detector.name] = {"weight_hash": detector.weight_hash, "detected_from": DETECTED}
-    numbers = {"renderer": synthetic.RENDERER_HASH, "protocol": protocol, **sets, "not_measured": absent}
+    numbers = {"renderer": synthetic.RENDERER, "protocol": protocol, **sets, "not_measured": absent}
     return numbers, tables_of(sets, absent)
 
 
@@ -349,7 +349,7 @@ def identity(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
     protocol = {"pairs": args.pairs, "gallery": args.gallery, "seed": args.seed, "chance_pct": 100 / args.gallery}
     protocol |= {"pose": pose.as_dict(), "held": {held: list(HELD[held]) for held in args.hold}}
     protocol["recognisers"] = {name: network.as_dict() for name, network in recognisers.items()}
-    numbers = {"renderer": synthetic.RENDERER_HASH, "protocol": protocol, "held": found}
+    numbers = {"renderer": synthetic.RENDERER, "protocol": protocol, "held": found}
     return numbers, terminal.text_table([head, *table])
 
 

@@ -12,7 +12,7 @@ from swapcore.images import DataError
 def run(exp: Experiment, accelerator, tracker) -> Stage:
     if exp.data.kind == "synthetic":
         keys = ("resolution", "train_people", "val_people", "test_people", "train_images", "test_images")
-        facts = {"renderer": synthetic.RENDERER_HASH}
+        facts = {"renderer": synthetic.RENDERER}
     else:
         keys = ("photos", "heldout", "allow_leaks", "min_size", "val_people", "test_people")
         folders = {key: getattr(exp.data, key) for key in ("photos", "heldout")}

@@ -43,7 +43,6 @@ from teachers.exact import (
 CHUNK_PICTURES = 64  # a resumed command repeats at most one chunk per process
 PIXELS_AT_ONCE = 1 << 22  # that one call draws: 64 pictures of 256 pixels
 LENGTH_STEP = 1 / 2048  # dm, 0.05 mm: lengths of dense truth are whole numbers of it, which halves their files
-RENDERER_HASH = RENDERER
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """What of an identity shows: the shape of the neutral face in the frame of its picture, and the paint.
 
-Many numbers of an identity move the same place of the face, so that no picture tells them apart. Networks that
-recognise drawn people learn these instead.
+Several numbers of an identity can change the same place of the face, so a picture does not determine each of them.
+Networks that recognise drawn people are trained with the values of this file instead.
 """
 
 from __future__ import annotations

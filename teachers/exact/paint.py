@@ -7,7 +7,7 @@ person come from the vertices (masks.py). Lengths are decimetres on the rest mes
 
 from __future__ import annotations
 
-from typing import Protocol
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -22,7 +22,8 @@ HAIR = linear([(206, 176, 130), (164, 126, 84), (120, 80, 48), (78, 51, 34), (46
 Numbers = dict[str, Tensor]
 
 
-class Points(Protocol):
+@dataclass
+class Skin:
     """What skin() reads of the surface, (n, P) each.
 
     x, y, z: rest position, dm. nx, ny, nz: unit normal in view space. visible: share of the key light that arrives,
@@ -67,7 +68,7 @@ def brow_tone(z: Numbers, a: Numbers) -> Tensor:
     )
 
 
-def _lines(p: Points, m: dict[str, Tensor], z: Numbers, a: Numbers) -> tuple[Tensor, Tensor, Tensor]:
+def _lines(p: Skin, m: dict[str, Tensor], z: Numbers, a: Numbers) -> tuple[Tensor, Tensor, Tensor]:
     """Depth 0..1 of creases and folds, and the tilt (right, up) of the normal that they cause."""
     own = z["lip_hue"] * 0.61 + z["brow_arch"] * 0.37 + z["mole_x"]
     deep, slope = noise(m["crease_u"] + own, m["crease_v"] + own * 1.7, "crease", "slope")
@@ -84,7 +85,7 @@ def _lines(p: Points, m: dict[str, Tensor], z: Numbers, a: Numbers) -> tuple[Ten
     return line + 0.40 * groove * strength, side * -0.22, tilt * 0.14 - push * 0.17
 
 
-def _marks(p: Points, m: dict[str, Tensor], z: Numbers, grain: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+def _marks(p: Skin, m: dict[str, Tensor], z: Numbers, grain: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
     """How much blood and how much brown pigment stand out over the plain tone, (n, P) each."""
     pore, spots, medium, wide, blots = grain
     tone, age = z["tone"], z["age"]
@@ -122,7 +123,7 @@ def _lip_tone(z: Numbers, tone: Tensor) -> Tensor:
 
 
 def _lips(
-    colour: Tensor, p: Points, m: dict[str, Tensor], z: Numbers, tone: Tensor, strand: Tensor
+    colour: Tensor, p: Skin, m: dict[str, Tensor], z: Numbers, tone: Tensor, strand: Tensor
 ) -> tuple[Tensor, Tensor]:
     """The colour with lips and cavity of the mouth, and the share of the lips (n, P)."""
     edge = m["lip"] + 0.0022 * strand - 0.010 * z["age"]
@@ -175,7 +176,7 @@ def _beard(m: dict[str, Tensor], z: Numbers, strand: Tensor, pore: Tensor, mediu
 
 
 def _lit(
-    p: Points,
+    p: Skin,
     normal: tuple[Tensor, Tensor, Tensor],
     colour: Tensor,
     gloss: Tensor,
@@ -222,7 +223,7 @@ def _lit(
     return out.add_(colour * light["rim_colour"] * edge)
 
 
-def skin(p: Points, z: Numbers, a: Numbers, light: Numbers, detail: float) -> Tensor:
+def skin(p: Skin, z: Numbers, a: Numbers, light: Numbers, detail: float) -> Tensor:
     """Linear colour (3, n, P) of bare skin: face, ears, neck, shoulders, the inside of the mouth and a shaven scalp.
 
     light: unit vectors in view space `key`, `half` (between key and eye), `rim`, and colours `key_colour`,
@@ -272,7 +273,7 @@ def skin(p: Points, z: Numbers, a: Numbers, light: Numbers, detail: float) -> Te
     return _lit(p, normal, colour, gloss.clamp_(min=0), 1 - 0.30 * line, light, z)
 
 
-def _makeup(colour: Tensor, p: Points, m: dict[str, Tensor], z: Numbers) -> Tensor:
+def _makeup(colour: Tensor, p: Skin, m: dict[str, Tensor], z: Numbers) -> Tensor:
     """Dark lashes' roots for all, liner and shadow on the upper lid with the make-up."""
     ey = p.y - 7.284
     ex = p.x.abs() - 0.308

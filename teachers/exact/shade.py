@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -19,23 +17,6 @@ Numbers = dict[str, Tensor]
 SHADOW_STEPS = (0.04, 0.10, 0.19, 0.31)  # dm along the light
 SHADOW_GRID, SHADOW_BLUR = 128, 5  # cells in a row of the map of hair, and of its box blur
 SHADOW_BITS, SHADOW_ZERO = 16, 1024  # the map's depth: in 2 ** 16 steps of the raster, and such that it is positive
-
-
-@dataclass
-class Skin:
-    """What paint.skin reads, as paint.Points describes it."""
-
-    x: Tensor
-    y: Tensor
-    z: Tensor
-    nx: Tensor
-    ny: Tensor
-    nz: Tensor
-    visible: Tensor
-    occlusion: Tensor
-    angle: Tensor
-    scalp: Tensor
-    masks: Tensor
 
 
 def light(exact: Numbers, a: Numbers) -> Numbers:
@@ -90,7 +71,7 @@ def _body(g: Geometry, p: Points, h: Hits, lit: Numbers, detail: float) -> Tenso
     shut = 1 - ((g.a["jaw"] - 0.02) * 10).clamp(0, 1)
     occlusion = torch.maximum(h.static(t.occlusion), cavity * (0.45 * shut))  # closed lips show no dark corners
     cavity.mul_(1 - 0.8 * shut)
-    skin = Skin(
+    skin = paint.Skin(
         *_rest(g, h), *normal, h.moving(visible) * open_, occlusion * (0.3 + 0.7 * open_), h.static(t.angle), inside,
         masks,
     )  # fmt: skip
