@@ -88,6 +88,7 @@ CARDS = {
         "89907eb2e16eb8447bc18a30f0fdc7155b1ce0d7c4b2304fc4b546ba1754ea47",
         64,
         "For synthetic faces.",
+        options={"depth": 2},
         outputs=("embedding", "features"),
     ),
     "synthetic_pose": _synthetic(
