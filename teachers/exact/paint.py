@@ -270,7 +270,8 @@ def skin(p: Skin, z: Numbers, a: Numbers, light: Numbers, detail: float) -> Tens
     normal = (nx * length, ny * length, p.nz * length)
     gloss = m["gloss"] + 0.35 * m["rim"] + 0.06 * pore - 0.12 * z["age"]
     gloss = gloss * (1 - 0.8 * cover - 0.3 * shadow) + lip * (0.18 + 0.35 * z["makeup"])
-    return _lit(p, normal, colour, gloss.clamp_(min=0), 1 - 0.30 * line, light, z)
+    under = rise(-0.20, 0.03, p.scalp) * (0.42 * smooth(0.05, 0.30, a["hair_length"]))  # the hair hides some sky
+    return _lit(p, normal, colour, gloss.clamp_(min=0), (1 - 0.30 * line) * (1 - under), light, z)
 
 
 def _makeup(colour: Tensor, p: Skin, m: dict[str, Tensor], z: Numbers) -> Tensor:
