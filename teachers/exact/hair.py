@@ -33,7 +33,7 @@ from .hair_scalp import (
     unit,
 )
 
-SHEETS = 10  # kinds of strand patterns: tapering, blunt, wavy, closed, fringe; first the fine ones, then the coarse ones
+SHEETS = 10  # kinds of strand patterns: tapering, blunt, wavy, closed, fringe; first fine ones, then coarse ones
 
 
 @dataclass
@@ -125,7 +125,8 @@ def _walk(t: Scalp, a: dict[str, Tensor], s: dict[str, Tensor], keep: int, segme
         w = w / r
         rise = hair_mass(p, a, s) * (edge * min(1.0, 0.35 + 1.4 * share))
         rise = rise * (1 - (0.65 * s["long"]) * (1 - chance[1]) * smooth(8.0, 7.75, p[1]))  # fills the way to the skin
-        rise = rise + layer * min(1.0, 1.5 * share) + loft * (smooth(8.2, 7.8, p[1]) * (1 - 0.8 * smooth(7.35, 6.75, p[1])))
+        lifted = smooth(8.2, 7.8, p[1]) * (1 - 0.8 * smooth(7.35, 6.75, p[1]))
+        rise = rise + layer * min(1.0, 1.5 * share) + loft * lifted
         surface = _look(skull.expand(n, -1, -1)[:, None], w)[0] + rise
         hug = 1 - s["long"] * smooth(7.15, 6.55, p[1])
         held = torch.where(w[1] > -0.75, torch.maximum(r, surface), r)

@@ -163,7 +163,8 @@ def scalp(rest: Tensor, body: Tensor) -> Scalp:
     root_line = np.stack([(line[corners] * weight).sum(1) for line in lines])
     off = place - np.array(WHORL)
     # Both sides alike, and on the sides of the head as `sweep`, so that the two can be mixed.
-    crop = np.stack([(np.pi / 2 - np.abs(np.arctan2(off[:, 0], off[:, 2]))) * 0.45 - 0.05, np.linalg.norm(off, axis=1) * 0.5])
+    turn = np.pi / 2 - np.abs(np.arctan2(off[:, 0], off[:, 2]))
+    crop = np.stack([turn * 0.45 - 0.05, np.linalg.norm(off, axis=1) * 0.5])
     roll = np.arctan2(place[:, 0], place[:, 1] - CENTRE[1])
     sweep = np.stack([place[:, 2] * 0.5, np.abs(roll) * 0.45])
 
@@ -235,7 +236,8 @@ def comb(p: Tensor, a: dict[str, Tensor], s: dict[str, Tensor], front: Tensor | 
     top = _top(p)
     away = ((x - 0.95 * a["hair_part"]) * 9).clamp(-1, 1)
     aside = away * (0.25 + 0.75 * top) + 0.1 * x
-    sweep = torch.stack([aside, top - 0.95 + 0 * aside, -0.10 - 0.35 * top + (0.42 - 0.26 * top) * s["long"] + 0 * aside])
+    back = -0.10 - 0.35 * top + (0.42 - 0.26 * top) * s["long"]  # long hair on the sides falls before the ears
+    sweep = torch.stack([aside, top - 0.95 + 0 * aside, back + 0 * aside])
     tail = unit(knot - p)
     fringe = smooth(0, 0.3, a["hair_fringe"])
     parted = (s["long"] + s["swept"]).clamp(max=1)

@@ -27,7 +27,9 @@ COLOURS = linear([(202, 174, 132), (158, 124, 86), (112, 78, 51), (78, 53, 37), 
 # Static tables
 
 
-def _pattern(rng: np.random.Generator, strands: int, first: float, late: float, wavy: bool) -> tuple[np.ndarray, np.ndarray]:
+def _pattern(
+    rng: np.random.Generator, strands: int, first: float, late: float, wavy: bool
+) -> tuple[np.ndarray, np.ndarray]:
     """One card (ACROSS, ALONG): where there is hair, and its brightness about 1. Strands end at `first` at the soonest,
     and start at `late` at the latest."""
     u = ((np.arange(ACROSS) + 0.5) / ACROSS * 2 - 1)[:, None]
