@@ -103,6 +103,7 @@ def _walk(t: Scalp, a: dict[str, Tensor], s: dict[str, Tensor], keep: int, segme
     inside = t.root_line[0, :keep]
     edge = smooth(-0.02, 0.12, inside)
     loft = s["long"] * (0.02 + 0.3 * a["hair_volume"]) * (1 - s["back"])
+    inner = (0.65 * s["long"]) * (1 - chance[1])  # hair on the sides fills the way from the mass to the skin
     layer = 0.010 + (0.012 + 0.25 * a["hair_volume"] * (1 - s["back"]) + 0.02 * s["long"]) * chance[1]
     mess = (0.16 + 0.5 * a["hair_curl"] + 1.5 * a["hair_volume"]) * (1 - 0.6 * s["back"]) * (1 - 0.5 * s["long"])
     jitter = (chance[2:5, None] - 0.5) * mess * (torch.arange(keep, device=p.device) >= PANELS)
@@ -124,9 +125,9 @@ def _walk(t: Scalp, a: dict[str, Tensor], s: dict[str, Tensor], keep: int, segme
         r = size_of(w)
         w = w / r
         rise = hair_mass(p, a, s) * (edge * min(1.0, 0.35 + 1.4 * share))
-        rise = rise * (1 - (0.65 * s["long"]) * (1 - chance[1]) * smooth(8.0, 7.75, p[1]))  # fills the way to the skin
-        lifted = smooth(8.2, 7.8, p[1]) * (1 - 0.8 * smooth(7.35, 6.75, p[1]))
-        rise = rise + layer * min(1.0, 1.5 * share) + loft * lifted
+        low = smooth(8.1, 7.75, p[1])
+        rise = rise * (1 - low * inner)
+        rise = rise + layer * min(1.0, 1.5 * share) + loft * (low * (1 - 0.8 * smooth(7.35, 6.75, p[1])))
         surface = _look(skull.expand(n, -1, -1)[:, None], w)[0] + rise
         hug = 1 - s["long"] * smooth(7.15, 6.55, p[1])
         held = torch.where(w[1] > -0.75, torch.maximum(r, surface), r)
@@ -264,7 +265,7 @@ def _used(t: Scalp, a: dict, s: dict, line: Tensor, normal: Tensor, count: int) 
     # Long hair needs fewer cards. It starts behind the temple, so that it does not cross the forehead.
     share = torch.where(root[2] < 0.15, 0.10, 0.54 - 0.17 * a["hair_length"])
     temple = (root[0].abs() > 0.5) & (root[2] > 0.35) & (root[1] < 7.95)
-    share = torch.where(temple, 0.75, share)
+    share = torch.where(temple, 0.70, share)
     forehead = ((root[2] > 0.95) & (root[1] < 7.93)) | (lines[0] < 0.03)
     falls = torch.where(long, (rank < count * share) & ~forehead, root[1] > 7.45)
     grown = torch.where(rank < PANELS, hairy & long & (s["back"] < 0.5), grown & (fringed | falls))
