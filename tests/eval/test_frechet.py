@@ -18,6 +18,7 @@ from eval.evaluation import Evaluation
 from eval.frechet_distance import frechet, kernel
 from eval.networks import inner_square
 from eval.sanity import copy_source, copy_target
+from swapcore.images import to_uint8
 from teachers.exact import render, sample_attributes, sample_identities
 
 
@@ -270,7 +271,7 @@ def test_blurred_swaps_are_further_away():
     estimator = load_estimator("synthetic_recogniser", weights.find(CARDS["synthetic_recogniser"]), "features")
     pairs, found = toy_pairs(), []
     n = len(pairs.target)
-    people = render(sample_identities(n, 1), sample_attributes(n, 2), 64).image
+    people = to_uint8(render(sample_identities(n, 1), sample_attributes(n, 2), 64).image)
     pairs = changed(pairs, **dict.fromkeys(("source", "target", "exact", "gallery"), people))
     for sigma in (1, 2, 4):
         blurred = torchvision.transforms.functional.gaussian_blur(pairs.target, 13, sigma)
