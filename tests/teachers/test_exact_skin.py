@@ -79,7 +79,7 @@ def _skin(s: SimpleNamespace) -> Tensor:
 
 
 def _eye(s: SimpleNamespace) -> Tensor:
-    return eyes.eye(s.normal, s.gaze, s.turn, 1, s.traits, s.attributes, s.light, 1.0)
+    return eyes.eye(s.normal, s.gaze, s.turn, 1, s.traits, s.attributes, s.light)
 
 
 def _teeth(s: SimpleNamespace) -> Tensor:
