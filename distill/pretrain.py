@@ -49,19 +49,20 @@ OTHERS = 1500  # further people among whom the loss looks for the person of each
 
 @dataclass(frozen=True)
 class Recipe:
-    """A network by its card, the folder of its weights, and the numbers that it regresses."""
+    """A network by its card, the folder of its weights, the numbers that it regresses, and its training."""
 
     card: weights.Card
     folder: Path
     seed: int
     targets: str  # identity | pose
+    steps: int
 
 
 RECIPES = {
-    "identity_encoder": Recipe(encoders.CARDS["synthetic_identity"], weights.PACKAGED[0], 101, "identity"),
-    "recogniser": Recipe(CARDS["synthetic_recogniser"], weights.PACKAGED[1], 202, "identity"),
-    "pose": Recipe(CARDS["synthetic_pose"], weights.PACKAGED[1], 303, "pose"),
-    "pose_quality": Recipe(CARDS["synthetic_pose_quality"], weights.PACKAGED[1], 404, "pose"),
+    "identity_encoder": Recipe(encoders.CARDS["synthetic_identity"], weights.PACKAGED[0], 101, "identity", 16000),
+    "recogniser": Recipe(CARDS["synthetic_recogniser"], weights.PACKAGED[1], 202, "identity", 16000),
+    "pose": Recipe(CARDS["synthetic_pose"], weights.PACKAGED[1], 303, "pose", 8000),
+    "pose_quality": Recipe(CARDS["synthetic_pose_quality"], weights.PACKAGED[1], 404, "pose", 8000),
 }
 
 
@@ -157,7 +158,7 @@ def train(
     generator = torch.Generator().manual_seed(seed)
     optimiser = torch.optim.AdamW([*network.parameters(), *loss.parameters()], args.lr, weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, args.lr, total_steps=args.steps, pct_start=0.15)
-    network.train()
+    network.train().to(memory_format=torch.channels_last)  # a tenth faster on a CPU
     bar = tqdm(range(args.steps), desc="train", unit="step")
     for step in bar:
         index = torch.randint(len(pictures), (args.batch,), generator=generator)
@@ -173,7 +174,7 @@ def train(
         schedule.step()
         if step % 50 == 0:
             bar.set_postfix(loss=f"{value.item():.3f}")
-    network.eval()
+    network.eval().to(memory_format=torch.contiguous_format)
 
 
 def predict(network: nn.Module, prepare, pictures: Tensor) -> Tensor:
@@ -206,13 +207,14 @@ def main() -> None:
     parser = terminal.parser(__doc__)
     parser.add_argument("network", choices=RECIPES, help="network to train")
     parser.add_argument("--people", type=terminal.whole(1), default=40000, help="people to draw; default: 40000")
-    parser.add_argument("--steps", type=terminal.whole(1), default=8000, help="training steps; default: 8000")
+    parser.add_argument("--steps", type=terminal.whole(1), help="default: 16000 for identity, 8000 for pose")
     parser.add_argument("--batch", type=terminal.whole(1), default=96, help="pictures per step; default: 96")
     parser.add_argument("--lr", type=terminal.number(0), default=3e-3, help="highest learning rate; default: 0.003")
     parser.add_argument("--seed", type=terminal.whole(0), help="default: a fixed seed for each network")
     parser.add_argument("--out", type=Path, help="output folder; default: the folder of the shipped weights")
     args = parser.parse_args()
     recipe = RECIPES[args.network]
+    args.steps = args.steps or recipe.steps
     with folder_lock(args.out or recipe.folder, f".{args.network}.lock"):  # another network may be trained meanwhile
         pretrain(args, recipe)
 

@@ -37,8 +37,9 @@ UNTRAINED = "untrained"  # weight_hash of an estimator with random weights, whic
 
 @dataclass(frozen=True, eq=False)
 class Estimator:
-    """Maps images (N, 3, S, S) in [-1, 1] to unit embeddings (N, D), to yaw, pitch and roll in degrees (N, 3), to
-    expression coefficients (N, E) or to features (N, D); or two batches of images to perceptual distances (N,).
+    """Maps images (N, 3, S, S) in [-1, 1] to unit embeddings (N, D), to yaw, pitch and roll in degrees (N, 3; positive:
+    to the right of the picture, up, clockwise), to expression coefficients (N, E) or to features (N, D); or two batches
+    of images to perceptual distances (N,).
 
     weight_hash: first digits of the sha256 of its weights. crop, colour_order: how it prepares its images.
     coefficients: meaning and scale of expression coefficients. flip: whether mirror images are read too. Raises
@@ -202,12 +203,15 @@ def _three_ddfa(card: EstimatorCard, output: str, paths: Sequence[Path]) -> nn.M
     _load(network, card, paths)
     if paths:
         network.mean, network.std = _mean_and_std(paths[1])
-    finish = {"pose": euler_angles_deg, "expression": lambda parameters: parameters[:, 52:]}
+    finish = {
+        "pose": lambda parameters: -euler_angles_deg(parameters),
+        "expression": lambda parameters: parameters[:, 52:],
+    }
     return _Pipeline(face_parameters_crop, network, finish[output])
 
 
 def _fsanet(card: EstimatorCard, output: str, paths: Sequence[Path]) -> nn.Module:
-    return _Pipeline(fsanet_crop, FSANet(paths), lambda angles: angles * angles.new_tensor([1.0, -1.0, -1.0]))
+    return _Pipeline(fsanet_crop, FSANet(paths), lambda angles: angles * angles.new_tensor([-1.0, 1.0, 1.0]))
 
 
 def _lpips(card: EstimatorCard, output: str, paths: Sequence[Path]) -> nn.Module:

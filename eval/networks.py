@@ -99,7 +99,8 @@ def face_parameters_crop(images: Tensor) -> Tensor:
 def euler_angles_deg(parameters: Tensor) -> Tensor:
     """Yaw, pitch, roll in degrees, (N, 3), of (N, 62) face parameters.
 
-    As 3DDFA_V2's utils/pose.py, without its special case for yaw beyond 86 degrees, where pitch and roll are one angle.
+    As 3DDFA_V2's utils/pose.py, which counts all three in the other direction than this project, without its special
+    case for yaw beyond 86 degrees, where pitch and roll are one angle.
     """
     matrix = parameters[:, :12].reshape(-1, 3, 4)
     right, down = F.normalize(matrix[:, 0, :3]), F.normalize(matrix[:, 1, :3])

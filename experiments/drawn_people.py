@@ -59,7 +59,6 @@ BATCH = 32
 POINTS = ("left eye", "right eye", "nose tip", "left mouth corner", "right mouth corner")
 ANGLES = ("yaw", "pitch", "roll")
 POSE_NETWORKS = ("3ddfa_v2_mb05", "fsanet")
-COUNTED = -1.0  # both count yaw, pitch and roll in the other direction than teachers.exact.pose_deg
 # The border of a picture is repeated by this share of its side on each side: the crop ends close to the chin and the
 # crown, and a detector expects surroundings. Without it the landmarks of photographs change by 0.1 % of the eyes'
 # distance.
@@ -201,7 +200,7 @@ def read_by(detector: faces.Detector | None, networks: Mapping[str, Estimator], 
         at = [i for i, face in enumerate(found) if face]
         if points is not None and at:
             result["landmarks_pct_of_eye_distance"] = landmark_errors(np.stack([found[i][0] for i in at]), points[at])
-    readings = {name: COUNTED * read(network, images) for name, network in networks.items()}
+    readings = {name: read(network, images) for name, network in networks.items()}
     if truth is not None:
         result["pose"] = {name: angle_fit(values, truth) for name, values in readings.items()}
     if len(readings) == 2:  # as if the first were the truth

@@ -259,7 +259,7 @@ def _handle(cup: _Cup, body: Tensor, a: dict[str, Tensor]) -> Thing:
 
 def _book(x: Tensor, y: Tensor, a: dict[str, Tensor], soft: float) -> Thing:
     """An open hardback seen from its cover: two boards, the spine between them, the pages' edge above."""
-    cx, cy = (a["occluder_x"] - 0.5) * 0.22, 0.25 - 0.13 * a["occluder_y"]
+    cx, cy = (a["occluder_x"] - 0.5) * 0.22, 0.29 - 0.09 * a["occluder_y"]
     u, v = _turned(x, y, cx, cy, (a["occluder_x"] - 0.5) * 26)
     half = 0.36 + 0.05 * a["occluder_y"]
     au = u.abs()
@@ -308,7 +308,7 @@ def _book(x: Tensor, y: Tensor, a: dict[str, Tensor], soft: float) -> Thing:
 
 def _scarf(x: Tensor, y: Tensor, a: dict[str, Tensor], soft: float) -> Thing:
     """A knitted scarf wound around neck and chin."""
-    cx, cy = (a["occluder_x"] - 0.5) * 0.10, 0.24 - 0.10 * a["occluder_y"]
+    cx, cy = (a["occluder_x"] - 0.5) * 0.10, 0.30 - 0.08 * a["occluder_y"]
     u, v = x - cx, y - cy
     wide, medium, grain = noise(u * 0.5 + a["occluder_hue"] * 7, v * 0.5 + a["occluder_x"], "wide", "medium", "pore")
     slant = (a["occluder_x"] - 0.5) * 0.5

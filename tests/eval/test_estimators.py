@@ -21,6 +21,7 @@ from eval.networks import (
     fsanet_crop,
     inner_square,
 )
+from teachers.exact import pose_deg, render, sample_attributes, sample_identities
 
 WEIGHTS = SHARED / "weights"
 OUTPUTS = {"embedding", "pose", "expression", "perceptual", "features"}
@@ -182,7 +183,8 @@ def photographs():
 
 
 def known(rows):
-    return torch.tensor([[row[angle] for angle in ("yaw", "pitch", "roll")] for row in rows])
+    """The index has the angles as 3DDFA_V2 counts them."""
+    return -torch.tensor([[row[angle] for angle in ("yaw", "pitch", "roll")] for row in rows])
 
 
 def shared_estimator(name, output=None):
@@ -266,3 +268,16 @@ def test_networks_without_files_are_untrained(name, output):
         readings = estimator(*couple)
     shape = {"pose": (2, 3), "perceptual": (2,)}.get(output)
     assert torch.isfinite(readings).all() and (shape is None or readings.shape == shape)
+
+
+@needs_shared
+@pytest.mark.parametrize("name", ["3ddfa_v2_mb05", "fsanet"])
+def test_angles_have_the_signs_of_the_drawn_people(name):
+    if name == "fsanet":
+        pytest.importorskip("onnxruntime")
+    attributes = sample_attributes(24, 1)
+    truth = pose_deg(attributes)
+    with torch.inference_mode():
+        read = shared_estimator(name)(render(sample_identities(24, 1), attributes, 128).image)
+    correlation = [float(torch.corrcoef(torch.stack(pair))[0, 1]) for pair in zip(read.T, truth.T, strict=True)]
+    assert min(correlation) > 0.5, correlation

@@ -9,7 +9,7 @@ import pytest
 import torch
 import torchvision
 from conftest import SHARED, needs_shared
-from helpers.toy_pairs import PEOPLE, rendered, toy_pairs
+from helpers.toy_pairs import PEOPLE, changed, rendered, toy_pairs
 from safetensors.torch import load_file
 from scipy.linalg import sqrtm
 
@@ -18,6 +18,8 @@ from eval.evaluation import Evaluation
 from eval.frechet_distance import frechet, kernel
 from eval.networks import inner_square
 from eval.sanity import copy_source, copy_target
+from swapcore.images import to_uint8
+from teachers.exact import render, sample_attributes, sample_identities
 
 
 def gaussian(seed, n, d, scale=1.0, shift=0.0):
@@ -186,9 +188,9 @@ def test_the_shipped_recogniser_gives_features():
     features = load_estimator("synthetic_recogniser", path, "features")(faces())
     state = load_file(path)
     x = inner_square(faces())
-    for i in range(0, 12, 3):  # convolution, batch norm, ReLU
+    for i in range(0, 24, 3):  # convolution (of stride 2 and 1 in turns), batch norm, ReLU
         norm = [state[f"features.{i + 1}.{k}"] for k in ("running_mean", "running_var", "weight", "bias")]
-        x = torch.nn.functional.conv2d(x, state[f"features.{i}.weight"], None, 2, 1)
+        x = torch.nn.functional.conv2d(x, state[f"features.{i}.weight"], None, 1 if i % 2 else 2, 1)
         x = torch.nn.functional.batch_norm(x, *norm).relu()
     assert features.shape == (2, 192)
     assert torch.allclose(features, x.mean((2, 3)), atol=1e-5)
@@ -268,6 +270,9 @@ def test_blurred_swaps_are_further_away():
 
     estimator = load_estimator("synthetic_recogniser", weights.find(CARDS["synthetic_recogniser"]), "features")
     pairs, found = toy_pairs(), []
+    n = len(pairs.target)
+    people = to_uint8(render(sample_identities(n, 1), sample_attributes(n, 2), 64).image)
+    pairs = changed(pairs, **dict.fromkeys(("source", "target", "exact", "gallery"), people))
     for sigma in (1, 2, 4):
         blurred = torchvision.transforms.functional.gaussian_blur(pairs.target, 13, sigma)
         found.append(Evaluation(pairs, Estimators(features=estimator)).measure(rendered(blurred), ["fid"]))
