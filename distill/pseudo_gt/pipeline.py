@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import islice
 from typing import Any
 
 
@@ -18,6 +19,20 @@ def ahead(items: Iterable[Any], depth: int) -> Iterator[Any]:
             while (item := pending.popleft().result()) is not end:
                 pending.append(pool.submit(next, iterator, end))
                 yield item
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def ordered(work: Callable[[Any], Any], items: Iterable[Any], threads: int, depth: int) -> Iterator[Any]:
+    """Yield work(item) of all items in their order, computed by threads at most `depth` items ahead."""
+    iterator = iter(items)
+    with ThreadPoolExecutor(threads, "ordered") as pool:
+        pending = deque(pool.submit(work, item) for item in islice(iterator, depth))
+        try:
+            while pending:
+                result = pending.popleft().result()
+                pending.extend(pool.submit(work, item) for item in islice(iterator, 1))
+                yield result
         finally:
             pool.shutdown(cancel_futures=True)
 

@@ -21,8 +21,10 @@ import numpy as np
 import torch
 from PIL import Image
 
+from distill.data.cache import files_signature
 from distill.data.renderer import refuse_other
 from distill.pseudo_gt.store import Store
+from swapcore.files import bytes_hash
 from swapcore.images import DataError, decode
 
 PARTS = ("source.png", "target.png", "gt.png", "json")
@@ -104,6 +106,11 @@ class Shards:
         """Decode samples: (n, 3, 3, H, W) uint8, source, target and gt in this order."""
         with ThreadPoolExecutor(self.threads) as pool:
             return torch.from_numpy(np.stack(list(pool.map(self._decode, indices))))
+
+    def signature(self) -> str:
+        """Changes where a shard does: names, sizes and times of the files, and the place of each member."""
+        files = [self.store.folder / name for name in self.names] if self.store.folder else []
+        return files_signature(files, self.names, bytes_hash(self.places.tobytes()))
 
     def facts(self, index: int) -> dict[str, Any]:
         """The JSON of a sample: teacher, weight hash, pair, seed, quality."""

@@ -1,7 +1,7 @@
 """Random numbers of many positions at once: those of `numpy.random.default_rng((seed, position))`, as arrays.
 
-A generator of NumPy's per sample costs more than the sample's pixels. This is NumPy's own recipe (SeedSequence, PCG64 and
-its bounded integers), applied to arrays: the values are equal, and `tests/distill/train/test_draws.py` compares them.
+A generator of NumPy's per sample costs more than the sample's pixels. This is NumPy's own recipe (SeedSequence, PCG64,
+bounded integers), applied to arrays: the values are equal, and `tests/distill/train/test_draws.py` compares them.
 """
 
 from __future__ import annotations
@@ -61,10 +61,7 @@ class Draws:
         made = []
         for row in rows.tolist():
             bits = np.random.PCG64(0)
-            state = {
-                "state": _join(self.high[row], self.low[row]),
-                "inc": _join(self.step_high[row], self.step_low[row]),
-            }
+            state, step = _join(self.high[row], self.low[row]), _join(self.step_high[row], self.step_low[row])
             half = {"has_uint32": int(self.has_half[row]), "uinteger": int(self.half[row])}
             bits.state = {"bit_generator": "PCG64", "state": {"state": state, "inc": step}, **half}
             made.append(np.random.Generator(bits))
