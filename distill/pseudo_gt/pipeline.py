@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -35,6 +36,27 @@ def ordered(work: Callable[[Any], Any], items: Iterable[Any], threads: int, dept
                 yield result
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+class Waits:
+    """Seconds in which the main thread waits for other threads, by name."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    def items(self, name: str, items: Iterable[Any]) -> Iterator[Any]:
+        """The items; the time until each of them is there counts."""
+        iterator, end = iter(items), object()
+        while (item := self.call(name, next, iterator, end)) is not end:
+            yield item
+
+    def call(self, name: str, function: Callable[..., Any], *arguments: Any) -> Any:
+        """function(*arguments); its time counts."""
+        started = time.perf_counter()
+        try:
+            return function(*arguments)
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - started
 
 
 @contextmanager
