@@ -58,13 +58,11 @@ class Encoded:
 
     def get(self, index: int, picture: np.ndarray) -> Future[bytes]:
         """The file of photograph `index`, whose pixels are `picture` (H, W, 3) uint8."""
-        if index not in self.files:
-            self.files[index] = self.pool.submit(png, picture)
-            if len(self.files) > self.limit:
-                self.files.popitem(last=False)
-        else:
-            self.files.move_to_end(index)
-        return self.files[index]
+        file = self.files.pop(index, None) or self.pool.submit(png, picture)
+        self.files[index] = file
+        if len(self.files) > self.limit:
+            self.files.popitem(last=False)
+        return file
 
 
 def contents(path: Path) -> dict[str, Any]:
