@@ -50,8 +50,9 @@ class Data:
     fstriplets: Location | None = None  # folder in the layout of the original FSTriplets, for train.mix.fstriplets
     occlusions: Location | None = None  # folder of RGBA pictures pasted on FSTriplets targets
     occlusion_share: float = 0.0  # share of the FSTriplets samples whose target gets an occlusion
-    cache_gb: float = 4.0  # memory per process for decoded images
-    workers: int = 1  # loader processes per training process
+    cache: Literal["auto", "device", "memory", "file", "off"] = "auto"  # place of decoded pictures; auto: by room
+    cache_gb: float = 4.0  # memory per process for decoded images, on the device or beside it
+    workers: int = 1  # loader threads per training process; processes where pictures are not kept, and of FSTriplets
 
 
 @dataclass(frozen=True)

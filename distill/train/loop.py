@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from distill import build
 from distill.config import Experiment, to_dict
+from distill.data.cache import Room
 from distill.data.contents import contents
 from distill.data.fstriplets import FSTriplets
 from distill.data.photos import read_manifest
@@ -60,7 +61,8 @@ def run(exp: Experiment, accelerator, tracker, name: str = "train") -> Stage:
     step = Step(exp, networks, accelerator)
     state = step.state
     preview = Preview(exp, encoder, device)
-    stream = mixture(exp)
+    with accelerator.local_main_process_first():  # where it packs pictures into a file, the others find it
+        stream = mixture(exp, device)
     if settings.mix.fstriplets:
         accelerator.print("  FSTriplets: " + ", ".join(f"{name} {n}" for name, n in stream.fstriplets.counts.items()))
         tracker.metrics({f"fstriplets/{name}": float(n) for name, n in stream.fstriplets.counts.items()})
@@ -323,17 +325,23 @@ class Step:
         return tuple(zip(*(logit.chunk(2) for logit in logits), strict=True))
 
 
-def mixture(exp: Experiment) -> Mixture:
-    """The stream of training samples of an experiment. Raises DataError, StageError."""
-    mix, data, fstriplets = to_dict(exp.train.mix), exp.data, None
-    shards = Shards(exp.pseudo_gt.destination or exp.folder / "pseudo_gt") if mix["pseudo_gt"] else None
+def mixture(exp: Experiment, device: torch.device | None = None) -> Mixture:
+    """The stream of training samples of an experiment, for training on `device` (default: the CPU). Raises DataError,
+    StageError."""
+    mix, data, fstriplets, shards = to_dict(exp.train.mix), exp.data, None, None
+    folders = [exp.folder / "pseudo_gt", exp.folder / "data"]
+    if mix["pseudo_gt"]:
+        shards = Shards(exp.pseudo_gt.destination or folders[0])
+        folders[0] = shards.store.folder or folders[0]
     photos = read_manifest(exp.folder / "data", "train", data.resolution)
     if mix["fstriplets"]:
         shares = to_dict(exp.train.fstriplets)
         fstriplets = FSTriplets(data.fstriplets, data.resolution, shares, data.occlusions, data.occlusion_share)
+        device = None  # their augmentation needs the processor, and loader processes cannot use a GPU
+    room = Room(data.cache, data.cache_gb, device or torch.device("cpu"), bool(fstriplets) and data.workers > 1)
     return Mixture(
-        shards, photos, mix, exp.train_seed, exp.train.flip, data.cache_gb, data.workers, fstriplets,
-        exp.distil.quality_power,
+        shards, photos, mix, exp.train_seed, exp.train.flip, room, fstriplets, exp.distil.quality_power,
+        tuple(folders), data.workers,
     )  # fmt: skip
 
 
