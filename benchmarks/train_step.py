@@ -39,9 +39,10 @@ from distill.estimate import noise, saved_bytes
 from distill.pseudo_gt.quality import DTYPES
 from distill.tracking import Tracker
 from distill.train.discriminator import build as build_discriminator
-from distill.train.loop import Networks, Step, build_networks, mixture
+from distill.train.loop import mixture
 from distill.train.monitor import Sums
 from distill.train.perceptual import Perceptual, backbone
+from distill.train.step import Networks, Step, build_networks
 from distill.train.stream import batches
 from students.identity_encoder import CARDS as ENCODERS
 from students.identity_encoder import IdentityEncoder
@@ -94,8 +95,6 @@ def variant(name: str, exp: config.Experiment, networks: Networks) -> Callable[[
     def learn(batch: Triplet) -> dict[str, torch.Tensor]:
         terms = step.learn(batch)
         sums.add(terms)
-        step.state.step += 1
-        step.state.update_ema()
         return terms
 
     return learn

@@ -21,7 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from distill.config import Experiment
 from distill.data.triplet import Triplet
-from distill.train.loop import Networks, Step, build_networks
+from distill.train.step import Networks, Step, build_networks
 from swapcore.hardware import environment
 
 COUNTED_SAMPLES = 2  # the fewest that batch normalisation accepts
@@ -125,8 +125,6 @@ class _Kept:
 def _seconds(step: Step, batch: Triplet, device: torch.device) -> float:
     started = time.perf_counter()
     step.learn(batch)
-    step.state.step += 1
-    step.state.update_ema()
     if device.type == "cuda":
         torch.cuda.synchronize()
     return time.perf_counter() - started
