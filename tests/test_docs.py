@@ -26,7 +26,7 @@ import teachers
 from distill import config, run
 from distill.report import comparison
 from distill.schema import Loss
-from distill.train.loop import Step
+from distill.train.step import Step
 from eval import METRICS, estimators
 from eval.cards import CARDS
 from eval.evaluation import Evaluation

@@ -26,7 +26,7 @@ from swapcore.images import save_png
 
 CALIBRATION_STEPS = 20  # batches for the EMA's statistics of batch normalisation, after the last step
 # Keys of `train` that do not change the result: a resumed run may have other values.
-EXECUTION_KEYS = ("checkpoint_steps", "log_steps", "preview_steps", "compile", "autotune")
+EXECUTION_KEYS = ("checkpoint_steps", "log_steps", "preview_steps", "compile", "compile_cache", "capture", "autotune")
 
 
 class Diverged(ValueError):
@@ -45,6 +45,8 @@ def run(exp: Experiment, accelerator, tracker, name: str = "train") -> Stage:
         return stage
     step = Step(exp, networks, accelerator)
     state = step.state
+    if step.not_captured and settings.capture != "off":
+        accelerator.print(f"  the step is not captured: {step.not_captured}")
     preview = Preview(exp, encoder, device)
     stream = mixture(exp)
     if settings.mix.fstriplets:

@@ -21,6 +21,7 @@ from distill.config import Experiment
 from distill.data.triplet import Triplet
 from distill.stage import StageError
 from distill.train import batch_norm, losses
+from distill.train.capture import Captured, reason_against
 from distill.train.checkpoint import State
 from distill.train.discriminator import build as build_discriminator
 from distill.train.frozen import for_training
@@ -28,6 +29,7 @@ from distill.train.learners import Learner
 from distill.train.online import OnlineTeacher, build_adapters, taps
 from distill.train.perceptual import Perceptual
 from distill.train.perceptual import build as build_perceptual
+from distill.train.regions import compile_regions, keep_compiled_in
 from students.identity_encoder import IdentityEncoder
 
 
@@ -109,24 +111,38 @@ class Step:
         # Compile in place: names, checkpoints and the EMA do not change. A net with tapped layers is not
         # compiled, because compiled code ignores hooks that are added later.
         if exp.train.compile:
-            if not self.layers:
-                net.compile(dynamic=False)
-            if self.ddp_discriminator is not None:
-                discriminator.compile(dynamic=False)
-            self.encoder = torch.compile(self.encoder, dynamic=False)
-            self.perceptual = self.perceptual and self.perceptual.compiled()
+            keep_compiled_in(exp.train.compile_cache)
+            compiled = [None if self.layers else net, self.ddp_discriminator and discriminator, self.encoder]
+            for network in filter(None, compiled):
+                compile_regions(network)
+            if self.perceptual and self.perceptual.features != self.encoder.features:
+                self.perceptual = self.perceptual.compiled()
+
+        # Capture the step as a CUDA graph, where that can be.
+        mode, accumulation = exp.train.capture, exp.train.accumulation
+        processes, scaler = accelerator.num_processes, accelerator.scaler
+        self.not_captured = reason_against(mode, self.device, processes, accumulation, scaler, self.teacher)
+        if mode == "on" and self.not_captured:
+            raise StageError(f"train.capture=on: {self.not_captured}; set train.capture=auto")
+        self.captured: Captured | None = None
+        if not self.not_captured:
+            state.make_capturable()
 
     def learn(self, batch: Triplet) -> dict[str, Tensor]:
         """Train net and discriminator on one batch of the loader. Returns the weighted losses by name.
 
         The batch that completes a step (of `train.accumulation` batches) moves weights, average and `state.step`.
         """
-        without_gt = None
-        if self.teacher:  # the flags are in the memory of the host, where nothing waits for the device
-            without_gt = torch.nonzero(batch.with_gt == 0).flatten().to(self.device, non_blocking=True)
-        on_device = Triplet(*(tensor.to(self.device, non_blocking=True) for tensor in batch))
         self.state.set_rates()
-        terms = self.compute(on_device, without_gt)
+        if not self.not_captured and self.captured is None:  # now, because a checkpoint has been loaded
+            self.captured = Captured(self.compute, self.state, batch)
+        if self.captured and self.captured.fits(batch):
+            terms = self.captured(batch)
+        else:
+            without_gt = None
+            if self.teacher:  # the flags are in the memory of the host, where nothing waits for the device
+                without_gt = torch.nonzero(batch.with_gt == 0).flatten().to(self.device, non_blocking=True)
+            terms = self.compute(Triplet(*(t.to(self.device, non_blocking=True) for t in batch)), without_gt)
         if self.accelerator.sync_gradients:
             self.state.step += 1
         return terms
