@@ -163,6 +163,8 @@ def _typed(hint: Any, node: yaml.Node | None, loader: Any) -> Any:
         return [_typed(_below(hint, "0"), entry, loader) for entry in node.value]
     if hint in (*TEXTS, Teacher) and unquoted:
         return node.value or None
+    if unquoted and typing.get_origin(hint) is Literal and node.value in typing.get_args(hint):
+        return node.value  # else `on` and `off` would be true and false
     return node and loader.construct_object(node, deep=True)
 
 

@@ -150,7 +150,9 @@ class Train:
     grad_clip: float = 10.0  # largest L2 norm of the gradient
     ema: float = 0.999  # decay of the EMA of the weights per step, smaller in the first steps; 0 = off
     precision: Literal["fp32", "fp16", "bf16"] = "fp32"  # of forward and backward passes; weights stay fp32
-    compile: bool = False  # torch.compile: minutes at the start, then faster steps with other rounding
+    compile: bool = False  # torch.compile of each block: minutes at the start, then faster steps with other rounding
+    compile_cache: Location | None = None  # folder of compiled code, for later starts; null: a temporary folder
+    capture: Literal["auto", "on", "off"] = "auto"  # the step as one CUDA graph; auto: where that is possible
     autotune: bool = False  # cuDNN chooses the fastest algorithms; results then differ in the last bits
     sync_batch_norm: bool = True  # batch statistics over all processes
     flip: bool = False  # mirror whole triplets at random

@@ -13,8 +13,8 @@ from benchmarks import curves, roofline
 from benchmarks.original_step import OriginalStep
 from distill import config, estimate, run
 from distill.train import discriminator
-from distill.train.loop import Step, build_networks
 from distill.train.monitor import read_log
+from distill.train.step import Step, build_networks
 
 TRAIN = "stages=[data, pseudo_gt, train]"
 CPU = torch.device("cpu")
