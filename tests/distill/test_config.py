@@ -36,7 +36,7 @@ def write(folder: Path, text: str) -> Path:
 
 SHIPPED = sorted(
     path for path in (ROOT / "experiments").glob("*.yaml") if path.name != "gpu.yaml"
-)  # a plan of commands
+)
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda p: p.name)
