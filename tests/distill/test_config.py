@@ -34,9 +34,7 @@ def write(folder: Path, text: str) -> Path:
     return path
 
 
-SHIPPED = sorted(
-    path for path in (ROOT / "experiments").glob("*.yaml") if path.name != "gpu.yaml"
-)
+SHIPPED = sorted(path for path in (ROOT / "experiments").glob("*.yaml") if path.name != "gpu.yaml")
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda p: p.name)
