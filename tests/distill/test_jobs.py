@@ -187,7 +187,7 @@ def test_mistakes_are_named(tmp_path, monkeypatch, capsys):
         with pytest.raises(ConfigError, match="jobs: expected 1 to 1024"):
             config.load(path, [f"jobs={value}"])
     with pytest.raises(ConfigError, match="jobs: cannot be set here"):
-        config.load(many(tmp_path, variants={"a": {"jobs": 2}}))
+        config.load(many(tmp_path, "inside", variants={"a": {"jobs": 2}}))
     assert run.main([str(path), "--child", "wied"]) == 2
     assert "--child wied: no such run of many; did you mean 'wide'?" in capsys.readouterr().err
     monkeypatch.setenv("WORLD_SIZE", "2")
@@ -234,6 +234,7 @@ def test_a_stopped_command_goes_on_as_if_nothing_was(tmp_path):
         line.same_state(tmp_path / "runs" / "many" / name, alone / name)
 
 
+@pytest.mark.slow
 def test_mlflow_has_the_runs_below_the_experiments(tmp_path):
     pytest.importorskip("mlflow", reason="pip install -e .")
     import mlflow
