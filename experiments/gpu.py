@@ -44,6 +44,7 @@ GRACE_S = 20.0  # between SIGTERM and SIGKILL
 LEAST_SHARE = 0.3  # of its limit: a step with less time left would be cut off
 LEAST_S = 45.0  # for a piece of an experiment
 MOST_FAILURES = 2
+TINY_FACTOR = 10  # of the limits, with --tiny: they are made for a GPU, and the cores of a CPU may be busy
 
 
 class Stopped(Exception):
@@ -110,7 +111,7 @@ def runnable(step: dict[str, Any]) -> str | None:
 
 def measure(session: Session, step: dict[str, Any]) -> None:
     """Run one step of the plan if it is not done, can run here, and fits into the time."""
-    name, own_s = step["name"], 60 * step["minutes"]
+    name, own_s = step["name"], 60 * step["minutes"] * (TINY_FACTOR if session.args.tiny else 1)
     if session.skipped(name):
         return
     if lacks := runnable(step):

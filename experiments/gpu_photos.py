@@ -35,7 +35,7 @@ def shrink(folder: Path, out: Path, size: int, quality: int, most_mb: float) -> 
     written = 0
     with whole_folder(out) as temporary:
         for number, path in enumerate(pictures):
-            copy = (temporary / path.relative_to(folder)).with_suffix(f"{path.suffix.replace('.', '_')}.jpg")
+            copy = temporary / path.relative_to(folder).with_name(f"{path.stem}_{path.suffix[1:]}.jpg")
             copy.parent.mkdir(parents=True, exist_ok=True)
             pixels = decode(path)
             if pixels.shape[1] != pixels.shape[2]:

@@ -235,10 +235,7 @@ def test_a_stopped_command_goes_on_as_if_nothing_was(tmp_path):
 
 
 @pytest.mark.slow
-def test_mlflow_has_the_runs_below_the_experiments(tmp_path):
-    pytest.importorskip("mlflow", reason="pip install -e .")
-    import mlflow
-
+def test_mlflow_has_the_runs_below_the_experiments(tmp_path, mlflow):
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
     variants = {"a": {}, "b": {}}
     path = many(tmp_path, variants=variants, stages=["data"], tracking={"uri": uri, "experiment": "side"})

@@ -166,10 +166,8 @@ def test_results_fit_into_six_files_and_go_back(tmp_path, monkeypatch):
         "one/student.safetensors": 120_000, "one/train/log.jsonl": 50, "one/train/state/step5.pt": 90_000,
         "one/eval/grid.png": 1000, "two/b/train/done.json": 7,
     }  # fmt: skip
-    for path in (work / "runs" / "one").rglob("student.safetensors"):
-        path.unlink()
-    gpu_results.pack(results, work, logs, ["one"])
-    assert not (results / PARTS[1]).exists(), "parts of an earlier, larger pack are gone"
+    gpu_results.pack(results, work, logs, ["absent"])
+    assert [file.name for file in results.iterdir()] == ["logs.tar.gz"], "parts of an earlier pack are gone"
 
 
 def test_numbers_of_a_tree():
@@ -231,9 +229,9 @@ def test_the_whole_script_at_cpu_size_without_mlflow_and_lpips(tmp_path):
     (tmp_path / "site").mkdir()
     (tmp_path / "site" / "sitecustomize.py").write_text(BLOCK)
     environment = {**os.environ, "PYTHONPATH": f"{tmp_path / 'site'}:{ROOT}", "PYTHON": sys.executable}
-    command = ["sh", str(ROOT / "experiments" / "gpu.sh"), "20", str(tmp_path / "results"), "--tiny"]
+    command = ["sh", str(ROOT / "experiments" / "gpu.sh"), "60", str(tmp_path / "results"), "--tiny"]
     done = subprocess.run(
-        [*command, "--work", str(tmp_path / "work")], env=environment, capture_output=True, text=True, timeout=1500
+        [*command, "--work", str(tmp_path / "work")], env=environment, capture_output=True, text=True, timeout=3600
     )
     known = json.loads((tmp_path / "results" / "steps.json").read_text())
     states = {name: entry["state"] for name, entry in known.items()}
