@@ -118,6 +118,9 @@ def measure(session: Session, step: dict[str, Any]) -> None:
         print(f"{name}: left out, {lacks}")
         session.keep(name, state=f"left out: {lacks}")
         return
+    if session.args.tiny and "tiny" not in step:
+        print(f"{name}: left out, for a GPU only")
+        return
     if session.left_s < LEAST_SHARE * own_s:
         print(f"{name}: no time left")
         return

@@ -1,7 +1,8 @@
 """Facts of the device, and proofs that need one; experiments/gpu.py runs them:
 
     python experiments/gpu_proofs.py facts            # card, driver, memory, packages
-    python experiments/gpu_proofs.py training         # 50 steps captured, compiled, and resumed after 25, against eager
+    python experiments/gpu_proofs.py training         # 50 steps captured, and resumed after 25, against eager ones
+    python experiments/gpu_proofs.py compiled         # 50 steps compiled, and compiled and captured
     python experiments/gpu_proofs.py renderer         # the pictures of the device against those of the CPU
 
 The runs of `training` are variants of one experiment, side by side. A second eager run shows how much two equal runs
@@ -66,39 +67,39 @@ def facts() -> dict:
     return found
 
 
-def variants(tiny: bool, keys: set[str]) -> dict[str, dict]:
+def variants(compiled: bool, tiny: bool, keys: set[str]) -> dict[str, dict]:
     """Changes of each run of the training. `keys` are those of section train: an older checkout lacks capture."""
     off, on = ({"train.capture": value} if "capture" in keys else {} for value in ("off", "auto" if tiny else "on"))
+    if compiled:
+        runs = {"eager": off, "compiled": {**off, "train.compile": True}}
+        return runs | ({"compiled_captured": {**on, "train.compile": True}} if on else {})
     runs = {"eager": off, "again": off, "halves": {**on, "train.steps": STEPS // 2}}
-    if on:
-        runs["captured"] = on
-    if not tiny:
-        runs["compiled"] = {**off, "train.compile": True}
-        if on:
-            runs["compiled_captured"] = {**on, "train.compile": True}
-    return runs
+    return runs | ({"captured": on} if on else {})
 
 
-def training(tiny: bool) -> dict:
+def training(tiny: bool, compiled: bool = False) -> dict:
     """Losses of 50 steps, eager and otherwise: the largest difference of each run to the eager one."""
-    runs = variants(tiny, {field.name for field in fields(Train)})
+    keys = {field.name for field in fields(Train)}
+    runs = variants(compiled, tiny, keys)
     with tempfile.TemporaryDirectory() as folder:
         status = {"first": train(folder, runs, tiny)}
-        status["on"] = train(folder, {"halves": {**runs["halves"], "train.steps": STEPS}}, tiny)
+        if "halves" in runs:  # the other is finished, and makes two
+            second = {"halves": {**runs["halves"], "train.steps": STEPS}, "eager": runs["eager"]}
+            status["on"] = train(folder, second, tiny)
         place = Path(folder) / "proofs"
         losses = {name: losses_of(place / name / "train" / "log.jsonl") for name in runs}
         logs = {name: last_line(place / name / "output.log") for name in runs}
     result = verdicts(losses, logs)
-    if "captured" not in runs:
+    if "capture" not in keys:
         result["words"].append("captured: left out, this checkout has no key train.capture")
     return {**result, "status": status, "ok": all(row["ok"] for row in result["runs"].values())}
 
 
 def train(folder: str, runs: dict[str, dict], tiny: bool) -> int:
     """Train the variants side by side; returns the exit status. One that fails does not stop the others."""
-    # Two jobs at least, and a run of eager steps beside a single one: only children have logs of their own.
-    settings = {**SMALL, **(TINY if tiny else {}), "variants": runs if len(runs) > 1 else {**runs, "eager": {}}}
-    settings |= {"name": "proofs", "runs": folder, "tracking.uri": "none", "jobs": 2 if tiny else len(runs) + 1}
+    # Two jobs at least: only they have logs of their own, and go on beside a failure.
+    settings = {**SMALL, **(TINY if tiny else {}), "variants": runs}
+    settings |= {"name": "proofs", "runs": folder, "tracking.uri": "none", "jobs": 2 if tiny else len(runs)}
     words = [f"{key}={json.dumps(value) if not isinstance(value, str) else value}" for key, value in settings.items()]
     return subprocess.run(
         [sys.executable, ROOT / "distill" / "run.py", ROOT / "experiments" / "quickstart.yaml", *words]
@@ -121,7 +122,8 @@ def last_line(log: Path) -> str:
 def verdicts(losses: dict[str, list[dict]], logs: dict[str, str]) -> dict:
     """Difference, limit and verdict of each run against `eager`; a run that has not all steps has failed."""
     result: dict = {"runs": {}, "words": []}
-    noise = difference(losses["again"], losses["eager"]) if len(losses["again"]) == len(losses["eager"]) else 0.0
+    again, eager = losses.get("again", []), losses["eager"]
+    noise = difference(again, eager) if again and len(again) == len(eager) else 0.0
     for name, rows in losses.items():
         if len(rows) < STEPS:
             row = {"ok": False, "steps": len(rows), "log": logs[name]}
@@ -164,8 +166,8 @@ def renderer(tiny: bool) -> dict:
 
 def main(arguments: list[str] | None = None) -> int:
     parser = terminal.parser(__doc__)
-    parser.add_argument("what", choices=("facts", "training", "renderer"))
-    parser.add_argument("--tiny", action="store_true", help="CPU size: small networks, no compiling")
+    parser.add_argument("what", choices=("facts", "training", "compiled", "renderer"))
+    parser.add_argument("--tiny", action="store_true", help="CPU size: small networks")
     parser.add_argument("--out", type=Path, help="JSON file for the result")
     args = parser.parse_args(arguments)
     return terminal.run_command(lambda: run(args))
@@ -173,7 +175,12 @@ def main(arguments: list[str] | None = None) -> int:
 
 def run(args: argparse.Namespace) -> int:
     """Print and write the result; status 1 where a proof fails."""
-    result = {"facts": lambda _: facts(), "training": training, "renderer": renderer}[args.what](args.tiny)
+    if args.what == "facts":
+        result = facts()
+    elif args.what == "renderer":
+        result = renderer(args.tiny)
+    else:
+        result = training(args.tiny, compiled=args.what == "compiled")
     text = json.dumps(result, indent=1)
     print("\n".join(result["words"]) if "words" in result else text)
     if args.out:
