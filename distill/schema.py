@@ -249,6 +249,7 @@ class Experiment:
     seed: int = 0  # of people, pairs, initialisation and order
     runs: Location = "runs"  # folder of all results
     threads: int = 0  # CPU threads per process; 0: cores of the machine / processes
+    jobs: int = 1  # runs of `variants` or `seeds` side by side, as processes; they share the GPUs and CPU threads
     minutes: float = 0.0  # stop after this time; the same command continues the run; 0: no limit
     stages: tuple[str, ...] = ("data", "pseudo_gt", "train", "eval", "report")  # in this order; also refine, export
     weights: tuple[Location, ...] = ()  # folders with weight files, searched before $SWAPDISTILL_WEIGHTS and the cache

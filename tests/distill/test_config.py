@@ -34,7 +34,10 @@ def write(folder: Path, text: str) -> Path:
     return path
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "experiments").glob("*.yaml")), ids=lambda p: p.name)
+SHIPPED = sorted(path for path in (ROOT / "experiments").glob("*.yaml") if path.name != "gpu.yaml")
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda p: p.name)
 @pytest.mark.parametrize("full_size", [False, True])
 def test_every_shipped_experiment_loads_and_survives_its_own_dump(path, full_size, tmp_path):
     needs = [f"data.{key}=somewhere" for key in ("photos", "fstriplets") if f"\n  {key}: null" in path.read_text()]
