@@ -42,7 +42,7 @@ def _window(reflected: Tensor, light: Tensor, size: float, blur: float) -> Tenso
 def _iris(u: Tensor, v: Tensor, r: Tensor, z: Numbers, pupil: Tensor) -> Tensor:
     """Colour of iris and pupil: fibres, a dark ring outside, a warmer one inside, light that pools below."""
     fibre = noise(u * (0.5 / RADIUS) + 0.5, v * (0.5 / RADIUS) + 0.5, "iris")
-    shade = 0.80 + 0.20 * fibre - 0.50 * v
+    shade = 0.92 + 0.26 * fibre - 0.55 * v
     shade = shade * (1 - 0.80 * smooth(RADIUS - 0.12, RADIUS, r))
     own = ramp(IRIS, z["iris_light"] * 0.92 + 0.10 * (z["iris_hue"] - 0.5))
     warm = rise(pupil + 0.13, pupil + 0.01, r) * (0.55 * z["iris_light"])
@@ -76,7 +76,7 @@ def eye(local: Tensor, gaze: Tensor, turn: Tensor, side: int, z: Numbers, a: Num
     colour = white + (_iris(u, v, r, z, pupil) - white) * inside
     normal = _turned(local, turn)
     lid = 0.33 - 0.5 * a["blink"].clamp(max=0.35) - 0.06 * a["squint"]
-    shade = 1 - 0.68 * smooth(lid - 0.34, lid + 0.02, local[1]) - 0.30 * smooth(0.55, 0.95, local[0].abs())
+    shade = 1 - 0.60 * smooth(lid - 0.34, lid + 0.02, local[1]) - 0.30 * smooth(0.55, 0.95, local[0].abs())
     shade = shade - 0.12 * smooth(-0.15, -0.34, local[1])
     facing = ((dot(normal, light["key"]) + 0.35) * (1 / 1.35)).clamp_(0, 1)
     ambient = light["ground"] + (light["sky"] - light["ground"]) * (0.5 + 0.5 * normal[1])
@@ -94,8 +94,10 @@ def _wet(
     cornea = cornea / dot(cornea, cornea).sqrt()
     mirror = 2 * cornea[2] * cornea
     mirror = torch.stack([mirror[0], mirror[1], mirror[2] - 1])
-    box = _window(mirror, light["key"], 0.19, 0.10) * 2.2
     x, y, depth = light["key"]
+    # The catch light stays on the cornea, above the pupil, wherever the light is: without one an eye looks dull.
+    ahead = torch.stack([0.55 * x, 0.32 + 0.25 * y, 0.75 + 0 * y])
+    box = _window(mirror, ahead / dot(ahead, ahead).sqrt(), 0.16, 0.08) * 2.4
     fill = torch.stack([-x, 0.4 * y, depth + 0.35])
     fill = fill / dot(fill, fill).sqrt()
     box = box + _window(mirror, fill, 0.16, 0.14) * 0.11
@@ -114,7 +116,7 @@ def lash_colour(z: Numbers) -> Tensor:
 
 def _mouth_light(x: Tensor, z: Tensor, normal: Tensor, light: Numbers) -> Tensor:
     """Light (3, n, P) inside the mouth: it fades backwards and towards the corners."""
-    deep = smooth(1.00, 1.42, z) * (1 - 0.60 * smooth(0.10, 0.30, x.abs())) + 0.06
+    deep = smooth(1.00, 1.42, z) * (1 - 0.85 * smooth(0.06, 0.25, x.abs())) + 0.05
     facing = (dot(normal, light["key"]) + 0.3).clamp_(0, 1.3)
     ambient = light["ground"] + (light["sky"] - light["ground"]) * (0.5 + 0.5 * normal[1])
     return (light["key_colour"] * 0.36 * facing + ambient * 0.72) * deep
@@ -122,14 +124,17 @@ def _mouth_light(x: Tensor, z: Tensor, normal: Tensor, light: Numbers) -> Tensor
 
 def teeth(x: Tensor, y: Tensor, z: Tensor, normal: Tensor, traits: Numbers, a: Numbers, light: Numbers) -> Tensor:
     """Linear colour (3, n, P) at rest positions x, y, z (n, P), dm, and unit normals (3, n, P) in view space."""
-    place = x.abs() * (1 / 0.066)
-    gap = bump(((place - place.round()) * (0.066 / 0.006)).square_())
     upper = y > 6.555
+    place = x.abs() * torch.where(upper, 1 / 0.066, 1 / 0.052)
+    off = (place - place.round()).abs()  # 0 in a gap, 0.5 in the middle of a tooth
+    gap = bump((off * 11).square_())
+    round_ = (1 - 2 * off).square_()
     gum = torch.where(upper, rise(6.705, 6.73, y), rise(6.445, 6.42, y))
     enamel = ramp(ENAMEL, 0.2 + 0.6 * traits["age"])
     rgb_gum = rgb(0.42, 0.14, 0.13, like=x) * (1 - 0.45 * traits["tone"])
     colour = enamel + (rgb_gum - enamel) * gum
-    shade = (1 - 0.45 * gap) * torch.where(upper, 0.76 + 0.14 * rise(6.70, 6.64, y), 0.68)
+    lip = torch.where(upper, 0.46 + 0.44 * rise(6.715, 6.63, y), 0.34 + 0.20 * rise(6.44, 6.52, y))  # its shadow
+    shade = (1 - 0.50 * gap) * (1 - 0.22 * round_) * lip
     lit = _mouth_light(x, z, normal, light) * shade
     h = dot(normal, light["half"]).clamp_(0, 1)
     h = h * h
@@ -144,7 +149,7 @@ def tongue(x: Tensor, y: Tensor, z: Tensor, normal: Tensor, traits: Numbers, a: 
     bumps = noise(x * 2.2, z * 2.2, "medium")
     furrow = bump((x * (1 / 0.03)).square_())
     colour = rgb(0.30, 0.105, 0.10, like=x) * (0.9 + 0.07 * bumps - 0.18 * furrow)
-    lit = _mouth_light(x, z, normal, light)
+    lit = _mouth_light(x, z, normal, light) * (0.30 + 0.70 * smooth(1.12, 1.45, z))
     h = dot(normal, light["half"]).clamp_(0, 1)
     h = h * h
     h = h * h

@@ -33,7 +33,7 @@ from .hair_scalp import (
     unit,
 )
 
-SHEETS = 8  # kinds of strand patterns: tapering, blunt, wavy, closed; first the fine ones, then the coarse ones
+SHEETS = 10  # kinds of strand patterns: tapering, blunt, wavy, closed, fringe; first fine ones, then coarse ones
 
 
 @dataclass
@@ -56,24 +56,30 @@ def _lengths(t: Scalp, keep: int, a: dict[str, Tensor], s: dict[str, Tensor]) ->
     full = (0.16 + 0.75 * a["hair_length"]) * (0.75 + 0.4 * chance[0])
     sides = smooth(0.45, 0.66, x.abs()) * smooth(8.1, 7.8, y)
     nape = smooth(0.2, -0.2, z) * smooth(7.9, 7.2, y)
+    full = full * (1 - 0.62 * _at_edge(t, keep) * smooth(0.7, 0.95, z))  # short fine hair at the forehead
     full = full * (1 - (0.6 * sides + 0.7 * nape).clamp(0, 0.75))
     # Long hair is cut at one height: over the head to its side, then down.
     over = ((x.abs() - 0.72) * (x.abs() - 0.72) + (y - 7.4) * (y - 7.4)).sqrt() * 1.15 * smooth(7.35, 7.55, y)
     tip = (7.55 - a["hair_length"]).clamp(min=5.6)
-    cut = (over + torch.minimum(y, torch.full_like(y, 7.4)) - tip) * (0.86 + 0.16 * chance[0])
+    cut = (over + torch.minimum(y, torch.full_like(y, 7.4)) - tip) * (0.80 + 0.23 * chance[0])
     full = full + (cut - full) * s["long"]
     front = _fringed(t, a, keep).to(x.dtype)
-    fringe = inside + (0.22 + 0.25 * a["hair_fringe"]) * (0.84 + 0.2 * chance[0])
+    fringe = inside + (0.22 + 0.25 * a["hair_fringe"]) * (0.91 + 0.11 * chance[0])
     full = full + (fringe - full) * front
     back = 0.42 + 0.2 * chance[0]
     full = full + (back - full) * (s["back"] * (1 - front))
     return full + ((0.10 + 0.25 * full) - full) * s["afro"]
 
 
+def _at_edge(t: Scalp, count: int) -> Tensor:
+    """(R,) 1 at the hairline, 0 deep inside the hair."""
+    return smooth(0.22, 0.0, t.root_line[0, :count])
+
+
 def _fringed(t: Scalp, a: dict[str, Tensor], count: int) -> Tensor:
     """(n, R) bool: cards of the fringe."""
     x, _, z = t.root[:, None, :count]
-    return (z > 0.98) & (x.abs() < 0.55) & (a["hair_fringe"] > 0)
+    return (z > 0.94 + 0.20 * t.chance[4, :count] - 0.5 * x * x) & (x.abs() < 0.60) & (a["hair_fringe"] > 0)
 
 
 def _place(flat: Tensor) -> Tensor:
@@ -93,15 +99,17 @@ def _walk(t: Scalp, a: dict[str, Tensor], s: dict[str, Tensor], keep: int, segme
     p = t.root[:, None, :keep].expand(3, n, keep)
     chance = t.chance[:, :keep]
     centre, length = column(CENTRE, p), _lengths(t, keep, a, s)
-    skull = t.skull[:1] + (t.skull[1:] - t.skull[:1]) * (0.35 * s["long"] * (1 - s["back"]))[..., None]
+    skull = t.skull[:1] + (t.skull[1:] - t.skull[:1]) * (0.5 * s["long"] * (1 - s["back"]))[..., None]
     inside = t.root_line[0, :keep]
     edge = smooth(-0.02, 0.12, inside)
-    loft = s["long"] * (0.05 + 0.5 * a["hair_volume"]) * (1 - s["back"])
+    loft = s["long"] * (0.02 + 0.3 * a["hair_volume"]) * (1 - s["back"])
+    inner = (0.65 * s["long"]) * (1 - chance[1])  # hair on the sides fills the way from the mass to the skin
     layer = 0.010 + (0.012 + 0.25 * a["hair_volume"] * (1 - s["back"]) + 0.02 * s["long"]) * chance[1]
     mess = (0.16 + 0.5 * a["hair_curl"] + 1.5 * a["hair_volume"]) * (1 - 0.6 * s["back"]) * (1 - 0.5 * s["long"])
     jitter = (chance[2:5, None] - 0.5) * mess * (torch.arange(keep, device=p.device) >= PANELS)
     step = length / segments
     fringed = _fringed(t, a, keep).to(p.dtype)
+    jitter = jitter * ((1 - 0.5 * fringed) * (1 - 0.4 * s["swept"] * (1 - s["long"])))
     line = [p]
     for i in range(segments):
         share = (i + 1) / segments
@@ -109,7 +117,7 @@ def _walk(t: Scalp, a: dict[str, Tensor], s: dict[str, Tensor], keep: int, segme
         d = unit(comb(p, a, s, fringed))
         hug = 1 - s["long"] * smooth(7.15, 6.55, p[1])
         d = d - out * (dot(d, out) * (hug * (1 - s["afro"])))
-        fall = torch.stack([-0.24 * p[0], -1 + 0 * p[0], -0.12 * (p[2] - 0.45)])
+        fall = torch.stack([-0.36 * p[0], -1 + 0 * p[0], 0.22 * (0.72 - p[2])])
         d = unit(unit(d) + jitter)
         d = unit(d + (fall - d) * ((1 - hug) * s["long"]))
         p = p + d * step
@@ -117,7 +125,9 @@ def _walk(t: Scalp, a: dict[str, Tensor], s: dict[str, Tensor], keep: int, segme
         r = size_of(w)
         w = w / r
         rise = hair_mass(p, a, s) * (edge * min(1.0, 0.35 + 1.4 * share))
-        rise = rise + layer * min(1.0, 1.5 * share) + loft * smooth(8.0, 7.2, p[1])
+        low = smooth(8.1, 7.75, p[1])
+        rise = rise * (1 - low * inner)
+        rise = rise + layer * min(1.0, 1.5 * share) + loft * (low * (1 - 0.8 * smooth(7.35, 6.75, p[1])))
         surface = _look(skull.expand(n, -1, -1)[:, None], w)[0] + rise
         hug = 1 - s["long"] * smooth(7.15, 6.55, p[1])
         held = torch.where(w[1] > -0.75, torch.maximum(r, surface), r)
@@ -131,13 +141,13 @@ def _clear_face(p: Tensor, chance: Tensor, share: Tensor) -> Tensor:
     """Push hanging hair off the face and away from the neck."""
     x, y, z = p
     side = torch.where(x >= 0, 1.0, -1.0)
-    ahead = smooth(0.72, 0.9, z) * smooth(7.85, 7.6, y) * share
+    ahead = smooth(0.80, 0.98, z) * smooth(7.85, 7.6, y) * share
     wide = x.abs()
-    x = side * (wide + (torch.maximum(wide, 0.68 + 0.14 * chance[5]) - wide) * ahead)
-    z = z + (torch.minimum(z, 0.85 + 0.15 * chance[1]) - z) * ahead
+    x = side * (wide + (torch.maximum(wide, 0.60 + 0.14 * chance[5]) - wide) * ahead)
+    z = z + (torch.minimum(z, 0.92 + 0.15 * chance[1]) - z) * ahead
     low = smooth(6.9, 6.5, y) * share
     gap = (x * x + (z - 0.35) * (z - 0.35)).clamp(min=1e-4).sqrt()
-    grow = 1 + (torch.maximum(gap, 0.60 + 0.22 * chance[1]) / gap - 1) * low
+    grow = 1 + (torch.maximum(gap, 0.56 + 0.20 * chance[1]) / gap - 1) * low
     return torch.stack([x * grow, y, 0.35 + (z - 0.35) * grow])
 
 
@@ -182,25 +192,32 @@ def grow(
     # Light as on the smooth mass: the rise of a card over the scalp must not tilt its highlight.
     flat = 0.9 * (1 - loose) * (1 - s["afro"])
     tangent = unit(tangent - normal * (dot(tangent, normal) * flat))
-    twist = (chance[3] - 0.5) * 2.1 * loose
+    twist = (chance[3] - 0.5) * 2.1 * (smooth(7.75, 7.25, height) * s["long"])
     across = unit(across + normal * twist)
     share = torch.linspace(0, 1, segments + 1, device=line.device)[:, None, None]
     half = (0.022 + 0.014 * chance[4] + 0.026 * s["long"]) * (CARDS / count) ** 0.5
     half[:, :PANELS] = 0.10
     wider = 1 + 0.5 * loose * (torch.arange(count, device=half.device) >= PANELS)
-    half = half * wider * (1 + 0.4 * _fringed(t, a, count))
-    taper = torch.where(torch.arange(count, device=half.device) < PANELS, 0.1, 0.45)
-    half = half * (0.75 + 0.5 * share - taper * share * share)
+    half = half * wider * (1 + 0.1 * _fringed(t, a, count)) * (1 - 0.35 * _at_edge(t, count) * (1 - s["long"]))
+    taper = torch.where(torch.arange(count, device=half.device) < PANELS, 0.4, 0.65)
+    used = _used(t, a, s, rest, normal, count)
+    half = half * (0.75 + 0.5 * share - taper * share * share) * (1 - 0.6 * _starts(used))
     edge = across * half
     points = torch.stack([line.transpose(0, 1) - edge, line.transpose(0, 1) + edge])
     inner = (0.10 + 0.35 * loose) * (1 - chance[1])
     depth = (1 - inner).expand(segments + 1, len(length), count)
     seed = _seeds(t, a, count, detail)
-    used = _used(t, a, s, rest, normal, count)
     return Ribbons(
         points.permute(3, 4, 2, 0, 1), normal.permute(2, 3, 1, 0), tangent.permute(2, 3, 1, 0),
         depth.permute(1, 2, 0), seed, used,
     )  # fmt: skip
+
+
+def _starts(used: Tensor) -> Tensor:
+    """(s + 1, n, R) 1 where the drawn part of a card starts within the card: there it is a point, not an edge."""
+    u = used.permute(2, 0, 1)
+    start = torch.zeros_like(u[:1])
+    return torch.cat([start, u[1:] & ~u[:-1], start]).to(torch.float32)
 
 
 def _wave(line: Tensor, chance: Tensor, length: Tensor, a: dict[str, Tensor], s: dict[str, Tensor]) -> Tensor:
@@ -221,10 +238,10 @@ def _seeds(t: Scalp, a: dict[str, Tensor], count: int, detail: float) -> Tensor:
     own = t.chance[5, :count] + a["hair_phase"]
     own = (own - own.floor()).clamp(0, 0.999)
     wavy, blunt = a["hair_curl"] > 0.3, a["hair_length"] > 0.6
-    blunt = blunt | _fringed(t, a, count)
     kind = torch.where(wavy, 2.0, torch.where(blunt, 1.0, 0.0)).to(own.dtype)
+    kind = torch.where(_fringed(t, a, count), 4.0, kind)
     kind[:, :PANELS] = 3
-    kind = kind + (4 if detail < 0.45 else 0)
+    kind = kind + (SHEETS // 2 if detail < 0.45 else 0)
     return (kind + own) / SHEETS
 
 
@@ -244,13 +261,15 @@ def _used(t: Scalp, a: dict, s: dict, line: Tensor, normal: Tensor, count: int) 
     lines, root = t.root_line[:, :count], t.root[:, :count]
     rank = torch.arange(count, device=line.device)
     fringed, long, hairy = _fringed(t, a, count), s["long"] > 0.5, a["bald"] < 0.5
-    grown = hairy & (s["buzz"] < 0.5) & (lines[0] + (lines[1] - lines[0]) * s["recede"] > 0.01)
+    grown = hairy & (s["buzz"] < 0.5) & (lines[0] + (lines[1] - lines[0]) * s["recede"] > 0.03)
     # Long hair needs fewer cards. It starts behind the temple, so that it does not cross the forehead.
     share = torch.where(root[2] < 0.15, 0.10, 0.54 - 0.17 * a["hair_length"])
-    forehead = ((root[2] > 0.95) & (root[1] < 7.93)) | (lines[0] < 0.05)
+    temple = (root[0].abs() > 0.5) & (root[2] > 0.35) & (root[1] < 7.95)
+    share = torch.where(temple, 0.70, share)
+    forehead = ((root[2] > 0.95) & (root[1] < 7.93)) | (lines[0] < 0.03)
     falls = torch.where(long, (rank < count * share) & ~forehead, root[1] > 7.45)
     grown = torch.where(rank < PANELS, hairy & long & (s["back"] < 0.5), grown & (fringed | falls))
     # On the head the pushed scalp shows the mass of long hair; there some cards are enough.
     bare = (line[1:, 1] > 7.6) & (facing[1:] > 0.35) & long & (t.chance[4, :count] > 0.35) & ~fringed
-    buried = (torch.arange(len(seen), device=line.device)[:, None, None] == 0) & (lines[0] > 0.12)
+    buried = (torch.arange(len(seen), device=line.device)[:, None, None] == 0) & (lines[0] > 0.12) & ~fringed
     return (seen & grown & ~bare & ~buried).permute(1, 2, 0)

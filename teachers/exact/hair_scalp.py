@@ -29,7 +29,7 @@ AROUND_EAR = (
     (58, 7.50), (61, 7.32), (63, 7.06), (69, 7.04), (71, 7.30), (80, 7.40), (96, 7.40), (106, 7.32), (115, 7.08),
     (126, 6.84), (145, 6.60), (180, 6.50),
 )  # fmt: skip
-LINE = ((0, 7.95), (12, 7.97), (24, 8.00), (33, 7.98), (40, 7.87), (46, 7.70), (52, 7.58), *AROUND_EAR)
+LINE = ((0, 7.96), (12, 7.97), (22, 7.98), (30, 7.94), (37, 7.85), (44, 7.71), (52, 7.57), *AROUND_EAR)
 RECEDED = ((0, 8.10), (10, 8.18), (20, 8.36), (29, 8.34), (37, 8.12), (45, 7.86), (52, 7.62), *AROUND_EAR)
 
 
@@ -102,9 +102,9 @@ def _skull(rest: np.ndarray, ear: np.ndarray) -> tuple[np.ndarray, np.ndarray, n
     d = np.stack([2 * u, 1 - square, 2 * v], -1).reshape(-1, 3) / (1 + square).reshape(-1, 1)
     cos = d @ w.T
     reach, carriers, weights = [], None, None
-    for allowed in (~ear, np.ones_like(ear)):
+    for allowed, around in ((~ear, 11), (np.ones_like(ear), 7)):  # degrees
         c = np.where(allowed[None], cos, -1)
-        close = (c > np.cos(np.radians(11))) | (c >= c.max(1, keepdims=True))
+        close = (c > np.cos(np.radians(around))) | (c >= c.max(1, keepdims=True))
         outer = close & (far[None] > 0.9 * np.where(close, far[None], 0).max(1, keepdims=True))
         weight = np.where(outer, np.exp((c - 1) / (1 - np.cos(np.radians(5)))), 0) + 1e-9 * outer
         reach.append((weight * far).sum(1) / weight.sum(1))
@@ -162,7 +162,9 @@ def scalp(rest: Tensor, body: Tensor) -> Scalp:
     root = (place[corners] * weight[..., None]).sum(1)
     root_line = np.stack([(line[corners] * weight).sum(1) for line in lines])
     off = place - np.array(WHORL)
-    crop = np.stack([np.arctan2(off[:, 0], off[:, 2]) * 0.45, np.linalg.norm(off, axis=1) * 0.5])
+    # Both sides alike, and on the sides of the head as `sweep`, so that the two can be mixed.
+    turn = np.pi / 2 - np.abs(np.arctan2(off[:, 0], off[:, 2]))
+    crop = np.stack([turn * 0.45 - 0.05, np.linalg.norm(off, axis=1) * 0.5])
     roll = np.arctan2(place[:, 0], place[:, 1] - CENTRE[1])
     sweep = np.stack([place[:, 2] * 0.5, np.abs(roll) * 0.45])
 
@@ -203,7 +205,7 @@ def hair_mass(p: Tensor, a: dict[str, Tensor], s: dict[str, Tensor]) -> Tensor:
     volume = a["hair_volume"]
     flat = 0.022 + volume * 0.5 + 0.10 * smooth(0.1, 0.5, a["hair_length"]) * (0.4 + volume * 4)
     crown = flat * (1 + 0.35 * s["swept"] * smooth(0.5, 1.2, p[2]))
-    sides = flat * (0.35 + 0.45 * s["long"]) + 0.01 + s["long"] * (0.02 + 0.35 * volume)
+    sides = flat * (0.35 + 0.45 * s["long"]) + 0.01 + s["long"] * (0.02 + 0.25 * volume)
     full = sides + (crown - sides) * top
     full = full + (0.045 - full) * s["back"]
     puffy = (0.10 + 0.62 * a["hair_length"]) * (0.75 + 0.35 * top) + volume
@@ -214,9 +216,14 @@ def hair_mass(p: Tensor, a: dict[str, Tensor], s: dict[str, Tensor]) -> Tensor:
 def scalp_push(tables: Scalp, a: dict[str, Tensor]) -> Tensor:
     """(n, V) dm by which the vertices are moved out along their normals."""
     s, inside = style(a), scalp_line(tables, a)
-    wide = 0.20 + 0.12 * s["afro"]
+    wide = 0.24 + 0.10 * s["afro"]
     edge = ((inside + 0.01) / wide).clamp(0, 1)
-    return hair_mass(tables.rest[:, None], a, s) * (edge * (2 - edge))
+    return hair_mass(tables.rest[:, None], a, s) * (edge * edge * (3 - 2 * edge))
+
+
+def _top(p: Tensor) -> Tensor:
+    """1 on the top of the head, 0 on its sides, at points p (3, ...)."""
+    return smooth(7.62, 8.05, p[1] + 0.30 * smooth(0.7, 1.2, p[2]))
 
 
 def comb(p: Tensor, a: dict[str, Tensor], s: dict[str, Tensor], front: Tensor | None = None) -> Tensor:
@@ -226,15 +233,18 @@ def comb(p: Tensor, a: dict[str, Tensor], s: dict[str, Tensor], front: Tensor | 
     x, y, z = p
     whorl, knot, centre = (column(v, p) for v in (WHORL, KNOT, CENTRE))
     crop = unit(p - whorl)
-    top = smooth(7.62, 8.05, y + 0.30 * smooth(0.7, 1.2, z))
+    top = _top(p)
     away = ((x - 0.95 * a["hair_part"]) * 9).clamp(-1, 1)
     aside = away * (0.25 + 0.75 * top) + 0.1 * x
-    sweep = torch.stack([aside, top - 0.95 + 0 * aside, -0.10 - 0.35 * top + 0 * aside])
+    back = -0.10 - 0.35 * top + (0.42 - 0.26 * top) * s["long"]  # long hair on the sides falls before the ears
+    sweep = torch.stack([aside, top - 0.95 + 0 * aside, back + 0 * aside])
     tail = unit(knot - p)
+    fringe = smooth(0, 0.3, a["hair_fringe"])
     parted = (s["long"] + s["swept"]).clamp(max=1)
-    d = crop + (unit(sweep) - crop) * parted
     if front is None:
-        front = smooth(0.80, 1.15, z) * smooth(0.62, 0.45, x.abs()) * smooth(0, 0.3, a["hair_fringe"])
+        parted = parted * (1 - fringe * top)
+        front = smooth(0.86, 1.04, z + 0.5 * x * x) * smooth(0.68, 0.54, x.abs()) * fringe
+    d = crop + (unit(sweep) - crop) * parted
     ahead = 0.25 * x + 0.30 * a["hair_part"]
     ahead = torch.stack([ahead, -0.35 + 0 * ahead, 1 + 0 * ahead])
     d = d + (ahead - d) * front
@@ -253,7 +263,8 @@ def scalp_tangent(tables: Scalp, a: dict[str, Tensor]) -> Tensor:
 def scalp_places(tables: Scalp, a: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
     """Places (n, V) each, in noise tiles, across and along the combed hair at the vertices."""
     s = style(a)
-    parted = (s["long"] + s["swept"]).clamp(max=1) * (1 - s["back"])
+    top = _top(tables.rest)
+    parted = (s["long"] + s["swept"]).clamp(max=1) * (1 - s["back"]) * (1 - smooth(0, 0.3, a["hair_fringe"]) * top)
     across, along = tables.crop[:, None] + (tables.sweep - tables.crop)[:, None] * parted
     across = across + (tables.sweep[1] - across) * s["back"] + a["hair_phase"]
     along = along + (tables.sweep[0] - along) * s["back"] + 0.37 * a["hair_phase"]

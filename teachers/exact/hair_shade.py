@@ -27,8 +27,11 @@ COLOURS = linear([(202, 174, 132), (158, 124, 86), (112, 78, 51), (78, 53, 37), 
 # Static tables
 
 
-def _pattern(rng: np.random.Generator, strands: int, first: float, wavy: bool) -> tuple[np.ndarray, np.ndarray]:
-    """One card (ACROSS, ALONG): where there is hair, and its brightness about 1."""
+def _pattern(
+    rng: np.random.Generator, strands: int, first: float, late: float, wavy: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """One card (ACROSS, ALONG): where there is hair, and its brightness about 1. Strands end at `first` at the soonest,
+    and start at `late` at the latest."""
     u = ((np.arange(ACROSS) + 0.5) / ACROSS * 2 - 1)[:, None]
     t = ((np.arange(ALONG) + 0.5) / ALONG)[None]
     there, light, front = np.zeros((ACROSS, ALONG), bool), np.ones((ACROSS, ALONG)), np.zeros((ACROSS, ALONG))
@@ -36,10 +39,10 @@ def _pattern(rng: np.random.Generator, strands: int, first: float, wavy: bool) -
     for k in range(strands):
         start = (k + 0.5 + rng.normal() * 0.3) / strands * 2 - 1
         end = rng.uniform(first, 1.0) * (1 - (0.25 if first < 0.7 else 0.08) * start**4)
-        begin = rng.uniform(-0.05, 0.18) * (first < 0.95)
+        begin = rng.uniform(-0.05, late)
         bend = start * (0.92 - 0.25 * t**2) + rng.normal() * 0.16 * t**1.5
         bend = bend + swing * t**0.6 * np.sin(phase + rng.normal() * 0.35 + (11 if wavy else 3) * t)
-        wide, point = (1.65, 1.7) if first < 0.7 else (2.0, 9) if first < 0.95 else (3.2, 8)
+        wide, point = (1.65, 1.7) if first < 0.7 else (2.0, 4) if first < 0.8 else (3.2, 8)
         half = (wide / strands) * np.clip(1 - (t / end) ** point, 0, 1) ** 0.7 * rng.uniform(0.7, 1.15)
         off = np.abs(u - bend) / np.maximum(half, 1e-6)
         shape = (1 - np.minimum(off, 1) ** 2) * rng.uniform(0.4, 1)
@@ -55,9 +58,10 @@ def _pattern(rng: np.random.Generator, strands: int, first: float, wavy: bool) -
 def _patterns(device: torch.device) -> tuple[Tensor, Tensor]:
     """Flat tables over (kind, pattern, across, along): bool, float32."""
     rng = np.random.default_rng(21)
-    fine = ((10, 0.5, False), (8, 0.9, False), (8, 0.6, True), (14, 0.95, False))
-    kinds = (*fine, (5, 0.5, False), (5, 0.9, False), (4, 0.6, True), (8, 0.95, False))
-    cards = [_pattern(rng, *kinds[k]) for k in range(SHEETS) for _ in range(PATTERNS)]
+    ends = ((0.5, 0.42, False), (0.72, 0.26, False), (0.6, 0.26, True), (0.8, 0.0, False), (0.74, 0.5, False))
+    counts = (12, 12, 9, 14, 12, 6, 6, 5, 8, 6)
+    kinds = [(count, *ends[k % len(ends)]) for k, count in enumerate(counts)]
+    cards = [_pattern(rng, *kind) for kind in kinds for _ in range(PATTERNS)]
     there, light = (np.stack(x).reshape(-1) for x in zip(*cards, strict=True))
     return torch.from_numpy(there).to(device), torch.from_numpy(light).to(device, torch.float32)
 
@@ -126,6 +130,7 @@ def _lit(
     second = th + (shift + 0.14) * nh
     first = (1 - first * first).clamp(min=0)
     second = (1 - second * second).clamp(min=0)
+    sheen = first * (tone * tone)
     for _ in range(3):
         first, second = first * first, second * second
     shine = wrap * open_
@@ -136,7 +141,8 @@ def _lit(
     ambient = light["ground"] + (light["sky"] - light["ground"]) * up
     diffuse = base * tone
     out = diffuse * (colour * (0.62 * direct + (0.45 * light["gloss"]) * second) + ambient * (1.0 * open_))
-    return out + colour * (first * tone * (0.026 * light["gloss"]))
+    out = out + ambient * (sheen * (0.014 * light["gloss"]))  # the sky, without which black hair has no strands
+    return out + colour * (first * (tone * tone) * (0.030 * light["gloss"]))
 
 
 def light_of_hair(light: dict[str, Tensor], a: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -172,16 +178,16 @@ def scalp_mask(
     the picture / 256, at most 1."""
     strands, locks, grain, curls = _noise(across, along)
     s = style(a)
-    stiff = 1 - 0.7 * (s["long"] + s["swept"]).clamp(max=1)
-    ragged = (0.014 * strands + 0.010 * grain) * (detail * stiff) + 0.012 * locks
+    front = smooth(7.5, 7.7, y)  # roots fade over the forehead and the temples, less around the ears
+    ragged = (0.007 * strands + (0.008 + 0.010 * front) * grain) * detail + 0.005 * locks
     curly = (0.9 - 0.6 * s["long"]) * smooth(0.3, 0.75, a["hair_curl"])
     strands = strands + (0.4 * grain + 1.3 * (0.6 - curls.abs()) - strands) * curly
-    soft = 0.045 + 0.035 * s["buzz"] + 0.03 * (1 - detail)
-    t = ((line + ragged + 0.25 * soft) / (2 * soft) + 0.5).clamp(0, 1)
+    soft = 0.045 + 0.035 * s["buzz"] + 0.03 * (1 - detail) + 0.03 * front
+    t = ((line + ragged - 0.05 * front * soft) / (2 * soft) + 0.5).clamp(0, 1)
     mask = t * t * (3 - 2 * t)
     combed = (s["long"] + s["swept"]).clamp(max=1) * (1 - s["back"]) * (a["hair_fringe"] == 0)
-    apart = ((x - 0.95 * a["hair_part"] + 0.012 * locks).abs() * 48).clamp(max=1)
-    mask = mask * (1 - (0.6 * combed) * (1 - apart) * smooth(7.95, 8.15, y))
+    apart = ((x - 0.95 * a["hair_part"]).abs() * 55 + 0.15 * strands).clamp(0, 1)
+    mask = mask * (1 - (0.42 * combed) * (1 - apart) * smooth(7.95, 8.15, y))
     thin = (0.90 + 0.07 * grain * detail).clamp(0, 1)
     return mask * (1 - s["buzz"] * (1 - thin * (0.72 + 0.2 * a["hair_dark"]))), strands * detail, locks
 
@@ -192,7 +198,7 @@ def shade_scalp(
     """Linear colour (3, n, P) of the scalp's hair, lit. line, strands and locks (n, P) as in `scalp_mask`."""
     s = style(a)
     curly = smooth(0.4, 0.9, a["hair_curl"])
-    tone = (1 + (0.16 + 0.14 * curly) * strands + 0.10 * locks).clamp(0.3, 1.7)
-    open_ = 0.66 + 0.34 * smooth(0.02, 0.28, line)
+    tone = (1 + (0.19 + 0.11 * curly) * strands + 0.08 * locks).clamp(0.3, 1.7)
+    open_ = 0.74 + 0.26 * smooth(0.02, 0.28, line)
     open_ = open_ + (0.95 - open_) * s["buzz"]
     return _lit(normal, tangent, tone, open_, 0.05 * locks + 0.05 * strands, light)

@@ -168,8 +168,8 @@ def _beard(m: dict[str, Tensor], z: Numbers, strand: Tensor, pore: Tensor, mediu
     """Cover 0..1 by hair, and the shadow 0..1 of roots and shaven stubble below it."""
     full = m["beard"] * z["beard"]
     want = torch.maximum(full, m["moustache"] * z["moustache"])
-    loose = want + want * (1.25 - want) * (0.34 * strand + 0.18 * medium + 0.10 * pore)
-    cover = smooth(0.04, 0.78, loose) * (0.88 + 0.05 * strand).clamp_(0.5, 0.95)
+    loose = want + want * (1.25 - want) * (0.26 * strand + 0.20 * medium + 0.10 * pore)
+    cover = smooth(0.03, 0.88, loose) * (0.88 + 0.05 * strand).clamp_(0.5, 0.95)
     grown = torch.maximum(m["beard"], m["moustache"] * 0.9)
     shadow = grown * (z["stubble"] * (0.34 + 0.05 * pore + 0.05 * strand)).clamp(0, 0.6)
     return cover, torch.maximum(shadow, want * 0.55)
@@ -242,8 +242,8 @@ def skin(p: Skin, z: Numbers, a: Numbers, light: Numbers, detail: float) -> Tens
     high = p.y > 7.2
     shear = p.x.abs() + across * 1.2 * (1 - along.clamp(0, 1.2) * 1.6)
     strand = noise(
-        torch.where(high, shear * 2.9, u * 2.9 + medium * 0.012),
-        torch.where(high, across * 0.8 + along * 0.5, p.y * 2.4),
+        torch.where(high, shear * 2.9, u * 3.7 + medium * 0.022),
+        torch.where(high, across * 0.8 + along * 0.5, p.y * 3.3),
         "streak",
     )
     pore = pore * fine
@@ -254,7 +254,7 @@ def skin(p: Skin, z: Numbers, a: Numbers, light: Numbers, detail: float) -> Tens
     taken = blood * rgb(0.03, 0.24, 0.20, like=u) + brown * rgb(0.42, 0.52, 0.56, like=u)
     colour = tone * (1 - taken).clamp_(0.03, 1.3)
     colour, lip = _lips(colour, p, m, z, tone, strand)
-    colour = _makeup(colour, p, m, z)
+    colour = _makeup(colour, p, m, z, a)
     hair = brow_tone(z, a)
     cover, shadow = _beard(m, z, strand, pore, medium)
     shaven = (0.42 - 0.30 * a["bald"]) * (0.3 + 0.7 * a["hair_dark"])
@@ -270,15 +270,17 @@ def skin(p: Skin, z: Numbers, a: Numbers, light: Numbers, detail: float) -> Tens
     normal = (nx * length, ny * length, p.nz * length)
     gloss = m["gloss"] + 0.35 * m["rim"] + 0.06 * pore - 0.12 * z["age"]
     gloss = gloss * (1 - 0.8 * cover - 0.3 * shadow) + lip * (0.18 + 0.35 * z["makeup"])
-    return _lit(p, normal, colour, gloss.clamp_(min=0), 1 - 0.30 * line, light, z)
+    under = rise(-0.20, 0.03, p.scalp) * (0.42 * smooth(0.05, 0.30, a["hair_length"]))  # the hair hides some sky
+    return _lit(p, normal, colour, gloss.clamp_(min=0), (1 - 0.30 * line) * (1 - under), light, z)
 
 
-def _makeup(colour: Tensor, p: Skin, m: dict[str, Tensor], z: Numbers) -> Tensor:
+def _makeup(colour: Tensor, p: Skin, m: dict[str, Tensor], z: Numbers, a: Numbers) -> Tensor:
     """Dark lashes' roots for all, liner and shadow on the upper lid with the make-up."""
     ey = p.y - 7.284
     ex = p.x.abs() - 0.308
     above = rise(-0.01, 0.02, ey)
-    liner = m["rim"] * above * (0.30 + 0.25 * z["lashes"] + 0.4 * z["makeup"]).clamp(0, 0.85)
+    dense = 0.30 + 0.25 * z["lashes"] + 0.4 * z["makeup"] + 0.4 * a["blink"]  # closed lids meet in a dark line
+    liner = m["rim"] * above * dense.clamp(0, 0.9)
     worn = ((z["makeup"] - 0.4) * 1.1).clamp(0, 0.6)
     lid = bump((ex * 5.5).square_() + ((ey - 0.07) * 20).square_()) * worn
     return colour * (1 - liner * rgb(0.80, 0.85, 0.87, like=ey) - lid * rgb(0.45, 0.62, 0.58, like=ey)).clamp_(0.05, 1)

@@ -15,7 +15,7 @@ TRAITS = (
     "brow_dark brow_warm freckles mole mole_x mole_y beard moustache stubble eye_bags wrinkles makeup lashes iris_hue "
     "iris_light"
 ).split()
-ATTRIBUTES = "brow_raise smile squint blink ambient hair_dark hair_warm hair_grey bald".split()
+ATTRIBUTES = "brow_raise smile squint blink ambient hair_dark hair_warm hair_grey bald hair_length".split()
 PICTURES, POINTS = 3, 1001
 
 
