@@ -175,9 +175,8 @@ class Mixture(Dataset):
             if images.device.type == "cpu":
                 for row in np.flatnonzero(mirrored).tolist():  # ten times as fast as a mask
                     images[row] = images[row].flip(-1)
-            else:  # a mask as an index would make the host wait
-                which = torch.from_numpy(mirrored).to(images.device, non_blocking=True).view(-1, 1, 1, 1, 1)
-                images = torch.where(which, images.flip(-1), images)
+            else:
+                images = mirrored_without_waiting(images, torch.from_numpy(mirrored))
         return Triplet(*images.unbind(1), *numbers)
 
     def _fstriplets(self, draws: Draws, rows: np.ndarray, positions: Sequence[int]) -> Part:
@@ -215,6 +214,12 @@ class Mixture(Dataset):
     def _same_photo(self, draws: Draws, rows: np.ndarray, positions: Sequence[int]) -> Part:
         chosen = draws.integers(len(self.person), rows)
         return Part("same_photo", rows, np.stack([chosen, chosen], 1), changes(draws, rows))
+
+
+def mirrored_without_waiting(images: torch.Tensor, which: torch.Tensor) -> torch.Tensor:
+    """Images (n, ..., W), those of `which` (n,) bool mirrored; a mask as an index would make the host wait."""
+    which = which.to(images.device, non_blocking=True).view(-1, *[1] * (images.dim() - 1))
+    return torch.where(which, images.flip(-1), images)
 
 
 def changes(draws: Draws, rows: np.ndarray) -> np.ndarray:

@@ -1,14 +1,16 @@
 """The stream: what each position shows, drawn as NumPy draws it, whatever keeps the pictures and makes the batches."""
 
+import json
 import threading
 
 import numpy as np
 import pytest
 import torch
+from conftest import script
 
 from distill.data.cache import Room
 from distill.train.draws import Draws
-from distill.train.stream import KINDS, Mixture, batches, changes, disturb
+from distill.train.stream import KINDS, Mixture, batches, changes, disturb, mirrored_without_waiting
 
 ALL = {"pseudo_gt": 0.25, "same_photo": 0.25, "same_person": 0.25, "pair": 0.25}
 POSITIONS = [0, 1, 2, 3, 5, 8, 100, 1000, 99999, 123456789, 2**32 - 1, 2**32, 2**32 + 5, *range(40, 67)]
@@ -131,6 +133,31 @@ def test_no_place_of_the_pictures_changes_a_batch(tmp_path, where, shares):
         got = list(batches(other, 16, 0, 6, 0, 1, workers, pin=False))
         assert len(got) == 6 and all(same(a, b) for a, b in zip(expected, got, strict=True))
         assert all(batch.source.dtype == torch.uint8 for batch in got)
+
+
+@pytest.mark.parametrize("place", ["device", "memory"])
+def test_batches_of_a_gpu_lie_on_it(place):
+    """On the device without data: what a GPU runs, but for the pixels."""
+    own = Mixture(FakeShards(), FakePhotos(), ALL, 11, True, Room(place, device=torch.device("meta")))
+    for workers in (0, 2):
+        (batch,) = batches(own, 16, 0, 1, 0, 1, workers, pin=False)
+        assert [image.device.type for image in batch[:3]] == ["meta"] * 3 and batch.source.shape == (16, 3, 8, 8)
+        assert [number.device.type for number in batch[3:]] == ["cpu"] * 3 and batch.with_gt.sum() > 0
+    images, which = torch.randint(0, 255, (4, 3, 3, 8, 8)).byte(), torch.tensor([True, False, False, True])
+    mirrored = mirrored_without_waiting(images, which)
+    assert torch.equal(mirrored[which], images[which].flip(-1)) and torch.equal(mirrored[~which], images[~which])
+
+
+def test_the_benchmark_runs(tmp_path):
+    out = tmp_path / "loader.json"
+    done = script("benchmarks/loader.py", "--quick", "--workers", 1, "--out", out)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(out.read_text())
+    assert [row["place"] for row in result["stream"]][-3:] == ["memory", "file", "off"]
+    assert all(row[key]["least"] > 0 for row in result["stream"] for key in ("batches", "into_training"))
+    lossless = {row["codec"]: row["lossless"] for row in result["codecs"]}
+    assert all(same for codec, same in lossless.items() if "quality" not in codec) and "Pillow PNG level 1" in lossless
+    assert "pictures/s into training" in done.stdout and "us a sample by generators" in done.stdout
 
 
 def test_threads_end_with_the_stream():
