@@ -87,6 +87,7 @@ class Job:
             environment["CUDA_VISIBLE_DEVICES"] = devices[slot % len(devices)]
         arguments = [str(COMMAND), str(settings), "--child", self.name, "--started", repr(stage.STARTED)]
         with open(self.output, "ab") as file:
+            self.begin = file.tell()  # behind the output of earlier starts
             # A process group of its own: Ctrl-C in the terminal reaches the command alone, which passes it on once.
             self.process = subprocess.Popen(
                 [sys.executable, *arguments], stdin=subprocess.PIPE, stdout=file, stderr=subprocess.STDOUT,
@@ -96,7 +97,7 @@ class Job:
     def last_lines(self) -> list[str]:
         """The newest lines of the output; of a progress bar the newest state."""
         with open(self.output, "rb") as file:
-            file.seek(max(0, self.output.stat().st_size - TAIL_BYTES))
+            file.seek(max(self.begin, self.output.stat().st_size - TAIL_BYTES))
             parts = re.split(r"[\r\n]+", file.read().decode(errors="replace"))
         return [line.strip() for line in parts if line.strip()] or ["starts"]
 
@@ -166,6 +167,7 @@ class Pool:
         job.process.stdin.close()
         status, minutes = job.process.returncode, (time.monotonic() - job.started) / 60
         self.ended[job.name] = status
+        last = textwrap.shorten(job.last_lines()[-1], 200, placeholder=" ...")
         job.clean()
         if status == 0:
             how = f"finished after {minutes:.1f} min"
@@ -173,7 +175,6 @@ class Pool:
             how = "stopped"
         else:
             by = f"killed by {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
-            last = textwrap.shorten(job.last_lines()[-1], 200, placeholder=" ...")
             how = self.failed[job.name] = f"failed ({by}; {job.output}: {last})"
         self.progress.say(f"{job.name}: {how}")
 

@@ -34,7 +34,7 @@ from swapcore.files import read_rows
 from swapcore.hardware import available_cores, environment
 from teachers.exact import render, sample_attributes, sample_identities
 
-STEPS = 50
+STEPS, TINY_STEPS = 50, 6
 TOLERANCE = {"again": 1e-3, "captured": 1e-3, "halves": 1e-3, "compiled": 5e-2, "compiled_captured": 5e-2}
 NOISE = 3.0  # times the difference of two eager runs, which may be more than the tolerance
 LEAST_SHARE = 0.999  # of the pixels of the device that are within 1/255 of the CPU's
@@ -45,7 +45,7 @@ SMALL = {
     },
     "pseudo_gt": {"teachers": ["exact"], "pairs": 128, "shard_size": 64, "batch_size": 32},
     "loss.adversarial": [1, 0.1, 0.1], "loss.identity": [1, 1, 1], "loss.discriminator": {"ndf": 16, "layers": 3},
-    "stages": ["data", "pseudo_gt", "train"], "train.steps": STEPS, "train.log_steps": 1, "train.warmup_steps": 0,
+    "stages": ["data", "pseudo_gt", "train"], "train.log_steps": 1, "train.warmup_steps": 0,
     "train.lr_final": 1, "train.checkpoint_steps": 1000, "train.preview_steps": 1000,
 }  # fmt: skip
 TINY = {
@@ -70,26 +70,27 @@ def facts() -> dict:
 def variants(compiled: bool, tiny: bool, keys: set[str]) -> dict[str, dict]:
     """Changes of each run of the training. `keys` are those of section train: an older checkout lacks capture."""
     off, on = ({"train.capture": value} if "capture" in keys else {} for value in ("off", "auto" if tiny else "on"))
+    steps = TINY_STEPS if tiny else STEPS
     if compiled:
         runs = {"eager": off, "compiled": {**off, "train.compile": True}}
         return runs | ({"compiled_captured": {**on, "train.compile": True}} if on else {})
-    runs = {"eager": off, "again": off, "halves": {**on, "train.steps": STEPS // 2}}
+    runs = {"eager": off, "again": off, "halves": {**on, "train.steps": steps // 2}}
     return runs | ({"captured": on} if on else {})
 
 
 def training(tiny: bool, compiled: bool = False) -> dict:
     """Losses of 50 steps, eager and otherwise: the largest difference of each run to the eager one."""
-    keys = {field.name for field in fields(Train)}
+    keys, steps = {field.name for field in fields(Train)}, TINY_STEPS if tiny else STEPS
     runs = variants(compiled, tiny, keys)
     with tempfile.TemporaryDirectory() as folder:
         status = {"first": train(folder, runs, tiny)}
         if "halves" in runs:  # the other is finished, and makes two
-            second = {"halves": {**runs["halves"], "train.steps": STEPS}, "eager": runs["eager"]}
+            second = {"halves": {**runs["halves"], "train.steps": steps}, "eager": runs["eager"]}
             status["on"] = train(folder, second, tiny)
         place = Path(folder) / "proofs"
         losses = {name: losses_of(place / name / "train" / "log.jsonl") for name in runs}
         logs = {name: last_line(place / name / "output.log") for name in runs}
-    result = verdicts(losses, logs)
+    result = verdicts(losses, logs, steps)
     if "capture" not in keys:
         result["words"].append("captured: left out, this checkout has no key train.capture")
     return {**result, "status": status, "ok": all(row["ok"] for row in result["runs"].values())}
@@ -99,7 +100,13 @@ def train(folder: str, runs: dict[str, dict], tiny: bool) -> int:
     """Train the variants side by side; returns the exit status. One that fails does not stop the others."""
     # Two jobs at least: only they have logs of their own, and go on beside a failure.
     settings = {**SMALL, **(TINY if tiny else {}), "variants": runs}
-    settings |= {"name": "proofs", "runs": folder, "tracking.uri": "none", "jobs": 2 if tiny else len(runs)}
+    settings |= {
+        "train.steps": TINY_STEPS if tiny else STEPS,
+        "name": "proofs",
+        "runs": folder,
+        "tracking.uri": "none",
+        "jobs": 2 if tiny else len(runs),
+    }
     words = [f"{key}={json.dumps(value) if not isinstance(value, str) else value}" for key, value in settings.items()]
     return subprocess.run(
         [sys.executable, ROOT / "distill" / "run.py", ROOT / "experiments" / "quickstart.yaml", *words]
@@ -119,18 +126,18 @@ def last_line(log: Path) -> str:
     return next((line.strip() for line in reversed(lines) if line.strip()), "it has no output")
 
 
-def verdicts(losses: dict[str, list[dict]], logs: dict[str, str]) -> dict:
+def verdicts(losses: dict[str, list[dict]], logs: dict[str, str], steps: int = STEPS) -> dict:
     """Difference, limit and verdict of each run against `eager`; a run that has not all steps has failed."""
     result: dict = {"runs": {}, "words": []}
     again, eager = losses.get("again", []), losses["eager"]
     noise = difference(again, eager) if again and len(again) == len(eager) else 0.0
     for name, rows in losses.items():
-        if len(rows) < STEPS:
+        if len(rows) < steps:
             row = {"ok": False, "steps": len(rows), "log": logs[name]}
-            words = f"failed after {len(rows)} of {STEPS} steps: {logs[name]}"
+            words = f"failed after {len(rows)} of {steps} steps: {logs[name]}"
         elif name == "eager":
-            row, words = {"ok": True, "steps": len(rows)}, f"reference, {STEPS} steps"
-        elif len(losses["eager"]) < STEPS:
+            row, words = {"ok": True, "steps": len(rows)}, f"reference, {steps} steps"
+        elif len(losses["eager"]) < steps:
             row, words = {"ok": False, "steps": len(rows)}, "not compared: the eager run has failed"
         else:
             largest, limit = difference(rows, losses["eager"]), max(TOLERANCE[name], NOISE * noise)
@@ -167,7 +174,7 @@ def renderer(tiny: bool) -> dict:
 def main(arguments: list[str] | None = None) -> int:
     parser = terminal.parser(__doc__)
     parser.add_argument("what", choices=("facts", "training", "compiled", "renderer"))
-    parser.add_argument("--tiny", action="store_true", help="CPU size: small networks")
+    parser.add_argument("--tiny", action="store_true", help="CPU size: small networks, six steps")
     parser.add_argument("--out", type=Path, help="JSON file for the result")
     args = parser.parse_args(arguments)
     return terminal.run_command(lambda: run(args))
