@@ -187,6 +187,8 @@ def test_numbers_out_of_range_are_named(tmp_path, override, message):
         ("train.lr=3", 3.0),
         ("train.steps=1_000  # many", 1000),
         ("train.compile=on", True),
+        ("train.capture=on", "on"),
+        ("train={capture: off, compile: off}", schema.Train(capture="off", compile=False)),
         ("train.precision=bf16", "bf16"),
         ("student.options={width: 64, kind: no, text: 'no'}", {"width": 64, "kind": False, "text": "no"}),
         ("student.options.width=64", {"width": 64}),
