@@ -106,7 +106,7 @@ class Captured:
                 compute(self.batch)
         current.wait_stream(side)
         self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph):
+        with torch.cuda.graph(self.graph, capture_error_mode="thread_local"):  # loaders pin memory in threads
             terms = compute(self.batch)
             self.names = tuple(terms)
             self.values = torch.stack([term.detach().float() for term in terms.values()])
