@@ -46,7 +46,7 @@ def run(exp: Experiment, accelerator) -> list[str]:
     learning, ema = sum(map(_count, (state.net, state.discriminator, state.adapters))), _count(state.ema)
     fixed, checkpoint = 4 * (4 * learning + ema + frozen), 4 * (3 * learning + ema)
 
-    if exp.train.compile or exp.train.capture != "off":
+    if exp.train.compile or device.type == "cuda":  # as it will run, captured where that is possible
         step = Step(exp, build_networks(exp, device), accelerator)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
