@@ -85,7 +85,7 @@ _SQUEEZENET = {
 CARDS = {
     "synthetic_recogniser": _synthetic(
         "recogniser",
-        "89907eb2e16eb8447bc18a30f0fdc7155b1ce0d7c4b2304fc4b546ba1754ea47",
+        "2155be072b15feace4d61de612e84906842d9ed17ec41b167f494e59533b6499",
         64,
         "For synthetic faces.",
         options={"depth": 2},

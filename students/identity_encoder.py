@@ -141,7 +141,7 @@ CARDS = {
     "synthetic_identity": EncoderCard(
         name="synthetic_identity",
         file="synthetic_identity.safetensors",
-        sha256="0946af755d8273ccf482998a6355ea6b7b43f28a11a267cd109bfe8a14482dc3",
+        sha256="eef931c3d9bf34000217fdc2540372314abfc5608ce330a3fc6ebed394837a3b",
         url=None,
         source="this repository, students/weights",
         licence="Apache-2.0",
