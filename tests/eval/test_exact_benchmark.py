@@ -51,9 +51,9 @@ def test_copying_the_target_keeps_its_pose_and_finds_nobody(evaluation):
 
 
 def test_copying_the_source_finds_nearly_everybody(evaluation):
-    """But for those who hold something before the face, or whose recogniser errs: see docs/benchmark.md."""
+    """But for a few whom the recogniser takes for others: see docs/benchmark.md."""
     found = values(evaluation, copy_source)
-    assert found["id_retrieval_top1_pct"].value >= 90
+    assert found["id_retrieval_top1_pct"].value >= 97
     assert found["pose_error_deg"].value > 10
 
 
