@@ -94,7 +94,8 @@ class Cached:
 
         self.where = room.place(int(np.prod(shape, dtype=np.int64)), path if folder and signature else None)
         if self.where == "memory":
-            self.pictures = torch.zeros(self.shape, dtype=torch.uint8)  # takes memory where it is written
+            # NumPy, because torch's operations in another thread start workers that compete with the training's.
+            self.pictures = torch.from_numpy(np.zeros(self.shape, np.uint8))  # takes memory where it is written
             self.decoded = torch.zeros(shape[0], dtype=torch.bool)
             if room.share:
                 self.share()
@@ -149,7 +150,7 @@ class Cached:
         with self.lock:  # else two threads would decode one picture
             missing = np.unique(index[~decoded[index]])
             if len(missing):
-                self.pictures[torch.from_numpy(missing)] = self.load(missing.tolist())
+                self.pictures.numpy()[missing] = self.load(missing.tolist()).numpy()
                 decoded[missing] = True  # after the pixels: other processes see whole pictures only
 
     def _all(self, title: str):
