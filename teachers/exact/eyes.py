@@ -122,8 +122,12 @@ def _mouth_light(x: Tensor, z: Tensor, normal: Tensor, light: Numbers) -> Tensor
     return (light["key_colour"] * 0.36 * facing + ambient * 0.72) * deep
 
 
-def teeth(x: Tensor, y: Tensor, z: Tensor, normal: Tensor, traits: Numbers, a: Numbers, light: Numbers) -> Tensor:
-    """Linear colour (3, n, P) at rest positions x, y, z (n, P), dm, and unit normals (3, n, P) in view space."""
+def teeth(
+    x: Tensor, y: Tensor, z: Tensor, normal: Tensor, traits: Numbers, a: Numbers, light: Numbers, detail: float
+) -> Tensor:
+    """Linear colour (3, n, P) at rest positions x, y, z (n, P), dm, and unit normals (3, n, P) in view space. detail as
+    of paint.skin(): where a tooth is as small as two pixels, teeth are one band."""
+    single = min(1.0, max(0.0, (detail - 0.3) * 2))
     upper = y > 6.555
     place = x.abs() * torch.where(upper, 1 / 0.066, 1 / 0.052)
     off = (place - place.round()).abs()  # 0 in a gap, 0.5 in the middle of a tooth
@@ -134,7 +138,7 @@ def teeth(x: Tensor, y: Tensor, z: Tensor, normal: Tensor, traits: Numbers, a: N
     rgb_gum = rgb(0.42, 0.14, 0.13, like=x) * (1 - 0.45 * traits["tone"])
     colour = enamel + (rgb_gum - enamel) * gum
     lip = torch.where(upper, 0.46 + 0.44 * rise(6.715, 6.63, y), 0.34 + 0.20 * rise(6.44, 6.52, y))  # its shadow
-    shade = (1 - 0.50 * gap) * (1 - 0.22 * round_) * lip
+    shade = (1 - (0.50 * single) * gap) * (1 - (0.22 * single) * round_) * lip
     lit = _mouth_light(x, z, normal, light) * shade
     h = dot(normal, light["half"]).clamp_(0, 1)
     h = h * h

@@ -144,7 +144,7 @@ def _right_eye(g: Geometry, p: Points, h: Hits, lit: Numbers, detail: float) -> 
 
 
 def _teeth(g: Geometry, p: Points, h: Hits, lit: Numbers, detail: float) -> Tensor:
-    return eyes.teeth(*_rest(g, h), torch.stack(unit(tuple(h.moving(c) for c in g.normal))), g.traits, g.a, lit)
+    return eyes.teeth(*_rest(g, h), torch.stack(unit(tuple(h.moving(c) for c in g.normal))), g.traits, g.a, lit, detail)
 
 
 def _tongue(g: Geometry, p: Points, h: Hits, lit: Numbers, detail: float) -> Tensor:

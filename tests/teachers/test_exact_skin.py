@@ -79,11 +79,11 @@ def _skin(s: SimpleNamespace) -> Tensor:
 
 
 def _eye(s: SimpleNamespace) -> Tensor:
-    return eyes.eye(s.normal, s.gaze, s.turn, 1, s.traits, s.attributes, s.light)
+    return eyes.eye(s.normal, s.gaze, s.turn, 1, s.traits, s.attributes, s.light, 1.0)
 
 
 def _teeth(s: SimpleNamespace) -> Tensor:
-    return eyes.teeth(s.points.x, s.points.y, s.points.z, s.normal, s.traits, s.attributes, s.light)
+    return eyes.teeth(s.points.x, s.points.y, s.points.z, s.normal, s.traits, s.attributes, s.light, 1.0)
 
 
 def _tongue(s: SimpleNamespace) -> Tensor:
