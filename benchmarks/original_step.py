@@ -5,7 +5,7 @@ for the device at each of them, and in the adversarial one; real pictures chosen
 waits for; identity encoder and perceptual network are in evaluation mode but not frozen, so every step computes
 gradients of their weights that nothing uses; plain Adam.
 
-The losses are those of `distill/train/loop.py` for the same experiment, so that the two steps can be compared: identity
+The losses are those of `distill/train/step.py` for the same experiment, so that the two steps can be compared: identity
 averages over the batch, the discriminator's loss is not halved, the perceptual term is ours.
 """
 
@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from distill.config import Experiment
 from distill.data.triplet import Triplet
 from distill.train import losses
-from distill.train.loop import Networks
+from distill.train.step import Networks
 
 
 class OriginalStep:

@@ -96,32 +96,35 @@ def main() -> None:
 
 
 def timings(exp: Experiment, device: torch.device, teacher: teachers.Teacher) -> dict[str, float]:
-    """Swaps per second of the whole stage and of the teacher alone, and the share of rows that the cache saved."""
+    """Swaps per second of the whole stage and of the teacher alone, shares of the time (outside the teacher, and of it
+    in the estimators and in waiting for decoded pictures and for the writer), and of rows that the cache saved."""
     settings = exp.pseudo_gt
     photos = read_manifest(exp.folder / "data", "train", exp.data.resolution)
     teacher.identity, teacher.swap = parts = Stopwatch(teacher.identity, device), Stopwatch(teacher.swap, device)
     estimators = build.quality_estimators(exp)
 
-    def run(count: int, destination: str) -> tuple[float, LruCache]:
-        """Seconds of the stage for the first `count` pairs, and its cache."""
+    def run(count: int, destination: str) -> tuple[float, LruCache, dict[str, float]]:
+        """Seconds of the stage for the first `count` pairs, its cache, and seconds in parts of it."""
         part = replace(exp, pseudo_gt=replace(settings, pairs=count))
         cache = LruCache(settings.identity_cache_mb * 2**20, device, settings.batch_size)
         swapper = Swapper([teacher], estimators, photos.rows, cache, settings.precision)
+        swapper.assess = assess = Stopwatch(swapper.assess, device)
         started = time.perf_counter()
         with tqdm(total=count, unit="swap", leave=False) as bar:
-            pseudo_gt.generate(part, Store(destination), "benchmark", [0], photos, swapper, bar)
-        return time.perf_counter() - started, cache
+            waits = pseudo_gt.generate(part, Store(destination), "benchmark", [0], photos, swapper, bar)
+        return time.perf_counter() - started, cache, {"estimators": assess.seconds, **waits}
 
     run(min(settings.batch_size, settings.pairs), f"{settings.destination}-warm-up")
     for part in parts:
         part.seconds = 0.0
-    seconds, cache = run(settings.pairs, settings.destination)
+    seconds, cache, spent = run(settings.pairs, settings.destination)
     del teacher.identity, teacher.swap  # back to the methods of the class
     inside = sum(part.seconds for part in parts)
     return {
         "swaps_per_s": settings.pairs / seconds,
         "swaps_per_s_forward": settings.pairs / inside,
         "share_outside": 1 - inside / seconds,
+        **{f"share_{name}": value / seconds for name, value in spent.items()},
         "share_remembered": cache.hits / (cache.hits + cache.misses),
     }
 
@@ -130,8 +133,14 @@ def say(name: str, measured: dict[str, float]) -> str:
     return (
         f"{name:14} {measured['swaps_per_s']:7.2f} swaps/s end to end, "
         f"{measured['swaps_per_s_forward']:7.2f} by the bare forward; {100 * measured['share_outside']:4.1f} % of the "
-        f"time outside the teacher; {100 * measured['share_remembered']:.0f} % of identities and embeddings cached"
+        f"time outside the teacher ({', '.join(_parts(measured))}); "
+        f"{100 * measured['share_remembered']:.0f} % of identities and embeddings cached"
     )
+
+
+def _parts(measured: dict[str, float]) -> list[str]:
+    names = {"estimators": "estimators", "pictures": "waiting for pictures", "writer": "waiting for the writer"}
+    return [f"{words} {100 * measured[f'share_{name}']:.1f}" for name, words in names.items()]
 
 
 if __name__ == "__main__":

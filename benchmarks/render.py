@@ -20,6 +20,7 @@ from swapcore import start
 start.command(__name__)
 
 from swapcore import terminal
+from swapcore.files import write_json
 
 # Reads a size, prints the milliseconds per picture of one call. The current folder is the checkout.
 PROGRAM = """
@@ -81,6 +82,7 @@ def main() -> int:
     parser.add_argument("--sizes", type=terminal.whole(16, 1024), nargs="+", default=[64, 96, 128, 256], help=text)
     parser.add_argument("--against", type=Path, metavar="FOLDER", help="another checkout of this project")
     parser.add_argument("--device", default="cpu", help="cpu (default) or cuda")
+    parser.add_argument("--out", type=Path, help="JSON file of all measurements")
     args = parser.parse_args()
     return terminal.run_command(lambda: run(args))
 
@@ -92,11 +94,18 @@ def run(args: argparse.Namespace) -> None:
             renderers.append(Renderer(folder, args))
         threads = f"{args.threads} thread{'s' if args.threads > 1 else ''}"
         print(f"torch {renderers[0].torch}, {args.device}, {threads}, batch {args.batch}, medians of {args.runs} calls")
+        rows = []
         for size in args.sizes:
-            print(row(size, measure(renderers, size, args.runs)), flush=True)
+            times = measure(renderers, size, args.runs)
+            print(row(size, times), flush=True)
+            own = {"size": size, "ms": statistics.median(times[0]), "least_ms": min(times[0])}
+            rows.append(own | ({"against_ms": statistics.median(times[1])} if len(times) > 1 else {}))
     finally:
         for renderer in renderers:
             renderer.close()
+    if args.out:
+        facts = {"torch": renderers[0].torch, "device": args.device, "threads": args.threads, "batch": args.batch}
+        write_json(args.out, {**facts, "rows": rows})
 
 
 def measure(renderers: list[Renderer], size: int, runs: int) -> list[list[float]]:

@@ -67,6 +67,7 @@ class Operations(TorchDispatchMode):
     """Counts operations, forward and backward: FLOP (2 a multiply-add) of matrix operations, bytes that all operations
     read and write, and the seconds they would take at the given rates, one after the other (the roofline).
 
+    A fused or foreach operation counts once, as a GPU launches it; a CPU may loop over its tensors.
     Fused operations need not read and write in between, so compiled code may be faster than this."""
 
     def __init__(self, flops_per_s: float, bytes_per_s: float) -> None:
@@ -74,6 +75,7 @@ class Operations(TorchDispatchMode):
         self.rates = flops_per_s, bytes_per_s
         self.flops = self.bytes = self.calls = 0
         self.seconds = 0.0
+        self.names: dict[str, Counter] = {"forward": Counter(), "backward": Counter(), "optimisers": Counter()}
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         out = function(*args, **(kwargs or {}))
@@ -85,9 +87,20 @@ class Operations(TorchDispatchMode):
         flops = count(*args, **(kwargs or {}), out_val=out) if count else 0
         moved = sum(t.numel() * t.element_size() for t in (*inputs, *outputs))
         self.calls += 1
+        name = str(function._overloadpacket).removeprefix("aten.")
+        backward = torch._C._current_graph_task_id() != -1  # the autograd engine is at work
+        self.names["backward" if backward else "optimisers" if "adam" in name else "forward"][name] += 1
         self.flops, self.bytes = self.flops + flops, self.bytes + moved
         self.seconds += max(flops / self.rates[0], moved / self.rates[1])
         return out
+
+    def table(self, most: int = 8) -> str:
+        """Operations by phase, the most frequent ones by name. Losses, clipping and average count as forward."""
+        rows = []
+        for phase, counts in self.names.items():
+            frequent = ", ".join(f"{name} {count}" for name, count in counts.most_common(most))
+            rows.append(f"{phase} {counts.total():,} ({frequent})")
+        return "; ".join(rows)
 
 
 def _is_view(inputs: list[torch.Tensor], outputs: list[torch.Tensor]) -> bool:

@@ -39,9 +39,10 @@ from distill.estimate import noise, saved_bytes
 from distill.pseudo_gt.quality import DTYPES
 from distill.tracking import Tracker
 from distill.train.discriminator import build as build_discriminator
-from distill.train.loop import Networks, Step, build_networks, mixture
+from distill.train.loop import mixture
 from distill.train.monitor import Sums
 from distill.train.perceptual import Perceptual, backbone
+from distill.train.step import Networks, Step, build_networks
 from distill.train.stream import batches
 from students.identity_encoder import CARDS as ENCODERS
 from students.identity_encoder import IdentityEncoder
@@ -94,8 +95,6 @@ def variant(name: str, exp: config.Experiment, networks: Networks) -> Callable[[
     def learn(batch: Triplet) -> dict[str, torch.Tensor]:
         terms = step.learn(batch)
         sums.add(terms)
-        step.state.step += 1
-        step.state.update_ema()
         return terms
 
     return learn
@@ -129,21 +128,29 @@ def rates(learn: Callable, feed: Iterator[Triplet], args: argparse.Namespace, de
 def measure(name: str, args: argparse.Namespace, folder: str, device: torch.device) -> dict:
     """All measurements of one variant; (a) always runs in fp32 and eager mode."""
     precision = "fp32" if name == "a" else args.precision
-    compiled = name == "b" and args.compile
+    compiled, captured = (name == "b" and wanted for wanted in (args.compile, args.capture))
     how = [f"train.precision={precision}", f"train.autotune={args.autotune}"]
-    exp = experiment(args, folder, *how, f"train.compile={compiled}")
-    learn = variant(name, experiment(args, folder, *how), random_networks(exp, device, args))
+    plain = experiment(args, folder, *how, "train.capture=off")
+    exp = experiment(
+        args, folder, *how, f"train.compile={compiled}", f"train.capture={'on' if captured else 'off'}",
+        f"train.compile_cache={args.compile_cache}",
+    )  # fmt: skip
+    learn = variant(name, plain, random_networks(plain, device, args))
     batch = resident_noise(exp, device)
     learn(batch)
     top, speed = roofline.matrix_rate(device, DTYPES[precision]), roofline.bandwidth(device)
     with roofline.Operations(top, speed) as counted:
         learn(batch)
     saved = saved_bytes(lambda: learn(batch))
-    if compiled:  # compiled code hides its operations: they were counted in eager mode
+    if compiled or captured:  # they hide their operations, which were counted in eager mode
         learn = variant(name, exp, random_networks(exp, device, args))
     if device.type == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
+    started = time.perf_counter()
+    learn(batch)
+    roofline.wait(device)
+    first_s = time.perf_counter() - started
     resident = rates(learn, iter(lambda: batch, None), args, device)
     peak = torch.cuda.max_memory_allocated() if device.type == "cuda" else None
     last = args.warmup + 5 * max(1, args.steps // 5)
@@ -151,7 +158,8 @@ def measure(name: str, args: argparse.Namespace, folder: str, device: torch.devi
     with_data = rates(learn, loaded, args, device)
     step_s = args.batch / resident["median"]
     return {
-        "what": NAMES[name], "precision": precision, "compile": compiled,
+        "what": NAMES[name], "precision": precision, "compile": compiled, "capture": captured,
+        "first_step_s": first_s, "operations_by_phase": counted.table(),
         "samples_per_s": resident, "samples_per_s_with_data": with_data,
         "step_ms": 1000 * step_s, "peak_memory_mb": peak and peak / 1e6, "saved_for_backward_mb": saved / 1e6,
         "operations": counted.calls, "step_tflop": counted.flops / 1e12, "tflop_per_s": counted.flops / step_s / 1e12,
@@ -166,12 +174,15 @@ def text(result: dict) -> str:
     now, loaded = result["samples_per_s"], result["samples_per_s_with_data"]
     gpu = result["peak_memory_mb"] is not None
     peak = f"peak {result['peak_memory_mb']:,.0f} MB, the host waits {result['host_waits']} times, " if gpu else ""
-    return f"""{result["what"]}, {result["precision"]}{", compiled" if result["compile"] else ""}
+    how = "".join(f", {done}" for key, done in (("compile", "compiled"), ("capture", "captured")) if result[key])
+    how += f", after a first step of {result['first_step_s']:.1f} s" if how else ""
+    return f"""{result["what"]}, {result["precision"]}{how}
   {now["median"]:.2f} samples/s ({now["least"]:.2f} to {now["most"]:.2f}), a step {result["step_ms"]:.1f} ms
   {loaded["median"]:.2f} samples/s ({loaded["least"]:.2f} to {loaded["most"]:.2f}) with loading and transfer
   {peak}{result["saved_for_backward_mb"]:,.0f} MB saved for the backward pass
   {result["step_tflop"]:.4f} TFLOP in {result["operations"]:,} operations: {result["tflop_per_s"]:.3f} TFLOP/s, \
 {result["share_of_matrix_rate"]:.0%} of the {result["matrix_tflop_per_s"]:.3f} of a matrix product
+  {result["operations_by_phase"]}
   {result["share_of_roofline"]:.0%} of the roofline of its operations, one by one ({result["copy_gb_per_s"]:.1f} GB/s)
   {roofline.text(result["profile"])}"""
 
@@ -207,6 +218,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--warmup", type=terminal.whole(0), default=10, help="steps before timing; default: 10")
     parser.add_argument("--precision", choices=DTYPES, default="bf16", help="of (b); default: bf16")
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=False, help="torch.compile in (b)")
+    parser.add_argument("--compile-cache", default="none", help="folder of compiled code, for a second start")
+    parser.add_argument("--capture", action=argparse.BooleanOptionalAction, default=False, help="(b) as a CUDA graph")
     parser.add_argument("--autotune", action=argparse.BooleanOptionalAction, default=True, help="of cuDNN in (b)")
     parser.add_argument("--encoder", choices=ENCODERS, default="mobilefacenet_512", help="its weights are random")
     parser.add_argument("--perceptual", choices=("vgg16", "identity_encoder", "none"), default="vgg16")

@@ -100,8 +100,8 @@ def children(exp: Experiment, where: str = "variants") -> list[Child]:
         for seed in seeds or (None,):
             tree = to_dict(exp)
             name = variant if seed is None else f"{variant}-seed{seed}"
-            _change(tree, changes.items(), place, ("name", "runs", "variants", "full_size", "tracking"))
-            tree |= {"name": name, "runs": str(exp.folder), "variants": {}, "seeds": [], "full_size": {}}
+            _change(tree, changes.items(), place, ("name", "runs", "jobs", "variants", "full_size", "tracking"))
+            tree |= {"name": name, "runs": str(exp.folder), "jobs": 1, "variants": {}, "seeds": [], "full_size": {}}
             tree["eval"]["reference"] = None  # a variant: the comparison uses it
             if seed is not None:
                 _change(tree, [("train.seed", seed)], place)
@@ -163,6 +163,8 @@ def _typed(hint: Any, node: yaml.Node | None, loader: Any) -> Any:
         return [_typed(_below(hint, "0"), entry, loader) for entry in node.value]
     if hint in (*TEXTS, Teacher) and unquoted:
         return node.value or None
+    if unquoted and typing.get_origin(hint) is Literal and node.value in typing.get_args(hint):
+        return node.value  # else `on` and `off` would be true and false
     return node and loader.construct_object(node, deep=True)
 
 
@@ -262,6 +264,7 @@ def _check(exp: Experiment, where: str) -> None:
         "seed", "minutes", "data.val_people", "data.cache_gb", "pseudo_gt.identity_cache_mb", "eval.pictures",
     ):  # fmt: skip
         require(value_of(key) >= 0, key, "0 or more")
+    require(1 <= exp.jobs <= 1024, "jobs", "1 to 1024")
     for key in ("threads", "data.workers"):
         require(0 <= value_of(key) <= 1024, key, "0 to 1024")
     for part in ("train", "refine.train"):

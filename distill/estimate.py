@@ -21,7 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from distill.config import Experiment
 from distill.data.triplet import Triplet
-from distill.train.loop import Networks, Step, build_networks
+from distill.train.step import Networks, Step, build_networks
 from swapcore.hardware import environment
 
 COUNTED_SAMPLES = 2  # the fewest that batch normalisation accepts
@@ -32,7 +32,8 @@ def run(exp: Experiment, accelerator) -> list[str]:
     """The estimate of stage `train` of one experiment, as lines to print. Loading of data is not included."""
     device, batch_size, size = accelerator.device, exp.train.batch_size, exp.data.resolution
     networks = build_networks(exp, device)
-    eager = replace(exp, train=replace(exp.train, compile=False))  # compiled code hides its operations
+    # Compiled code and a captured step hide their operations.
+    eager = replace(exp, train=replace(exp.train, compile=False, capture="off"))
     step = Step(eager, networks, accelerator)
     with FlopCounterMode(display=False) as counter:
         step.learn(noise(COUNTED_SAMPLES, size))
@@ -45,7 +46,7 @@ def run(exp: Experiment, accelerator) -> list[str]:
     learning, ema = sum(map(_count, (state.net, state.discriminator, state.adapters))), _count(state.ema)
     fixed, checkpoint = 4 * (4 * learning + ema + frozen), 4 * (3 * learning + ema)
 
-    if exp.train.compile:
+    if exp.train.compile or device.type == "cuda":  # as it will run, captured where that is possible
         step = Step(exp, build_networks(exp, device), accelerator)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
@@ -125,8 +126,6 @@ class _Kept:
 def _seconds(step: Step, batch: Triplet, device: torch.device) -> float:
     started = time.perf_counter()
     step.learn(batch)
-    step.state.step += 1
-    step.state.update_ema()
     if device.type == "cuda":
         torch.cuda.synchronize()
     return time.perf_counter() - started

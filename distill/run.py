@@ -4,8 +4,8 @@
     python -m torch.distributed.run --nproc_per_node 2 distill/run.py exp.yaml      # two processes on CPU
 
 The command skips finished stages and resumes an unfinished one. Run it again after a kill, or after `minutes=9` or
-SIGTERM has stopped it (exit status 75). An experiment with `variants` runs all of them. `--full-size` applies the
-file's settings for a GPU.
+SIGTERM has stopped it (exit status 75). An experiment with `variants` runs all of them, `jobs=3` three at a time.
+`--full-size` applies the file's settings for a GPU.
 """
 
 import sys
@@ -26,7 +26,7 @@ import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.state import AcceleratorState
 
-from distill import build, config, estimate, variants
+from distill import build, config, estimate, jobs, variants
 from distill.data import prepare
 from distill.evaluate import measure
 from distill.export import convert
@@ -46,7 +46,6 @@ STAGES = {
     "export": convert.run,
     "report": page.run,
 }
-RUN_AGAIN = 75  # exit status after `minutes` or SIGTERM: EX_TEMPFAIL of sysexits.h
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -58,6 +57,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--dry-run", action="store_true", help="print the resolved experiment and stop")
     parser.add_argument("--estimate", action="store_true", help="print the memory, operations and time of training")
     parser.add_argument("--traceback", action="store_true", help="show where an error came from")
+    # How `jobs` starts one of the runs of an experiment, and when its own command began.
+    parser.add_argument("--child", help=argparse.SUPPRESS)
+    parser.add_argument("--started", type=float, help=argparse.SUPPRESS)
     args = parser.parse_intermixed_args(arguments)
     return command(args) if args.traceback else terminal.run_command(lambda: command(args))
 
@@ -73,30 +75,44 @@ def command(args: argparse.Namespace) -> int:
         return 0
     try:
         with signals_stop_the_command():
-            run(exp)
+            if args.started is not None:
+                jobs.follow_the_command(args.started)
+            run(exp, args.child)
     except OutOfTime as stopped:
         print(stopped)
-        return RUN_AGAIN
+        return jobs.RUN_AGAIN
     return 0
 
 
-def set_threads(exp: config.Experiment) -> None:
+def set_threads(exp: config.Experiment, beside: int = 1) -> None:
+    """Set the threads of this process, which shares the cores with `beside` commands, itself included."""
     # Both launchers set OMP_NUM_THREADS=1 unless the user sets it; all cores but one would be idle.
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-    torch.set_num_threads(exp.threads or max(1, available_cores() // processes))
+    torch.set_num_threads(exp.threads or max(1, available_cores() // (processes * beside)))
 
 
-def run(exp: config.Experiment) -> None:
-    """Run all stages of an experiment, or of each of its variants, in order."""
-    set_threads(exp)
+def run(exp: config.Experiment, child: str | None = None) -> None:
+    """Run all stages of an experiment, or of each of its variants, in order or `jobs` at a time; with `child`, those
+    of one of its variants alone, as the process of a job."""
+    children = config.children(exp)
+    set_threads(exp, jobs.slots(exp, len(children)) if child else 1)
+    jobs.refuse_several_processes(exp)
     # torch 2.14 renames this option of DistributedDataParallel; torch 2.11 knows the old name only.
     warnings.filterwarnings("ignore", message=".*broadcast_buffers", category=FutureWarning)
-    accelerator = new_accelerator(exp)
-    children = config.children(exp)
     for each in [child.exp for child in children] or [exp]:
         build.check_names(each)
-    if children:
-        variants.run(exp, children, lambda one, **parent: run_stages(one, new_accelerator(one), **parent), accelerator)
+    if children and exp.jobs > 1 and not child:
+        variants.run_side_by_side(exp, children)
+        return
+
+    def stages_of(one: config.Experiment, **parent) -> None:
+        run_stages(one, new_accelerator(one), **parent)
+
+    accelerator = new_accelerator(exp)
+    if child:
+        variants.run_child(exp, children, child, stages_of)
+    elif children:
+        variants.run(exp, children, stages_of, accelerator)
     else:
         run_stages(exp, accelerator)
     accelerator.end_training()
@@ -108,7 +124,8 @@ def run_stages(exp: config.Experiment, accelerator: Accelerator, **parent) -> No
         for name in exp.stages:
             stop_if_asked(exp, accelerator, f"before stage {name} of {exp.name}")
             accelerator.print(f"[{name}]")
-            STAGES[name](exp, accelerator, tracker)
+            with variants.shared_in_turn(exp, name, accelerator):
+                STAGES[name](exp, accelerator, tracker)
             accelerator.wait_for_everyone()
 
 

@@ -50,8 +50,9 @@ class Data:
     fstriplets: Location | None = None  # folder in the layout of the original FSTriplets, for train.mix.fstriplets
     occlusions: Location | None = None  # folder of RGBA pictures pasted on FSTriplets targets
     occlusion_share: float = 0.0  # share of the FSTriplets samples whose target gets an occlusion
-    cache_gb: float = 4.0  # memory per process for decoded images
-    workers: int = 1  # loader processes per training process
+    cache: Literal["auto", "device", "memory", "file", "off"] = "auto"  # place of decoded pictures; auto: by room
+    cache_gb: float = 4.0  # memory per process for decoded images, on the device or beside it
+    workers: int = 1  # loader threads per training process; processes where pictures are not kept, and of FSTriplets
 
 
 @dataclass(frozen=True)
@@ -149,7 +150,9 @@ class Train:
     grad_clip: float = 10.0  # largest L2 norm of the gradient
     ema: float = 0.999  # decay of the EMA of the weights per step, smaller in the first steps; 0 = off
     precision: Literal["fp32", "fp16", "bf16"] = "fp32"  # of forward and backward passes; weights stay fp32
-    compile: bool = False  # torch.compile: minutes at the start, then faster steps with other rounding
+    compile: bool = False  # torch.compile of each block: minutes at the start, then faster steps with other rounding
+    compile_cache: Location | None = None  # folder of compiled code, for later starts; null: a temporary folder
+    capture: Literal["auto", "on", "off"] = "off"  # the step as one CUDA graph; auto: where that is possible
     autotune: bool = False  # cuDNN chooses the fastest algorithms; results then differ in the last bits
     sync_batch_norm: bool = True  # batch statistics over all processes
     flip: bool = False  # mirror whole triplets at random
@@ -246,6 +249,7 @@ class Experiment:
     seed: int = 0  # of people, pairs, initialisation and order
     runs: Location = "runs"  # folder of all results
     threads: int = 0  # CPU threads per process; 0: cores of the machine / processes
+    jobs: int = 1  # runs of `variants` or `seeds` side by side, as processes; they share the GPUs and CPU threads
     minutes: float = 0.0  # stop after this time; the same command continues the run; 0: no limit
     stages: tuple[str, ...] = ("data", "pseudo_gt", "train", "eval", "report")  # in this order; also refine, export
     weights: tuple[Location, ...] = ()  # folders with weight files, searched before $SWAPDISTILL_WEIGHTS and the cache

@@ -36,8 +36,8 @@ class OutOfTime(Exception):
 def stop_if_asked(exp: Experiment, accelerator, where: str, before: Callable[[], None] | None = None) -> None:
     """Raise OutOfTime on all processes once the main process has run for `minutes`, or SIGTERM has reached one of them;
     KeyboardInterrupt after Ctrl-C. Call `before` first. With several processes, all of them must call this together."""
-    over = accelerator.is_main_process and 0 < exp.minutes <= (time.monotonic() - STARTED) / 60
-    asked = [float(over), float(signal.SIGTERM in _arrived), float(signal.SIGINT in _arrived)]
+    over = accelerator.is_main_process and time_is_over(exp)
+    asked = [float(over), float(arrived(signal.SIGTERM)), float(arrived(signal.SIGINT))]
     if accelerator.num_processes > 1:
         asked = accelerator.reduce(torch.tensor(asked, device=accelerator.device), "sum").tolist()
     if not any(asked):
@@ -48,6 +48,16 @@ def stop_if_asked(exp: Experiment, accelerator, where: str, before: Callable[[],
         raise KeyboardInterrupt
     why = "by SIGTERM" if asked[1] else f"after {exp.minutes:g} minutes"
     raise OutOfTime(f"stopped {why} {where}; the same command continues the run")
+
+
+def time_is_over(exp: Experiment) -> bool:
+    """Whether the command has run for the `minutes` of the experiment."""
+    return 0 < exp.minutes <= (time.monotonic() - STARTED) / 60
+
+
+def arrived(number: int) -> bool:
+    """Whether a signal has arrived since `signals_stop_the_command` began."""
+    return number in _arrived
 
 
 _arrived: dict[int, float] = {}  # signal -> time of its first arrival

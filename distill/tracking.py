@@ -58,18 +58,18 @@ class Refused(Exception):
 class Tracker:
     """One MLflow run per experiment folder; starting again with the same folder continues the same run.
 
-    parent: the tracker of the experiment that a variant belongs to. tags: added to the run's own. Raises TrackingError
+    parent: the run of the experiment that a variant belongs to. tags: added to the run's own. Raises TrackingError
     for a `tracking.uri` that cannot be right; a server that does not answer is no error.
     """
 
     def __init__(
-        self, exp: Experiment, enabled: bool = True, parent: Tracker | None = None, tags: dict[str, str] | None = None
+        self, exp: Experiment, enabled: bool = True, parent: Run | None = None, tags: dict[str, str] | None = None
     ):
         self.run = None
         if not enabled or exp.tracking.uri == "none":
             return
         self.folder = exp.folder
-        self.run = Run(exp, parent.run if parent else None)
+        self.run = Run(exp, parent)
         self.outbox = Outbox(exp.folder / "mlflow_unsent.jsonl", self.run)
         own_tags = {
             "experiment": exp.name,
@@ -195,16 +195,18 @@ class Outbox:
 
 
 class Run:
-    """The MLflow run of an experiment's folder. It is found or created when the first event is sent."""
+    """The MLflow run of an experiment's folder. It is found or created when the first event is sent.
 
-    def __init__(self, exp: Experiment, parent: Run | None) -> None:
+    joins: another process records the run; its id is found in the folder, and it is not created here.
+    """
+
+    def __init__(self, exp: Experiment, parent: Run | None, joins: bool = False) -> None:
+        self.joins = joins
         self.uri, self.experiment = exp.tracking.uri, exp.tracking.experiment
         self.name, self.folder = exp.name, exp.folder
         self.parent, self.started = parent, int(time.time() * 1000)
         self.record = exp.folder / "mlflow_run.json"
-        self.known = read_record(self.record) if self.record.is_file() else {}
-        if self.known.get("uri") != self.uri:
-            self.known = {}
+        self.known = self._recorded_before()
         self.run_id: str | None = None
         self.lock = threading.Lock()  # the thread of a variant asks its parent
         self.client = None if self.uri.partition("+")[0].partition(":")[0] in SERVERS else connect(self.uri)
@@ -240,8 +242,14 @@ class Run:
             if self.client is None:
                 self.client = connect(self.uri)
             if self.run_id is None:
+                self.known = self._recorded_before() if self.joins else self.known
                 self.run_id = self._found() or self._created()
             return self.run_id
+
+    def _recorded_before(self) -> dict[str, Any]:
+        """The record of the run in its folder; empty if it is of another server."""
+        known = read_record(self.record) if self.record.is_file() else {}
+        return known if known.get("uri") == self.uri else {}
 
     def _found(self) -> str | None:
         """The run of an earlier start, if MLflow still has it."""
@@ -261,6 +269,8 @@ class Run:
     def _created(self) -> str:
         from mlflow.tracking.context.registry import resolve_tags  # user, commit and command
 
+        if self.joins:
+            raise TrackingError(f"{self.record}: the run of {self.name} is not in MLflow yet")
         self.known = {"uri": self.uri, "key": uuid.uuid4().hex}
         write_record(self.record, self.known)
         tags = {"swapdistill.key": self.known["key"]}

@@ -1,20 +1,24 @@
 """The runs of an experiment with `variants:` or `seeds:`, as children of one MLflow run, and their comparison.
 
 runs/NAME/shared/data-4f0c.../      data, or pseudo-GT, that all children with the same settings use
-runs/NAME/VARIANT-seed0/            a child's run, an experiment like any other
+runs/NAME/VARIANT-seed0/            a child's run, an experiment like any other; with `jobs` also its output.log
 runs/NAME/comparison.json .md .png  the table and the plot
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
-from distill.config import Child, Experiment, to_dict
+from distill import jobs
+from distill.config import Child, ConfigError, Experiment, to_dict
 from distill.report import comparison
-from distill.stage import open_run
-from distill.tracking import Tracker, where_to_look
+from distill.stage import open_run, stop_if_asked
+from distill.tracking import Run, Tracker, where_to_look
 from swapcore.files import digest, read_record
+from swapcore.locks import in_turn
+from swapcore.terminal import nearest
 
 
 def run(exp: Experiment, children: Sequence[Child], run_stages: Callable, accelerator) -> None:
@@ -26,9 +30,45 @@ def run(exp: Experiment, children: Sequence[Child], run_stages: Callable, accele
             if main:
                 _share(child.exp, exp)
             accelerator.wait_for_everyone()
-            run_stages(child.exp, parent=tracker, tags={"experiment": exp.name, "variant": child.variant})
+            run_stages(child.exp, parent=tracker.run, tags=_tags(exp, child))
         if main and all("report" in child.exp.stages for child in children):
             _compare(exp, children, tracker)
+
+
+def run_side_by_side(exp: Experiment, children: Sequence[Child]) -> None:
+    """Run the children as processes, `exp.jobs` at a time; then compare them. Raises as jobs.run does."""
+    with open_run(exp, True) as tracker:
+        for child in children:
+            _share(child.exp, exp)
+        jobs.run(exp, children)
+        if all("report" in child.exp.stages for child in children):
+            _compare(exp, children, tracker)
+
+
+def run_child(exp: Experiment, children: Sequence[Child], name: str, run_stages: Callable) -> None:
+    """Run the stages of one child, in a process of its own. Raises ConfigError for an unknown name."""
+    by_name = {child.exp.name: child for child in children}
+    if name not in by_name:
+        raise ConfigError(f"--child {name}: no such run of {exp.name}{nearest(name, by_name)}")
+    parent = None if exp.tracking.uri == "none" else Run(exp, None, joins=True)
+    run_stages(by_name[name].exp, parent=parent, tags=_tags(exp, by_name[name]))
+
+
+@contextmanager
+def shared_in_turn(exp: Experiment, stage: str, accelerator) -> Iterator[None]:
+    """Let one process at a time work on a stage whose folder several children share: the others find its files."""
+    link = exp.folder / stage
+    if not (accelerator.is_main_process and link.is_symlink()):
+        yield
+        return
+    folder = link.resolve()
+    with in_turn(folder.with_name(f".{folder.name}.lock")):
+        stop_if_asked(exp, accelerator, f"before stage {stage} of {exp.name}")  # the time may have passed in the queue
+        yield
+
+
+def _tags(exp: Experiment, child: Child) -> dict[str, str]:
+    return {"experiment": exp.name, "variant": child.variant}
 
 
 def _share(child: Experiment, exp: Experiment) -> None:

@@ -52,7 +52,11 @@ class SmallResNet(nn.Module):
 
     def identity_map(self, faces: Tensor) -> Tensor:
         """The last feature map, which `embed` reduces to an embedding: (N, 2 * width, h / 16, w / 16)."""
-        return self.squeeze(self.maps(faces)[-1])
+        return self.narrow(self.maps(faces)[-1])
+
+    def narrow(self, last_map: Tensor) -> Tensor:
+        """The last of `maps` to the identity map."""
+        return self.squeeze(last_map)
 
     def embed(self, identity_map: Tensor) -> Tensor:
         """Identity maps to embeddings (N, embedding_dim), not yet of unit length."""
@@ -176,23 +180,36 @@ class IdentityEncoder(nn.Module):
         grid = _sampling_grid(*_AFFINE_CROPS[card.crop], card.input_size) if card.crop in _AFFINE_CROPS else None
         self.register_buffer("grid", grid, persistent=False)
 
-    def prepare(self, images: Tensor) -> Tensor:
-        """Canonical crops (N, 3, S, S) in [-1, 1] to the network's input (N, 3, *card.input_size).
+    def prepare(self, *batches: Tensor) -> Tensor:
+        """Canonical crops (N, 3, S, S) in [-1, 1] to the network's input (N, 3, *card.input_size). The inputs of
+        several batches, each of its own size S, follow one another.
 
         S >= 16, a quarter of the smallest resolution. Differentiable. Raises ValueError on another shape.
         """
+        faces = [self._crop(images) for images in batches]
+        faces = faces[0] if len(faces) == 1 else torch.cat(faces)
+        return (faces.flip(1) if self.card.colour_order == "bgr" else faces) * self.scale + self.shift
+
+    def _crop(self, images: Tensor) -> Tensor:
         if images.ndim != 4 or images.shape[1] != 3 or images.shape[2] != images.shape[3] or images.shape[2] < 16:
             raise ValueError(f"images: expected (N, 3, S, S) with S >= 16, got {tuple(images.shape)}")
         if self.grid is None:
-            faces = F.interpolate(inner_square(images), self.card.input_size, mode="bilinear", align_corners=True)
-        else:
-            grid = self.grid.expand(images.shape[0], -1, -1, -1)
-            faces = F.grid_sample(images, grid, padding_mode="border", align_corners=False)
-        return (faces.flip(1) if self.card.colour_order == "bgr" else faces) * self.scale + self.shift
+            return F.interpolate(inner_square(images), self.card.input_size, mode="bilinear", align_corners=True)
+        grid = self.grid.expand(images.shape[0], -1, -1, -1)
+        return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
 
     def features(self, images: Tensor) -> list[Tensor]:
         """Feature maps of canonical crops, from 1/2 of the network's input size down, for a perceptual loss."""
         return self.network.maps(self.prepare(images))
+
+    def embeddings(self, *batches: Tensor) -> Tensor:
+        """Unit embeddings of several batches of crops, each of its own size, one after the other, in one pass."""
+        return _unit(self.network(self.prepare(*batches)))
+
+    def features_and_embeddings(self, *batches: Tensor) -> tuple[list[Tensor], Tensor]:
+        """`features` and `embeddings` of several batches of crops in one pass."""
+        maps = self.network.maps(self.prepare(*batches))
+        return maps, _unit(self.network.embed(self.network.narrow(maps[-1])))
 
     @property
     def map_shape(self) -> tuple[int, int, int]:

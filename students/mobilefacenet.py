@@ -11,6 +11,7 @@ import re
 from collections.abc import Mapping
 
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 _ACTIVATIONS = {
     "prelu": nn.PReLU,
@@ -40,6 +41,18 @@ class Unit(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.act(self.bn(self.conv(x)))
+
+
+def fold(module: nn.Module) -> None:
+    """Make the batch normalisation `bn` of a module in evaluation mode part of its layer `conv` or `linear`, in place.
+    Without both it does nothing."""
+    bn = getattr(module, "bn", None)
+    if not isinstance(bn, nn.BatchNorm1d | nn.BatchNorm2d):
+        return
+    if isinstance(getattr(module, "conv", None), nn.Conv2d):
+        module.conv, module.bn = fuse_conv_bn_eval(module.conv, bn), nn.Identity()
+    elif isinstance(getattr(module, "linear", None), nn.Linear):
+        module.linear, module.bn = fuse_linear_bn_eval(module.linear, bn), nn.Identity()
 
 
 class Bottleneck(nn.Sequential):
@@ -125,7 +138,11 @@ class MobileFaceNet(nn.Module):
 
     def identity_map(self, faces: Tensor) -> Tensor:
         """The last feature map, which `embed` reduces to an embedding: (N, 512, h / 16, w / 16) at width 1."""
-        return self.head[0](self.blocks(self.stem(faces)))
+        return self.narrow(self.blocks(self.stem(faces)))
+
+    def narrow(self, last_map: Tensor) -> Tensor:
+        """The last of `maps` to the identity map."""
+        return self.head[0](last_map)
 
     def embed(self, identity_map: Tensor) -> Tensor:
         """Identity maps to embeddings (N, embedding_dim), not yet of unit length."""

@@ -1,5 +1,11 @@
-"""Where tests find the real weights and photographs that are not part of the repository."""
+"""Where tests find the real weights and photographs that are not part of the repository, and on what they run.
 
+They run on the CPU: they compare with results of the CPU, some bit by bit. A GPU is hidden from them and from the
+commands that they start. SWAPDISTILL_TEST_GPU=1 shows it, and then the tests with the mark `gpu` run, and no others.
+SWAPDISTILL_TEST_WITHOUT=mlflow,lpips hides packages, as on a machine that lacks them; tests that need them are skipped.
+"""
+
+import importlib.util
 import io
 import os
 import runpy
@@ -20,7 +26,34 @@ needs_shared = pytest.mark.skipif(
     reason=f"needs real weights and photographs in {SHARED} (set SWAPDISTILL_SHARED to their folder)",
 )
 
+ON_GPU = os.environ.get("SWAPDISTILL_TEST_GPU") == "1"
+if not ON_GPU:
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""  # CUDA reads it at its first use, which has not been yet
+if os.environ.get("SWAPDISTILL_TEST_WITHOUT"):
+    runpy.run_path(str(ROOT / "tests" / "helpers" / "without" / "sitecustomize.py"))
+    folders = [str(ROOT / "tests" / "helpers" / "without"), os.environ.get("PYTHONPATH")]
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, folders))  # of the commands that tests start
+
 torch.set_num_threads(1)  # small tensors: a second thread costs more than it gives, and sums stay in one order
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if item.get_closest_marker("gpu") is None and ON_GPU:
+            item.add_marker(pytest.mark.skip(reason="compares with results of the CPU"))
+        elif item.get_closest_marker("gpu") and not torch.cuda.is_available():
+            item.add_marker(pytest.mark.skip(reason="needs a GPU, and SWAPDISTILL_TEST_GPU=1"))
+
+
+def tracking_uri(folder: Path) -> str:
+    """The key tracking.uri of an experiment whose tests read more than MLflow: its database, or `none` without it."""
+    return f"sqlite:///{folder / 'mlflow.db'}" if importlib.util.find_spec("mlflow") else "none"
+
+
+@pytest.fixture
+def mlflow():
+    """The package; the test is skipped without it."""
+    return pytest.importorskip("mlflow", reason="pip install -e .")
 
 
 def script(path, *arguments) -> subprocess.CompletedProcess:

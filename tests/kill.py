@@ -23,6 +23,7 @@ import time
 import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -48,7 +49,7 @@ LINES = {
     "tnn": {**LINE, "stages": [*STAGES[:4], "export", "report"], "export": {"to": ["tnn"]}},
     "onnx": {**LINE, "stages": [*STAGES[:4], "export", "report"], "export": {"to": ["onnx"]}},
     "tracked": {
-        **LINE, "stages": STAGES, "tracking": {"uri": "sqlite:///mlflow.db"},
+        **LINE, "stages": STAGES, "tracking": {"uri": "sqlite:///mlflow.db" if find_spec("mlflow") else "none"},
         "variants": {"narrow": {"student.options": {"width": 16}}, "wide": {"student.options": {"width": 8}}},
     },
 }  # fmt: skip

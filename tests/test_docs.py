@@ -26,7 +26,7 @@ import teachers
 from distill import config, run
 from distill.report import comparison
 from distill.schema import Loss
-from distill.train.loop import Step
+from distill.train.step import Step
 from eval import METRICS, estimators
 from eval.cards import CARDS
 from eval.evaluation import Evaluation
@@ -208,7 +208,7 @@ def test_yaml_is_an_experiment_or_a_configuration_of_accelerate(block, tmp_path)
 
 def test_experiments_have_a_row_each():
     table = (ROOT / "experiments" / "README.md").read_text()
-    for path in (ROOT / "experiments").glob("*.yaml"):
+    for path in (ROOT / "experiments").glob("*.yaml"):  # gpu.yaml, the plan of gpu.sh, is in the text
         assert f"`{path.name}`" in table
 
 
@@ -273,7 +273,7 @@ def test_example_of_a_loss():
     key = example("distill/schema.py, in Loss").total_variation
     assert key == 0 and not hasattr(Loss(), "total_variation")
     names = {"terms": {}, "losses": SimpleNamespace(total_variation=loss), "swaps": [stripes]}
-    line, weights = "distill/train/loop.py, in generator_terms", SimpleNamespace(total_variation=2.0)
+    line, weights = "distill/train/step.py, in generator_terms", SimpleNamespace(total_variation=2.0)
     example(line, loss=weights, **names)
     assert names["terms"] == {"total_variation": 2}
     used = set(Step.generator_terms.__code__.co_names + Step.generator_terms.__code__.co_varnames)

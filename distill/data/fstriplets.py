@@ -33,7 +33,7 @@ import torch
 from PIL import Image
 
 from distill.data.augment import Occlusions, augment
-from distill.data.cache import Cached
+from distill.data.cache import Cached, Room, files_signature
 from distill.data.renderer import refuse_other
 from swapcore.files import read_record
 from swapcore.images import DataError, decode, list_pictures
@@ -123,11 +123,12 @@ class FSTriplets:
         for name in self.branches:
             self._check_branch(name)
         self.occlusions = Occlusions(occlusions, resolution) if occlusions and occlusion_share else None
-        self.keep(0.0, share=False)
+        self.keep(Room("off"))
 
-    def keep(self, limit_gb: float, share: bool) -> None:
-        """Cache decoded pictures from now on, if all of them fit into `limit_gb`; see Cached."""
-        self.pictures = Cached(self._load, (len(self.files), 3, *[self.resolution] * 2), limit_gb, share)
+    def keep(self, room: Room, folder: Path | None = None) -> None:
+        """Keep decoded pictures from now on, where there is room, or packed in `folder`; see Cached."""
+        shape = (len(self.files), 3, *[self.resolution] * 2)
+        self.pictures = Cached(self._load, shape, room, folder, "fstriplets", lambda: files_signature(self.files))
 
     def choose(self, rng: np.random.Generator) -> Choice:
         """Draw the branch and the files of a sample."""

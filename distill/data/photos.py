@@ -21,6 +21,7 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
+from distill.data.cache import files_signature
 from distill.data.renderer import refuse_others
 from swapcore.files import bytes_hash, read_rows, write_text
 from swapcore.images import SUFFIXES, DataError, decode, list_pictures
@@ -60,6 +61,10 @@ class Photos:
         with ThreadPoolExecutor(4) as pool:  # decoding releases the interpreter lock
             images = [*pool.map(lambda i: decode(self.root / self.rows[i]["file"], self.resolution), indices)]
         return torch.from_numpy(np.stack(images)) if images else torch.zeros(0, 3, *[self.resolution] * 2).byte()
+
+    def signature(self) -> str:
+        """Changes where a picture does."""
+        return files_signature([self.root / row["file"] for row in self.rows])
 
 
 def read_manifest(folder: str | Path, split: str, resolution: int) -> Photos:

@@ -22,17 +22,20 @@ from tqdm import tqdm
 
 from distill import build
 from distill.config import Experiment, to_dict
+from distill.data.cache import Cached, Room
 from distill.data.photos import Photos, read_manifest
 from distill.pseudo_gt import tally
 from distill.pseudo_gt.cache import LruCache
-from distill.pseudo_gt.pipeline import ahead, behind
+from distill.pseudo_gt.pipeline import Waits, ahead, behind
 from distill.pseudo_gt.quality import Batch, Candidates, Decision, Swapper, choose
-from distill.pseudo_gt.shards import Sample, append, contents
+from distill.pseudo_gt.shards import Encoded, Sample, append, contents
 from distill.pseudo_gt.store import Store
 from distill.stage import Stage, StageError, open_stage, upstream
+from swapcore.hardware import available_cores
 from swapcore.images import to_float
 
 DEPTH = 4  # batches queued between two threads
+ENCODED_MB = 512  # at most, of encoded sources and targets that are kept for later pairs
 
 
 def run(exp: Experiment, accelerator, tracker) -> Stage:
@@ -86,26 +89,31 @@ def run(exp: Experiment, accelerator, tracker) -> Stage:
 
 def generate(
     exp: Experiment, store: Store, inputs: str, shards: Sequence[int], photos: Photos, swapper: Swapper, bar
-) -> None:
+) -> dict[str, float]:
     """Write `shards`; `inputs` is the hash of the stage's inputs, for their sidecars.
 
     A thread decodes the next batches while the teachers swap one here, and another thread writes those before it.
+    Returns the seconds of waiting for `pictures` and for the `writer`, without that of its end.
     """
+    waits = Waits()
     with (
         ShardWriter(exp, store, inputs, photos, swapper.teachers, bar) as writer,
         behind(writer.add, DEPTH) as write,
         closing(ahead(decode_pairs(exp, store, shards, photos, bar), DEPTH)) as batches,
     ):
-        for batch in batches:
+        for batch in waits.items("pictures", batches):
             source, target = to_float(batch.pictures.to(swapper.device, non_blocking=True)).unbind(1)
             swaps = swapper.swap(batch, source, target)
-            write(batch, swapper.assess(batch, source, target, swaps))
+            waits.call("writer", write, batch, swapper.assess(batch, source, target, swaps))
+    return waits.seconds
 
 
 def decode_pairs(exp: Experiment, store: Store, shards: Sequence[int], photos: Photos, bar) -> Iterator[Batch]:
     """The decoded batches of all shards, in a fixed order. The pairs of one batch have the same teachers."""
     settings = exp.pseudo_gt
     everybody = list(range(len(settings.teachers)))
+    room = Room("off" if exp.data.cache == "off" else "auto", exp.data.cache_gb)  # in memory: they are written, too
+    decoded = Cached(photos.load, (len(photos), 3, *[photos.resolution] * 2), room)
     for shard in shards:
         numbers = list(_pairs_of(exp, shard))
         if settings.destination and all(store.exists(_name(shard, s)) for s in ("json", "tar")):  # of another machine
@@ -120,7 +128,7 @@ def decode_pairs(exp: Experiment, store: Store, shards: Sequence[int], photos: P
         parts = [(who, own[i : i + size]) for who, own in groups for i in range(0, len(own), size)]
         for place, (who, part) in enumerate(parts):
             pairs = [draw_pair(photos, exp.seed, n) for n in part]
-            pictures = photos.load([i for pair in pairs for i in pair]).unflatten(0, (len(pairs), 2))
+            pictures = decoded[[i for pair in pairs for i in pair]].unflatten(0, (len(pairs), 2))
             yield Batch(shard, part, pairs, pictures, who, last=place == len(parts) - 1)
 
 
@@ -153,7 +161,8 @@ class ShardWriter:
 
     def __enter__(self) -> ShardWriter:
         self.stack = ExitStack()
-        self.encoders = self.stack.enter_context(ThreadPoolExecutor(4))
+        self.encoders = self.stack.enter_context(ThreadPoolExecutor(max(4, available_cores())))  # leave Python's lock
+        self.encoded = Encoded(self.encoders, ENCODED_MB * 2**20 // (3 * self.photos.resolution**2))
         self.publish = self.stack.enter_context(behind(self._publish, 1))
         self.open_shard = self.stack.enter_context(ExitStack())
         return self
@@ -202,7 +211,8 @@ class ShardWriter:
             if len(batch.teachers) > 1:
                 facts["scores"] = {self.labels[t]: decision.scores.get(t) for t in batch.teachers}
             swap = swaps[decision.teacher][decision.row]
-            yield f"{batch.numbers[position]:08d}", (*pictures[position], swap), facts
+            files = [self.encoded.get(*one) for one in zip(batch.pairs[position], pictures[position], strict=True)]
+            yield f"{batch.numbers[position]:08d}", (*files, swap), facts
 
 
 def _inputs(exp: Experiment, frozen, estimators) -> dict[str, Any]:

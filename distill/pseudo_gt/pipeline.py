@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import islice
 from typing import Any
 
 
@@ -20,6 +22,41 @@ def ahead(items: Iterable[Any], depth: int) -> Iterator[Any]:
                 yield item
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+def ordered(work: Callable[[Any], Any], items: Iterable[Any], threads: int, depth: int) -> Iterator[Any]:
+    """Yield work(item) of all items in their order, computed by threads at most `depth` items ahead."""
+    iterator = iter(items)
+    with ThreadPoolExecutor(threads, "ordered") as pool:
+        pending = deque(pool.submit(work, item) for item in islice(iterator, depth))
+        try:
+            while pending:
+                result = pending.popleft().result()
+                pending.extend(pool.submit(work, item) for item in islice(iterator, 1))
+                yield result
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+class Waits:
+    """Seconds in which the main thread waits for other threads, by name."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    def items(self, name: str, items: Iterable[Any]) -> Iterator[Any]:
+        """The items; the time until each of them is there counts."""
+        iterator, end = iter(items), object()
+        while (item := self.call(name, next, iterator, end)) is not end:
+            yield item
+
+    def call(self, name: str, function: Callable[..., Any], *arguments: Any) -> Any:
+        """function(*arguments); its time counts."""
+        started = time.perf_counter()
+        try:
+            return function(*arguments)
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - started
 
 
 @contextmanager

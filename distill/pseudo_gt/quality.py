@@ -88,7 +88,8 @@ class Swapper:
         """The swaps as uint8 with their cosine to the source and pose error to the target; the host does not wait."""
         get, stack = self.cache.get, self.cache.stack
         sources, targets = (list(column) for column in zip(*batch.pairs, strict=True))
-        embedding = stack(get("embedding", sources, lambda p: (self.recogniser(source[p]),)))[0]
+        both = lambda p: torch.cat([source, target])[p]  # noqa: E731  # a target is a later pair's source
+        embedding = stack(get("embedding", sources, lambda p: (self.recogniser(both(p)),), targets))[0]
         pose = self.pose and stack(get("pose", targets, lambda p: (self.pose(target[p]),)))[0]
         candidates = []
         for own in swaps:
@@ -109,8 +110,9 @@ class Swapper:
         mixed = teacher.autocast and self.dtype is not torch.float32
         with torch.autocast(self.device.type, self.dtype if mixed else None, enabled=mixed):
             identity = self.cache.get(
-                f"teacher {number}", sources, lambda p: teacher.identity(source[p], rows(sources, p))
-            )
+                f"teacher {number}", sources,
+                lambda p: teacher.identity(torch.cat([source, target])[p], rows(sources + targets, p)), targets,
+            )  # fmt: skip
             positions = [position for position, row in enumerate(identity) if row is not None]
             while positions:
                 identities = self.cache.stack([identity[p] for p in positions])

@@ -10,8 +10,9 @@ from __future__ import annotations
 import io
 import json
 import tarfile
+from collections import OrderedDict
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -21,25 +22,47 @@ import numpy as np
 import torch
 from PIL import Image
 
+from distill.data.cache import files_signature
 from distill.data.renderer import refuse_other
 from distill.pseudo_gt.store import Store
+from swapcore.files import bytes_hash
 from swapcore.images import DataError, decode
 
 PARTS = ("source.png", "target.png", "gt.png", "json")
 INDEX = "index.json"  # what stage `pseudo_gt` tells about its shards
 ANEW = "delete it and run again; the other shards are kept"
 
-Sample = tuple[str, Sequence[np.ndarray], dict[str, Any]]
+Sample = tuple[str, Sequence["np.ndarray | Future[bytes]"], dict[str, Any]]
 
 
 def append(tar: tarfile.TarFile, samples: Iterable[Sample], pool: ThreadPoolExecutor) -> None:
-    """Append (key, (source, target, gt) as (H, W, 3) uint8, facts) samples; the bytes depend on them alone."""
-    samples = list(samples)
-    pngs = pool.map(_png, [picture for _, pictures, _ in samples for picture in pictures])
-    for key, _, facts in samples:
-        for part in PARTS[:3]:
-            _add(tar, f"{key}.{part}", next(pngs))
+    """Append (key, (source, target, gt) as (H, W, 3) uint8, facts) samples; the bytes depend on them alone. A picture
+    may be the future of its PNG file, see `Encoded`."""
+    waiting = [
+        (key, [picture if isinstance(picture, Future) else pool.submit(png, picture) for picture in pictures], facts)
+        for key, pictures, facts in samples
+    ]
+    for key, files, facts in waiting:
+        for part, file in zip(PARTS[:3], files, strict=True):
+            _add(tar, f"{key}.{part}", file.result())
         _add(tar, f"{key}.json", json.dumps(facts).encode())
+
+
+class Encoded:
+    """The PNG files of photographs, by index: each is encoded once, as long as `limit` files are enough; the least
+    recently used ones are dropped."""
+
+    def __init__(self, pool: ThreadPoolExecutor, limit: int):
+        self.pool, self.limit = pool, limit
+        self.files: OrderedDict[int, Future[bytes]] = OrderedDict()
+
+    def get(self, index: int, picture: np.ndarray) -> Future[bytes]:
+        """The file of photograph `index`, whose pixels are `picture` (H, W, 3) uint8."""
+        file = self.files.pop(index, None) or self.pool.submit(png, picture)
+        self.files[index] = file
+        if len(self.files) > self.limit:
+            self.files.popitem(last=False)
+        return file
 
 
 def contents(path: Path) -> dict[str, Any]:
@@ -49,7 +72,8 @@ def contents(path: Path) -> dict[str, Any]:
     return {"bytes": path.stat().st_size, "keys": list(samples), "places": [_flat(p) for p in samples.values()]}
 
 
-def _png(picture: np.ndarray) -> bytes:
+def png(picture: np.ndarray) -> bytes:
+    """A lossless file of (H, W, 3) uint8. Level 1: `benchmarks/loader.py` compares codecs."""
     stream = io.BytesIO()
     Image.fromarray(picture).save(stream, "PNG", compress_level=1)
     return stream.getvalue()
@@ -104,6 +128,11 @@ class Shards:
         """Decode samples: (n, 3, 3, H, W) uint8, source, target and gt in this order."""
         with ThreadPoolExecutor(self.threads) as pool:
             return torch.from_numpy(np.stack(list(pool.map(self._decode, indices))))
+
+    def signature(self) -> str:
+        """Changes where a shard does: names, sizes and times of the files, and the place of each member."""
+        files = [self.store.folder / name for name in self.names] if self.store.folder else []
+        return files_signature(files, self.names, bytes_hash(self.places.tobytes()))
 
     def facts(self, index: int) -> dict[str, Any]:
         """The JSON of a sample: teacher, weight hash, pair, seed, quality."""

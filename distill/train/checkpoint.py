@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from distill.config import Experiment
 from distill.stage import StageError
@@ -21,6 +21,22 @@ from swapcore.files import whole_file
 FORMAT = 2
 
 
+def _pairs(average: nn.Module, network: nn.Module) -> dict[str, Any]:
+    """Lists of tensors that the average takes from the network: of parameters, and of the buffers of each type. Lists
+    of one type are computed in one operation."""
+    buffers: dict[torch.dtype, tuple[list[Tensor], list[Tensor]]] = {}
+    for own, current in zip(average.buffers(), network.buffers(), strict=True):
+        pair = buffers.setdefault(own.dtype, ([], []))
+        pair[0].append(own)
+        pair[1].append(current)
+    return {"parameters": (list(average.parameters()), list(network.parameters())), "buffers": list(buffers.values())}
+
+
+def _set(place: float | Tensor, value: float) -> float | Tensor:
+    """The value, in the tensor where there is one: its address stays."""
+    return place.fill_(value) if isinstance(place, Tensor) else value
+
+
 class State:
     """The networks in training without their wrappers, the EMA of `net`, both optimisers, the step, and the sums of the
     losses since the last line of the log. `reported`: whether log, previews and checkpoint have the last step."""
@@ -28,12 +44,15 @@ class State:
     def __init__(self, net: nn.Module, discriminator: nn.Module, adapters: nn.Module, exp: Experiment) -> None:
         self.net, self.discriminator, self.adapters = net, discriminator, adapters
         self.ema = copy.deepcopy(net).eval().requires_grad_(False)
-        train, fused = exp.train, next(net.parameters()).is_cuda
+        self._pairs = _pairs(self.ema, net)
+        train = exp.train
         parameters = [*net.parameters(), *adapters.parameters()]
-        self.optimiser = torch.optim.Adam(parameters, train.lr, betas=train.betas, fused=fused)
+        # Fused: one operation for all parameters. Every device of this project has it.
+        self.optimiser = torch.optim.Adam(parameters, train.lr, betas=train.betas, fused=True)
         self.optimiser_d = None
         if parameters := list(discriminator.parameters()):
-            self.optimiser_d = torch.optim.Adam(parameters, train.lr_discriminator, betas=train.betas, fused=fused)
+            self.optimiser_d = torch.optim.Adam(parameters, train.lr_discriminator, betas=train.betas, fused=True)
+        self.ema_weight: float | Tensor = 1.0  # of the weights in their average, in this step
         self.settings, self.step, self.sums, self.reported = train, 0, Sums(), True
         self.spent_s, self._since = 0.0, time.monotonic()
 
@@ -43,19 +62,37 @@ class State:
         self.spent_s, self._since = self.spent_s + now - self._since, now
         return self.spent_s
 
-    def set_learning_rate(self) -> None:
+    def make_capturable(self) -> None:
+        """Keep on the device what differs from step to step: a captured step reads it there. `AcceleratedOptimizer`
+        must be around the optimisers already, because it replaces their settings."""
+        device = next(self.net.parameters()).device
+        self.ema_weight = torch.ones((), device=device)
+        for optimiser in filter(None, (self.optimiser, self.optimiser_d)):
+            for group in optimiser.param_groups:
+                group["lr"] = torch.tensor(float(group["lr"]), device=device)
+                group["capturable"] = True
+
+    def set_rates(self) -> None:
+        """The learning rate and the weight of the average of the step that comes."""
         s = self.settings
         warm = min(1.0, (self.step + 1) / s.warmup_steps) if s.warmup_steps else 1.0
         fall = s.lr_final + (1 - s.lr_final) * (1 + math.cos(math.pi * self.step / max(1, s.steps))) / 2
         for group in self.optimiser.param_groups:
-            group["lr"] = s.lr * warm * fall
+            group["lr"] = _set(group["lr"], s.lr * warm * fall)
+        decay = min(s.ema, (2 + self.step) / (11 + self.step))  # else the first steps keep too much weight
+        self.ema_weight = _set(self.ema_weight, 1 - decay)
 
     @torch.no_grad()
     def update_ema(self) -> None:
-        decay = min(self.settings.ema, (1 + self.step) / (10 + self.step))  # else the first steps keep too much weight
-        torch._foreach_lerp_(list(self.ema.parameters()), list(self.net.parameters()), 1 - decay)
-        if buffers := list(self.ema.buffers()):
-            torch._foreach_copy_(buffers, list(self.net.buffers()))
+        """Move the average towards the weights by `ema_weight`; copy the buffers."""
+        average, weights = self._pairs["parameters"]
+        if isinstance(self.ema_weight, Tensor):  # there is no foreach lerp with one tensor as the weight of all
+            torch._foreach_mul_(average, 1 - self.ema_weight)
+            torch._foreach_add_(average, torch._foreach_mul(weights, self.ema_weight))
+        else:
+            torch._foreach_lerp_(average, weights, self.ema_weight)
+        for buffers, current in self._pairs["buffers"]:
+            torch._foreach_copy_(buffers, current)
 
     def _parts(self) -> dict[str, nn.Module | torch.optim.Optimizer]:
         """Everything with a state dict, by its key in the file."""
@@ -76,6 +113,9 @@ class State:
         content = {"format": FORMAT, "step": self.step, "seconds": self.elapsed_s(), "optimiser_d": None}
         content |= {"rng": [rng for rng, _ in own], "sums": [sums for _, sums in own], "reported": self.reported}
         content |= {key: part.state_dict() for key, part in self._parts().items()}
+        for optimiser in filter(None, (content["optimiser"], content["optimiser_d"])):
+            for group in optimiser["param_groups"]:
+                group["lr"] = float(group["lr"])
         content["scaler"] = accelerator.scaler.state_dict() if accelerator.scaler else None
         path = folder / f"step-{self.step:07d}.pt"
         with whole_file(path) as temporary, open(temporary, "wb") as file:
@@ -108,6 +148,9 @@ class State:
 
     def _take(self, content: dict[str, Any], accelerator) -> None:
         for key, part in self._parts().items():
+            if key.startswith("optimiser"):  # how it computes is a matter of this start, not of the one that saved it
+                for group, own in zip(content[key]["param_groups"], part.param_groups, strict=True):
+                    group.update({option: own[option] for option in ("lr", "fused", "foreach", "capturable")})
             part.load_state_dict(content[key])
         if accelerator.scaler and content["scaler"]:
             accelerator.scaler.load_state_dict(content["scaler"])

@@ -10,7 +10,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils import parametrize
 from torch.nn.utils.parametrizations import spectral_norm
 
 
@@ -34,6 +37,45 @@ def _normalised_patch_gan(ndf: int, layers: int) -> nn.Sequential:
         modules += [nn.Conv2d(channels[level], outputs, 4, stride, padding=2), nn.InstanceNorm2d(outputs)]
         modules.append(nn.LeakyReLU(0.2))
     return nn.Sequential(*modules, nn.Conv2d(channels[-1], 1, 4, padding=2))
+
+
+def normalised_weights(convs: Sequence[nn.Module]) -> tuple[Tensor, ...]:
+    """The weights (O, I, k, k) of convolutions of one shape, each divided by its spectral norm.
+
+    It computes what `spectral_norm` computes when a weight is read, with its tensors (original, _u and _v, which one
+    power iteration moves on in training mode), but in a few operations for all convolutions together.
+    """
+    originals = [conv.parametrizations.weight.original for conv in convs]
+    norms = [conv.parametrizations.weight[0] for conv in convs]
+    outputs, inputs, height, width = originals[0].shape
+    # Rows in the order of channels last, the layout that convolutions want. `_v` has the order of a contiguous weight.
+    stacked = torch.stack([w.permute(0, 2, 3, 1) for w in originals])
+    matrices = stacked.flatten(2)
+    v = torch.stack([n._v.view(inputs, height, width).permute(1, 2, 0) for n in norms]).flatten(1).unsqueeze(2)
+    with torch.autocast(matrices.device.type, enabled=False):
+        if norms[0].training:
+            with torch.no_grad():
+                u = F.normalize(torch.bmm(matrices, v), dim=1, eps=norms[0].eps)
+            # With u fixed, the norm of W^T u is u^T W v of the new v; so is its gradient, the outer product of u and v.
+            product = torch.bmm(u.mT, matrices)
+            sigma = torch.linalg.vector_norm(product, dim=2, keepdim=True)
+            with torch.no_grad():
+                v = product / sigma.clamp_min(norms[0].eps)
+                v = v.view(-1, height, width, inputs).permute(0, 3, 1, 2).flatten(1)
+                torch._foreach_copy_([t for n in norms for t in (n._u, n._v)], _alternate(u.flatten(1), v))
+        else:
+            u = torch.stack([n._u for n in norms]).unsqueeze(1)
+            sigma = torch.bmm(u, torch.bmm(matrices, v))
+        weights = stacked / sigma[..., None, None]
+    kind = weights.device.type
+    if torch.is_autocast_enabled(kind):  # one cast, where every convolution would make its own
+        weights = weights.to(torch.get_autocast_dtype(kind))
+    return weights.permute(0, 1, 4, 2, 3).unbind()
+
+
+def _alternate(first: Tensor, second: Tensor) -> list[Tensor]:
+    """Rows of two matrices: first, second, first, second, ..."""
+    return [row for pair in zip(first.unbind(), second.unbind(), strict=True) for row in pair]
 
 
 class MultiScaleDiscriminator(nn.Module):
@@ -65,7 +107,17 @@ class MultiScaleDiscriminator(nn.Module):
         for scale, image in enumerate(images):
             if image.ndim != 4 or image.shape[1] != 3:
                 raise ValueError(f"images[{scale}]: expected (N, 3, R, R), got {tuple(image.shape)}")
-        return [patch(image) for patch, image in zip(self.patches, images, strict=True)]
+        maps = list(images)
+        for layers in zip(*self.patches, strict=True):  # the same layer of every scale
+            if parametrize.is_parametrized(layers[0]):
+                weights = normalised_weights(layers)
+                maps = [
+                    F.conv2d(x, weight, layer.bias, layer.stride, layer.padding)
+                    for layer, x, weight in zip(layers, maps, weights, strict=True)
+                ]
+            else:
+                maps = [layer(x) for layer, x in zip(layers, maps, strict=True)]
+        return maps
 
 
 class PyramidDiscriminator(MultiScaleDiscriminator):

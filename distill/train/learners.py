@@ -32,8 +32,8 @@ class Learner:
         """The frozen inputs of the network, from images (N, 3, R, R): the embeddings (N, D) first."""
         return students.condition(self.encoder, source, self.net)
 
-    def complete(self, batch: Triplet, condition: tuple[Tensor, ...], without_gt: Tensor) -> Triplet:
-        """The batch; a subclass may add ground truth, from the condition, to its samples `without_gt` (n,). Here it is
+    def complete(self, batch: Triplet, condition: tuple[Tensor, ...]) -> Triplet:
+        """The batch; a subclass may add ground truth, from the condition, to its samples without it. Here it is
         returned unchanged."""
         return batch
 
@@ -83,9 +83,9 @@ class HEARNetLearner(Learner):
         swap, own = self.first.first_stage(embeddings, target.repeat(2, 1, 1, 1)).chunk(2)
         return embedding, swap, target - own
 
-    def complete(self, batch: Triplet, condition: tuple[Tensor, ...], without_gt: Tensor) -> Triplet:
+    def complete(self, batch: Triplet, condition: tuple[Tensor, ...]) -> Triplet:
         """For pairs of people, the first stage's swap is the GT: HEAR-Net must change as little as possible."""
-        gt = batch.gt.index_copy(0, without_gt, condition[1][without_gt].to(batch.gt.dtype))
+        gt = torch.where(batch.with_gt.view(-1, 1, 1, 1) > 0, batch.gt, condition[1].to(batch.gt.dtype))
         return batch._replace(gt=gt, with_gt=torch.ones_like(batch.with_gt))
 
     def save(self, net: nn.Module, path: Path, **metadata: str) -> None:

@@ -1,46 +1,34 @@
-"""Stage `train`: a network learns from triplets. The paragraph comments of `run`, `Step` and `Step.learn`
-summarise the algorithm.
-
-Names: `net` is the network in training, `ema` its averaged weights, `ddp` the wrapper that Accelerate puts around it;
-`discriminator` and `ddp_discriminator`, `adapters` and `ddp_adapters` likewise. Images are (N, 3, R, R) float32 RGB in
-[-1, 1], embeddings (N, D) of unit length.
-"""
+"""Stage `train`: a network learns from triplets. The paragraph comments of `run` summarise the algorithm; one step is
+in `distill/train/step.py`."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 
 import torch
-from torch import Tensor, nn
 from tqdm import tqdm
 
-from distill import build
 from distill.config import Experiment, to_dict
+from distill.data.cache import Room
 from distill.data.contents import contents
 from distill.data.fstriplets import FSTriplets
 from distill.data.photos import read_manifest
 from distill.data.triplet import Triplet
 from distill.pseudo_gt.shards import Shards
 from distill.stage import OutOfTime, Stage, StageError, open_stage, signals_held, stop_if_asked, upstream
-from distill.train import batch_norm, losses
-from distill.train.checkpoint import State
-from distill.train.discriminator import build as build_discriminator
-from distill.train.learners import Learner
+from distill.train import batch_norm
 from distill.train.monitor import Log, Preview
-from distill.train.online import OnlineTeacher, build_adapters, taps
-from distill.train.perceptual import Perceptual
-from distill.train.perceptual import build as build_perceptual
+from distill.train.step import Networks, Step, build_networks
 from distill.train.stream import Mixture, batches
-from students.identity_encoder import IdentityEncoder
 from swapcore.files import DiskFull
 from swapcore.hardware import git_commit
 from swapcore.images import save_png
 
 CALIBRATION_STEPS = 20  # batches for the EMA's statistics of batch normalisation, after the last step
 # Keys of `train` that do not change the result: a resumed run may have other values.
-EXECUTION_KEYS = ("checkpoint_steps", "log_steps", "preview_steps", "compile", "autotune")
+EXECUTION_KEYS = ("checkpoint_steps", "log_steps", "preview_steps", "compile", "compile_cache", "capture", "autotune")
 
 
 class Diverged(ValueError):
@@ -59,8 +47,11 @@ def run(exp: Experiment, accelerator, tracker, name: str = "train") -> Stage:
         return stage
     step = Step(exp, networks, accelerator)
     state = step.state
+    if step.not_captured and settings.capture != "off":
+        accelerator.print(f"  the step is not captured: {step.not_captured}")
     preview = Preview(exp, encoder, device)
-    stream = mixture(exp)
+    with accelerator.local_main_process_first():  # where it packs pictures into a file, the others find it
+        stream = mixture(exp, device)
     if settings.mix.fstriplets:
         accelerator.print("  FSTriplets: " + ", ".join(f"{name} {n}" for name, n in stream.fstriplets.counts.items()))
         tracker.metrics({f"fstriplets/{name}": float(n) for name, n in stream.fstriplets.counts.items()})
@@ -122,8 +113,6 @@ def run(exp: Experiment, accelerator, tracker, name: str = "train") -> Stage:
                 whole = False
                 for batch in drawn:
                     state.sums.add(step.learn(batch))
-                state.step += 1
-                state.update_ema()
                 state.reported, whole = False, True
                 bar.update()
                 report()
@@ -167,173 +156,23 @@ def refine(exp: Experiment, accelerator, tracker) -> Stage:
     return run(replace(exp, train=exp.refine.train, loss=exp.refine.loss), accelerator, tracker, "refine")
 
 
-@dataclass
-class Networks:
-    """The networks of a step: the learner and its discriminator, and the frozen ones. `discriminator` is an empty
-    module where loss.adversarial is 0."""
-
-    encoder: IdentityEncoder
-    learner: Learner
-    discriminator: nn.Module
-    perceptual: Perceptual | None = None
-    teacher: OnlineTeacher | None = None
-
-
-def build_networks(exp: Experiment, device: torch.device, stage: str = "train") -> Networks:
-    """The networks of an experiment, with its weights and seed.
-
-    The order of the lines decides the initial weights, because each network draws random numbers, even if its weights
-    come from a file. Do not change it.
-    """
-    torch.manual_seed(exp.train_seed)
-    loss = exp.loss
-    encoder = build.identity_encoder(exp).to(device)
-    learner = build.learner(exp, encoder, stage)
-    discriminator = build_discriminator(loss.discriminator) if any(loss.adversarial) else nn.Module()
-    perceptual = None
-    if loss.perceptual or exp.distil.gram:
-        perceptual = build_perceptual(loss.perceptual_network, encoder, exp.weights, device)
-    teacher = OnlineTeacher(exp, device) if exp.distil.online else None
-    return Networks(encoder, learner, discriminator, perceptual, teacher)
-
-
-class Step:
-    """One training step. `state` holds the networks in training, for the loop and its checkpoints."""
-
-    def __init__(self, exp: Experiment, networks: Networks, accelerator) -> None:
-        self.exp, self.accelerator, self.device = exp, accelerator, accelerator.device
-        self.learner, self.teacher = networks.learner, networks.teacher
-        self.encoder, self.perceptual = networks.encoder, networks.perceptual
-
-        # Adapters, where the net also learns from maps inside the teacher.
-        self.layers = tuple(exp.distil.layers) if exp.distil.features else ()
-        net, discriminator, adapters = self.learner.net.to(self.device), networks.discriminator, nn.Module()
-        if self.layers:
-            adapters = build_adapters(exp, self.learner, self.teacher, self.device).to(self.device)
-
-        # Batch normalisation over all processes. Channels last is the faster layout for convolutions on CPU and GPU.
-        if exp.train.sync_batch_norm and accelerator.num_processes > 1:
-            net, discriminator = (batch_norm.convert(m, self.device) for m in (net, discriminator))
-        net, discriminator = (m.to(self.device, memory_format=torch.channels_last) for m in (net, discriminator))
-
-        # Accelerate wraps the networks that learn, for several processes and mixed precision.
-        self.state = state = State(net, discriminator, adapters, exp)
-        self.ddp, state.optimiser = accelerator.prepare(net, state.optimiser)
-        self.ddp_adapters = accelerator.prepare(adapters) if self.layers else None
-        self.ddp_discriminator = None
-        if any(exp.loss.adversarial):
-            self.ddp_discriminator, state.optimiser_d = accelerator.prepare(discriminator, state.optimiser_d)
-        self.wrapped = [m for m in (self.ddp, self.ddp_adapters, self.ddp_discriminator) if m is not None]
-
-        # A discriminator that normalises every picture by itself may see real pictures and swaps in one pass.
-        self.one_pass = self.device.type == "cuda" and getattr(discriminator, "per_picture", False)
-        torch.backends.cudnn.benchmark = exp.train.autotune
-
-        # Compile in place: names, checkpoints and the EMA do not change. A net with tapped layers is not
-        # compiled, because compiled code ignores hooks that are added later.
-        if exp.train.compile:
-            if not self.layers:
-                net.compile(dynamic=False)
-            if self.ddp_discriminator is not None:
-                discriminator.compile(dynamic=False)
-            self.encoder = torch.compile(self.encoder, dynamic=False)
-            self.perceptual = self.perceptual and self.perceptual.compiled()
-
-    def learn(self, batch: Triplet) -> dict[str, Tensor]:
-        """Train net and discriminator on one batch of the loader. Returns the weighted losses by name."""
-        state, accelerator, loss = self.state, self.accelerator, self.exp.loss
-        without_gt = torch.nonzero(batch.with_gt == 0).flatten()  # on the CPU, where nothing waits for the device
-        batch, without_gt = batch.on_device(self.device).check(), without_gt.to(self.device, non_blocking=True)
-        with accelerator.accumulate(*self.wrapped), accelerator.autocast():
-            # Frozen networks: the condition, and ground truth from a teacher in the loop for samples without it.
-            with torch.no_grad():
-                condition = self.learner.condition(batch.source, batch.target)
-                batch, teacher_maps = self.learner.complete(batch, condition, without_gt), []
-                if self.teacher:
-                    batch, teacher_maps = self.teacher.complete(batch, without_gt, self.encoder, condition[0])
-
-            # Generator: swap at full, half and quarter resolution, and descend the sum of the losses.
-            with taps(state.net, self.layers) as maps:
-                swaps = self.ddp(batch.target, *condition)
-            assert swaps[0].shape == batch.target.shape, f"swaps {swaps[0].shape} of targets {batch.target.shape}"
-            terms = self.generator_terms(swaps, batch, condition[0], maps, teacher_maps)
-            accelerator.backward(torch.stack(list(terms.values())).sum())
-            if accelerator.sync_gradients:
-                terms["grad_norm"] = accelerator.clip_grad_norm_(self.ddp.parameters(), self.exp.train.grad_clip)
-            state.set_learning_rate()
-            state.optimiser.step()
-            state.optimiser.zero_grad()
-
-            # Discriminator: the same swaps against real pictures.
-            if self.ddp_discriminator is not None:
-                real = torch.where(batch.src_as_true.view(-1, 1, 1, 1), batch.source, batch.target)
-                logits = self.discriminate([losses.shrink(real, swap.shape[-1]) for swap in swaps], swaps)
-                terms["discriminator"] = losses.hinge_discriminator(*logits, loss.adversarial, loss.adversarial_batch)
-                accelerator.backward(terms["discriminator"])
-                state.optimiser_d.step()
-                state.optimiser_d.zero_grad()
-        return terms
-
-    def generator_terms(
-        self, swaps: Sequence[Tensor], batch: Triplet, embedding: Tensor, maps: dict[str, Tensor],
-        teacher_maps: list[Tensor],
-    ) -> dict[str, Tensor]:  # fmt: skip
-        """The weighted losses of the generator by name, absent where their weight is 0. `maps` are those of the tapped
-        layers of the net by name, `teacher_maps` those of the teacher in the same order."""
-        loss, distil, terms = self.exp.loss, self.exp.distil, {}
-        known, counts = batch.with_gt > 0, batch.with_gt * batch.weight
-        if any(loss.adversarial):
-            discriminator = self.state.discriminator.requires_grad_(False)  # gradients go through it to the swaps
-            logits = discriminator(swaps)
-            discriminator.requires_grad_(True)
-            terms["adversarial"] = losses.hinge_generator(logits, loss.adversarial, loss.adversarial_batch)
-        if any(loss.identity):
-            own = [self.encoder(swap) if weight else None for swap, weight in zip(swaps, loss.identity, strict=True)]
-            terms["identity"] = losses.identity(own, embedding, loss.identity, loss.identity_margin)
-        if any(loss.reconstruction) and loss.reconstruction_kind == "original":
-            terms["reconstruction"] = losses.reconstruction_as_written(swaps, batch.gt, loss.reconstruction)
-        elif any(loss.reconstruction):
-            weights, norm = loss.reconstruction, loss.reconstruction_norm
-            terms["reconstruction"] = losses.reconstruction(swaps, batch.gt, counts, weights, norm)
-        if loss.attribute:
-            own, expected = (self.state.net.attribute_maps(images) for images in (swaps[0], batch.target))
-            terms["attribute"] = loss.attribute * losses.attribute(own, expected)
-        if self.perceptual:  # the original compares with the target; ground truth is the better reference
-            reference = torch.where(known.view(-1, 1, 1, 1), batch.gt, batch.target)
-            distances = self.perceptual(swaps[0], reference, gram=distil.gram > 0)
-        if loss.perceptual:
-            weight = torch.where(known, batch.weight, 1.0)
-            terms["perceptual"] = loss.perceptual * (distances["perceptual"] * weight).mean()
-        if distil.gram:
-            terms["gram"] = distil.gram * (distances["gram"] * counts).mean()
-        if distil.features:
-            adapted = self.ddp_adapters([maps[layer] for layer in self.layers], teacher_maps)
-            terms["features"] = distil.features * losses.features(adapted, teacher_maps).mean()
-        if not terms:
-            raise StageError("loss: every weight is 0; set one above 0")
-        return terms
-
-    def discriminate(self, real: Sequence[Tensor], swaps: Sequence[Tensor]) -> tuple[Sequence[Tensor], ...]:
-        """Logits of real pictures and of swaps, by scale; in two passes if the discriminator normalises over the
-        batch."""
-        swaps = [swap.detach() for swap in swaps]
-        if not self.one_pass:
-            return self.ddp_discriminator(real), self.ddp_discriminator(swaps)
-        logits = self.ddp_discriminator([torch.cat(pair) for pair in zip(real, swaps, strict=True)])
-        return tuple(zip(*(logit.chunk(2) for logit in logits), strict=True))
-
-
-def mixture(exp: Experiment) -> Mixture:
-    """The stream of training samples of an experiment. Raises DataError, StageError."""
-    mix, data, fstriplets = to_dict(exp.train.mix), exp.data, None
-    shards = Shards(exp.pseudo_gt.destination or exp.folder / "pseudo_gt") if mix["pseudo_gt"] else None
+def mixture(exp: Experiment, device: torch.device | None = None) -> Mixture:
+    """The stream of training samples of an experiment, for training on `device` (default: the CPU). Raises DataError,
+    StageError."""
+    mix, data, fstriplets, shards = to_dict(exp.train.mix), exp.data, None, None
+    folders = [exp.folder / "pseudo_gt", exp.folder / "data"]
+    if mix["pseudo_gt"]:
+        shards = Shards(exp.pseudo_gt.destination or folders[0])
+        folders[0] = shards.store.folder or folders[0]
     photos = read_manifest(exp.folder / "data", "train", data.resolution)
     if mix["fstriplets"]:
         shares = to_dict(exp.train.fstriplets)
         fstriplets = FSTriplets(data.fstriplets, data.resolution, shares, data.occlusions, data.occlusion_share)
+        device = None  # their augmentation needs the processor, and loader processes cannot use a GPU
+    room = Room(data.cache, data.cache_gb, device or torch.device("cpu"), bool(fstriplets) and data.workers > 1)
     return Mixture(
-        shards, photos, mix, exp.train_seed, exp.train.flip, data.cache_gb, data.workers, fstriplets,
-        exp.distil.quality_power,
+        shards, photos, mix, exp.train_seed, exp.train.flip, room, fstriplets, exp.distil.quality_power,
+        tuple(folders), data.workers,
     )  # fmt: skip
 
 

@@ -16,8 +16,8 @@ def hinge_discriminator(
 ) -> Tensor:
     """Hinge loss of the discriminators (Lim & Ye 2017, arXiv:1705.02894) from their logit maps (N, 1, r, r) of real
     pictures and of swaps, one per scale. `batch` as in `hinge_generator`."""
-    terms = [w * (F.relu(1 - r).mean() + F.relu(1 + s).mean()) for w, r, s in zip(weights, real, swaps, strict=True)]
-    return torch.stack(terms).sum() * _samples(swaps, batch)
+    terms = [F.relu(1 - r).mean() + F.relu(1 + s).mean() for r, s in zip(real, swaps, strict=True)]
+    return _weighted(terms, [w * _samples(swaps, batch) for w in weights])
 
 
 def hinge_generator(swaps: Sequence[Tensor], weights: Sequence[float], batch: str = "mean") -> Tensor:
@@ -26,22 +26,27 @@ def hinge_generator(swaps: Sequence[Tensor], weights: Sequence[float], batch: st
     With batch "sum" the samples' terms are added up, as HoiM/MobileFSGAN @478175b does (losses/Losses.py), instead of
     averaged.
     """
-    terms = [w * F.relu(1 - s).mean() for w, s in zip(weights, swaps, strict=True)]
-    return torch.stack(terms).sum() * _samples(swaps, batch)
+    return _weighted([F.relu(1 - s).mean() for s in swaps], [w * _samples(swaps, batch) for w in weights])
 
 
 def _samples(logits: Sequence[Tensor], batch: str) -> int:
     return logits[0].shape[0] if batch == "sum" else 1
 
 
-def identity(embeddings: Sequence[Tensor | None], source: Tensor, weights: Sequence[float], margin: float) -> Tensor:
-    """relu(1 - cosine - margin) between the swaps' embeddings per scale and the source's, all (N, D) unit length.
+def _weighted(terms: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
+    """The sum of terms times weights, one operation for each."""
+    (first, *others), (weight, *other_weights) = terms, weights
+    total = first * weight
+    for term, other in zip(others, other_weights, strict=True):
+        total = torch.add(total, term, alpha=other)
+    return total
 
-    Scales of weight 0 need no embeddings.
-    """
-    source = _wide(source)
-    pairs = [(w, e) for w, e in zip(weights, embeddings, strict=True) if w]
-    return torch.stack([w * F.relu(1 - (_wide(e) * source).sum(1) - margin).mean() for w, e in pairs]).sum()
+
+def identity(embeddings: Tensor, source: Tensor, weights: Sequence[float], margin: float) -> Tensor:
+    """relu(1 - cosine - margin) between embeddings of the source (N, D) and of swaps (K * N, D), those of K scales one
+    after the other, with K weights. All are of unit length."""
+    by_scale = _wide(embeddings).unflatten(0, (len(weights), -1))
+    return _weighted(F.relu((1 - margin) - (by_scale * _wide(source)).sum(2)).mean(1).unbind(), weights)
 
 
 def reconstruction(

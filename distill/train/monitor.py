@@ -22,29 +22,34 @@ class Sums:
     """Sums of loss terms between two lines of the log, on the device: the host does not wait in between."""
 
     def __init__(self) -> None:
-        self.terms: dict[str, list] = {}
+        self.totals: dict[str, Tensor] = {}
+        self.counts: dict[str, int] = {}
 
     def add(self, terms: dict[str, Tensor]) -> None:
-        for name, term in terms.items():
-            total, count = self.terms.get(name, (0, 0))
-            self.terms[name] = (total + term.detach().float(), count + 1)
+        values = [term.detach().float() for term in terms.values()]
+        for name, value in zip(terms, values, strict=True):
+            if name not in self.totals:
+                self.totals[name], self.counts[name] = torch.zeros_like(value), 0
+            self.counts[name] += 1
+        torch._foreach_add_([self.totals[name] for name in terms], values)
 
     def look(self, accelerator) -> dict[str, float]:
         """Means over steps and processes; one transfer from the device for all of them."""
-        if not self.terms:
+        if not self.totals:
             return {}
-        means = torch.stack([total / count for total, count in self.terms.values()])
+        means = torch.stack([total / self.counts[name] for name, total in self.totals.items()])
         values = accelerator.reduce(means, "mean").tolist()
-        return {name: round(value, 6) for name, value in zip(self.terms, values, strict=True)}
+        return {name: round(value, 6) for name, value in zip(self.totals, values, strict=True)}
 
     def clear(self) -> None:
-        self.terms = {}
+        self.totals, self.counts = {}, {}
 
     def state_dict(self) -> dict[str, tuple[Tensor, int]]:
-        return {name: (total.cpu(), count) for name, (total, count) in self.terms.items()}
+        return {name: (total.cpu().clone(), self.counts[name]) for name, total in self.totals.items()}
 
     def load_state_dict(self, terms: dict[str, tuple[Tensor, int]], device: torch.device) -> None:
-        self.terms = {name: (total.to(device), count) for name, (total, count) in terms.items()}
+        self.totals = {name: total.to(device, copy=True) for name, (total, _) in terms.items()}
+        self.counts = {name: count for name, (_, count) in terms.items()}
 
 
 class Log:

@@ -49,13 +49,16 @@ class Perceptual:
     features: Callable[[Tensor], list[Tensor]] | None
     distance: Callable[[Tensor, Tensor], Tensor] | None = None
 
-    def __call__(self, image: Tensor, reference: Tensor, gram: bool = False) -> dict[str, Tensor]:
-        """`perceptual`, and with `gram` also `gram`: (N,) each. One pass of the network over each batch."""
+    def __call__(
+        self, image: Tensor, reference: Tensor, gram: bool = False, maps: list[Tensor] | None = None
+    ) -> dict[str, Tensor]:
+        """`perceptual`, and with `gram` also `gram`: (N,) each. One pass of the network over each batch, unless the
+        caller has the feature `maps` of `image` already."""
         if self.features is None:
             return {"perceptual": self.distance(image, reference)}
         with torch.no_grad():
             expected = self.features(reference)
-        maps = self.features(image)
+        maps = self.features(image) if maps is None else maps
         terms = {"perceptual": losses.perceptual(maps, expected)}
         return terms | ({"gram": losses.gram(maps, expected)} if gram else {})
 

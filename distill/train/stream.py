@@ -6,24 +6,48 @@ import os
 import signal
 import threading
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
-from distill.data.cache import Cached
+from distill.data.cache import Cached, Room
 from distill.data.fstriplets import FSTriplets
 from distill.data.photos import Photos
 from distill.data.triplet import Triplet
+from distill.pseudo_gt.pipeline import ordered
 from distill.pseudo_gt.shards import Shards
 from distill.stage import StageError
+from distill.train.draws import Draws
 
 KINDS = ("pseudo_gt", "same_photo", "same_person", "pair", "fstriplets")  # append only: shares are drawn in this order
+DEPTH = 4  # batches that each thread or process is ahead
 
-
-# Samples of one kind: images (n, 3, 3, H, W) uint8 of source, target and gt; then with_gt, src_as_true, weight (n,).
+# Before it is mirrored: images (n, 3, 3, H, W) uint8 of source, target and gt; then with_gt, src_as_true, weight (n,).
 Samples = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Part:
+    """Samples of one kind in a batch, drawn but without pictures."""
+
+    kind: str
+    rows: np.ndarray  # (n,) of the batch
+    index: np.ndarray  # (n,) of triplets, or (n, 2) of photographs: source and target
+    changes: np.ndarray | None = None  # same_photo: (n, 9), for `disturb`
+    draws: Sequence[np.random.Generator] = ()  # fstriplets
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A batch without its pictures: all that is drawn for it."""
+
+    size: int
+    parts: list[Part]
+    mirrored: np.ndarray | None  # (size,) bool
 
 
 class Mixture(Dataset):
@@ -33,27 +57,34 @@ class Mixture(Dataset):
     fstriplets, photos for the others (same_person: people with two pictures or more). The weight of a pseudo-GT is its
     teacher's cosine to the source, `shards.quality`, to the power of quality_power; 1 where it is unknown.
 
-    Raises StageError where the data is absent.
+    `room`: where decoded pictures are kept. `folders`: where they are packed if they fit nowhere else, of shards (which
+    may lie at a URL) and of photos. `workers`: how many processes are going to use it, see `batches`.
+    Raises StageError where the data is absent, DataError where there is no room.
     """
 
     def __init__(
         self, shards: Shards | None, photos: Photos | None, shares: dict[str, float], seed: int,
-        flip: bool = False, cache_gb: float = 4.0, workers: int = 0, fstriplets: FSTriplets | None = None,
-        quality_power: float = 0.0,
+        flip: bool = False, room: Room | None = None, fstriplets: FSTriplets | None = None,
+        quality_power: float = 0.0, folders: tuple[Path | None, Path | None] = (None, None),
+        workers: int = 0,
     ):  # fmt: skip
-        self.seed, self.flip = seed, flip
+        self.seed, self.flip, room = seed, flip, room or Room()
         shares = {kind: shares.get(kind, 0.0) for kind in KINDS}
-        self.shares = [share / sum(shares.values()) for share in shares.values()]
+        limits = np.cumsum([share / sum(shares.values()) for share in shares.values()])
+        self.limits = limits / limits[-1]  # as Generator.choice does
+        self.device, self.kept, self.n_triplets = room.device, [], 0
         need_photos = any(shares[kind] > 0 for kind in ("same_photo", "same_person", "pair"))
         if shares["fstriplets"] > 0:
             if fstriplets is None:
                 raise StageError("train.mix.fstriplets: there is no folder; set data.fstriplets, or set it to 0")
             self.fstriplets = fstriplets
-            self.fstriplets.keep(cache_gb, workers > 1)
+            self.fstriplets.keep(room, folders[1])
         if shares["pseudo_gt"] > 0:
             if shards is None or not len(shards):
                 raise StageError("train.mix.pseudo_gt: there is no pseudo-GT; add stage 'pseudo_gt', or set it to 0")
-            self.triplets = Cached(shards.load, (len(shards), 3, 3, *[shards.resolution] * 2), cache_gb, workers > 1)
+            shape = (len(shards), 3, 3, *[shards.resolution] * 2)
+            self.triplets = Cached(shards.load, shape, room, folders[0], "triplets", shards.signature)
+            self.kept.append(self.triplets)
             self.n_triplets = len(shards)
             self.weights = np.ones(len(shards), np.float32)
             if quality_power:
@@ -62,113 +93,198 @@ class Mixture(Dataset):
         if need_photos:
             if photos is None or len(photos) < 2:
                 raise StageError("train.mix: samples without pseudo-GT need at least two pictures of two people")
-            self.photos = Cached(photos.load, (len(photos), 3, *[photos.resolution] * 2), cache_gb, workers > 1)
             self.person = np.unique([row["person"] for row in photos.rows], return_inverse=True)[1]
-            self.of_person = [np.flatnonzero(self.person == p) for p in range(self.person.max() + 1)]
-            self.several = np.flatnonzero([len(indices) >= 2 for indices in self.of_person])
+            self.of_person = np.argsort(self.person, kind="stable")  # pictures, person after person
+            self.counts = np.bincount(self.person)
+            self.several = np.flatnonzero(self.counts >= 2)
             if shares["same_person"] > 0 and not len(self.several):
                 raise StageError("train.mix.same_person: nobody has two pictures; set it to 0")
-            if shares["pair"] > 0 and len(self.of_person) < 2:
+            if shares["pair"] > 0 and len(self.counts) < 2:
                 raise StageError("train.mix.pair: there is only one person; set it to 0")
+            shape = (len(photos), 3, *[photos.resolution] * 2)
+            self.photos = Cached(photos.load, shape, room, folders[1], "photos", photos.signature)
+            self.kept.append(self.photos)
+        if not self.in_threads and workers > 1:
+            for kept in self.kept:
+                kept.share()
+        self.resolution = self.kept[0].shape[-1] if self.kept else self.fstriplets.resolution
+        self._orders: dict[int, np.ndarray] = {}
+
+    @property
+    def in_threads(self) -> bool:
+        """Threads make the batches, because they only copy pictures. Else processes decode them, or augment them."""
+        return not hasattr(self, "fstriplets") and all(kept.where != "off" for kept in self.kept)
+
+    @property
+    def on_device(self) -> bool:
+        return self.in_threads and all(kept.where == "device" for kept in self.kept)
 
     def __getitems__(self, positions: Sequence[int]) -> Triplet:
         """One batch, its images uint8."""
-        draws = [np.random.default_rng((self.seed, position)) for position in positions]
-        kinds = np.array([rng.choice(len(KINDS), p=self.shares) for rng in draws])
-        parts, places = [], []
+        return self.mirror(*self.compose(self.draw(positions)))
+
+    def draw(self, positions: Sequence[int]) -> Recipe:
+        """All random numbers of a batch."""
+        draws = Draws(self.seed, positions)
+        everywhere = np.arange(len(positions))
+        kinds = self.limits.searchsorted(draws.random(everywhere), side="right")
+        parts = []
         for kind, name in enumerate(KINDS):
-            chosen = np.flatnonzero(kinds == kind)
-            if len(chosen):
-                samples_of_kind = getattr(self, f"_{name}")
-                parts.append(samples_of_kind([positions[i] for i in chosen], [draws[i] for i in chosen]))
-                places.append(chosen)
-        order = torch.from_numpy(np.argsort(np.concatenate(places)))
-        images, *numbers = (torch.cat(column)[order] for column in zip(*parts, strict=True))
-        if self.flip:
-            mirrored = torch.tensor([rng.random() < 0.5 for rng in draws])
-            images[mirrored] = images[mirrored].flip(-1)
+            rows = np.flatnonzero(kinds == kind)
+            if len(rows):
+                parts.append(getattr(self, f"_{name}")(draws, rows, positions))
+        mirrored = draws.random(everywhere) < 0.5 if self.flip else None
+        return Recipe(len(positions), parts, mirrored)
+
+    def compose(self, recipe: Recipe, pin: bool = False) -> tuple[Samples, np.ndarray | None]:
+        """The samples of a batch before they are mirrored, in pinned memory if asked, and which are to be."""
+        mirrored = None if recipe.mirrored is None else recipe.mirrored.copy()
+        n, place = recipe.size, self.device if self.on_device else torch.device("cpu")
+        shape = (n, 3, 3, self.resolution, self.resolution)
+        with_gt, src_as_true, weight = torch.ones(n), torch.ones(n, dtype=torch.bool), torch.ones(n)
+        images = torch.empty(shape, dtype=torch.uint8, device=place, pin_memory=pin and place.type == "cpu")
+        for part in recipe.parts:
+            rows = torch.from_numpy(part.rows)
+            if part.kind == "fstriplets":
+                own, with_gt[rows], src_as_true[rows] = self.fstriplets.sample(part.draws)
+                if mirrored is not None:  # is drawn last, and these have generators of their own
+                    mirrored[part.rows] = [rng.random() < 0.5 for rng in part.draws]
+            elif part.kind == "pseudo_gt":
+                weight[rows] = torch.from_numpy(self.weights[part.index])
+                if len(rows) == n and self.triplets.where in ("memory", "file"):  # the usual case: copied once
+                    self.triplets.copy(part.index, images.numpy())
+                    continue
+                own = self.triplets[part.index]
+            else:
+                own = self.photos[part.index].unflatten(0, (len(rows), 2))[:, [0, 1, 1]]
+                if part.kind == "pair":
+                    own[:, 2], with_gt[rows] = 0, 0.0  # 0 in uint8 is -1: no GT
+                elif part.kind == "same_photo":
+                    own[:, 0] = disturb(own[:, 0], part.changes)
+            if place.type == "cpu":  # in this thread alone
+                images.numpy()[part.rows] = own.numpy()
+            else:
+                images[rows.to(place, non_blocking=True)] = own
+        numbers = with_gt, src_as_true, weight
+        return (images, *(number.pin_memory() if pin else number for number in numbers)), mirrored
+
+    def mirror(self, samples: Samples, mirrored: np.ndarray | None) -> Triplet:
+        """The samples as a batch, some of them mirrored where their images lie."""
+        images, *numbers = samples
+        if mirrored is not None:
+            if images.device.type == "cpu":
+                for row in np.flatnonzero(mirrored).tolist():  # ten times as fast as a mask
+                    images[row] = images[row].flip(-1)
+            else:
+                images = mirrored_without_waiting(images, torch.from_numpy(mirrored))
         return Triplet(*images.unbind(1), *numbers)
 
-    def _fstriplets(self, positions, draws) -> Samples:
-        images, with_gt, src_as_true = self.fstriplets.sample(draws)
-        return images, with_gt, src_as_true, torch.ones(len(images))
+    def _fstriplets(self, draws: Draws, rows: np.ndarray, positions: Sequence[int]) -> Part:
+        return Part("fstriplets", rows, rows, draws=draws.generators(rows))
 
-    def _pseudo_gt(self, positions, draws) -> Samples:
+    def _pseudo_gt(self, draws: Draws, rows: np.ndarray, positions: Sequence[int]) -> Part:
         """An epoch is a permutation of all triplets; the triplet of a position does not depend on earlier kinds."""
-        index = []
-        for position in positions:
-            epoch, place = divmod(position, self.n_triplets)
-            index.append(int(self._order(epoch)[place]))
-        return _samples(self.triplets[index], weight=torch.from_numpy(self.weights[index]))
+        epochs, places = np.divmod(np.asarray(positions, np.int64)[rows], self.n_triplets)
+        index = np.empty(len(rows), np.int64)
+        for epoch in np.unique(epochs).tolist():
+            index[epochs == epoch] = self._order(epoch)[places[epochs == epoch]]
+        return Part("pseudo_gt", rows, index)
 
     def _order(self, epoch: int) -> np.ndarray:
-        if getattr(self, "_order_of", None) != epoch:
-            self._order_of = epoch
-            self._permutation = np.random.default_rng((self.seed, epoch, 1)).permutation(self.n_triplets)
-        return self._permutation
+        order = self._orders.get(epoch)
+        if order is None:
+            order = np.random.default_rng((self.seed, epoch, 1)).permutation(self.n_triplets)
+            newest = sorted(self._orders)[-1:]  # threads may be in two epochs at a time
+            self._orders = {**{e: self._orders[e] for e in newest}, epoch: order}
+        return order
 
-    def _pair(self, positions, draws) -> Samples:
-        chosen = []
-        for rng in draws:
-            source = int(rng.integers(len(self.person)))
-            target = int(rng.integers(len(self.person)))
-            while self.person[target] == self.person[source]:
-                target = int(rng.integers(len(self.person)))
-            chosen.append((source, target))
-        pictures = self._pictures(chosen)
-        images = torch.cat([pictures, torch.zeros_like(pictures[:, :1])], 1)  # 0 in uint8 is -1: no GT
-        return _samples(images, with_gt=torch.zeros(len(images)))
+    def _pair(self, draws: Draws, rows: np.ndarray, positions: Sequence[int]) -> Part:
+        n = len(self.person)
+        source, target = draws.integers(n, rows), draws.integers(n, rows)
+        while len(same := np.flatnonzero(self.person[target] == self.person[source])):
+            target[same] = draws.integers(n, rows[same])
+        return Part("pair", rows, np.stack([source, target], 1))
 
-    def _same_person(self, positions, draws) -> Samples:
-        people = [self.of_person[rng.choice(self.several)] for rng in draws]
-        chosen = [rng.choice(p, 2, replace=False) for rng, p in zip(draws, people, strict=True)]
-        return _samples(self._pictures(chosen)[:, [0, 1, 1]])
+    def _same_person(self, draws: Draws, rows: np.ndarray, positions: Sequence[int]) -> Part:
+        person = self.several[draws.integers(len(self.several), rows)]
+        first = (np.cumsum(self.counts) - self.counts)[person]
+        chosen = first[:, None] + draws.two_of(self.counts[person], rows)
+        return Part("same_person", rows, self.of_person[chosen])
 
-    def _same_photo(self, positions, draws) -> Samples:
-        chosen = [(i, i) for i in (int(rng.integers(len(self.person))) for rng in draws)]
-        pictures = self._pictures(chosen)[:, [0, 1, 1]].clone()
-        pictures[:, 0] = disturb(pictures[:, 0], draws)
-        return _samples(pictures)
-
-    def _pictures(self, chosen: Sequence[Sequence[int]]) -> torch.Tensor:
-        pictures = self.photos[np.asarray(chosen).ravel()]
-        return pictures.unflatten(0, (len(chosen), -1))
+    def _same_photo(self, draws: Draws, rows: np.ndarray, positions: Sequence[int]) -> Part:
+        chosen = draws.integers(len(self.person), rows)
+        return Part("same_photo", rows, np.stack([chosen, chosen], 1), changes(draws, rows))
 
 
-def _samples(images: torch.Tensor, with_gt: torch.Tensor | None = None, weight: torch.Tensor | None = None) -> Samples:
-    """By default with GT, and of weight 1; the source is shown to the discriminator as real."""
-    ones = torch.ones(len(images))
-    return images, ones if with_gt is None else with_gt, ones.bool(), ones if weight is None else weight
+def mirrored_without_waiting(images: torch.Tensor, which: torch.Tensor) -> torch.Tensor:
+    """Images (n, ..., W), those of `which` (n,) bool mirrored; a mask as an index would make the host wait."""
+    which = which.to(images.device, non_blocking=True).view(-1, *[1] * (images.dim() - 1))
+    return torch.where(which, images.flip(-1), images)
 
 
-def disturb(images: torch.Tensor, draws: list[np.random.Generator]) -> torch.Tensor:
+def changes(draws: Draws, rows: np.ndarray) -> np.ndarray:
+    """What `disturb` does to pictures: (n, 9) of turn, shift x and y, red, green, blue, contrast (-1 .. 1), scale and
+    mirror (-1 or 1)."""
+    first, scale = draws.uniform(-1, 1, 7, rows), draws.uniform(0.9, 1.1, 1, rows)
+    return np.concatenate([first, scale, 2.0 * draws.integers(2, rows)[:, None] - 1], 1)
+
+
+def disturb(images: torch.Tensor, changes: np.ndarray) -> torch.Tensor:
     """Mirror, turn, scale, shift and recolour uint8 pictures a little, as in another photograph of the person."""
-    turn, shift_x, shift_y, red, green, blue, contrast = np.array([r.uniform(-1, 1, 7) for r in draws]).T
-    scale = np.array([r.uniform(0.9, 1.1) for r in draws])
-    mirror = np.array([r.choice([-1.0, 1.0]) for r in draws])
+
+    def here(numbers: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(numbers).float().to(images.device, non_blocking=True)
+
+    turn, shift_x, shift_y, red, green, blue, contrast, scale, mirror = changes.T
     cos, sin = scale * np.cos(turn * 0.15), scale * np.sin(turn * 0.15)
     grid = np.stack([mirror * cos, -sin, shift_x * 0.06, mirror * sin, cos, shift_y * 0.06], 1).reshape(-1, 2, 3)
-    grid = F.affine_grid(torch.from_numpy(grid).float(), list(images.shape), align_corners=False)
+    grid = F.affine_grid(here(grid), list(images.shape), align_corners=False)
     moved = F.grid_sample(images.float(), grid, padding_mode="reflection", align_corners=False)
-    gain = torch.from_numpy(1 + 0.15 * np.stack([red, green, blue], 1)).float()[..., None, None]
+    gain = here(1 + 0.15 * np.stack([red, green, blue], 1))[..., None, None]
     middle = moved.mean((1, 2, 3), keepdim=True)
-    moved = (moved - middle) * torch.from_numpy(1 + 0.2 * contrast).float().view(-1, 1, 1, 1) + middle
+    moved = (moved - middle) * here(1 + 0.2 * contrast).view(-1, 1, 1, 1) + middle
     return (moved * gain).round().clamp(0, 255).byte()
 
 
 def batches(
     mixture: Mixture, batch_size: int, first: int, last: int, rank: int, world: int, workers: int, pin: bool
 ) -> Iterator[Triplet]:
-    """Batches `first` .. `last` - 1 of one process. All processes together take each position once, in order."""
+    """Batches `first` .. `last` - 1 of one process, uint8. All processes together take each position once, in order.
+
+    `workers` threads, or processes (see Mixture.in_threads), are ahead; 0: each batch is made when it is asked for.
+    Where the mixture's device is a GPU and threads make the batches, images lie on it; the other tensors do not.
+    """
     positions = [
         range((b * world + rank) * batch_size, (b * world + rank + 1) * batch_size) for b in range(first, last)
     ]
+    if mixture.in_threads:
+        return _by_threads(mixture, positions, workers, pin)
     loader = DataLoader(
         mixture, batch_sampler=positions, num_workers=workers, collate_fn=_uncollated, pin_memory=pin,
-        prefetch_factor=4 if workers else None, worker_init_fn=_outlive_signals,
+        prefetch_factor=DEPTH if workers else None, worker_init_fn=_outlive_signals,
         generator=torch.Generator(),  # else the loader draws from the global generator, which a checkpoint restores
     )  # fmt: skip
     return iter(loader)
+
+
+def _by_threads(mixture: Mixture, positions: Sequence[range], threads: int, pin: bool) -> Iterator[Triplet]:
+    """A thread never launches work of a GPU, which might fall into the capture of a graph: that is done here."""
+    device = mixture.device
+    if mixture.on_device:
+        prepare, finish = mixture.draw, lambda recipe: mixture.mirror(*mixture.compose(recipe))
+    elif device.type != "cpu":
+        prepare = lambda part: mixture.compose(mixture.draw(part), pin)  # noqa: E731
+
+        def finish(prepared):
+            (images, *numbers), mirrored = prepared
+            return mixture.mirror((images.to(device, non_blocking=True), *numbers), mirrored)
+    else:
+        prepare, finish = mixture.__getitems__, lambda batch: batch
+    if not threads:
+        yield from (finish(prepare(part)) for part in positions)
+        return
+    for prepared in ordered(prepare, positions, threads, DEPTH * threads):
+        yield finish(prepared)
 
 
 def _outlive_signals(_worker: int) -> None:

@@ -229,9 +229,7 @@ def test_mistakes_are_one_line(tmp_path, capsys):
     assert launch(str(path), "--dry-run").stdout.startswith("name: x")
 
 
-def test_mlflow_keeps_one_run_that_is_continued(tmp_path):
-    import mlflow
-
+def test_mlflow_keeps_one_run_that_is_continued(tmp_path, mlflow):
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
     path = experiment(tmp_path, "tracked", tracking={"uri": uri, "experiment": "tests"})
     in_process(path, "stages=[data, pseudo_gt, train]", "train.steps=2")

@@ -8,7 +8,6 @@ import subprocess
 import sys
 import time
 
-import mlflow
 import numpy as np
 import pytest
 from conftest import ROOT
@@ -19,6 +18,8 @@ from distill import config, run, tracking
 from distill.tracking import Tracker, TrackingError
 from swapcore.files import read_record, write_record
 from swapcore.images import save_png
+
+mlflow = pytest.importorskip("mlflow", reason="pip install -e .")
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from conftest import tracking_uri
 from helpers.line import experiment, in_process, launch
 from matplotlib.figure import Figure
 
@@ -25,7 +26,7 @@ def finished(tmp_path_factory):
         seeds=[1, 2],
         train={"steps": 2},
         loss={"adversarial": [0, 0, 0]},
-        tracking={"uri": f"sqlite:///{folder / 'mlflow.db'}", "experiment": "variants"},
+        tracking={"uri": tracking_uri(folder), "experiment": "variants"},
     )
     return path, in_process(path)
 
@@ -77,9 +78,7 @@ def test_the_same_command_again_trains_nothing(finished):
     assert stamped(folder) == stamps
 
 
-def test_mlflow_has_a_run_for_every_child_below_the_experiments(finished):
-    import mlflow
-
+def test_mlflow_has_a_run_for_every_child_below_the_experiments(finished, mlflow):
     path, _ = finished
     exp = config.load(path)
     mlflow.set_tracking_uri(exp.tracking.uri)

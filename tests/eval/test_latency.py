@@ -13,7 +13,6 @@ from eval.latency_ms import latency_ms, on_cpu, on_gpu, timed
 from eval.peak_memory_mb import cpu_bytes, gpu_bytes, weight_bytes
 from eval.sanity import copy_target
 
-needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 CPU = torch.device("cpu")
 
 
@@ -163,7 +162,7 @@ def test_what_does_not_run_in_torch_has_no_memory(tmp_path):
     assert Evaluation(toy_pairs(), ESTIMATORS).measure(swapper, ["peak_memory_mb"]) == {}
 
 
-@needs_cuda
+@pytest.mark.gpu
 def test_on_a_gpu():
     evaluation = Evaluation(toy_pairs(), ESTIMATORS, device="cuda")
     values = evaluation.measure(TwoParts().eval().cuda(), ["latency_ms", "peak_memory_mb"])

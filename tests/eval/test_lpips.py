@@ -4,7 +4,6 @@ import hashlib
 import warnings
 from dataclasses import replace
 
-import lpips
 import pytest
 import torch
 import torchvision
@@ -14,6 +13,8 @@ from helpers.toy_pairs import PEOPLE, changed, rendered, toy_pairs
 from eval.estimators import CARDS, Estimator, Estimators, load_estimator
 from eval.evaluation import Evaluation
 from eval.sanity import copy_target
+
+lpips = pytest.importorskip("lpips", reason="pip install -e .")
 
 MODELS = {"alex": "alexnet", "vgg": "vgg16", "squeeze": "squeezenet1_1"}
 

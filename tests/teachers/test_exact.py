@@ -360,7 +360,7 @@ def test_the_exact_teacher_refuses_photographs():
         teachers.build("exakt")
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.gpu
 def test_a_gpu_draws_what_a_cpu_draws():
     identity, attributes = varied(6)
     cpu, gpu = render(identity, attributes, 130), render(identity.cuda(), attributes.cuda(), 130)

@@ -239,7 +239,7 @@ def test_a_matrix_wants_its_own_embeddings(tmp_path):
         teacher.identity(photo(1, 64))
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.gpu
 def test_swaps_come_back_where_the_target_is(student):
     _, encoder, folder = student
     teacher = OnnxTeacher(

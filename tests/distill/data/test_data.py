@@ -12,11 +12,13 @@ from helpers.shards import write_shard
 from PIL import Image
 
 from distill.data import photos, synthetic
+from distill.data.cache import Room
 from distill.data.photos import Photos
 from distill.data.triplet import Triplet
 from distill.pseudo_gt.shards import Shards
 from distill.stage import StageError
-from distill.train.stream import Mixture, batches, disturb
+from distill.train.draws import Draws
+from distill.train.stream import Mixture, batches, changes, disturb
 from swapcore.files import FileError
 from swapcore.images import DataError
 
@@ -144,7 +146,7 @@ def test_samples_depend_on_seed_and_position_alone(tmp_path):
     assert torch.equal(whole.gt, torch.cat([p.gt for p in reversed(parts)]))
     first_epoch = whole.source[:10, 0, 0, 0].tolist()
     assert sorted(first_epoch) == [3 * i for i in range(10)], "an epoch shows every triplet once"
-    uncached = Mixture(Shards(tmp_path), None, PSEUDO, seed=1, cache_gb=0)
+    uncached = Mixture(Shards(tmp_path), None, PSEUDO, seed=1, room=Room("off"))
     assert torch.equal(uncached.__getitems__(range(25)).gt, whole.gt)
 
 
@@ -209,7 +211,7 @@ def test_pseudo_gt_weighs_what_its_teacher_is_worth(tmp_path):
 def test_disturbed_pictures_stay_near_and_differ():
     image = torch.randint(0, 255, (1, 3, 8, 8)).repeat(2, 1, 1, 1).float()
     image = torch.nn.functional.interpolate(image, 64, mode="bilinear").byte()
-    out = disturb(image, [np.random.default_rng(i) for i in range(2)])
+    out = disturb(image, changes(Draws(0, range(2)), np.arange(2)))
     assert out.shape == image.shape and out.dtype == torch.uint8 and not torch.equal(out[0], out[1])
     assert abs(float(out.float().mean() - image.float().mean())) < 40
 

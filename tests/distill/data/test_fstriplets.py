@@ -11,6 +11,7 @@ from helpers.marks import is_marked
 from PIL import Image
 
 from distill.config import to_dict
+from distill.data.cache import Room
 from distill.data.fstriplets import BRANCHES, FOLDERS, FSTriplets
 from distill.schema import FSTriplets as Shares
 from distill.schema import Mix
@@ -119,7 +120,7 @@ def test_shares_and_the_table_are_the_published_ones(made):
 @pytest.mark.parametrize("name", BRANCHES)
 def test_each_branch_shows_its_files_in_their_places(made, name):
     branch, data, n = BRANCHES[name], alone(made, name), 24
-    data.keep(1.0, share=False)
+    data.keep(Room())
     images, with_gt, src_as_true = data.sample(draws(n))
     assert images.shape == (n, 3, 3, SIZE, SIZE) and images.dtype == torch.uint8
     assert with_gt.tolist() == [0.0 if name == "vanilla" else 1.0] * n and with_gt.dtype == torch.float32
@@ -177,7 +178,7 @@ def test_samples_depend_on_their_generator_alone(made):
     parts = [data.sample([rng]) for rng in reversed(draws(40))]
     for column, pieces in zip(whole, zip(*reversed(parts), strict=True), strict=True):
         assert torch.equal(column, torch.cat(pieces))
-    data.keep(1.0, share=False)
+    data.keep(Room())
     again = data.sample(draws(40))
     assert all(torch.equal(a, b) for a, b in zip(whole, again, strict=True))
     decoded = data.pictures.decoded.sum()

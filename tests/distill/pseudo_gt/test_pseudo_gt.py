@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -25,8 +26,11 @@ from helpers.pseudo_gt import (
 from helpers.shards import write_shard
 from PIL import Image
 
+from distill.data import photos
 from distill.data import prepare as data
 from distill.data.photos import Photos
+from distill.pseudo_gt import generate as pseudo_gt
+from distill.pseudo_gt import shards
 from distill.pseudo_gt.shards import Shards
 from distill.schema import Data, Experiment, PseudoGT, Quality, Student, Teacher
 from distill.stage import StageError
@@ -207,7 +211,24 @@ def test_tars_are_those_of_other_tools(experiment):
     assert names[:4] == [f"00000000.{part}" for part in ("source.png", "target.png", "gt.png", "json")]
 
 
+def test_each_photograph_is_decoded_and_encoded_once(experiment, monkeypatch):
+    decoded, encoded = [], []
+    decode, png = photos.decode, shards.png
+    monkeypatch.setattr(photos, "decode", lambda file, *a: decoded.append(file) or decode(file, *a))
+    monkeypatch.setattr(shards, "png", lambda picture: encoded.append(picture) or png(picture))
+    exp = experiment(teachers=mixers(0.5))
+    run(exp)
+    assert len(decoded) == len(set(decoded)) <= 12 and 36 < len(encoded) <= 36 + 12
+    monkeypatch.setattr(pseudo_gt, "ENCODED_MB", 0)
+    none = experiment("none", teachers=mixers(0.5))
+    decoded.clear(), encoded.clear()
+    run(replace(none, data=replace(none.data, cache="off")))
+    assert len(decoded) == 2 * 36 and len(encoded) == 3 * 36
+    assert shard_bytes(none) == shard_bytes(exp), "nothing of it changes a shard"
+
+
 def test_the_benchmark_prints_swaps_per_second():
     done = script("benchmarks/pseudo_gt.py", "exact", "--size", 64, "--pairs", 8, "--batch", 4)
     assert done.returncode == 0, done.stderr
     assert "swaps/s end to end" in done.stdout and "outside the teacher" in done.stdout and " cached" in done.stdout
+    assert "(estimators " in done.stdout and "waiting for pictures " in done.stdout

@@ -1,6 +1,7 @@
 """A metric is one file and one line in METRICS: with that, its values appear in every table, page and record."""
 
 import pytest
+from conftest import tracking_uri
 from helpers.line import experiment, in_process
 
 from distill.report import comparison, paper, paper_pages, tables
@@ -25,7 +26,7 @@ def finished(tmp_path_factory):
     value = Value("toy_score", "toy score", "toys", "{:.4f}", "target", parts=True)
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(METRICS, "toy", Metric(toy_score, (value,)))
-        uri = f"sqlite:///{folder / 'mlflow.db'}"
+        uri = tracking_uri(folder)
         path = experiment(
             folder,
             "toys",
@@ -82,9 +83,7 @@ def test_the_papers_tables_have_it(finished, tmp_path):
     assert "toy_score" in (tmp_path / "paper.csv").read_text()
 
 
-def test_mlflow_has_it(finished):
-    import mlflow
-
+def test_mlflow_has_it(finished, mlflow):
     mlflow.set_tracking_uri(finished[1])
     runs = mlflow.search_runs(experiment_names=["toys"])
     for name in ("metrics.toy_score", "metrics.eval/compact/toy_score", "metrics.eval/copy-target/toy_score"):

@@ -20,8 +20,8 @@ def test_reconstruction_is_l1_where_there_is_a_truth_and_nothing_elsewhere():
 
 def test_identity_is_zero_within_the_margin():
     source = F.normalize(torch.tensor([[1.0, 0.0], [0.0, 1.0]]))
-    assert losses.identity([source], source, [20], 0.02).item() == 0
-    opposite = losses.identity([-source, source], source, [1, 5], 0.02)
+    assert losses.identity(source, source, [20], 0.02).item() == 0
+    opposite = losses.identity(torch.cat([-source, source]), source, [1, 5], 0.02)
     assert opposite.item() == pytest.approx(2 - 0.02)
 
 
