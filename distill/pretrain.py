@@ -5,7 +5,7 @@
 The pose estimators regress the exact Euler angles and expression of a synthetic face. The encoder and the recogniser
 learn to find the person of a picture among thousands: by the person's exact numbers, so that one picture of each person
 is enough. The encoder that trains students and the recogniser that measures them differ in architecture, seed and
-people. The command writes NAME.safetensors and NAME.json (recipe, data, accuracy on unseen people, sha256) into the
+people. A GPU is used where torch sees one. The command writes NAME.safetensors and NAME.json (recipe, data, accuracy on unseen people, sha256) into the
 folder of the shipped weights. Afterwards, copy the new sha256 into the network's card.
 """
 
@@ -16,6 +16,7 @@ from swapcore import start
 start.command(__name__)
 
 import argparse
+import functools
 import os
 import sys
 import time
@@ -66,17 +67,21 @@ RECIPES = {
 }
 
 
-def faces(split: str, seed: int, count: int, images: int) -> tuple[Tensor, dict[str, Tensor]]:
+def faces(split: str, seed: int, count: int, images: int, device: str) -> tuple[Tensor, dict[str, Tensor]]:
     """Pictures (n, 3, SIZE, SIZE) uint8 of new people, their `identity` (n, K), and their `pose` in units of 15 degrees
-    with their expression (n, 3 + E)."""
+    with their expression (n, 3 + E), on the device. A CPU draws them in a process for each core."""
     identity, attributes = synthetic.people(split, seed, count, images)
     identity = identity.repeat_interleave(images, 0)
-    batches = list(zip(identity.split(64), attributes.split(64), strict=True))
-    with torch.multiprocessing.get_context("spawn").Pool(os.cpu_count(), torch.set_num_threads, (1,)) as pool:
-        drawn = tqdm(pool.imap(_draw, batches), desc=f"draw {split}", total=len(batches), unit="batch")
-        pictures = torch.cat([torch.from_numpy(d) for d in drawn])
+    size = 64 if device == "cpu" else 512
+    batches = list(zip(identity.split(size), attributes.split(size), strict=True))
+    bar = functools.partial(tqdm, desc=f"draw {split}", total=len(batches), unit="batch")
+    if device == "cpu":
+        with torch.multiprocessing.get_context("spawn").Pool(os.cpu_count(), torch.set_num_threads, (1,)) as pool:
+            pictures = torch.cat([torch.from_numpy(d) for d in bar(pool.imap(_draw, batches))])
+    else:
+        pictures = torch.cat([to_uint8(render(i.to(device), a.to(device), SIZE).image) for i, a in bar(batches)])
     pose = torch.cat([pose_deg(attributes) / POSE_UNIT_DEG, expression(attributes)], 1)
-    return pictures, {"identity": identity, "pose": pose}
+    return pictures, {"identity": identity.to(device), "pose": pose.to(device)}
 
 
 def looks(identity: Tensor) -> Tensor:
@@ -139,11 +144,11 @@ class Recognition(nn.Module):
         self.log_scale = nn.Parameter(torch.tensor(2.5))
 
     def forward(self, embeddings: Tensor, index: Tensor) -> Tensor:
-        others = torch.randint(len(self.truth), (OTHERS,), generator=self.generator)
+        others = torch.randint(len(self.truth), (OTHERS,), generator=self.generator).to(index.device)
         people = torch.cat([index, others])
         cosines = F.normalize(embeddings) @ F.normalize(self.place(self.truth[people])).T
         logits = cosines * self.log_scale.exp().clamp(max=40)
-        own = torch.arange(len(index))
+        own = torch.arange(len(index), device=index.device)
         same = people[None] == index[:, None]
         same[own, own] = False
         found = F.cross_entropy(logits.masked_fill(same, float("-inf")), own)
@@ -155,17 +160,18 @@ def train(
 ):
     """Train on pictures (n, 3, SIZE, SIZE) uint8 with AdamW, a one-cycle rate and bfloat16. mirror: mirror half of
     the batches."""
+    device = pictures.device
     generator = torch.Generator().manual_seed(seed)
     optimiser = torch.optim.AdamW([*network.parameters(), *loss.parameters()], args.lr, weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, args.lr, total_steps=args.steps, pct_start=0.15)
     network.train().to(memory_format=torch.channels_last)  # a tenth faster on a CPU
     bar = tqdm(range(args.steps), desc="train", unit="step")
     for step in bar:
-        index = torch.randint(len(pictures), (args.batch,), generator=generator)
+        index = torch.randint(len(pictures), (args.batch,), generator=generator).to(device)
         images = disturb(to_float(pictures[index]), generator)
         if mirror and torch.rand((), generator=generator) < 0.5:
             images = images.flip(3)
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast(device.type, torch.bfloat16):
             outputs = network(prepare(images))
         value = loss(outputs.float(), index)
         optimiser.zero_grad()
@@ -186,7 +192,7 @@ def retrieval_pct(embeddings: Tensor) -> float:
     """Top-1 retrieval in %: each second picture is searched among the first ones of 64 people, from (people * 2, K)."""
     gallery, query = (F.normalize(e) for e in (embeddings[0::2], embeddings[1::2]))
     hits = [
-        (query[i : i + GALLERY] @ gallery[i : i + GALLERY].T).argmax(1).eq(torch.arange(GALLERY)).float().mean()
+        (query[i : i + GALLERY] @ gallery[i : i + GALLERY].T).argmax(1).eq(torch.arange(GALLERY, device=query.device)).float().mean()
         for i in range(0, len(gallery), GALLERY)
     ]
     return 100 * float(torch.stack(hits).mean())
@@ -222,24 +228,25 @@ def main() -> None:
 def pretrain(args: argparse.Namespace, recipe: Recipe) -> None:
     """Train, measure and write one network."""
     seed = recipe.seed if args.seed is None else args.seed
-    started = time.time()
+    started, device = time.time(), "cuda" if torch.cuda.is_available() else "cpu"
 
     # Train on drawn people.
-    pictures, numbers = faces("pretrain", seed, args.people, 1)
+    pictures, numbers = faces("pretrain", seed, args.people, 1, device)
     torch.manual_seed(seed)
     if args.network == "identity_encoder":
         encoder = encoders.IdentityEncoder(recipe.card)
         network, prepare = encoder.network, encoder.prepare
     else:
         network, prepare = build_network(recipe.card), inner_square
+    network.to(device)
     finds = recipe.targets == "identity"
     truth = looks(numbers["identity"]) if finds else numbers["pose"]
     outputs = network(prepare(to_float(pictures[:2]))).shape[1]
-    loss = Recognition(truth, outputs, seed) if finds else Regression(truth)
+    loss = (Recognition(truth, outputs, seed) if finds else Regression(truth)).to(device)
     train(network, prepare, pictures, loss, args, seed, mirror=finds)
 
     # Measure on other people.
-    pictures, numbers = faces("pretrain test", seed, TEST_PEOPLE, 2)
+    pictures, numbers = faces("pretrain test", seed, TEST_PEOPLE, 2, device)
     predicted = predict(network, prepare, pictures)
     if finds:
         measured = {"retrieval_top1_of_64_pct": round(retrieval_pct(predicted), 2)}
@@ -248,7 +255,7 @@ def pretrain(args: argparse.Namespace, recipe: Recipe) -> None:
 
     # Write the weights and their record.
     path = (args.out or recipe.folder) / recipe.card.file
-    weights.write_state(path, network.state_dict())
+    weights.write_state(path, network.cpu().state_dict())
     record = {
         "name": recipe.card.name,
         "sha256": weights.sha256(path),
@@ -257,6 +264,7 @@ def pretrain(args: argparse.Namespace, recipe: Recipe) -> None:
         "recipe": {"people": args.people, "steps": args.steps, "batch": args.batch, "lr": args.lr, "seed": seed},
         "data": f"teachers/exact at {SIZE} px, one picture each of people of seed {seed}",
         "renderer": synthetic.RENDERER,
+        "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
         "on_people_never_seen": measured,
         "minutes": round((time.time() - started) / 60, 1),
         "commit": git_commit(),
