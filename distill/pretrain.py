@@ -162,7 +162,7 @@ def train(
     the batches."""
     device = pictures.device
     generator = torch.Generator().manual_seed(seed)
-    optimiser = torch.optim.AdamW([*network.parameters(), *loss.parameters()], args.lr, weight_decay=0.05)
+    optimiser = torch.optim.AdamW([*network.parameters(), *loss.parameters()], args.lr, weight_decay=0.05, fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, args.lr, total_steps=args.steps, pct_start=0.15)
     network.train().to(memory_format=torch.channels_last)  # a tenth faster on a CPU
     bar = tqdm(range(args.steps), desc="train", unit="step")
@@ -234,11 +234,10 @@ def pretrain(args: argparse.Namespace, recipe: Recipe) -> None:
     pictures, numbers = faces("pretrain", seed, args.people, 1, device)
     torch.manual_seed(seed)
     if args.network == "identity_encoder":
-        encoder = encoders.IdentityEncoder(recipe.card)
+        encoder = encoders.IdentityEncoder(recipe.card).to(device)
         network, prepare = encoder.network, encoder.prepare
     else:
-        network, prepare = build_network(recipe.card), inner_square
-    network.to(device)
+        network, prepare = build_network(recipe.card).to(device), inner_square
     finds = recipe.targets == "identity"
     truth = looks(numbers["identity"]) if finds else numbers["pose"]
     outputs = network(prepare(to_float(pictures[:2]))).shape[1]
