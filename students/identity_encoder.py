@@ -141,7 +141,7 @@ CARDS = {
     "synthetic_identity": EncoderCard(
         name="synthetic_identity",
         file="synthetic_identity.safetensors",
-        sha256="eef931c3d9bf34000217fdc2540372314abfc5608ce330a3fc6ebed394837a3b",
+        sha256="be14a81d724f5daad7a18f6ddf72e4bbac4082cbc730da94bb4d37c83b76b6a9",
         url=None,
         source="this repository, students/weights",
         licence="Apache-2.0",
