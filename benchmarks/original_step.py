@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from distill.config import Experiment
 from distill.data.triplet import Triplet
-from distill.train import losses
+from distill.losses import terms as losses
 from distill.train.step import Networks
 
 

@@ -36,12 +36,12 @@ from distill import build, config
 from distill.data import prepare as data
 from distill.data.triplet import Triplet
 from distill.estimate import noise, saved_bytes
+from distill.losses.discriminator import build as build_discriminator
+from distill.losses.perceptual import Perceptual, backbone
 from distill.pseudo_gt.quality import DTYPES
 from distill.tracking import Tracker
-from distill.train.discriminator import build as build_discriminator
 from distill.train.loop import mixture
 from distill.train.monitor import Sums
-from distill.train.perceptual import Perceptual, backbone
 from distill.train.step import Networks, Step, build_networks
 from distill.train.stream import batches
 from students.identity_encoder import CARDS as ENCODERS

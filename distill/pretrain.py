@@ -5,8 +5,8 @@
 The pose estimators regress the exact Euler angles and expression of a synthetic face. The encoder and the recogniser
 learn to find the person of a picture among thousands: by the person's exact numbers, so that one picture of each person
 is enough. The encoder that trains students and the recogniser that measures them differ in architecture, seed and
-people. A GPU is used where torch sees one. The command writes NAME.safetensors and NAME.json (recipe, data, accuracy on unseen people, sha256) into the
-folder of the shipped weights. Afterwards, copy the new sha256 into the network's card.
+people. A GPU is used where torch sees one. The command writes NAME.safetensors and NAME.json (recipe, data, accuracy on
+unseen people, sha256) into the folder of the shipped weights. Afterwards, copy the new sha256 into the network's card.
 """
 
 from __future__ import annotations
@@ -192,7 +192,11 @@ def retrieval_pct(embeddings: Tensor) -> float:
     """Top-1 retrieval in %: each second picture is searched among the first ones of 64 people, from (people * 2, K)."""
     gallery, query = (F.normalize(e) for e in (embeddings[0::2], embeddings[1::2]))
     hits = [
-        (query[i : i + GALLERY] @ gallery[i : i + GALLERY].T).argmax(1).eq(torch.arange(GALLERY, device=query.device)).float().mean()
+        (query[i : i + GALLERY] @ gallery[i : i + GALLERY].T)
+        .argmax(1)
+        .eq(torch.arange(GALLERY, device=query.device))
+        .float()
+        .mean()
         for i in range(0, len(gallery), GALLERY)
     ]
     return 100 * float(torch.stack(hits).mean())

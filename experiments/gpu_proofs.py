@@ -72,7 +72,7 @@ def variants(compiled: bool, tiny: bool, keys: set[str]) -> dict[str, dict]:
     off, on = ({"train.capture": value} if "capture" in keys else {} for value in ("off", "auto" if tiny else "on"))
     steps = TINY_STEPS if tiny else STEPS
     if compiled:
-        runs = {"eager": off, "compiled": {**off, "train.compile": True}}
+        runs = {"eager": off, "again": off, "compiled": {**off, "train.compile": True}}
         return runs | ({"compiled_captured": {**on, "train.compile": True}} if on else {})
     runs = {"eager": off, "again": off, "halves": {**on, "train.steps": steps // 2}}
     return runs | ({"captured": on} if on else {})

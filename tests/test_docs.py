@@ -268,7 +268,7 @@ def test_example_of_a_metric(monkeypatch):
 def test_example_of_a_loss():
     stripes = torch.zeros(1, 3, 4, 4)
     stripes[..., ::2] = 1
-    loss = example("distill/train/losses.py").total_variation
+    loss = example("distill/losses/terms.py").total_variation
     assert loss(stripes) == 1
     key = example("distill/schema.py, in Loss").total_variation
     assert key == 0 and not hasattr(Loss(), "total_variation")

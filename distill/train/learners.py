@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 import students
 from distill.data.triplet import Triplet
-from distill.train import losses
+from distill.losses import terms as losses
 from students.identity_encoder import IdentityEncoder
 from teachers import faceshifter
 

@@ -19,16 +19,17 @@ from torch.func import functional_call
 from distill import build
 from distill.config import Experiment
 from distill.data.triplet import Triplet
+from distill.losses import terms as losses
+from distill.losses.discriminator import build as build_discriminator
+from distill.losses.frozen import for_training
+from distill.losses.perceptual import Perceptual
+from distill.losses.perceptual import build as build_perceptual
 from distill.stage import StageError
-from distill.train import batch_norm, losses
+from distill.train import batch_norm
 from distill.train.capture import Captured, reason_against
 from distill.train.checkpoint import State
-from distill.train.discriminator import build as build_discriminator
-from distill.train.frozen import for_training
 from distill.train.learners import Learner
 from distill.train.online import OnlineTeacher, build_adapters, taps
-from distill.train.perceptual import Perceptual
-from distill.train.perceptual import build as build_perceptual
 from distill.train.regions import compile_regions, keep_compiled_in
 from students.identity_encoder import IdentityEncoder
 

@@ -1,15 +1,25 @@
-"""A training step at CPU size on a batch of noise, with and without GT, and what it computes."""
+"""A training step at CPU size on a batch of noise, with and without GT, and what it computes.
 
+PYTHONPATH=. python tests/helpers/steps.py FILE     # writes what they compute as JSON
+"""
+
+import json
+import sys
+import tempfile
 from pathlib import Path
+from unittest import mock
 
 import torch
 
-from distill import config, estimate, run
+sys.path.append(str(Path(__file__).resolve().parent.parent))
+
+from distill import build, config, estimate, run
 from distill.data.triplet import Triplet
 from distill.train.step import Step, build_networks
 from helpers.line import experiment
+from students.identity_encoder import CARDS, IdentityEncoder
 
-CPU = torch.device("cpu")
+CPU, RATE = torch.device("cpu"), 1e-4
 SECTIONS = {
     "compact": {"student": {"name": "compact", "options": {"width": 8}}},
     "mobilefsgan": {
@@ -32,7 +42,20 @@ SECTIONS = {
 
 def step_of(folder: Path, name: str, **train) -> Step:
     exp = config.load(experiment(folder, **{**SECTIONS[name], "train": train}))
-    return Step(exp, build_networks(exp, CPU), run.new_accelerator(exp))
+    with mock.patch.object(build, "identity_encoder", random_encoder):
+        return Step(exp, build_networks(exp, CPU), run.new_accelerator(exp))
+
+
+def random_encoder(*_) -> IdentityEncoder:
+    """An encoder of random weights: the recorded numbers shall not change when the shipped one is trained again."""
+    torch.manual_seed(7)
+    encoder = IdentityEncoder(CARDS["synthetic_identity"]).requires_grad_(False)
+    for _ in range(20):  # its batch normalisation must fit, or all embeddings are nearly equal
+        encoder(torch.rand(16, 3, 64, 64) * 2 - 1)
+    encoder.eval()
+    encoder.weight_hash = "random"
+    torch.manual_seed(0)
+    return encoder
 
 
 def noise() -> Triplet:
@@ -63,3 +86,28 @@ def first_gradients(step: Step, batch: Triplet) -> dict[str, float]:
     for handle in handles:
         handle.remove()
     return found
+
+
+def computed(step: Step, batch: Triplet) -> dict:
+    """What three steps compute: gradients of the first, terms of the others, how far the average of the weights has
+    moved, and a sum over the buffers."""
+    first = [p.detach().double().clone() for p in step.state.ema.parameters()]
+    gradients = first_gradients(step, batch)
+    terms = [{}, *({key: value.item() for key, value in step.learn(batch).items()} for _ in range(2))]
+    networks = (step.state.net, step.state.discriminator)
+    buffers = [b.double().abs().sum() for n in networks for k, b in n.named_buffers() if "num_batches" not in k]
+    return {
+        "gradients": gradients,
+        "terms": terms,
+        "moved": sum(
+            (p.double() - o).abs().sum().item() for p, o in zip(step.state.ema.parameters(), first, strict=True)
+        ),
+        "buffers": sum(buffers).item(),
+    }
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as folder:
+        places = {name: Path(tempfile.mkdtemp(dir=folder)) for name in SECTIONS}
+        found = {name: computed(step_of(place, name, lr=RATE), noise()) for name, place in places.items()}
+    Path(sys.argv[1]).write_text(json.dumps(found, indent=1) + "\n")

@@ -8,8 +8,8 @@ from torch import nn
 from torch.nn import functional as F
 
 import students
+from distill.losses.discriminator import MultiScaleDiscriminator
 from distill.train import batch_norm
-from distill.train.discriminator import MultiScaleDiscriminator
 
 
 class Toy(nn.Sequential):

@@ -12,7 +12,7 @@ from helpers.line import experiment, in_process, launch
 from benchmarks import curves, roofline
 from benchmarks.original_step import OriginalStep
 from distill import config, estimate, run
-from distill.train import discriminator
+from distill.losses import discriminator
 from distill.train.monitor import read_log
 from distill.train.step import Step, build_networks
 

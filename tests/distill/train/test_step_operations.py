@@ -5,13 +5,13 @@ import json
 import pytest
 import torch
 from helpers.goldens import FOLDER
-from helpers.steps import SECTIONS, first_gradients, noise, step_of
+from helpers.steps import RATE, SECTIONS, computed, noise, step_of
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks import roofline
-from distill.train.discriminator import MultiScaleDiscriminator
-from distill.train.frozen import for_training
+from distill.losses.discriminator import MultiScaleDiscriminator
+from distill.losses.frozen import for_training
 from students.identity_encoder import CARDS, IdentityEncoder
 
 # Of commit 8db3152: one pass per scale, a loop over parameters, spectral norms one by one. Three steps at CPU size.
@@ -20,23 +20,19 @@ BEFORE = json.loads((FOLDER / "training_step.json").read_text())
 
 @pytest.mark.parametrize("name", SECTIONS)
 def test_losses_gradients_and_averages_are_those_of_the_former_step(tmp_path, name):
-    step, batch, before = step_of(tmp_path, name), noise(), BEFORE[name]
-    gradients, terms = first_gradients(step, batch), []
-    assert gradients.keys() == before["gradients"].keys()
+    step, before = step_of(tmp_path, name, lr=RATE), BEFORE[name]
+    found = computed(step, noise())
+    assert found["gradients"].keys() == before["gradients"].keys()
     largest = max(before["gradients"].values())
     for key, value in before["gradients"].items():
-        assert gradients[key] == pytest.approx(value, rel=1e-4, abs=1e-6 * largest), key
-    terms = [step.learn(batch) for _ in range(2)]
-    # Adam divides gradients by their own size, so the rounding of tiny ones grows from step to step.
-    for number, found in enumerate(terms, 1):
-        assert found.keys() == before["terms"][number].keys()
-        for key, value in before["terms"][number].items():
-            assert found[key].item() == pytest.approx(value, rel=3e-2 if name == "faceshifter" else 1e-3), (number, key)
-    average = sum(p.double().abs().sum().item() for p in step.state.ema.parameters())
-    assert step.state.step == 3 and average == pytest.approx(before["average"], rel=1e-4)
-    networks = (step.state.net, step.state.discriminator)
-    buffers = [b.double().abs().sum() for n in networks for k, b in n.named_buffers() if "num_batches" not in k]
-    assert sum(buffers).item() == pytest.approx(before["buffers"], rel=1e-3)
+        assert found["gradients"][key] == pytest.approx(value, rel=1e-4, abs=1e-6 * largest), key
+    # Adam divides gradients by their own size, so the rounding of tiny ones moves weights, a little.
+    for number, terms in enumerate(before["terms"]):
+        assert found["terms"][number].keys() == terms.keys()
+        for key, value in terms.items():
+            assert found["terms"][number][key] == pytest.approx(value, rel=1e-3), (number, key)
+    assert step.state.step == 3 and found["moved"] == pytest.approx(before["moved"], rel=2e-2)
+    assert found["buffers"] == pytest.approx(before["buffers"], rel=1e-3)
 
 
 # Operations of a whole step (forward, backward, both optimisers, average): those of commit 8db3152, and the most now.

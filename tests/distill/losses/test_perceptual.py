@@ -4,7 +4,7 @@ import pytest
 import torch
 from conftest import SHARED, needs_shared
 
-from distill.train import perceptual
+from distill.losses import perceptual
 from eval.estimators import untrained_estimator
 from swapcore import weights
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from distill.train import losses
+from distill.losses import terms as losses
 
 
 def test_reconstruction_is_l1_where_there_is_a_truth_and_nothing_elsewhere():

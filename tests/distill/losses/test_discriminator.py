@@ -6,7 +6,7 @@ from helpers import goldens
 from helpers.original_discriminators import original_to_ours, pyramid_original_to_ours
 from torch.nn import functional as F
 
-from distill.train.discriminator import (
+from distill.losses.discriminator import (
     MultiScaleDiscriminator,
     PyramidDiscriminator,
     build,

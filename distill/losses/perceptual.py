@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from distill.train import losses
+from distill.losses import terms as losses
 from eval.cards import CARDS
 from eval.estimators import load_estimator
 from swapcore import weights

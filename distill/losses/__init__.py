@@ -1,0 +1,1 @@
+"""What a training step minimises: loss terms, discriminators, and frozen networks."""
