@@ -14,18 +14,22 @@ import time
 import weakref
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from distill import config
 from distill.config import Experiment
 from distill.data.triplet import Triplet
 from distill.train.step import Networks, Step, build_networks
+from swapcore.files import read_json, write_json
 from swapcore.hardware import environment
 
 COUNTED_SAMPLES = 2  # the fewest that batch normalisation accepts
-TIMED_STEPS = 2  # after one warm-up step
+TIMED_STEPS, TRIED_STEPS = 2, 3  # after one warm-up step
+LEAST_GAIN = 1.1  # times as fast: bf16 is less exact, so a tenth must be gained
 
 
 def run(exp: Experiment, accelerator) -> list[str]:
@@ -76,11 +80,53 @@ def of_all(exps: list[Experiment], accelerator_of: Callable) -> None:
     """Print the estimate of every experiment. Experiments that differ in name and seed alone are measured once."""
     measured: dict[str, str] = {}
     for exp in exps:
+        if exp.train.precision == "auto":
+            exp = _in(exp, _trial(exp, accelerator_of)["precision"])
         accelerator = accelerator_of(exp)
         key = repr(replace(exp, name="", runs="", train=replace(exp.train, seed=0)))
         lines = [f"{exp.name}: as {measured[key]}"] if key in measured else run(exp, accelerator)
         measured.setdefault(key, exp.name)
         accelerator.print("\n".join(lines), flush=True)
+
+
+def with_faster_precision(exp: Experiment, accelerator_of: Callable) -> Experiment:
+    """The experiment with `train.precision: auto` replaced by bf16 where steps of noise are faster with it here, else
+    by fp32. All variants and later starts have the choice of the first start: it is kept in the run's folder.
+
+    Raises ConfigError where a variant says auto: variants would differ by more than what they name.
+    """
+    if exp.train.precision != "auto":
+        return exp
+    path, children = exp.folder / "precision.json", config.children(exp)
+    if own := [variant for variant, changes in exp.variants.items() if changes.get("train.precision") == "auto"]:
+        raise config.ConfigError(f"variants.{own[0]}: train.precision: auto is a choice for all variants; move it up")
+    accelerator = accelerator_of(_in(exp, "fp32"))
+    if not path.is_file() and any("train" in one.stages for one in [child.exp for child in children] or [exp]):
+        found = _trial(children[0].exp if children else exp, accelerator_of)
+        if accelerator.is_main_process:
+            write_json(path, found)
+            times = ", ".join(f"{name} {seconds:.3g} s" for name, seconds in found["step_s"].items())
+            print(f"{exp.name}: train.precision: {found['precision']} ({times} a step)", flush=True)
+    accelerator.wait_for_everyone()
+    return _in(exp, read_json(path)["precision"] if path.is_file() else "fp32")
+
+
+def _trial(exp: Experiment, accelerator_of: Callable) -> dict[str, Any]:
+    """Seconds of a step in each precision, the best of some, and the precision to take. Compiled or captured, steps
+    would take minutes to start."""
+    seconds = {}
+    for precision in ("fp32", "bf16"):
+        one = _in(replace(exp, train=replace(exp.train, compile=False, capture="off")), precision)
+        accelerator = accelerator_of(one)
+        step = Step(one, build_networks(one, accelerator.device), accelerator)
+        batch = noise(one.train.batch_size, one.data.resolution)
+        seconds[precision] = min([_seconds(step, batch, accelerator.device) for _ in range(1 + TRIED_STEPS)][1:])
+    faster = seconds["bf16"] * LEAST_GAIN < seconds["fp32"]
+    return {"precision": "bf16" if faster else "fp32", "step_s": seconds, "environment": environment()}
+
+
+def _in(exp: Experiment, precision: str) -> Experiment:
+    return replace(exp, train=replace(exp.train, precision=precision))
 
 
 def noise(count: int, size: int) -> Triplet:

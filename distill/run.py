@@ -94,13 +94,14 @@ def set_threads(exp: config.Experiment, beside: int = 1) -> None:
 def run(exp: config.Experiment, child: str | None = None) -> None:
     """Run all stages of an experiment, or of each of its variants, in order or `jobs` at a time; with `child`, those
     of one of its variants alone, as the process of a job."""
-    children = config.children(exp)
-    set_threads(exp, jobs.slots(exp, len(children)) if child else 1)
+    set_threads(exp, jobs.slots(exp, len(config.children(exp))) if child else 1)
     jobs.refuse_several_processes(exp)
     # torch 2.14 renames this option of DistributedDataParallel; torch 2.11 knows the old name only.
     warnings.filterwarnings("ignore", message=".*broadcast_buffers", category=FutureWarning)
-    for each in [child.exp for child in children] or [exp]:
+    for each in [one.exp for one in config.children(exp)] or [exp]:
         build.check_names(each)
+    exp = estimate.with_faster_precision(exp, new_accelerator)
+    children = config.children(exp)
     if children and exp.jobs > 1 and not child:
         variants.run_side_by_side(exp, children)
         return

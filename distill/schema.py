@@ -149,7 +149,7 @@ class Train:
     lr_final: float = 1.0  # cosine decay of lr to this share at the last step; 1 = constant
     grad_clip: float = 10.0  # largest L2 norm of the gradient
     ema: float = 0.999  # decay of the EMA of the weights per step, smaller in the first steps; 0 = off
-    precision: Literal["fp32", "fp16", "bf16"] = "fp32"  # of forward and backward passes; weights stay fp32
+    precision: Literal["auto", "fp32", "fp16", "bf16"] = "fp32"  # of both passes; auto: fp32 or bf16, the faster here
     compile: bool = False  # torch.compile of each block: minutes at the start, then faster steps with other rounding
     compile_cache: Location | None = None  # folder of compiled code, for later starts; null: a temporary folder
     capture: Literal["auto", "on", "off"] = "off"  # the step as one CUDA graph; auto: where that is possible
