@@ -152,7 +152,7 @@ class Train:
     precision: Literal["auto", "fp32", "fp16", "bf16"] = "fp32"  # of both passes; auto: fp32 or bf16, the faster here
     compile: bool = False  # torch.compile of each block: minutes at the start, then faster steps with other rounding
     compile_cache: Location | None = None  # folder of compiled code, for later starts; null: a temporary folder
-    capture: Literal["auto", "on", "off"] = "off"  # the step as one CUDA graph; auto: where that is possible
+    capture: Literal["auto", "on", "off"] = "auto"  # the step as one CUDA graph; auto: where that is possible
     autotune: bool = False  # cuDNN chooses the fastest algorithms; results then differ in the last bits
     sync_batch_norm: bool = True  # batch statistics over all processes
     flip: bool = False  # mirror whole triplets at random

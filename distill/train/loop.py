@@ -47,7 +47,7 @@ def run(exp: Experiment, accelerator, tracker, name: str = "train") -> Stage:
         return stage
     step = Step(exp, networks, accelerator)
     state = step.state
-    if step.not_captured and settings.capture != "off":
+    if step.not_captured and settings.capture != "off" and device.type == "cuda":  # a CPU has no graphs anyway
         accelerator.print(f"  the step is not captured: {step.not_captured}")
     preview = Preview(exp, encoder, device)
     with accelerator.local_main_process_first():  # where it packs pictures into a file, the others find it
