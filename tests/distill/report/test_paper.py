@@ -201,7 +201,8 @@ def test_the_command_writes_all_three(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "MobileFSGAN/generator | 10.2 | **10.2** | ±0.0" in printed and " unknown" in printed
     text = (tmp_path / "paper.md").read_text()
-    assert "Measured here: quickstart" in text and "**99.2**" in text
+    exact = json.loads((kept / "metrics.json").read_text())["rows"]["exact"]["id_retrieval_top1_pct"]["value"]
+    assert "Measured here: quickstart" in text and f"**{exact:.1f}**" in text
     assert sorted(p.name for p in tmp_path.iterdir()) == ["paper.csv", "paper.html", "paper.md"]
     assert main(["paper", "--out", str(tmp_path), "--results", str(tmp_path / "absent")]) == 2
     assert "absent: no such file" in capsys.readouterr().err
