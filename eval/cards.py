@@ -85,7 +85,7 @@ _SQUEEZENET = {
 CARDS = {
     "synthetic_recogniser": _synthetic(
         "recogniser",
-        "2155be072b15feace4d61de612e84906842d9ed17ec41b167f494e59533b6499",
+        "5936ce4132f742dd1ffdca80431877a24147b4b8761bcb3a367ccf1b19a478ce",
         64,
         "For synthetic faces.",
         options={"depth": 2},
