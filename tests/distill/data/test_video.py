@@ -1,0 +1,395 @@
+"""Videos as phones, cameras and screen recorders make them: read upright, and written again with nothing lost."""
+
+import dataclasses
+from fractions import Fraction
+
+import numpy as np
+import pytest
+
+pytest.importorskip("av", reason='pip install -e ".[video]"')
+
+import av
+from helpers.videos import beep, onset, times, write_film
+
+from distill.data import containers, video
+from swapcore.images import DataError
+
+SIDE = 64
+
+
+def flat(colour, height=SIDE, width=SIDE):
+    return np.full((height, width, 3), colour, np.uint8)
+
+
+def quarters(height=48, width=SIDE):
+    """A picture that no turn maps to itself."""
+    image = flat((200, 40, 40), height, width)
+    image[: height // 2, : width // 2] = (40, 180, 40)
+    image[height // 2 :, : width // 2] = (40, 60, 200)
+    image[height // 2 :, width // 2 :] = (220, 220, 60)
+    return image
+
+
+def same(image):
+    return image
+
+
+def convert(source, target, change=same):
+    return list(video.convert(source, target, change))
+
+
+def shown(path):
+    return list(video.read(path, range(99)).values())
+
+
+def end(path):
+    """When the last frame of a silent film ends, in seconds."""
+    with av.open(str(path)) as container:
+        film = container.streams.video[0]
+        if film.start_time is None or film.duration is None:  # Matroska counts from 0
+            return Fraction(container.duration, 1_000_000)
+        return (film.start_time + film.duration) * film.time_base
+
+
+def time_base_of(path):
+    with av.open(str(path)) as container:
+        return container.streams.video[0].time_base
+
+
+# 9. times
+
+
+PHONE = [0, 33, 66, 100, 171, 204, 240, 900, 933]
+MIXED = [*range(0, 3750 * 6, 3750), *range(3750 * 6, 3750 * 6 + 3000 * 6, 3000)]  # 24, then 30 frames a second
+SCREEN = [0, 16, 5000, 5016, 5033, 9000]
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mov", ".mkv", ".webm"])
+@pytest.mark.parametrize(
+    ("ticks", "time_base"),
+    [
+        (PHONE, Fraction(1, 1000)),
+        (MIXED, Fraction(1, 90000)),
+        (SCREEN, Fraction(1, 1000)),
+        ([500, 533, 600], Fraction(1, 600)),
+        ([1001 * i for i in (0, 1, 2, 4, 5)], Fraction(1, 30000)),
+        ([0], Fraction(1, 1000)),
+    ],
+)
+def test_every_frame_keeps_its_time(tmp_path, suffix, ticks, time_base):
+    frames = [flat((i * 20, 90, 90)) for i in range(len(ticks))]
+    write_film(tmp_path / "in.mp4", frames, ticks, time_base)
+    assert convert(tmp_path / "in.mp4", tmp_path / f"out{suffix}") == list(range(1, len(ticks) + 1))
+    before, after = times(tmp_path / "in.mp4"), times(tmp_path / f"out{suffix}")
+    assert before == [tick * time_base for tick in ticks]
+    exact = suffix in (".mp4", ".mov")
+    assert len(after) == len(before)
+    assert max(abs(a - b) for a, b in zip(after, before, strict=True)) <= (0 if exact else Fraction(1, 2000))
+    assert abs(end(tmp_path / f"out{suffix}") - (ticks[-1] + 40) * time_base) <= (0 if exact else Fraction(1, 1000))
+    if exact:
+        assert time_base_of(tmp_path / f"out{suffix}") == time_base
+    values = [image[..., 0].mean() for image in shown(tmp_path / f"out{suffix}")]
+    assert np.allclose(values, [i * 20 for i in range(len(ticks))], atol=4)
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mov", ".mkv", ".webm", ".avi"])
+@pytest.mark.parametrize(
+    ("name", "codec", "start"),
+    [("in.mp4", "aac", 0), ("in.mov", "pcm_s16le", 0), ("in.mkv", "pcm_s16le", 8000), ("in.mkv", "flac", 0)],
+)
+def test_a_flash_and_a_beep_stay_together(tmp_path, suffix, name, codec, start):
+    rate, steps = 16000, [40] * 30 if suffix == ".avi" else [33, 33, 70, 21] * 8
+    ticks = [sum(steps[:i]) for i in range(len(steps))]
+    flash = next(i for i, tick in enumerate(ticks) if tick >= 700)
+    frames = [flat(250 if i >= flash else 10) for i in range(len(ticks))]
+    samples = beep(1.2 - start / rate, ticks[flash] / 1000 - start / rate, rate)
+    write_film(tmp_path / name, frames, ticks, sound=[(codec, samples, rate, start)])
+    out = tmp_path / f"out{suffix}"
+    convert(tmp_path / name, out)
+    lit = [image.mean() > 128 for image in shown(out)].index(True)
+    assert lit == flash
+    before = onset(tmp_path / name) - float(times(tmp_path / name)[flash])
+    after = onset(out) - float(times(out)[lit])
+    assert abs(before) < 0.003 and abs(after - before) < 0.005
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".webm"])
+def test_frames_that_are_stored_in_another_order_keep_their_times(tmp_path, suffix):
+    frames = [flat((i * 20, 90, 90)) for i in range(len(PHONE))]
+    write_film(tmp_path / "in.mp4", frames, PHONE, b_frames=3)
+    convert(tmp_path / "in.mp4", tmp_path / f"out{suffix}")
+    after = times(tmp_path / f"out{suffix}")
+    assert after == times(tmp_path / "in.mp4") == [Fraction(tick, 1000) for tick in PHONE]
+    assert np.allclose([i[..., 0].mean() for i in shown(tmp_path / f"out{suffix}")], np.arange(9) * 20, atol=4)
+
+
+def test_a_gap_in_sound_that_is_encoded_anew_stays_a_gap(tmp_path):
+    """A screen recording of Matroska with a pause: the encoder of AAC alone would move what follows forward."""
+    write_film(tmp_path / "in.mkv", [flat(90)] * 40, sound=[("pcm_s16le", beep(0.5, 9), 16000, 0)])
+    second = [("pcm_s16le", beep(0.3, 0.1), 16000, 16000)]
+    write_film(tmp_path / "late.mkv", [flat(90)] * 40, sound=second)
+    with av.open(str(tmp_path / "in.mkv")) as one, av.open(str(tmp_path / "late.mkv")) as two:
+        with av.open(str(tmp_path / "gap.mkv"), "w") as joined:
+            film = joined.add_stream_from_template(one.streams.video[0])
+            sound = joined.add_stream_from_template(one.streams.audio[0])
+            for container in (one, two):
+                for packet in container.demux():
+                    if packet.size and (packet.stream.type == "audio" or container is one):
+                        packet.stream = sound if packet.stream.type == "audio" else film
+                        joined.mux(packet)
+    assert onset(tmp_path / "gap.mkv") == pytest.approx(1.1, abs=0.003)
+    for name in ("out.mp4", "out.webm", "out.avi"):
+        convert(tmp_path / "gap.mkv", tmp_path / name)
+        assert onset(tmp_path / name) == pytest.approx(1.1, abs=0.006)
+
+
+def test_a_rate_that_varies_does_not_fit_avi(tmp_path):
+    write_film(tmp_path / "in.mp4", [flat(90)] * len(PHONE), PHONE)
+    with pytest.raises(DataError, match="the frame rate varies, which AVI cannot hold; let OUT end in .mp4"):
+        convert(tmp_path / "in.mp4", tmp_path / "out.avi")
+    write_film(
+        tmp_path / "even.mp4", [flat(i * 20) for i in range(5)], [0, 3000, 6000, 12000, 15000], Fraction(1, 90000)
+    )
+    convert(tmp_path / "even.mp4", tmp_path / "out.avi")  # one frame is left out, but the rate is one
+    assert times(tmp_path / "out.avi") == [Fraction(i, 30) for i in (0, 1, 2, 4, 5)]
+
+
+# 10. which way is up
+
+
+@pytest.mark.parametrize("mirrored", [False, True])
+@pytest.mark.parametrize("degrees", [0, 90, 180, 270])
+def test_a_film_that_was_taken_sideways_is_read_and_written_upright(tmp_path, degrees, mirrored):
+    lying = quarters()
+    expected = np.rot90(lying, degrees // 90)
+    expected = expected[:, ::-1] if mirrored else expected
+    write_film(tmp_path / "in.mp4", [lying] * 3, turn=(degrees, mirrored))
+    assert video.count(tmp_path / "in.mp4") == 3
+    seen = []
+    for name in ("out.mp4", "out.webm"):
+        convert(tmp_path / "in.mp4", tmp_path / name, lambda image: seen.append(image) or image)
+        with av.open(str(tmp_path / name)) as container:
+            frame = next(container.decode(video=0))
+            assert frame.rotation == 0 and frame.side_data.get("DISPLAYMATRIX") is None
+            plain = frame.to_ndarray(format="rgb24")
+        for image in (video.read(tmp_path / "in.mp4", [1])[1], seen[-1], plain):
+            assert image.shape == expected.shape and image.flags.c_contiguous
+            assert np.median(np.abs(image.astype(int) - expected)) <= 2
+
+
+def test_a_film_without_a_turn_stays_as_it_is(tmp_path):
+    write_film(tmp_path / "in.mp4", [quarters()])
+    assert np.median(np.abs(video.read(tmp_path / "in.mp4", [0])[0].astype(int) - quarters())) <= 2
+
+
+@pytest.mark.parametrize(("degrees", "expected"), [(0, Fraction(4, 3)), (90, Fraction(3, 4))])
+def test_pixels_that_are_not_square_keep_their_shape(tmp_path, degrees, expected):
+    write_film(tmp_path / "in.mp4", [quarters()] * 2, turn=(degrees, False), pixel=Fraction(4, 3))
+    for name in ("out.mp4", "out.mkv", "out.webm"):
+        convert(tmp_path / "in.mp4", tmp_path / name)
+        with av.open(str(tmp_path / name)) as container:
+            assert container.streams.video[0].sample_aspect_ratio == expected, name
+
+
+# 11. sound, containers, covers, and nothing lost at the end
+
+
+HOLDS = {
+    ".mp4": ("mov,mp4", "h264", {"pcm_s16le": "aac", "aac": "aac", "libopus": "opus", "flac": "flac"}),
+    ".mov": ("mov,mp4", "h264", {"pcm_s16le": "pcm_s16le", "aac": "aac", "libopus": "aac", "flac": "aac"}),
+    ".mkv": ("matroska", "h264", {"pcm_s16le": "pcm_s16le", "aac": "aac", "libopus": "opus", "flac": "flac"}),
+    ".webm": ("matroska,webm", "vp9", {"pcm_s16le": "opus", "aac": "opus", "libopus": "opus", "flac": "opus"}),
+    ".avi": (
+        "avi",
+        "mpeg4",
+        {"pcm_s16le": "pcm_s16le", "aac": "pcm_s16le", "libopus": "pcm_s16le", "flac": "pcm_s16le"},
+    ),
+}
+
+
+@pytest.mark.parametrize("suffix", HOLDS)
+@pytest.mark.parametrize("codec", ["pcm_s16le", "aac", "libopus", "flac"])
+def test_a_file_holds_what_its_name_says(tmp_path, suffix, codec):
+    source, out = tmp_path / "in.mkv", tmp_path / f"out{suffix.upper()}"
+    sound = [(codec, beep(0.4, 0.2, 48000, channels), 48000, 0) for channels in (2, 1)]
+    write_film(source, [quarters()] * 10, sound=sound)
+    convert(source, out)
+    form, pictures, sounds = HOLDS[suffix]
+    with av.open(str(out)) as container:
+        assert container.format.name.startswith(form)
+        if suffix in (".mkv", ".webm", ".mov", ".mp4"):
+            kind = {".mkv": b"matroska", ".webm": b"webm", ".mov": b"ftypqt  ", ".mp4": b"ftypisom"}[suffix]
+            assert kind in out.read_bytes()[:64]
+        assert [stream.codec_context.codec.canonical_name for stream in container.streams.video] == [pictures]
+        assert [s.codec_context.codec.canonical_name for s in container.streams.audio] == [sounds[codec]] * 2
+        assert [stream.codec_context.channels for stream in container.streams.audio] == [2, 1]
+        assert "AI-generated" in str(container.metadata)
+    assert [onset(out, i) for i in (0, 1)] == pytest.approx([0.2, 0.2], abs=0.01)
+    assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".")] == []
+
+
+@pytest.mark.parametrize(("name", "codec"), [("in.avi", "mpeg4"), ("in.mov", "libx264"), ("in.mkv", "libx264")])
+@pytest.mark.parametrize(("rate", "channels"), [(48000, 2), (44100, 1), (22050, 2), (96000, 6)])
+def test_sound_of_cameras_is_encoded_anew(tmp_path, name, codec, rate, channels):
+    samples = beep(0.4, 0.2, rate, channels)
+    write_film(tmp_path / name, [quarters()] * 10, range(10), Fraction(1, 25), codec=codec, last=1,
+               sound=[("pcm_s16le", samples, rate, 0)])  # fmt: skip
+    for out, codec_name in (("out.mp4", "aac"), ("out.webm", "opus")):
+        convert(tmp_path / name, tmp_path / out)
+        assert onset(tmp_path / out) == pytest.approx(0.2, abs=0.01)
+        with av.open(str(tmp_path / out)) as container:
+            (stream,) = container.streams.audio
+            assert (stream.codec_context.codec.canonical_name, stream.codec_context.channels) == (codec_name, channels)
+    assert [len(shown(tmp_path / out)) for out in ("out.mp4", "out.webm")] == [10, 10]
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mov", ".mkv", ".avi"])
+def test_a_cover_is_not_the_film(tmp_path, suffix):
+    cover, frames = flat((250, 10, 10), 32, 32), [flat((10, 10, 250))] * 5
+    codec = "mpeg4" if suffix == ".avi" else "libx264"
+    source = tmp_path / f"in{suffix}"
+    write_film(source, frames, range(5), Fraction(1, 25), codec=codec, cover=cover, last=1)
+    with av.open(str(source)) as container:
+        assert container.streams.video[0].name == "mjpeg"
+    convert(source, tmp_path / "out.mp4")
+    for path in (source, tmp_path / "out.mp4"):
+        assert video.count(path) == 5
+        assert [image.shape for image in shown(path)] == [(SIDE, SIDE, 3)] * 5
+        assert shown(path)[0][..., 2].mean() > 200
+
+
+def test_a_file_without_a_film_is_named(tmp_path):
+    with av.open(str(tmp_path / "sound.mp4"), "w") as container:
+        track = container.add_stream("aac", rate=16000, layout="mono")
+        block = av.AudioFrame.from_ndarray(beep(0.2, 0), format="fltp", layout="mono")
+        block.sample_rate, block.pts, block.time_base = 16000, 0, Fraction(1, 16000)
+        container.mux(track.encode(block))
+        container.mux(track.encode(None))
+    for attempt in (video.count, lambda p: video.read(p, [0]), lambda p: convert(p, tmp_path / "out.mp4")):
+        with pytest.raises(DataError, match=r"sound.mp4: not a readable video \(it holds no pictures\)"):
+            attempt(tmp_path / "sound.mp4")
+    assert [p.name for p in tmp_path.iterdir()] == ["sound.mp4"]
+
+
+def test_another_ending_is_refused_before_the_first_frame(tmp_path):
+    write_film(tmp_path / "in.mp4", [quarters()])
+    with pytest.raises(DataError, match=r"out.ogv: not a video by its ending; known: .avi, .mkv, .mov, .mp4, .webm"):
+        convert(tmp_path / "in.mp4", tmp_path / "out.ogv", fail)
+
+
+def fail(image):
+    raise AssertionError("a frame was changed")
+
+
+def test_sound_that_cannot_be_written_is_refused_before_the_first_frame(tmp_path, monkeypatch):
+    write_film(tmp_path / "in.mkv", [quarters()] * 5, sound=[("pcm_s16le", beep(0.2, 0.1), 16000, 0)])
+    known = dataclasses.replace(containers.KINDS[".webm"], copied=frozenset({"pcm_s16le"}))  # WebM takes no PCM
+    monkeypatch.setitem(containers.KINDS, ".webm", known)
+    with pytest.raises(
+        DataError, match=r"in.mkv: its sound \(pcm_s16le\) cannot be written as webm .*out first: ffmpeg"
+    ):
+        convert(tmp_path / "in.mkv", tmp_path / "out.webm", fail)
+    assert [p.name for p in tmp_path.iterdir()] == ["in.mkv"]
+
+
+def test_pictures_are_kept_where_the_sound_fails_at_the_end(tmp_path, monkeypatch):
+    write_film(tmp_path / "in.mp4", [flat(i * 20) for i in range(9)], PHONE, sound=[("aac", beep(1, 0.5), 16000, 0)])
+    (tmp_path / "out.mp4").write_bytes(b"before")
+    real = containers.add_sound
+
+    def later(writer, kind, streams):
+        if isinstance(writer.name, str) and writer.name.startswith(str(tmp_path)):
+            raise ValueError("no room for sound")
+        return real(writer, kind, streams)
+
+    monkeypatch.setattr(containers, "add_sound", later)
+    with pytest.raises(
+        DataError, match=r"no room for sound\); the 9 frames that were swapped are in .*out.pictures.mp4"
+    ):
+        convert(tmp_path / "in.mp4", tmp_path / "out.mp4")
+    assert times(tmp_path / "out.pictures.mp4") == times(tmp_path / "in.mp4")
+    assert (tmp_path / "out.mp4").read_bytes() == b"before"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["in.mp4", "out.mp4", "out.pictures.mp4"]
+
+
+def test_pictures_are_kept_as_they_are_where_no_file_of_the_kind_can_be_made(tmp_path, monkeypatch):
+    write_film(tmp_path / "in.mp4", [flat(i * 20) for i in range(9)], PHONE)
+
+    def join(*arguments):
+        raise RuntimeError("no muxer")
+
+    monkeypatch.setattr(containers, "join", join)
+    with pytest.raises(DataError, match=r"no muxer\); the 9 frames that were swapped are in .*out.pictures.nut"):
+        convert(tmp_path / "in.mp4", tmp_path / "out.mp4")
+    assert times(tmp_path / "out.pictures.nut") == [Fraction(tick, 1000) for tick in PHONE]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["in.mp4", "out.pictures.nut"]
+
+
+def test_what_was_swapped_before_a_damaged_place_is_kept(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 255, (20, SIDE, SIDE, 3), dtype=np.uint8)
+    write_film(tmp_path / "whole.mkv", list(noise), codec="ffv1")
+    content = bytearray((tmp_path / "whole.mkv").read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 6000] = bytes(6000)
+    (tmp_path / "in.mkv").write_bytes(content)
+    done = []
+    try:
+        for number in video.convert(tmp_path / "in.mkv", tmp_path / "out.mp4", same):
+            done.append(number)
+    except DataError as error:
+        assert f"the {done[-1]} frames that were swapped are in {tmp_path / 'out.pictures.mp4'}" in str(error)
+        assert len(times(tmp_path / "out.pictures.mp4")) == done[-1] >= 5
+    else:  # the decoder went on behind the damage
+        assert len(times(tmp_path / "out.mp4")) == done[-1] >= 10
+
+
+# 12. colours
+
+
+BT709, BT601, BT2020, FULL = (1, 1, 1, 1), (6, 1, 6, 6), (9, 1, 14, 9), (1, 2, 1, 1)
+COLOURS = [(200, 79, 38), (20, 160, 90), (60, 60, 190), (120, 120, 120), (235, 235, 235)]
+
+
+def luma(path):
+    """The tags of the first frame, and Y of its middle, as stored."""
+    with av.open(str(path)) as container:
+        frame = next(container.decode(video=0))
+        tags = frame.colorspace, frame.color_range, frame.color_trc, frame.color_primaries
+        context = container.streams.video[0].codec_context
+        assert (context.colorspace, context.color_trc) == (tags[0], tags[2])
+        plane = np.frombuffer(frame.planes[0], np.uint8).reshape(-1, frame.planes[0].line_size)
+        return tags, int(plane[SIDE // 2, SIDE // 2])
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mov", ".mkv", ".webm"])
+@pytest.mark.parametrize("tags", [BT709, BT601, BT2020, FULL, (5, 1, 6, 5), (2, 0, 2, 2)])
+def test_colours_keep_their_numbers_and_their_tags(tmp_path, tags, suffix):
+    for number, colour in enumerate(COLOURS):
+        source, out = tmp_path / f"{number}.mp4", tmp_path / f"{number}out{suffix}"
+        write_film(source, [flat(colour)] * 2, colours=tags)
+        convert(source, out)
+        (before, y), (after, y_after) = luma(source), luma(out)
+        assert abs(y - y_after) <= 1, colour
+        assert before == tags and after[0] == tags[0] and after[2:] == tags[2:]
+        assert after[1] == tags[1] or tags[1] == 0 and after[1] == 1  # VP9 always names a range
+        seen = video.read(source, [0])[0].astype(int)
+        assert np.abs(seen - colour).max() <= 4  # the encoder of the source rounds
+        assert np.abs(video.read(out, [0])[0] - seen).max() <= 2, colour
+
+
+def test_ten_bits_become_eight_with_the_same_colours(tmp_path):
+    write_film(tmp_path / "in.mkv", [flat(COLOURS[0])] * 2, colours=BT709, pixels="yuv420p10le")
+    convert(tmp_path / "in.mkv", tmp_path / "out.mp4")
+    assert luma(tmp_path / "out.mp4")[0] == BT709
+    assert np.abs(video.read(tmp_path / "out.mp4", [0])[0].astype(int) - COLOURS[0]).max() <= 3
+
+
+@pytest.mark.parametrize(("transfer", "name"), [(16, "PQ"), (18, "HLG")])
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+def test_hdr_is_refused_before_the_first_frame(tmp_path, transfer, name, suffix):
+    source = tmp_path / f"in{suffix}"
+    write_film(source, [flat(90)] * 3, colours=(9, 1, transfer, 9))
+    for attempt in (video.count, lambda p: video.read(p, [0]), lambda p: convert(p, tmp_path / "out.mp4", fail)):
+        with pytest.raises(DataError, match=rf": is HDR \({name}\), which is not read; convert it .*tonemap"):
+            attempt(source)
+    assert [p.name for p in tmp_path.iterdir()] == [source.name]
