@@ -40,13 +40,15 @@ QUICKTIME = {f"pcm_{kind}" for kind in "s8 f32be f64be mulaw alaw".split()}
 @dataclass(frozen=True)
 class Kind:
     """A kind of file. pictures: encoder and its options. copied: the codecs whose sound is kept as it is. sound: the
-    encoder of all other sound. variable: whether each frame has a time of its own."""
+    encoder of all other sound. variable: whether each frame has a time of its own. square: pictures are scaled to
+    square pixels, since neither VP9 nor PyAV's writer of WebM says their shape."""
 
     format: str
     copied: frozenset[str]
     sound: str = "aac"
     pictures: tuple[str, dict[str, str]] = H264
     variable: bool = True
+    square: bool = False
     options: dict[str, str] = field(default_factory=dict)
 
     def options_for(self, time_base: Fraction) -> dict[str, str]:
@@ -92,7 +94,7 @@ KINDS = {
     ".mp4": Kind("mp4", frozenset(PACKED | {"opus", "flac"}), options={"movflags": "use_metadata_tags"}),
     ".mov": Kind("mov", frozenset(PACKED | PCM | BIG_ENDIAN | QUICKTIME), options={"movflags": "use_metadata_tags"}),
     ".mkv": Kind("matroska", frozenset(PACKED | PCM | BIG_ENDIAN | {"mp2", "dca", "flac", "opus", "vorbis"})),
-    ".webm": Kind("webm", frozenset({"opus", "vorbis"}), "libopus", VP9),
+    ".webm": Kind("webm", frozenset({"opus", "vorbis"}), "libopus", VP9, square=True),
     ".avi": Kind("avi", frozenset(), "pcm_s16le", MPEG4, variable=False),  # its sound has no times, see _anew
 }
 

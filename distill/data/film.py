@@ -13,6 +13,7 @@ from swapcore.images import DataError
 if TYPE_CHECKING:  # PyAV belongs to the extra `video`
     from av import VideoFrame
     from av.container import InputContainer
+    from av.video.plane import VideoPlane
     from av.video.stream import VideoStream
 
 # Numbers of ITU-T H.273, which every container uses
@@ -107,14 +108,41 @@ class Colours:
         thing.colorspace, thing.color_range = self.matrix, self.range
         thing.color_trc, thing.color_primaries = self.transfer, self.primaries
 
-    def frame(self, image: np.ndarray, width: int, height: int) -> VideoFrame:
-        """(H, W, 3) uint8 RGB as a frame in yuv420p of these colours; larger pictures are cut, smaller ones scaled."""
+    def frame(
+        self, image: np.ndarray, width: int, height: int, source: VideoFrame | None = None,
+        before: np.ndarray | None = None,
+    ) -> VideoFrame:  # fmt: skip
+        """(H, W, 3) uint8 RGB as a frame in yuv420p of these colours, without the last line of an odd side, scaled.
+
+        source, before: the frame that the picture was made from, and that frame in RGB. Where both are the same, what
+        is stored stays, without the rounding of RGB and back.
+        """
         import av
 
-        picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(image[:height, :width]), format="rgb24")
+        even = image[: image.shape[0] & ~1, : image.shape[1] & ~1]
+        picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(even), format="rgb24")
         made = picture.reformat(
             width=width, height=height, format="yuv420p", src_color_range=FULL, dst_color_range=self.range,
             dst_colorspace=BT470BG if self.matrix in (UNSPECIFIED, SMPTE170M) else self.matrix, interpolation=EXACT,
         )  # fmt: skip
+        alike = source is not None and source.format.name in ("yuv420p", "yuvj420p") and Colours.of(source) == self
+        if alike and image.shape == before.shape == (height, width, 3):
+            _keep_unchanged(made, source, (image != before).any(2))
         self.tag(made)
         return made
+
+
+def plane(stored: VideoPlane) -> np.ndarray:
+    """The samples (H, W) uint8 of a plane of 8 bits, as a view."""
+    return np.frombuffer(stored, np.uint8).reshape(stored.height, stored.line_size)[:, : stored.width]
+
+
+def _keep_unchanged(made: VideoFrame, source: VideoFrame, changed: np.ndarray) -> None:
+    """Give `made` the samples of `source` in blocks of two by two pixels without a changed one. changed: (H, W)."""
+    height, width = changed.shape
+    blocks = changed.reshape(height // 2, 2, width // 2, 2).any((1, 3))
+    turn = turns(source)
+    for place, (old, new) in enumerate(zip(source.planes, made.planes, strict=True)):
+        mask = blocks if place else np.repeat(np.repeat(blocks, 2, 0), 2, 1)
+        upright_old = upright(plane(old)[..., None], turn)[..., 0]
+        np.copyto(plane(new), upright_old, where=~mask)

@@ -109,14 +109,15 @@ def _change(
         video.thread_type = "AUTO"
         try:
             for frame in _decode(reader, video, source):
-                image = change(rgb(frame, source, interpolation=EXACT))
+                before = rgb(frame, source, interpolation=EXACT)
+                image = change(before.copy())  # which may write on it
                 if out is None:
                     film.time_base = 1 / rate if rate else frame.time_base
                     film.colours = Colours.of(frame)
                     if video.duration:
                         film.end = ((video.start_time or 0) + video.duration) * video.time_base
                     out = _encoder(writer, kind, video, frame, image.shape, film)
-                changed = film.colours.frame(image, out.width, out.height)
+                changed = film.colours.frame(image, out.width, out.height, frame, before)
                 changed.pts, changed.time_base = film.tick(frame, video.average_rate), film.time_base
                 writer.mux(out.encode(changed))
                 yield film.frames
@@ -145,7 +146,11 @@ def _encoder(
     out.time_base = film.time_base
     film.colours.tag(context)
     if pixel := video.sample_aspect_ratio:
-        film.pixel = context.sample_aspect_ratio = 1 / pixel if turns(frame)[0] else pixel
+        pixel = 1 / pixel if turns(frame)[0] else pixel
+        if kind.square:
+            out.width = max(2 * round(out.width * pixel / 2), 2)
+        else:
+            film.pixel = context.sample_aspect_ratio = pixel
     return out
 
 

@@ -11,7 +11,7 @@ pytest.importorskip("av", reason='pip install -e ".[video]"')
 import av
 from helpers.videos import beep, onset, times, write_film
 
-from distill.data import containers, video
+from distill.data import containers, film, video
 from swapcore.images import DataError
 
 SIDE = 64
@@ -45,10 +45,10 @@ def shown(path):
 def end(path):
     """When the last frame of a silent film ends, in seconds."""
     with av.open(str(path)) as container:
-        film = container.streams.video[0]
-        if film.start_time is None or film.duration is None:  # Matroska counts from 0
+        made = container.streams.video[0]
+        if made.start_time is None or made.duration is None:  # Matroska counts from 0
             return Fraction(container.duration, 1_000_000)
-        return (film.start_time + film.duration) * film.time_base
+        return (made.start_time + made.duration) * made.time_base
 
 
 def time_base_of(path):
@@ -188,7 +188,24 @@ def test_pixels_that_are_not_square_keep_their_shape(tmp_path, degrees, expected
     for name in ("out.mp4", "out.mkv", "out.webm"):
         convert(tmp_path / "in.mp4", tmp_path / name)
         with av.open(str(tmp_path / name)) as container:
-            assert container.streams.video[0].sample_aspect_ratio == expected, name
+            made = container.streams.video[0]
+            height, width = (48, 64) if degrees == 0 else (64, 48)
+            assert made.height == height
+            if name == "out.webm":
+                assert made.sample_aspect_ratio == 1 and abs(made.width - width * expected) <= 1
+            else:
+                assert made.sample_aspect_ratio == expected and made.width == width
+
+
+def test_an_odd_side_loses_one_line(tmp_path):
+    odd = quarters(49, 65)
+    write_film(tmp_path / "in.mkv", [odd] * 2, codec="ffv1", pixels="bgr0")
+    assert video.read(tmp_path / "in.mkv", [1])[1].shape == odd.shape
+    for name in ("out.mp4", "out.webm"):
+        convert(tmp_path / "in.mkv", tmp_path / name)
+        (image, _) = shown(tmp_path / name)
+        assert image.shape == (48, 64, 3)
+        assert np.median(np.abs(image.astype(int) - odd[:48, :64])) <= 2
 
 
 # 11. sound, containers, covers, and nothing lost at the end
@@ -393,3 +410,43 @@ def test_hdr_is_refused_before_the_first_frame(tmp_path, transfer, name, suffix)
         with pytest.raises(DataError, match=rf": is HDR \({name}\), which is not read; convert it .*tonemap"):
             attempt(source)
     assert [p.name for p in tmp_path.iterdir()] == [source.name]
+
+
+def test_what_is_not_changed_stays_as_it_was_stored(tmp_path):
+    """Outside the face, the pictures do not go through RGB."""
+    noise = np.random.default_rng(0).integers(0, 255, (8, 8, 3), dtype=np.uint8)
+    image = np.kron(noise, np.ones((8, 8, 1), np.uint8))
+    write_film(tmp_path / "in.mkv", [image] * 2, colours=BT709, quality="1", turn=(90, False))
+
+    def change(picture):
+        changed = picture.copy()
+        changed[20:40, 20:40] = (250, 250, 250)
+        return changed
+
+    convert(tmp_path / "in.mkv", tmp_path / "out.mp4", change)
+    before, after = video.read(tmp_path / "in.mkv", [0])[0].astype(int), video.read(tmp_path / "out.mp4", [0])[0]
+    assert after[24:36, 24:36].min() >= 246
+    outside = np.ones(before.shape[:2], bool)
+    outside[16:44, 16:44] = False
+    assert np.abs(after - before)[outside].mean() <= 2
+
+
+def test_a_picture_that_is_not_changed_is_not_converted(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 255, (SIDE, SIDE, 3), dtype=np.uint8)
+    write_film(tmp_path / "in.mp4", [noise], colours=BT709)
+    with av.open(str(tmp_path / "in.mp4")) as container:
+        frame = next(container.decode(video=0))
+    image = film.rgb(frame, "in.mp4", interpolation=film.EXACT)
+    made = film.Colours.of(frame).frame(image, SIDE, SIDE, frame, image)
+    assert all((film.plane(a) == film.plane(b)).all() for a, b in zip(frame.planes, made.planes, strict=True))
+    changed = image.copy()
+    changed[10, 21] ^= 255
+    made = film.Colours.of(frame).frame(changed, SIDE, SIDE, frame, image)
+    for was, now, places in zip(
+        frame.planes, made.planes, [(slice(10, 12), slice(20, 22)), (5, 10), (5, 10)], strict=True
+    ):
+        was, now = (film.plane(x) for x in (was, now))
+        assert (was[places] != now[places]).any()
+        now = now.copy()
+        now[places] = was[places]
+        assert (was == now).all()
