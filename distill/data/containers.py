@@ -12,7 +12,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from distill.data.film import Colours, film_of
+from distill.data.film import Colours, film_of, opened
 from swapcore.images import COMMENT, XMP, DataError
 
 if TYPE_CHECKING:  # PyAV belongs to the extra `video`
@@ -109,9 +109,7 @@ def kind_of(path: str | Path) -> Kind:
 
 def constant_rate(path: str | Path) -> Fraction:
     """The frame rate on whose grid every frame of a video lies, for files that know only one rate. Raises DataError."""
-    import av
-
-    with av.open(str(path)) as container:
+    with opened(path) as container:
         film = film_of(container, path)
         rates = [r for r in (film.base_rate, film.average_rate, film.guessed_rate) if r and r <= FASTEST]
         times = [p.pts * p.time_base for p in container.demux(film) if p.size and p.pts is not None]
@@ -127,7 +125,7 @@ def check_sound(source: str | Path, kind: Kind) -> None:
     """Write the beginning of the sound to memory as it will be written at the end. Raises DataError where it fails."""
     import av
 
-    with av.open(str(source)) as reader:
+    with opened(source) as reader:
         for stream in reader.streams.audio:
             if stream.codec_context is None:
                 raise DataError(f"{source}: PyAV does not know the kind of its sound; {_without_sound()}")
@@ -155,7 +153,7 @@ def join(film: Film, target: Path, kind: Kind, source: str | Path | None) -> Non
 
     with ExitStack() as stack:
         pictures = stack.enter_context(av.open(str(film.path)))
-        reader = source and stack.enter_context(av.open(str(source)))
+        reader = source and stack.enter_context(opened(source))
         options = kind.options_for(film.time_base)
         writer = stack.enter_context(av.open(str(target), "w", format=kind.format, options=options))
         writer.metadata.update({"comment": COMMENT, "description": XMP})

@@ -29,6 +29,13 @@ TO_SDR = (
 )
 
 
+def opened(path: str | Path) -> InputContainer:
+    """A video file to read. Texts in it may be no UTF-8, as in many AVI files. Raises PyAV's errors."""
+    import av
+
+    return av.open(str(path), metadata_errors="replace")
+
+
 def film_of(container: InputContainer, path: str | Path) -> VideoStream:
     """The stream that is the film: not a cover picture or thumbnail. Raises DataError where there is none, and for HDR.
 
@@ -41,10 +48,11 @@ def film_of(container: InputContainer, path: str | Path) -> VideoStream:
     if not films:
         what = "only a cover picture" if container.streams.video else "no pictures"
         raise DataError(f"{path}: not a readable video (it holds {what})")
+    films = [stream for stream in films if stream.codec_context is not None]
+    if not films:
+        raise DataError(f"{path}: not a readable video (PyAV has no decoder for its pictures)")
     films = [stream for stream in films if stream.name not in STILL] or films
     film = next((stream for stream in films if stream.disposition & Disposition.default), films[0])
-    if film.codec_context is None:
-        raise DataError(f"{path}: not a readable video (PyAV has no decoder for its pictures)")
     refuse_hdr(film.codec_context.color_trc, film.codec_context.colorspace, path)
     return film
 

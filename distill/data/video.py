@@ -13,7 +13,7 @@ import numpy as np
 
 from distill.data import containers
 from distill.data.containers import Film, Kind
-from distill.data.film import EXACT, Colours, film_of, rgb, turns
+from distill.data.film import EXACT, Colours, film_of, opened, rgb, turns
 from swapcore import terminal
 from swapcore.files import DiskFull, disk_full_named, whole_file
 from swapcore.images import DataError
@@ -28,7 +28,7 @@ def count(path: str | Path) -> int:
     """Number of frames, by the header or else by the packets. Raises DataError naming an unreadable file."""
     av = _av()
     try:
-        with av.open(str(path)) as container:
+        with opened(path) as container:
             stream = film_of(container, path)
             return stream.frames or sum(packet.size > 0 for packet in container.demux(stream))
     except (av.error.FFmpegError, IndexError, OSError) as error:
@@ -45,7 +45,7 @@ def read(path: str | Path, indices: Iterable[int]) -> dict[int, np.ndarray]:
     frames: dict[int, np.ndarray] = {}
     flaw = None
     try:
-        with av.open(str(path)) as container:
+        with opened(path) as container:
             stream = film_of(container, path)
             stream.thread_type = "AUTO"
             for number, frame in enumerate(container.decode(stream)):
@@ -91,7 +91,7 @@ def _checked(source: Path, kind: Kind) -> Fraction | None:
     """Raise DataError for what cannot be written; return the one frame rate where the file must have one."""
     av = _av()
     try:
-        with av.open(str(source)) as reader:
+        with opened(source) as reader:
             film_of(reader, source)
         containers.check_sound(source, kind)
         return None if kind.variable else containers.constant_rate(source)
@@ -104,7 +104,7 @@ def _change(
 ) -> Iterator[int]:
     """Encode the changed frames into `film`, which is closed as a whole file even where the source ends in an error."""
     av = _av()
-    with av.open(str(source)) as reader, av.open(str(film.path), "w", format="nut") as writer:
+    with opened(source) as reader, av.open(str(film.path), "w", format="nut") as writer:
         video, out = film_of(reader, source), None
         video.thread_type = "AUTO"
         try:

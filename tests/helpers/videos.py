@@ -22,7 +22,7 @@ def write_video(path, frames, fps=25):
 def write_film(
     path, frames, ticks=None, time_base=Fraction(1, 1000), *, codec="libx264", quality="8", turn=None, colours=None,
     sound=(), cover=None, b_frames=0, last=40, pixel=None,
-    pixels="yuv420p",
+    pixels="yuv420p", title=None,
 ):  # fmt: skip
     """Write frames (H, W, 3) uint8 RGB in the format of the ending.
 
@@ -37,6 +37,8 @@ def write_film(
     options = {"video_track_timescale": str(time_base.denominator)} if path.suffix in (".mp4", ".mov") else {}
     with av.open(str(path), "w", options=options) as container:
         packets = []
+        if title:
+            container.metadata["title"] = title
         if cover is not None:
             still = container.add_stream("mjpeg", rate=25, width=cover.shape[1], height=cover.shape[0])
             still.pix_fmt = "yuvj420p"

@@ -288,6 +288,33 @@ def test_a_file_without_a_film_is_named(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["sound.mp4"]
 
 
+@pytest.mark.parametrize(
+    ("known", "message"),
+    [
+        (b"V_MPEG4/ISO/AVC", r"not a readable video \(PyAV has no decoder for its pictures\)"),
+        (b"A_PCM/INT/LIT", "PyAV does not know the kind of its sound; take the sound out first: ffmpeg"),
+    ],
+)
+def test_a_codec_that_nobody_knows_is_named_before_the_first_frame(tmp_path, known, message):
+    write_film(tmp_path / "in.mkv", [quarters()] * 5, sound=[("pcm_s16le", beep(0.2, 0.1), 16000, 0)])
+    content = (tmp_path / "in.mkv").read_bytes()
+    assert known in content
+    (tmp_path / "in.mkv").write_bytes(content.replace(known, known[:-3] + b"XYZ"))
+    with pytest.raises(DataError, match=f"in.mkv: {message}"):
+        convert(tmp_path / "in.mkv", tmp_path / "out.mp4", fail)
+
+
+def test_a_title_in_another_code_page_does_not_matter(tmp_path):
+    write_film(
+        tmp_path / "in.avi", [quarters()] * 3, range(3), Fraction(1, 25), codec="mpeg4", last=1, title="Cafe 12345"
+    )
+    content = (tmp_path / "in.avi").read_bytes()
+    assert content.count(b"Cafe 12345") == 1
+    (tmp_path / "in.avi").write_bytes(content.replace(b"Cafe 12345", b"Caf\xe9 12345"))
+    assert video.count(tmp_path / "in.avi") == len(shown(tmp_path / "in.avi")) == 3
+    assert convert(tmp_path / "in.avi", tmp_path / "out.mp4") == [1, 2, 3]
+
+
 def test_another_ending_is_refused_before_the_first_frame(tmp_path):
     write_film(tmp_path / "in.mp4", [quarters()])
     with pytest.raises(DataError, match=r"out.ogv: not a video by its ending; known: .avi, .mkv, .mov, .mp4, .webm"):
