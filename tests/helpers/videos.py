@@ -5,6 +5,10 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
+from distill.data import video
+
+PHONE = [0, 33, 66, 100, 171, 204, 240, 900, 933]  # thousandths of a second
+
 
 def write_video(path, frames, fps=25):
     """Write frames (H, W, 3) uint8 RGB of one size with even sides. Skips the test without the package av."""
@@ -124,3 +128,32 @@ def beep(seconds, at, rate=16000, channels=1):
     """(channels, n) float32: silence, and from `at` seconds on a tone of 1 kHz."""
     t = np.arange(round(seconds * rate)) / rate
     return np.repeat((0.5 * np.sin(2 * np.pi * 1000 * t) * (t >= at)).astype(np.float32)[None], channels, 0)
+
+
+def flat(colour, height=64, width=64):
+    """A picture of one colour."""
+    return np.full((height, width, 3), colour, np.uint8)
+
+
+def quarters(height=48, width=64):
+    """A picture that no turn maps to itself."""
+    image = flat((200, 40, 40), height, width)
+    image[: height // 2, : width // 2] = (40, 180, 40)
+    image[height // 2 :, : width // 2] = (40, 60, 200)
+    image[height // 2 :, width // 2 :] = (220, 220, 60)
+    return image
+
+
+def convert(source, target, change=lambda image: image):
+    """The numbers that `video.convert` gives."""
+    return list(video.convert(source, target, change))
+
+
+def shown(path):
+    """All frames."""
+    return list(video.read(path, range(99)).values())
+
+
+def fail(image):
+    """A change of a frame that must not be tried."""
+    raise AssertionError("a frame was changed")
