@@ -13,7 +13,7 @@ import numpy as np
 
 from distill.data import containers
 from distill.data.containers import Film, Kind
-from distill.data.film import EXACT, Colours, film_of, opened, rgb, turns
+from distill.data.film import Colours, film_of, opened, rgb, turns
 from swapcore import terminal
 from swapcore.files import DiskFull, disk_full_named, whole_file
 from swapcore.images import DataError
@@ -109,7 +109,7 @@ def _change(
         video.thread_type = "AUTO"
         try:
             for frame in _decode(reader, video, source):
-                before = rgb(frame, source, interpolation=EXACT)
+                before = rgb(frame, source)
                 image = change(before.copy())  # which may write on it
                 if out is None:
                     film.time_base = 1 / rate if rate else frame.time_base

@@ -248,7 +248,7 @@ def test_a_picture_that_is_not_changed_is_not_converted(tmp_path):
     write_film(tmp_path / "in.mp4", [noise], colours=BT709)
     with av.open(str(tmp_path / "in.mp4")) as container:
         frame = next(container.decode(video=0))
-    image = film.rgb(frame, "in.mp4", interpolation=film.EXACT)
+    image = film.rgb(frame, "in.mp4")
     made = film.Colours.of(frame).frame(image, SIDE, SIDE, frame, image)
     assert all((film.plane(a) == film.plane(b)).all() for a, b in zip(frame.planes, made.planes, strict=True))
     changed = image.copy()
