@@ -6,8 +6,9 @@
 
 SOURCE is a photograph; its largest face gives the identity. TARGET is a photograph or a video. Its
 largest face is swapped; --faces swaps more faces, and --reference swaps the face that is most similar to the one in
-PHOTO. Swapped faces are pasted back with a soft border; a video keeps its sound. The metadata of OUT say that it is
-AI-generated. Use pictures of people who agreed to it: see Consent in the README.
+PHOTO. Swapped faces are pasted back with a soft border; a video keeps its sound, the time of each frame and its colour
+tags, and comes out upright. The metadata of OUT say that it is AI-generated. Use pictures of people who agreed to it:
+see Consent in the README.
 """
 
 from __future__ import annotations
@@ -27,14 +28,14 @@ from tqdm import tqdm
 
 from distill import build, config
 from distill.config import ConfigError
-from distill.data import faces, video
+from distill.data import containers, faces, video
 from distill.swap.swapper import Swapper, read_photograph
 from students.identity_encoder import CARDS as ENCODERS
 from swapcore import terminal, weights
 from swapcore.files import remove_leftovers, whole_file
 from swapcore.images import SUFFIXES, XMP, DataError, save_png
 
-VIDEOS = {".mp4", ".mov", ".mkv", ".webm", ".avi"}
+VIDEOS = set(containers.KINDS)
 DEFAULT_STUDENT = Path("runs/quickstart/student.safetensors")
 
 

@@ -8,9 +8,10 @@ from PIL import Image
 pytest.importorskip("cv2", reason='pip install -e ".[video]"')
 pytest.importorskip("av", reason='pip install -e ".[video]"')
 
+import av
 from helpers.portraits import PLACES, portraits
 from helpers.student_files import student_file
-from helpers.videos import write_video
+from helpers.videos import beep, onset, times, write_film, write_video
 
 from distill.data import faces, video
 from distill.swap import __main__ as swap
@@ -82,7 +83,6 @@ def test_other_formats_say_it_too(scene, name):
 
 @needs_shared
 def test_a_video_keeps_its_sound_and_says_what_it_is(scene, tmp_path):
-    av = pytest.importorskip("av")
     folder, two, _ = scene
     silent, target, out = (folder / f"{name}.mp4" for name in ("silent", "target", "out"))
     write_video(silent, [two] * 5, fps=10)
@@ -148,3 +148,26 @@ def test_another_number_of_faces_is_one_line(faces, capsys):
     error = capsys.readouterr().err
     assert ended.value.code == 2 and error.startswith("error: argument --faces: largest, all, or a number: expected a")
     assert error.count("\n") == 1 and faces in error
+
+
+@needs_shared
+@pytest.mark.parametrize("name", ["phone.mp4", "camera.mov"])
+def test_videos_of_phones_and_cameras_come_back_as_they_went_in(scene, name):
+    folder, two, _ = scene
+    target, out = folder / name, folder / f"out{name[-4:]}"
+    ticks, turn, codec = (
+        ([0, 33, 400, 471], (270, False), "aac") if name[0] == "p" else ([0, 40, 80, 120], None, "pcm_s16le")
+    )
+    lying = np.rot90(two) if turn else two
+    write_film(target, [np.ascontiguousarray(lying)] * 4, ticks, turn=turn, colours=(1, 1, 1, 1),
+               sound=[(codec, beep(0.5, 0.4), 16000, 0)])  # fmt: skip
+    assert run(folder, folder / "source.png", target, "-o", out) == 0
+    assert times(out) == times(target)
+    assert onset(out) == pytest.approx(onset(target), abs=0.002)
+    before, after = (video.read(path, [1])[1].astype(int) for path in (target, out))
+    assert before.shape == after.shape == two.shape
+    change = np.abs(after - before)
+    assert change[:, 380:].mean() > 3 and change[:, :330].mean() <= 2
+    with av.open(str(out)) as container:
+        frame = next(container.decode(video=0))
+    assert (frame.colorspace, frame.color_range, frame.color_trc, frame.color_primaries) == (1, 1, 1, 1)
