@@ -114,7 +114,7 @@ def decode(file: Any, resolution: int | None = None, mode: str | None = "RGB", n
     The picture is upright and in sRGB; see `developed` for the modes. An animation is refused.
     """
     with opened(file, name) as picture:
-        picture = developed(picture, mode)
+        picture = developed(picture, mode, name)
         if resolution is not None and picture.size != (resolution, resolution):
             picture = picture.resize((resolution, resolution), Image.Resampling.LANCZOS)
         pixels = np.asarray(picture)
@@ -123,26 +123,35 @@ def decode(file: Any, resolution: int | None = None, mode: str | None = "RGB", n
 
 @contextmanager
 def opened(file: Any, name: str | None = None, still: bool = True) -> Iterator[Image.Image]:
-    """A picture file or stream of which only the header was read. Errors in the block that damaged pixels cause become
-    DataError too. Raises DataError, also for too many pixels and, where it must be `still`, for an animation."""
-    limit = max_pixels()
+    """A picture file or stream of which only the header was read. Errors in the block are passed on; see `named`.
+
+    Raises DataError, also for too many pixels and, where it must be `still`, for an animation.
+    """
+    name, limit = name or str(file), max_pixels()
     Image.MAX_IMAGE_PIXELS = limit  # Pillow's own limit, 179 megapixels, is smaller than photographs of phones
     _register_heif()
-    try:
-        with Image.open(file) as picture:
+    with named(name):
+        picture = Image.open(file)
+    with picture:
+        with named(name):
             if picture.width * picture.height > limit:
                 raise Image.DecompressionBombError(f"{picture.width} x {picture.height} pixels")
-            if still and (count := frame_count(picture)) > 1:
-                raise DataError(f"{name or file}: an animation of {count} frames; save one of them as a still picture")
-            yield picture
-    except DataError:
-        raise
+            count = frame_count(picture) if still else 1
+        if count > 1:
+            raise DataError(f"{name}: an animation of {count} frames; save one of them as a still picture")
+        yield picture
+
+
+@contextmanager
+def named(name: str | Path) -> Iterator[None]:
+    """Turns the errors of a block in which Pillow reads a damaged or too large picture into DataError."""
+    try:
+        yield
     except Image.DecompressionBombError as error:
-        raise DataError(
-            f"{name or file}: more than {limit // 10**6} megapixels; set {LIMIT} to read it ({error})"
-        ) from None
+        limit = f"more than {max_pixels() // 10**6} megapixels; set {LIMIT} to read it"
+        raise DataError(f"{name}: {limit} ({error})") from None
     except UNREADABLE as error:
-        raise DataError(f"{name or file}: not a readable picture ({error or type(error).__name__})") from None
+        raise DataError(f"{name}: not a readable picture ({error or type(error).__name__})") from None
 
 
 def max_pixels() -> int:
@@ -160,16 +169,22 @@ def frame_count(picture: Image.Image) -> int:
 
 def picture_side(path: str | Path) -> int:
     """The width of an upright picture in pixels. Raises DataError."""
-    with opened(path) as picture:
+    with opened(path) as picture, named(path):
         return picture.height if orientation(picture) >= 5 else picture.width
 
 
-def developed(picture: Image.Image, mode: str | None = "RGB") -> Image.Image:
+def developed(picture: Image.Image, mode: str | None = "RGB", name: str | None = None) -> Image.Image:
     """The current frame of an open picture: upright, in sRGB, 8 bits a channel.
 
     mode: RGB and L lay transparent pixels over white; RGBA keeps them; None is RGBA where the picture has transparency,
-    else RGB. Grey of 16 bits is scaled. Raises ValueError for pixels whose white is unknown (32 bits, floats).
+    else RGB. Grey of 16 bits is scaled. Raises DataError for damaged pixels, and for some
+    whose white is unknown (32 bits, floats). name: of a stream, for its message.
     """
+    with named(name or picture.filename):
+        return _developed(picture, mode)
+
+
+def _developed(picture: Image.Image, mode: str | None) -> Image.Image:
     picture.load()
     turn, profile = TURNS.get(orientation(picture)), picture.info.get("icc_profile")
     if picture.mode.startswith(("I", "F")):

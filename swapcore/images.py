@@ -14,11 +14,11 @@ from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
-from swapcore.decoding import SUFFIXES, DataError, decode, list_pictures, opened, picture_side, unread_files
+from swapcore.decoding import SUFFIXES, DataError, decode, list_pictures, named, opened, picture_side, unread_files
 from swapcore.files import whole_file
 
 __all__ = [
-    "SUFFIXES", "DataError", "decode", "grid", "list_pictures", "marked", "opened", "picture_side", "png_mark",
+    "SUFFIXES", "DataError", "decode", "grid", "list_pictures", "marked", "named", "opened", "picture_side", "png_mark",
     "read_made_from", "resized", "save_png", "to_float", "to_uint8", "unread_files",
 ]  # fmt: skip
 
@@ -104,7 +104,7 @@ def save_png(
 
 def read_made_from(path: str | Path) -> dict[str, Any] | None:
     """The facts that `save_png` wrote into a PNG file, or None where it has none. Raises DataError."""
-    with opened(path) as picture:  # reads the chunks before the pixels only
+    with opened(path) as picture, named(path):  # reads the chunks before the pixels only
         return json.loads(picture.info[MADE_FROM]) if MADE_FROM in picture.info else None
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from swapcore.images import DataError, decode, list_pictures, opened
+from swapcore.images import DataError, decode, list_pictures, named, opened
 
 JITTER_SHARE, JITTER, HUE = 0.3, 0.2, 0.01  # brightness, contrast, saturation 1 +- JITTER; hue +- HUE of a turn
 GREY = np.array([0.299, 0.587, 0.114])
@@ -104,6 +104,7 @@ class Occlusions:
 
 
 def _refuse_opaque(path: Path) -> None:
-    with opened(path) as picture:
-        if not picture.has_transparency_data:
-            raise DataError(f"{path}: mode {picture.mode}, not RGBA: an occlusion needs an alpha channel")
+    with opened(path) as picture, named(path):
+        mode = None if picture.has_transparency_data else picture.mode
+    if mode:
+        raise DataError(f"{path}: mode {mode}, not RGBA: an occlusion needs an alpha channel")
