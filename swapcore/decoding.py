@@ -178,7 +178,7 @@ def developed(picture: Image.Image, mode: str | None = "RGB", name: str | None =
 
     mode: RGB and L lay transparent pixels over white; RGBA keeps them; None is RGBA where the picture has transparency,
     else RGB. Grey of 16 bits is scaled. Raises DataError for damaged pixels, and for some
-    whose white is unknown (32 bits, floats). name: of a stream, for its message.
+    whose white is unknown (32 bits, floats). name: of a stream, for its message. The result may be `picture` itself.
     """
     with named(name or picture.filename):
         return _developed(picture, mode)
@@ -198,7 +198,7 @@ def _developed(picture: Image.Image, mode: str | None) -> Image.Image:
     if transparent and mode != "RGBA" and picture.getchannel("A").getextrema()[0] < 255:
         white = Image.new("RGBA", picture.size, (255, 255, 255, 255))
         picture = Image.alpha_composite(white, picture.convert("RGBA")).convert("RGB")
-    picture = picture.convert(mode)
+    picture = picture if picture.mode == mode else picture.convert(mode)  # which would copy it
     return picture if turn is None else picture.transpose(turn)
 
 
