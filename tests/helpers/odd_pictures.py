@@ -17,7 +17,7 @@ P3_TO_XYZ = [[0.5151, 0.2412, -0.0011], [0.2920, 0.6922, 0.0419], [0.1571, 0.066
 
 def turned(path, pixels, value, **options):
     """A file whose pixels (H, W, 3) uint8 a viewer shows upright by the EXIF orientation `value`."""
-    path.parent.mkdir(exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     picture, exif = Image.fromarray(pixels), Image.Exif()
     exif[ORIENTATION] = value
     picture = picture.transpose(LAID[value]) if value in LAID else picture
