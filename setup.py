@@ -5,6 +5,7 @@ from setuptools import find_packages, setup
 ONNX = ["onnxruntime>=1.20,<2", "onnx>=1.19,<2", "onnxscript>=0.5,<0.8"]
 REMOTE = ["s3fs>=2025,<2027"]
 VIDEO = ["av>=15,<19", "opencv-python-headless>=4.10,<6"]
+HEIC = ["pillow-heif>=1,<2"]
 FID = ["torch-fidelity>=0.4,<0.5"]
 # One extra for each runtime of students/export; all of them share one environment with torch < 2.15.
 EXPORT = {
@@ -70,5 +71,6 @@ setup(
         "remote": REMOTE,
         "video": VIDEO,
         "fid": FID,
+        "heic": HEIC,
     },
 )

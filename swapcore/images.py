@@ -1,4 +1,4 @@
-"""Images: decoding, uint8 <-> float in [-1, 1], grids of faces, and PNG files, marked if AI-generated."""
+"""Images: uint8 <-> float in [-1, 1], grids of faces, PNG files marked if AI-generated; the names of decoding.py."""
 
 from __future__ import annotations
 
@@ -10,13 +10,18 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageFont, UnidentifiedImageError
+from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
+from swapcore.decoding import SUFFIXES, DataError, decode, list_pictures, named, opened, picture_side, unread_files
 from swapcore.files import whole_file
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
+__all__ = [
+    "SUFFIXES", "DataError", "decode", "grid", "list_pictures", "marked", "named", "opened", "picture_side", "png_mark",
+    "read_made_from", "resized", "save_png", "to_float", "to_uint8", "unread_files",
+]  # fmt: skip
+
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 # IPTC's vocabulary for pictures made by a trained model: https://cv.iptc.org/newscodes/digitalsourcetype/
 SOURCE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
@@ -29,38 +34,6 @@ XMP = f"""<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>
 <?xpacket end="w"?>"""
 
 
-class DataError(ValueError):
-    """Pictures are missing or damaged; the message names the file."""
-
-
-def list_pictures(folder: str | Path, deep: bool = True) -> tuple[list[Path], list[Path]]:
-    """The picture files of a folder, with `deep` also of its subfolders: (pictures, hidden ones), both sorted.
-
-    A picture is hidden if its name or that of a subfolder begins with a dot: `._x.jpg` of macOS, files that are being
-    written. Masks (`x.mask.png`) are in neither list. A folder that does not exist has none.
-    """
-    root = Path(folder)
-    files = sorted(p for p in root.glob("**/*" if deep else "*") if p.suffix.lower() in SUFFIXES and not p.is_dir())
-    lists: tuple[list[Path], list[Path]] = ([], [])
-    for path in files:
-        if not path.stem.endswith(".mask"):
-            lists[any(part.startswith(".") for part in path.relative_to(root).parts)].append(path)
-    return lists
-
-
-def decode(file: Any, resolution: int | None = None, mode: str = "RGB", name: str | None = None) -> np.ndarray:
-    """A picture file or stream -> (channels, height, width) uint8, resized to a square if asked. Raises DataError."""
-    try:
-        with Image.open(file) as picture:
-            picture = picture.convert(mode)
-            if resolution is not None and picture.size != (resolution, resolution):
-                picture = picture.resize((resolution, resolution), Image.Resampling.LANCZOS)
-            pixels = np.asarray(picture)
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
-        raise DataError(f"{name or file}: not a readable picture ({error})") from None
-    return np.ascontiguousarray(pixels.transpose(2, 0, 1) if pixels.ndim == 3 else pixels[None])
-
-
 def resized(images: Tensor, size: int) -> Tensor:
     """(n, 3, H, W) uint8 images as (n, 3, size, size), by the filter that `decode` uses."""
     if images.shape[2:] == (size, size):
@@ -68,15 +41,6 @@ def resized(images: Tensor, size: int) -> Tensor:
     pictures = [Image.fromarray(np.ascontiguousarray(image.permute(1, 2, 0).numpy())) for image in images]
     arrays = [np.asarray(picture.resize((size, size), Image.Resampling.LANCZOS)) for picture in pictures]
     return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).contiguous()
-
-
-def picture_side(path: str | Path) -> int:
-    """The width of a picture in pixels, from its header. Raises DataError."""
-    try:
-        with Image.open(path) as picture:
-            return picture.width
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
-        raise DataError(f"{path}: not a readable picture ({error})") from None
 
 
 def to_float(images: Tensor) -> Tensor:
@@ -131,7 +95,7 @@ def save_png(
         picture = np.ascontiguousarray(picture.permute(1, 2, 0).cpu().numpy())
     if isinstance(picture, np.ndarray):
         picture = Image.fromarray(picture)
-    info = _mark() if generated else PngInfo()
+    info = png_mark() if generated else PngInfo()
     if made_from is not None:
         info.add_text(MADE_FROM, json.dumps(made_from, sort_keys=True))
     with whole_file(path) as temporary:
@@ -140,21 +104,19 @@ def save_png(
 
 def read_made_from(path: str | Path) -> dict[str, Any] | None:
     """The facts that `save_png` wrote into a PNG file, or None where it has none. Raises DataError."""
-    try:
-        with Image.open(path) as picture:  # reads the chunks before the pixels only
-            return json.loads(picture.info[MADE_FROM]) if MADE_FROM in picture.info else None
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
-        raise DataError(f"{path}: not a readable picture ({error})") from None
+    with opened(path) as picture, named(path):  # reads the chunks before the pixels only
+        return json.loads(picture.info[MADE_FROM]) if MADE_FROM in picture.info else None
 
 
 def marked(picture: Image.Image) -> Image.Image:
     """A copy whose `save` adds the AI-generated mark to the PNG, for a library that calls `save` itself (MLflow)."""
     copy = picture.copy()
-    copy.save = partial(copy.save, pnginfo=_mark())
+    copy.save = partial(copy.save, pnginfo=png_mark())
     return copy
 
 
-def _mark() -> PngInfo:
+def png_mark() -> PngInfo:
+    """The PNG texts that say that a picture is AI-generated."""
     info = PngInfo()
     info.add_text("Software", "SwapDistill")
     info.add_text("Comment", COMMENT)

@@ -8,10 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
 from torch.nn import functional as F
 
-from swapcore.images import DataError, decode, list_pictures
+from swapcore.images import DataError, decode, list_pictures, named, opened
 
 JITTER_SHARE, JITTER, HUE = 0.3, 0.2, 0.01  # brightness, contrast, saturation 1 +- JITTER; hue +- HUE of a turn
 GREY = np.array([0.299, 0.587, 0.114])
@@ -105,9 +104,7 @@ class Occlusions:
 
 
 def _refuse_opaque(path: Path) -> None:
-    try:
-        with Image.open(path) as picture:
-            if picture.mode not in ("RGBA", "LA", "PA") and "transparency" not in picture.info:
-                raise DataError(f"{path}: mode {picture.mode}, not RGBA: an occlusion needs an alpha channel")
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
-        raise DataError(f"{path}: not a readable picture ({error})") from None
+    with opened(path) as picture, named(path):
+        mode = None if picture.has_transparency_data else picture.mode
+    if mode:
+        raise DataError(f"{path}: mode {mode}, not RGBA: an occlusion needs an alpha channel")

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from distill.data.photos import EXPECTED_TREE, HIDDEN
+from distill.data.photos import EXPECTED_TREE, left_out
 from swapcore import terminal
 from swapcore.files import sha256
 from swapcore.frame import CANONICAL, similarity
@@ -183,8 +183,8 @@ def align_folder(folder: Path, out: Path, size: int, find_face: FaceFinder) -> t
         what = str(path.relative_to(folder))
         try:
             image = np.ascontiguousarray(decode(path).transpose(1, 2, 0))
-        except DataError:
-            flawed.append({"what": what, "reason": "not a readable picture"})
+        except DataError as error:
+            flawed.append({"what": what, "reason": str(error).removeprefix(f"{path}: ").partition(" (")[0]})
             continue
         landmarks = find_face(image)
         if landmarks is None:
@@ -193,4 +193,5 @@ def align_folder(folder: Path, out: Path, size: int, find_face: FaceFinder) -> t
         save_png(align(image, landmarks, size), crops[path], generated=False, made_from=made_from[path])
     if len(flawed) == len(files):
         raise DataError(f"{folder}: no face in any of {len(files)} pictures; the first: {flawed[0]['what']}")
-    return out, [*flawed, *({"what": str(path.relative_to(folder)), "reason": HIDDEN} for path in hidden)]
+    others = left_out(folder, hidden)
+    return out, [*flawed, *({"what": str(path.relative_to(folder)), "reason": reason} for path, reason in others)]

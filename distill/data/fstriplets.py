@@ -30,13 +30,12 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image
 
 from distill.data.augment import Occlusions, augment
 from distill.data.cache import Cached, Room, files_signature
 from distill.data.renderer import refuse_other
 from swapcore.files import read_record
-from swapcore.images import DataError, decode, list_pictures
+from swapcore.images import DataError, decode, list_pictures, opened
 from swapcore.terminal import nearest
 
 
@@ -244,7 +243,7 @@ class FSTriplets:
     def _decode(self, index: int) -> np.ndarray:
         path = self.files[index]
         pixels = decode(path, self.resolution)
-        with Image.open(path) as picture:  # reads the header only
+        with opened(path) as picture:  # reads the header only
             if picture.width != picture.height:
                 raise DataError(f"{path}: {picture.width}x{picture.height} pixels, not a square crop")
         return pixels

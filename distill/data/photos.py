@@ -18,13 +18,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
 from distill.data.cache import files_signature
 from distill.data.renderer import refuse_others
+from swapcore.decoding import developed
 from swapcore.files import bytes_hash, read_rows, write_text
-from swapcore.images import SUFFIXES, DataError, decode, list_pictures
+from swapcore.images import SUFFIXES, DataError, decode, list_pictures, opened, unread_files
 
 EXPECTED_TREE = """expected aligned face crops, one subfolder per person (or all in one flat folder):
     FOLDER/alice/001.jpg
@@ -97,11 +97,14 @@ def scan(
         raise DataError(f"{key}: {root}: no such folder; {EXPECTED_TREE}")
     files, hidden = list_pictures(root)
     if not files:
-        raise DataError(f"{key}: {root}: holds no picture ({', '.join(sorted(SUFFIXES))}); {EXPECTED_TREE}")
+        others = [f"; {path.relative_to(root)}: {flaw}" for path, flaw in left_out(root, hidden)[:1]]
+        raise DataError(
+            f"{key}: {root}: holds no picture ({', '.join(sorted(SUFFIXES))}){''.join(others)}; {EXPECTED_TREE}"
+        )
     with ThreadPoolExecutor(4) as pool:
         checks = pool.map(lambda path: _check(path, min_size, limit), files)
         checked = list(tqdm(checks, desc="check photos", total=len(files), unit="photo"))
-    rows, skipped, first = [], [f"{path.relative_to(root)}: {HIDDEN}" for path in hidden], {}
+    rows, skipped, first = [], [f"{path.relative_to(root)}: {flaw}" for path, flaw in left_out(root, hidden)], {}
     for path, (pixels, flaw) in zip(files, checked, strict=True):
         relative = path.relative_to(root)
         person = relative.parts[0] if len(relative.parts) > 1 else relative.stem
@@ -117,10 +120,15 @@ def scan(
     return rows, skipped
 
 
+def left_out(root: Path, hidden: Sequence[Path]) -> list[tuple[Path, str]]:
+    """The hidden pictures of a folder and the files that are no readable pictures by their ending, with the reason."""
+    return [*((path, HIDDEN) for path in hidden), *unread_files(root)]
+
+
 def _check(path: Path, min_size: int, limit: str) -> tuple[str | None, str | None]:
     """The hash of a photograph's pixels, and the reason why it cannot be used; one of them is None."""
     try:
-        with Image.open(path) as picture:
+        with opened(path) as picture:
             if picture.mode != "RGB":
                 return None, f"mode {picture.mode}, not RGB"
             size = f"{picture.size[0]}x{picture.size[1]} pixels"
@@ -128,9 +136,9 @@ def _check(path: Path, min_size: int, limit: str) -> tuple[str | None, str | Non
                 return None, f"{size}, smaller than {min_size} ({limit})"
             if picture.size[0] != picture.size[1]:
                 return None, f"{size}, not a square crop"
-            return bytes_hash(picture.tobytes()), None
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
-        return None, f"not a readable picture ({error})"
+            return bytes_hash(developed(picture).tobytes()), None
+    except DataError as error:
+        return None, str(error).removeprefix(f"{path}: ")
 
 
 def register(exp, folder: Path, accelerator) -> dict[str, int]:

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from tqdm import tqdm
 
 import teachers
 from distill.config import ConfigError, Experiment
@@ -119,10 +120,13 @@ def load(listing: dict[str, Any], root: Path, resolution: int | None = None) -> 
     size = listing["resolution"] if resolution is None else resolution
     if size < SMALLEST:
         raise DataError(f"pairs '{listing['name']}': resolution: expected at least {SMALLEST} pixels, got {size}")
-    files = list(dict.fromkeys([p[k] for p in listing["pairs"] for k in ("source", "target")]))
-    files += [g["file"] for g in listing["gallery"] if g["file"] not in set(files)]
+    named = [p[k] for p in listing["pairs"] for k in ("source", "target")] + [g["file"] for g in listing["gallery"]]
+    files = list(dict.fromkeys(named))  # each once, in linear time: galleries have tens of thousands of pictures
     with ThreadPoolExecutor(4) as pool:  # decoding releases the interpreter lock
-        images = dict(zip(files, pool.map(lambda file: _decode(root / file, size), files), strict=True))
+        decoded = pool.map(lambda file: _decode(root / file, size), files)
+        few = len(files) < 1000
+        bar = tqdm(decoded, desc="read pictures", total=len(files), unit="photo", leave=False, disable=few)
+        images = dict(zip(files, bar, strict=True))
     flaws = {file: image for file, image in images.items() if isinstance(image, str)}
     if not listing["gallery"]:
         raise DataError(f"pairs '{listing['name']}': gallery: empty; write the list again, one picture of every person")

@@ -131,7 +131,7 @@ class FinishedSwaps:
 
 
 def read_finished(folder: Path, pairs: Pairs) -> FinishedSwaps:
-    """A folder of `<pair>.png` (or .jpg, .webp, .bmp) that another program wrote, aligned like the pairs.
+    """A folder of `<pair>.png` (or .jpg, .webp, .tif ...) that another program wrote, aligned like the pairs.
 
     Raises DataError where no pair has a picture, where one is damaged or has another size, and where a pair has two.
     """

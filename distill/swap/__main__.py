@@ -4,7 +4,7 @@
     python -m distill.swap SOURCE TARGET -o OUT --student whole.onnx --faces all
     python -m distill.swap SOURCE TARGET -o OUT --student student.safetensors --reference PHOTO
 
-SOURCE is a photograph; its largest face gives the identity. TARGET is a photograph or a video. Its
+SOURCE is a photograph; its largest face gives the identity. TARGET is a photograph, an animation or a video. Its
 largest face is swapped; --faces swaps more faces, and --reference swaps the face that is most similar to the one in
 PHOTO. Swapped faces are pasted back with a soft border; a video keeps its sound, the time of each frame and its colour
 tags, and comes out upright. The metadata of OUT say that it is AI-generated. Use pictures of people who agreed to it:
@@ -18,22 +18,20 @@ from swapcore import start
 start.command(__name__)
 
 import argparse
-import io
 import sys
 from pathlib import Path
 
-import numpy as np
-from PIL import Image
 from tqdm import tqdm
 
 from distill import build, config
 from distill.config import ConfigError
 from distill.data import containers, faces, video
-from distill.swap.swapper import Swapper, read_photograph
+from distill.swap.photograph import check_writable, save_photograph, swap_frames
+from distill.swap.swapper import Swapper
 from students.identity_encoder import CARDS as ENCODERS
 from swapcore import terminal, weights
-from swapcore.files import remove_leftovers, whole_file
-from swapcore.images import SUFFIXES, XMP, DataError, save_png
+from swapcore.files import remove_leftovers
+from swapcore.images import SUFFIXES, DataError
 
 VIDEOS = set(containers.KINDS)
 DEFAULT_STUDENT = Path("runs/quickstart/student.safetensors")
@@ -60,6 +58,8 @@ def swap(args: argparse.Namespace) -> None:
     kind = _kind(args.target)
     if kind != _kind(args.out):
         raise ConfigError(f"-o {args.out}: {args.target} is a {kind}, so OUT must have the ending of a {kind} too")
+    if kind == "photograph":
+        check_writable(args.out)
     if args.out.exists() and any(p.exists() and args.out.samefile(p) for p in (args.source, args.target)):
         raise ConfigError(f"-o {args.out}: would replace an input; name another file")
     for path in filter(None, (args.source, args.target, args.reference)):
@@ -76,10 +76,10 @@ def swap(args: argparse.Namespace) -> None:
     if args.out.parent.is_dir():
         remove_leftovers(args.out.parent.glob(f".{args.out.stem}.*"))
     if kind == "photograph":
-        image = swapper(read_photograph(args.target))
+        frames, options = swap_frames(args.target, args.out, swapper)
         if not swapper.swapped:
             raise DataError(f"{args.target}: no face found")
-        save_photograph(image, args.out)
+        save_photograph(frames[0], args.out, **options)
     else:
         with tqdm(total=video.count(args.target), desc="swap", unit="frame") as bar:
             for _ in video.convert(args.target, args.out, swapper):
@@ -98,20 +98,6 @@ def count_of(faces: str) -> int | None:
         return terminal.whole(1)(faces)
     except argparse.ArgumentTypeError as error:
         raise argparse.ArgumentTypeError(f"largest, all, or a number: {error}") from None
-
-
-def save_photograph(image: np.ndarray, path: Path) -> None:
-    """Write (H, W, 3) uint8 in the format of the path's ending, marked as AI-generated. Raises ConfigError for BMP."""
-    if path.suffix.lower() == ".png":
-        save_png(image, path)
-    elif path.suffix.lower() == ".bmp":
-        raise ConfigError(f"-o {path}: BMP cannot say that a picture is AI-generated; take .png, .jpg or .webp")
-    else:
-        content = io.BytesIO()  # Pillow's JPEG writer does not notice that the end of a file is missing on a full disk
-        kind = Image.registered_extensions()[path.suffix.lower()]
-        Image.fromarray(image).save(content, kind, quality=95, xmp=XMP.encode())
-        with whole_file(path) as temporary:
-            temporary.write_bytes(content.getvalue())
 
 
 def _kind(path: Path) -> str:

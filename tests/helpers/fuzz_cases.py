@@ -24,6 +24,7 @@ from safetensors.torch import load_file, save_file
 
 from helpers import line
 from helpers.mutations import ODD_VALUES, OTHER_FILES, damaged_bytes, damaged_text, damaged_tree
+from helpers.odd_pictures import ORIENTATION, p3_profile
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 RUN = Path("runs/tiny")
@@ -287,8 +288,14 @@ def _damage_picture(rng: random.Random, path: Path) -> Path:
     picture = Image.fromarray(pixels)
     picture = Image.fromarray(pixels[..., 0].astype(np.uint16) * 256) if mode == "I;16" else picture.convert(mode)
     kind = {"F": "TIFF", "CMYK": "JPEG", "I;16": "PNG"}.get(mode) or rng.choice(("PNG", "GIF", "BMP", "TIFF"))
-    stream = io.BytesIO()
-    picture.save(stream, kind)
+    stream, options = io.BytesIO(), {}
+    if rng.random() < 0.5:  # headers as phones and editors write them, or damaged
+        exif = Image.Exif()
+        exif[ORIENTATION] = rng.randrange(10)
+        options = {"exif": exif, "icc_profile": rng.choice((p3_profile(), damaged_bytes(rng, p3_profile())))}
+    if kind in ("PNG", "GIF") and rng.random() < 0.2:
+        options |= {"save_all": True, "append_images": [picture.rotate(180)], "duration": rng.choice((0, 40))}
+    picture.save(stream, kind, **options)
     return _write(path, stream.getvalue())
 
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from conftest import SHARED, needs_shared
 from helpers.marks import is_marked
+from helpers.odd_pictures import animation, turned
 from helpers.portraits import PLACES, portraits
 from helpers.videos import write_video
 from PIL import Image
@@ -76,6 +77,29 @@ def test_a_file_that_is_no_detector_is_named(tmp_path):
 def dark_is_nobody(image):
     """Stands where everybody stands; nobody is there in the dark."""
     return PLACES * image.shape[0] if image.mean() > 40 else None
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+def test_people_behind_links_are_aligned_upright_and_what_is_not_read_is_named(tmp_path, monkeypatch):
+    images, _ = portraits(1, 64)
+    folder = tmp_path / "photos"
+    turned(tmp_path / "store" / "1.png", images[0], 1)
+    turned(tmp_path / "store" / "2.png", images[0], 6)
+    turned(folder / ".ipynb_checkpoints" / "1.png", images[0], 1)
+    (folder / "alice").symlink_to(tmp_path / "store")
+    Image.new("L", (1000, 1001)).save(folder / "large.png")
+    animation(folder / "moving.gif", 2)
+    (folder / "raw.dng").write_bytes(b"")
+    monkeypatch.setenv("SWAPDISTILL_MAX_MEGAPIXELS", "1")
+    out, skipped = faces.align_folder(folder, tmp_path / "out", 32, dark_is_nobody)
+    assert {s["what"]: s["reason"] for s in skipped} == {
+        ".ipynb_checkpoints/1.png": "a hidden file",
+        "large.png": "more than 1 megapixels; set SWAPDISTILL_MAX_MEGAPIXELS to read it",
+        "moving.gif": "an animation of 2 frames; save one of them as a still picture",
+        "raw.dng": "'.dng' is not read; save it as a JPEG or PNG",
+    }
+    first, second = (np.asarray(Image.open(out / "alice" / f"{i}.png.png")) for i in (1, 2))
+    assert (first == second).all() and first.std() > 5
 
 
 def test_a_folder_is_aligned_once_and_what_fails_is_named(tmp_path):

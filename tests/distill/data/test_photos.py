@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from helpers.odd_pictures import animation, turned
 from helpers.pseudo_gt import Record, process
 from PIL import Image
 
@@ -14,6 +15,7 @@ from distill.data import photos, prepare, synthetic
 from distill.data.contents import contents
 from distill.schema import Data, Experiment
 from distill.stage import StageError
+from swapcore import decoding
 from swapcore.images import DataError
 
 SIDE = 32
@@ -158,3 +160,39 @@ def test_messages_name_the_folder_and_the_limit_of_their_command(folder):
         photos.scan(folder, 64)
     with pytest.raises(DataError, match=r"data\.heldout: .*absent: no such folder"):
         run(experiment(folder, heldout=str(folder / "absent")))
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+def test_pictures_are_kept_upright_and_the_rest_is_named(folder, monkeypatch):
+    """Orientation, profile, animations, endings, links and size, in the folder of a training."""
+    upright = np.asarray(Image.open(folder / "p0" / "0.png"))
+    turned(folder / "p6" / "0.tif", upright, 6)
+    store = picture(folder.parent / "store" / "bob" / "1.png", 91).parent
+    (folder / "bob").symlink_to(store)
+    animation(folder / "p1" / "a.webp", 3, SIDE)
+    Image.new("RGB", (1000, 1001)).save(folder / "p1" / "large.png")
+    for name in ("p1/a.CR2", "p2/b.heic", "p2/notes.txt"):
+        (folder / name).write_bytes(b"")
+    monkeypatch.setattr(decoding, "SUFFIXES", decoding.SUFFIXES - decoding.HEIF)
+    monkeypatch.setenv(decoding.LIMIT, "1")
+    rows, skipped = photos.scan(folder, 16)
+    assert {row["person"] for row in rows} == {*(f"p{i}" for i in range(6)), "bob"} and len(rows) == 19
+    assert sorted(skipped) == [
+        "p1/a.CR2: '.cr2' is not read; save it as a JPEG or PNG",
+        "p1/a.webp: an animation of 3 frames; save one of them as a still picture",
+        "p1/large.png: more than 1 megapixels; set SWAPDISTILL_MAX_MEGAPIXELS to read it (1000 x 1001 pixels)",
+        'p2/b.heic: HEIC needs pillow-heif: pip install -e ".[heic]"',
+        "p6/0.tif: the same picture as p0/0.png",
+    ]
+    (folder / "p0" / "0.png").unlink()
+    rows, _ = photos.scan(folder, 16)
+    loaded = photos.Photos(folder, rows, SIDE).load([i for i, row in enumerate(rows) if row["person"] == "p6"])
+    assert (loaded[0].permute(1, 2, 0).numpy() == upright).all()
+    run(experiment(folder))
+    assert "p2/b.heic: HEIC needs" in (folder.parent / "runs" / "x" / "data" / "skipped.txt").read_text()
+
+
+def test_a_folder_of_other_files_says_what_they_are(tmp_path):
+    (tmp_path / "a.cr2").write_bytes(b"")
+    with pytest.raises(DataError, match=r"holds no picture \(.*\); a.cr2: '.cr2' is not read"):
+        photos.scan(tmp_path, 16)

@@ -1,9 +1,14 @@
 """Lists of pairs as evaluation has them: what may be in one, its hash, parts of it, and people under several names."""
 
+import time
+
+import numpy as np
 import pytest
 import torch
 from helpers.toy_pairs import PEOPLE, SIDE, changed, toy_pairs, values_of
 
+from distill.data.photos import Photos
+from distill.evaluate import pairs as pair_lists
 from eval.pairs import merged
 from eval.sanity import copy_source, copy_target
 
@@ -73,3 +78,18 @@ def test_people_under_several_names_are_one():
 def test_merging_that_makes_no_sense_is_refused(groups, message):
     with pytest.raises(ValueError, match=message):
         merged(toy_pairs(), groups)
+
+
+def test_many_people_take_time_in_proportion(tmp_path, monkeypatch):
+    """Twenty times as many people took 300 times as long to read."""
+    monkeypatch.setattr(pair_lists, "_decode", lambda path, size: np.zeros((3, 16, 16), np.uint8))
+    seconds = {}
+    for people in (1000, 20000):
+        rows = [{"file": f"{i}.png", "person": str(i)} for i in range(people)]
+        listing = pair_lists.by_singles("many", Photos(tmp_path, rows, 16), people, 0, "d")
+        listing["skipped"] = []
+        start = time.process_time()
+        pairs, _ = pair_lists.load(listing, tmp_path)
+        seconds[people] = time.process_time() - start
+        assert len(pairs) == len(pairs.gallery) == people
+    assert seconds[20000] < 60 * seconds[1000], seconds

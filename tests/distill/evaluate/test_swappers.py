@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from helpers.odd_pictures import turned
 from helpers.student_files import EMBEDDING, SIDE, student_file
 from PIL import Image
 
@@ -201,6 +202,12 @@ def test_a_folder_of_finished_swaps(tmp_path, pairs):
     (tmp_path / "nothing").mkdir()
     with pytest.raises(DataError, match="holds none of the 6 swaps; expected 00000.png"):
         swappers.read_finished(tmp_path / "nothing", pairs)
+
+
+def test_finished_swaps_are_read_upright(tmp_path, pairs):
+    for name, image, value in zip(pairs.names, pairs.exact, (3, 6, 8, 5, 2, 1), strict=True):
+        turned(tmp_path / f"{name}.{'png' if value < 6 else 'tif'}", image.permute(1, 2, 0).numpy(), value)
+    assert torch.equal(swappers.read_finished(tmp_path, pairs).swaps, pairs.exact)
 
 
 def test_a_teacher_that_finds_no_face_leaves_the_target_as_it_is():

@@ -9,6 +9,7 @@ pytest.importorskip("cv2", reason='pip install -e ".[video]"')
 pytest.importorskip("av", reason='pip install -e ".[video]"')
 
 import av
+from helpers.odd_pictures import turned
 from helpers.portraits import PLACES, portraits
 from helpers.student_files import student_file
 from helpers.videos import beep, onset, times, write_film, write_video
@@ -79,6 +80,18 @@ def test_other_formats_say_it_too(scene, name):
     assert run(folder, folder / "source.png", folder / "two.png", "-o", folder / name) == 0
     with Image.open(folder / name) as picture:
         assert b"trainedAlgorithmicMedia" in picture.info["xmp"]
+
+
+@needs_shared
+def test_a_photograph_of_a_phone_is_swapped_upright(scene):
+    """It lies sideways in the file; all inputs are read so."""
+    folder, before, _ = scene
+    turned(folder / "phone.png", before, 6)
+    turned(folder / "side.png", np.asarray(Image.open(folder / "source.png")), 8)
+    assert run(folder, folder / "source.png", folder / "two.png", "-o", folder / "a.png") == 0
+    assert run(folder, folder / "side.png", folder / "phone.png", "-o", folder / "b.png") == 0
+    a, b = (np.asarray(Image.open(folder / f"{name}.png")) for name in "ab")
+    assert a.shape == b.shape and (a == b).all() and (a != before).any()
 
 
 @needs_shared

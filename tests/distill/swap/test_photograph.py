@@ -1,0 +1,90 @@
+"""Photographs and animations on their way through `distill.swap`, with a swap that paints a square."""
+
+import numpy as np
+import pytest
+from helpers.marks import is_marked
+from helpers.odd_pictures import animation, p3_profile, turned
+from PIL import Image
+
+from distill.config import ConfigError
+from distill.swap.photograph import FORMATS, save_photograph, swap_frames
+from swapcore.decoding import decode, opened
+
+
+def paint(image):
+    assert image.dtype == np.uint8 and image.shape[2] == 3
+    image = image.copy()
+    image[4:8, 4:8] = (10, 200, 30)
+    return image
+
+
+def through(target, out):
+    frames, options = swap_frames(target, out, paint)
+    save_photograph(frames[0], out, **options)
+    return out
+
+
+@pytest.mark.parametrize("ending", sorted(set(FORMATS) - {".gif"}))
+def test_a_photograph_comes_back_upright_in_srgb_and_says_so(tmp_path, ending):
+    pixels = np.full((24, 40, 3), (184, 87, 54), np.uint8)
+    pixels[:, 20:] = (130, 130, 130)
+    target = turned(tmp_path / "in.png", pixels, 6, icc_profile=p3_profile())
+    out = through(target, tmp_path / f"out{ending}")
+    read = decode(out).transpose(1, 2, 0).astype(int)
+    assert read.shape == pixels.shape
+    # Lossy formats mix the colours of neighbours: look inside of areas.
+    assert np.abs(read[18, 10] - (200, 79, 38)).max() <= 4 and np.abs(read[5, 6] - (10, 200, 30)).max() <= 24
+    assert np.abs(read[:, 26:] - 130).max() <= 3
+    with Image.open(out) as picture:
+        assert b"sRGB" in picture.info["icc_profile"].replace(b"\0", b"")
+        assert picture.getexif().get(0x0112, 1) == 1
+    if ending in (".png", ".apng"):
+        assert is_marked(out)
+    assert b"trainedAlgorithmicMedia" in out.read_bytes()
+
+
+@pytest.mark.parametrize("ending", [".png", ".webp", ".tif", ".jpg"])
+def test_transparency_is_kept_where_the_format_has_it(tmp_path, ending):
+    cut = np.full((16, 16, 4), (200, 10, 60, 255), np.uint8)
+    cut[:, :2, 3], cut[12:, :, 3], cut[6, 6, 3] = 0, 51, 51
+    Image.fromarray(cut).save(tmp_path / "cut.png")
+    out = through(tmp_path / "cut.png", tmp_path / f"out{ending}")
+    read = decode(out, mode=None)
+    if ending == ".jpg":
+        assert read.shape[0] == 3 and (read[:, 10, 0] > 240).all(), "white where it was cut away"
+        return
+    assert (read[3] == cut[..., 3]).all()
+    over_white = decode(out).transpose(1, 2, 0).astype(int)
+    tolerance = 30 if ending == ".webp" else 1
+    assert np.abs(over_white[5, 5] - (10, 200, 30)).max() <= tolerance
+    if ending != ".webp":
+        assert (read[:3, 13, 8] == (200, 10, 60)).all(), "a pixel that no swap touched keeps its colour"
+        assert (read[:3, 10, 0] == 255).all(), "nothing of what was cut away is left"
+
+
+@pytest.mark.parametrize("source", ["gif", "png", "webp"])
+@pytest.mark.parametrize("ending", ["gif", "png", "webp"])
+@pytest.mark.parametrize("alpha", [False, True])
+def test_all_frames_of_an_animation_are_swapped(tmp_path, source, ending, alpha):
+    times = animation(tmp_path / f"in.{source}", 4, alpha=alpha)
+    out = through(tmp_path / f"in.{source}", tmp_path / f"out.{ending}")
+    with opened(out, still=False) as picture:
+        assert picture.n_frames == 4 and picture.info.get("loop") == 0
+        for number, time in enumerate(times):
+            picture.seek(number)
+            frame = np.asarray(picture.convert("RGBA")).astype(int)
+            assert picture.info["duration"] == time
+            assert np.abs(frame[6, 6, :3] - (10, 200, 30)).max() < 40 or alpha
+            assert np.abs(frame[14, 14, :3] - (40 * number + 20)).max() < 12
+            assert (frame[14, 2, 3] == 0) == alpha
+    assert b"trainedAlgorithmicMedia" in out.read_bytes()
+
+
+def test_an_animation_is_not_cut_to_one_frame(tmp_path):
+    animation(tmp_path / "in.gif", 3)
+    for ending, kind in (("jpg", "JPEG"), ("tif", "TIFF")):
+        with pytest.raises(ConfigError, match=rf"in.gif is an animation of 3 frames, and {kind} holds one; take .gif"):
+            through(tmp_path / "in.gif", tmp_path / f"out.{ending}")
+    for ending in ("bmp", "jp2", "heic", "ppm"):
+        with pytest.raises(ConfigError, match=rf"out.{ending}: {ending.upper()} (cannot say|is not written)"):
+            through(tmp_path / "in.gif", tmp_path / f"out.{ending}")
