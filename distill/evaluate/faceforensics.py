@@ -22,9 +22,9 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from distill.data import video
 from distill.data.faces import FaceFinder, align, detector_facts, keeps, nose_offset
 from distill.evaluate.pairs import ALIGNED, pair_list
+from distill.video import frames as video
 from swapcore.files import digest, read_json, read_record, sha256, write_json, write_record
 from swapcore.images import DataError, save_png
 

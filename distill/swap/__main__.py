@@ -25,9 +25,11 @@ from tqdm import tqdm
 
 from distill import build, config
 from distill.config import ConfigError
-from distill.data import containers, faces, video
+from distill.data import faces
 from distill.swap.photograph import check_writable, save_photograph, swap_frames
 from distill.swap.swapper import Swapper
+from distill.video import containers
+from distill.video import frames as video
 from students.identity_encoder import CARDS as ENCODERS
 from swapcore import terminal, weights
 from swapcore.files import remove_leftovers

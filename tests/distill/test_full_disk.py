@@ -12,11 +12,11 @@ from helpers.videos import write_video
 
 import students
 from distill import run
-from distill.data import video
 from distill.pseudo_gt.shards import append
 from distill.pseudo_gt.store import Store
 from distill.swap.__main__ import save_photograph
 from distill.train.monitor import Log
+from distill.video import frames as video
 from students.export import targets
 from students.export.models import Model
 from swapcore.files import DiskFull, write_json

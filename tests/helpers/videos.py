@@ -5,7 +5,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from distill.data import video
+from distill.video import frames as video
 
 PHONE = [0, 33, 66, 100, 171, 204, 240, 900, 933]  # thousandths of a second
 

@@ -12,7 +12,8 @@ from PIL import Image
 pytest.importorskip("cv2", reason='pip install -e ".[video]"')
 pytest.importorskip("av", reason='pip install -e ".[video]"')
 
-from distill.data import faces, video
+from distill.data import faces
+from distill.video import frames as video
 from swapcore.files import sha256
 from swapcore.images import DataError, read_made_from
 

@@ -14,8 +14,9 @@ from helpers.portraits import PLACES, portraits
 from helpers.student_files import student_file
 from helpers.videos import beep, onset, times, write_film, write_video
 
-from distill.data import faces, video
+from distill.data import faces
 from distill.swap import __main__ as swap
+from distill.video import frames as video
 
 
 def test_a_crop_that_is_laid_back_changes_nothing_but_its_face():

@@ -15,7 +15,8 @@ import av
 from helpers.mutations import damaged_bytes
 from helpers.videos import PHONE, beep, convert, fail, flat, onset, quarters, shown, times, write_film
 
-from distill.data import containers, video
+from distill.video import containers
+from distill.video import frames as video
 from swapcore.files import DiskFull
 from swapcore.images import DataError
 

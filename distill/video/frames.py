@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from distill.data import containers
-from distill.data.containers import Film, Kind
-from distill.data.film import Colours, film_of, opened, rgb, turns
+from distill.video import containers
+from distill.video.containers import Film, Kind
+from distill.video.film import Colours, film_of, opened, rgb, turns
 from swapcore import terminal
 from swapcore.files import DiskFull, disk_full_named, whole_file
 from swapcore.images import DataError

@@ -12,7 +12,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from distill.data.film import Colours, film_of, opened
+from distill.video.film import Colours, film_of, opened
 from swapcore.images import COMMENT, XMP, DataError
 
 if TYPE_CHECKING:  # PyAV belongs to the extra `video`

@@ -10,7 +10,8 @@ pytest.importorskip("av", reason='pip install -e ".[video]"')
 import av
 from helpers.videos import PHONE, beep, convert, fail, flat, onset, quarters, shown, times, write_film
 
-from distill.data import film, video
+from distill.video import film
+from distill.video import frames as video
 from swapcore.images import DataError
 
 SIDE = 64
