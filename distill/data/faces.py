@@ -178,7 +178,8 @@ def align(image: np.ndarray, landmarks: np.ndarray, size: int) -> np.ndarray:
 def paste(crop: np.ndarray, image: np.ndarray, landmarks: np.ndarray, feather: float = 0.12) -> np.ndarray:
     """A picture (H, W, 3) uint8 with an aligned crop (S, S, 3) uint8 pasted over the face of these landmarks.
 
-    The crop fades out over `feather` of its side towards its border, and entirely towards its corners.
+    The crop fades out over `feather` of its side towards its border, and entirely towards its corners. The picture
+    itself is not changed.
     """
     cv2 = opencv()
     size = len(crop)
@@ -188,10 +189,24 @@ def paste(crop: np.ndarray, image: np.ndarray, landmarks: np.ndarray, feather: f
     inside = 1 - np.maximum(np.hypot(y, x) / 1.12, np.maximum(y, x))
     mask = np.clip(inside / (2 * feather), 0, 1).astype(np.float32)
     mask = mask * mask * (3 - 2 * mask)  # smooth where the fading begins and ends
-    shape = image.shape[1], image.shape[0]
+    pasted_image = image.copy()
+    left, top, right, bottom = _covered(to_image, size, image.shape)
+    if left >= right or top >= bottom:
+        return pasted_image
+    to_image[:, 2] -= left, top
+    under, shape = pasted_image[top:bottom, left:right], (right - left, bottom - top)  # whole pictures may be too large
     pasted = cv2.warpAffine(crop, to_image, shape, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
     weight = cv2.warpAffine(mask, to_image, shape, flags=cv2.INTER_LINEAR)[..., None]
-    return (image + weight * (pasted.astype(np.float32) - image)).round().astype(np.uint8)
+    under[:] = (under + weight * (pasted.astype(np.float32) - under)).round().astype(np.uint8)
+    return pasted_image
+
+
+def _covered(to_image: np.ndarray, size: int, shape: tuple[int, ...]) -> Window:
+    """The part of a picture of this shape that a crop covers; empty (left >= right or top >= bottom) outside it."""
+    corners = np.array([[-1, -1, 1], [size, -1, 1], [size, size, 1], [-1, size, 1]]) @ to_image.T
+    left, top = np.floor(corners.min(0)).clip(0, shape[1::-1]).astype(int).tolist()
+    right, bottom = np.ceil(corners.max(0) + 1).clip(0, shape[1::-1]).astype(int).tolist()
+    return left, top, right, bottom
 
 
 def _to_crop(landmarks: np.ndarray, size: int) -> np.ndarray:
