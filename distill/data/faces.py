@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
@@ -29,6 +30,13 @@ YUNET = Card(
     note="BGR in; boxes and five landmarks out (Wu, Peng, Yu: YuNet, Machine Intelligence Research 2023).",
 )
 SEARCH_SIDE = 640  # pixels; a larger picture is shrunk before detection
+OVERLAP = 160  # pixels of two tiles; a face that is larger was seen whole at the scale before
+# A small face is looked at again with a side of so many pixels, and counts with this confidence. Of 48 faces of
+# photographs, 16 to 30 pixels wide, all that were found at first had more than 0.85 then, of 8 false finds in textures
+# one had.
+CLOSE, SURE = 96, 0.8
+
+Window = tuple[int, int, int, int]  # left, top, right, bottom in pixels
 
 # An RGB picture (H, W, 3) uint8 -> the five landmarks (5, 2) of its largest face in pixels, or None.
 FaceFinder = Callable[[np.ndarray], np.ndarray | None]
@@ -60,16 +68,88 @@ class Detector:
         return [landmarks for landmarks, _ in self.scored(image)]
 
     def scored(self, image: np.ndarray) -> list[tuple[np.ndarray, float]]:
-        """The landmarks and the confidence, in [0, 1], of every face, the largest face first."""
-        cv2 = opencv()
+        """The landmarks and the confidence, in [0, 1], of every face, the largest face first.
+
+        Where the picture, shrunk to 640 pixels, shows no face, it is searched in tiles of 640 pixels at twice the
+        scale, and so on up to its own, until a face is found that a closer look confirms with at least 0.8, and at one
+        scale more. So much smaller faces are not found beside one that is found early. Faces of 20 pixels are nearly
+        always found, of 12 pixels half of them, of less than 10 none.
+        """
         height, width = image.shape[:2]
         scale = min(1.0, SEARCH_SIDE / max(height, width))
-        if scale < 1:
-            image = cv2.resize(image, (round(width * scale), round(height * scale)), interpolation=cv2.INTER_AREA)
-        self._network.setInputSize((image.shape[1], image.shape[0]))
-        faces = self._network.detect(np.ascontiguousarray(image[..., ::-1]))[1]
-        by_size = [] if faces is None else sorted(faces, key=lambda face: -face[2] * face[3])
-        return [(face[4:14].reshape(5, 2).astype(np.float64) / scale, float(face[14])) for face in by_size]
+        found = self._search(image, (0, 0, width, height), scale)
+        last = bool(found)
+        while scale < 1 and not last:
+            last = bool(found)  # one scale more shows those faces of this size that were not seen yet
+            scale = min(1.0, 2 * scale)
+            found = _distinct([*found, *self._search_tiles(image, scale)])
+        found = sorted(found, key=lambda face: -face[2] * face[3])
+        return [(face[4:14].reshape(5, 2), float(face[14])) for face in found]
+
+    def _search(self, image: np.ndarray, window: Window, scale: float) -> list[np.ndarray]:
+        """The faces in a window of a picture, scaled: 15 numbers of YuNet each, in pixels of the picture."""
+        cv2 = opencv()
+        left, top, right, bottom = window
+        seen = image[top:bottom, left:right]
+        if scale != 1:
+            shape = max(1, round((right - left) * scale)), max(1, round((bottom - top) * scale))
+            seen = cv2.resize(seen, shape, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+        self._network.setInputSize((seen.shape[1], seen.shape[0]))
+        faces = self._network.detect(np.ascontiguousarray(seen[..., ::-1]))[1]
+        if faces is None:
+            return []
+        faces = faces.astype(np.float64)
+        faces[:, :14] /= scale
+        faces[:, [0, *range(4, 14, 2)]] += left
+        faces[:, [1, *range(5, 14, 2)]] += top
+        return list(faces)
+
+    def _search_tiles(self, image: np.ndarray, scale: float) -> list[np.ndarray]:
+        """As `_search`, of the whole picture in tiles. Each find is looked at again, which drops most that is no face,
+        and puts the landmarks of a small one right."""
+        side, step = SEARCH_SIDE / scale, (SEARCH_SIDE - OVERLAP) / scale
+        columns, rows = (_spans(length, side, step) for length in (image.shape[1], image.shape[0]))
+        found = []
+        for top, bottom in rows:
+            for left, right in columns:
+                found += self._search(image, (left, top, right, bottom), scale)
+        closer = [self._look_closer(image, face, scale) for face in _distinct(found)]
+        return _distinct([face for face in closer if face is not None])
+
+    def _look_closer(self, image: np.ndarray, face: np.ndarray, scale: float) -> np.ndarray | None:
+        """A face that was found at `scale`, found again in a window around it, with a side of CLOSE; or None."""
+        side = float(face[2:4].max())
+        scale = max(scale, CLOSE / side)
+        x, y = face[:2] + face[2:4] / 2
+        height, width = image.shape[:2]
+        window = (
+            max(0, int(x - 2 * side)), max(0, int(y - 2 * side)),
+            min(width, math.ceil(x + 2 * side)), min(height, math.ceil(y + 2 * side)),
+        )  # fmt: skip
+        near = [again for again in self._search(image, window, scale) if again[14] >= SURE and _same(face, again)]
+        return max(near, key=lambda again: again[14], default=None)
+
+
+def _spans(length: int, side: float, step: float) -> list[tuple[int, int]]:
+    """Begin and end of tiles of about `side` pixels that cover `length`, evenly, with at most `step` between begins."""
+    side = min(length, math.ceil(side))
+    count = 1 + math.ceil((length - side) / step)
+    return [(begin, begin + side) for begin in np.linspace(0, length - side, count).round().astype(int).tolist()]
+
+
+def _distinct(faces: list[np.ndarray]) -> list[np.ndarray]:
+    """Without those that another tile has found as well: the most confident one of each face."""
+    kept = []
+    for face in sorted(faces, key=lambda face: -face[14]):
+        if not any(_same(face, other) for other in kept):
+            kept.append(face)
+    return kept
+
+
+def _same(face: np.ndarray, other: np.ndarray) -> bool:
+    """Whether the middles of the landmarks of two finds are nearer than half a face."""
+    distance = np.hypot(*(face[4:14] - other[4:14]).reshape(5, 2).mean(0))
+    return bool(distance < max(*face[2:4], *other[2:4]) / 2)
 
 
 def opencv() -> ModuleType:
@@ -98,7 +178,8 @@ def align(image: np.ndarray, landmarks: np.ndarray, size: int) -> np.ndarray:
 def paste(crop: np.ndarray, image: np.ndarray, landmarks: np.ndarray, feather: float = 0.12) -> np.ndarray:
     """A picture (H, W, 3) uint8 with an aligned crop (S, S, 3) uint8 pasted over the face of these landmarks.
 
-    The crop fades out over `feather` of its side towards its border, and entirely towards its corners.
+    The crop fades out over `feather` of its side towards its border, and entirely towards its corners. The picture
+    itself is not changed.
     """
     cv2 = opencv()
     size = len(crop)
@@ -108,10 +189,24 @@ def paste(crop: np.ndarray, image: np.ndarray, landmarks: np.ndarray, feather: f
     inside = 1 - np.maximum(np.hypot(y, x) / 1.12, np.maximum(y, x))
     mask = np.clip(inside / (2 * feather), 0, 1).astype(np.float32)
     mask = mask * mask * (3 - 2 * mask)  # smooth where the fading begins and ends
-    shape = image.shape[1], image.shape[0]
+    pasted_image = image.copy()
+    left, top, right, bottom = _covered(to_image, size, image.shape)
+    if left >= right or top >= bottom:
+        return pasted_image
+    to_image[:, 2] -= left, top
+    under, shape = pasted_image[top:bottom, left:right], (right - left, bottom - top)  # whole pictures may be too large
     pasted = cv2.warpAffine(crop, to_image, shape, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
     weight = cv2.warpAffine(mask, to_image, shape, flags=cv2.INTER_LINEAR)[..., None]
-    return (image + weight * (pasted.astype(np.float32) - image)).round().astype(np.uint8)
+    under[:] = (under + weight * (pasted.astype(np.float32) - under)).round().astype(np.uint8)
+    return pasted_image
+
+
+def _covered(to_image: np.ndarray, size: int, shape: tuple[int, ...]) -> Window:
+    """The part of a picture of this shape that a crop covers; empty (left >= right or top >= bottom) outside it."""
+    corners = np.array([[-1, -1, 1], [size, -1, 1], [size, size, 1], [-1, size, 1]]) @ to_image.T
+    left, top = np.floor(corners.min(0)).clip(0, shape[1::-1]).astype(int).tolist()
+    right, bottom = np.ceil(corners.max(0) + 1).clip(0, shape[1::-1]).astype(int).tolist()
+    return left, top, right, bottom
 
 
 def _to_crop(landmarks: np.ndarray, size: int) -> np.ndarray:

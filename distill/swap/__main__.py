@@ -5,10 +5,10 @@
     python -m distill.swap SOURCE TARGET -o OUT --student student.safetensors --reference PHOTO
 
 SOURCE is a photograph; its largest face gives the identity. TARGET is a photograph, an animation or a video. Its
-largest face is swapped; --faces swaps more faces, and --reference swaps the face that is most similar to the one in
-PHOTO. Swapped faces are pasted back with a soft border; a video keeps its sound, the time of each frame and its colour
-tags, and comes out upright. The metadata of OUT say that it is AI-generated. Use pictures of people who agreed to it:
-see Consent in the README.
+largest face is swapped; --faces swaps more faces, and --reference swaps the person of PHOTO only: frames that do not
+show this person stay as they are, and are counted. Swapped faces are pasted back with a soft border; a video keeps its
+sound, the time of each frame and its colour tags, and comes out upright. The metadata of OUT say that it is
+AI-generated. Use pictures of people who agreed to it: see Consent in the README.
 """
 
 from __future__ import annotations
@@ -50,13 +50,19 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--faces", type=count_of, default=1, metavar="largest|all|N", help="largest (default), all, or the N largest"
     )
-    parser.add_argument("--reference", type=Path, metavar="PHOTO", help="swap only the face most similar to this one")
+    parser.add_argument("--reference", type=Path, metavar="PHOTO", help="swap only the person of this photograph")
+    parser.add_argument(
+        "--similarity", type=cosine_of, metavar="COSINE",
+        help="with --reference: least cosine of the person's faces; default: as measured for the identity encoder",
+    )  # fmt: skip
     parser.add_argument("--weights", nargs="+", default=[], metavar="FOLDER", help="folders to search for weight files")
     args = parser.parse_args(arguments)
     return terminal.run_command(lambda: swap(args))
 
 
 def swap(args: argparse.Namespace) -> None:
+    if args.similarity is not None and args.reference is None:
+        raise ConfigError("--similarity: compares faces with the photograph of --reference; name one")
     kind = _kind(args.target)
     if kind != _kind(args.out):
         raise ConfigError(f"-o {args.out}: {args.target} is a {kind}, so OUT must have the ending of a {kind} too")
@@ -74,13 +80,13 @@ def swap(args: argparse.Namespace) -> None:
     encoder = build.encoder_of(args.student)
     needed = [faces.YUNET, *([ENCODERS[encoder]] if encoder in ENCODERS else [])]
     detector = faces.Detector(weights.find_all(needed, exp.weights)[0])
-    swapper = Swapper(args.student, exp, detector, args.source, args.faces, args.reference)
+    swapper = Swapper(args.student, exp, detector, args.source, args.faces, args.reference, args.similarity)
     if args.out.parent.is_dir():
         remove_leftovers(args.out.parent.glob(f".{args.out.stem}.*"))
     if kind == "photograph":
         frames, options = swap_frames(args.target, args.out, swapper)
         if not swapper.swapped:
-            raise DataError(f"{args.target}: no face found")
+            raise DataError(f"{args.target}: {swapper.nobody()}")
         save_photograph(frames[0], args.out, **options)
     else:
         with tqdm(total=video.count(args.target), desc="swap", unit="frame") as bar:
@@ -88,7 +94,9 @@ def swap(args: argparse.Namespace) -> None:
                 bar.update()
         if not swapper.swapped:
             args.out.unlink()
-            raise DataError(f"{args.target}: no face found in any frame")
+            raise DataError(f"{args.target}: {swapper.nobody(' in any frame')}")
+    if unchanged := swapper.unchanged():
+        print(unchanged, file=sys.stderr)
     print(args.out)
 
 
@@ -100,6 +108,14 @@ def count_of(faces: str) -> int | None:
         return terminal.whole(1)(faces)
     except argparse.ArgumentTypeError as error:
         raise argparse.ArgumentTypeError(f"largest, all, or a number: {error}") from None
+
+
+def cosine_of(text: str) -> float:
+    """The value of --similarity, in [-1, 1]."""
+    value = terminal.number()(text)
+    if not -1 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"a cosine lies between -1 and 1, got {text}")
+    return value
 
 
 def _kind(path: Path) -> str:

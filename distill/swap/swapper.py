@@ -12,39 +12,47 @@ from distill import build
 from distill.config import ConfigError, Experiment
 from distill.data import faces
 from distill.evaluate import swappers
+from distill.swap.reference import Person
 from swapcore.images import DataError, decode, to_float, to_uint8
 
 
 class Swapper:
-    """Swaps faces in pictures (H, W, 3) uint8 RGB of any size. `swapped` counts the swapped faces.
+    """Swaps faces in pictures (H, W, 3) uint8 RGB of any size. A picture without a face to swap stays as it is.
 
     student: .safetensors or .onnx file. source: photograph whose largest face gives the identity. count: how many of
-    the largest faces are swapped, None for all. reference: photograph of a face; with it, only the face with the
-    highest cosine to it is swapped, by the student's identity encoder. Raises ConfigError, DataError, ValueError.
+    the largest faces are swapped, None for all. reference: photograph of a person; with it, only the face with the
+    highest cosine to it is swapped, by the student's identity encoder, and only where the cosine is at least
+    `similarity` (by default as measured for the encoder). Raises ConfigError, DataError, ValueError.
+
+    Counts so far: `pictures`, `swapped` faces, pictures that are `faceless`, and those that show only `strangers`.
     """
 
     def __init__(
         self, student: Path, exp: Experiment, detector: faces.Detector, source: Path, count: int | None,
-        reference: Path | None = None,
+        reference: Path | None = None, similarity: float | None = None,
     ) -> None:  # fmt: skip
         if student.suffix == ".onnx":
             self.network = swappers.OnnxStudent(student, exp, None)
             self.size, self.encoder = self.network.resolution, self.network.encoder
+            encoder_name = self.network.session.metadata.get("identity_encoder")
         elif student.suffix == ".safetensors":
             self.network = swappers.load_student(student, exp)
             self.size, self.encoder = self.network.generator.options["resolution"], self.network.identity_encoder
+            encoder_name = self.encoder.card.name
         else:
             raise ConfigError(f"{student}: expected a student's .safetensors, or its whole.onnx or generator.onnx")
-        self.detector, self.count, self.swapped = detector, count, 0
+        self.detector, self.count = detector, count
+        self.pictures = self.swapped = self.faceless = self.strangers = 0
         image, points = self._largest_face(source, "source")
-        self.source, self.reference = _crops(image, [points], self.size), None
+        self.source, self.person, self.reference = _crops(image, [points], self.size), None, reference
         if reference is not None:
-            self.encoder = self.encoder or build.identity_encoder(exp)
+            self.encoder = self.encoder or build.identity_encoder(exp, encoder_name)  # a whole.onnx only names its own
             image, points = self._largest_face(reference, "reference")
-            self.reference = self._embed(image, [points])[0]
+            self.person = Person(self._embed(image, [points])[0], self.encoder.card.name, similarity)
 
     @torch.inference_mode()
     def __call__(self, image: np.ndarray) -> np.ndarray:
+        self.pictures += 1
         chosen = self._choose(image, self.detector.all(image))
         if not chosen:
             return image
@@ -55,10 +63,34 @@ class Swapper:
         self.swapped += len(chosen)
         return image
 
+    def unchanged(self) -> str:
+        """What was not swapped so far and why, in a line; empty where every picture was."""
+        reasons = [f"{self.faceless} without a face"] * bool(self.faceless)
+        if self.strangers:
+            reasons.append(
+                f"{self.strangers} in which no face has a cosine of {self.person.least:g} to {self.reference}"
+            )
+        left = f"{self.faceless + self.strangers} of {self.pictures} frames stay as they are"
+        return f"{left}: {', '.join(reasons)}" if reasons else ""
+
+    def nobody(self, where: str = "") -> str:
+        """Why no face was swapped at all. where: such as " in any frame"."""
+        if not self.strangers:
+            return f"no face found{where}"
+        return (
+            f"nobody resembles {self.reference}{where}: the highest cosine is {self.person.nearest:.2f}, below "
+            f"{self.person.least:g}; --similarity sets another limit"
+        )
+
     def _choose(self, image: np.ndarray, landmarks: list[np.ndarray]) -> list[np.ndarray]:
-        if self.reference is None or not landmarks:
+        if not landmarks:
+            self.faceless += 1
+            return []
+        if self.person is None:
             return landmarks[: self.count]
-        return [landmarks[int((self._embed(image, landmarks) @ self.reference).argmax())]]
+        found = self.person.among(self._embed(image, landmarks))
+        self.strangers += found is None
+        return [] if found is None else [landmarks[found]]
 
     @torch.inference_mode()
     def _embed(self, image: np.ndarray, landmarks: list[np.ndarray]) -> Tensor:

@@ -69,6 +69,78 @@ def test_yunet_finds_synthetic_faces_and_takes_the_largest():
     assert detector.name == "yunet" and len(detector.weight_hash) == 16
 
 
+@needs_shared
+@pytest.mark.parametrize(
+    ("height", "width", "side", "corner"),
+    [
+        (6000, 8000, 100, (5555, 4444)),
+        (600, 9000, 100, (8880, 490)),  # in the corner
+        (9000, 600, 64, (250, 5000)),
+        (3000, 4000, 40, (640, 640)),  # where two tiles meet
+        (1100, 1300, 34, (611, 590)),
+    ],
+)
+def test_a_small_face_in_a_large_picture_is_found(height, width, side, corner):
+    """The side is that of the drawn picture, of which the face takes a half."""
+    detector = faces.Detector(SHARED / "weights" / faces.YUNET.file)
+    images, truth = portraits(1, 256, seed=5)
+    scene = np.full((height, width, 3), 110, np.uint8)
+    left, top = corner
+    small = Image.fromarray(images[0]).resize((side, side), Image.Resampling.BOX)
+    scene[top : top + side, left : left + side] = np.asarray(small)
+    found = detector.all(scene)
+    assert len(found) == 1, "once, though tiles overlap"
+    eyes = np.linalg.norm(truth[0][1] - truth[0][0]) * side / 256
+    assert np.abs(found[0] - (truth[0] * side / 256 + corner)).mean() < 0.2 * eyes
+
+
+@needs_shared
+def test_the_finer_search_runs_only_where_the_first_finds_nothing(monkeypatch):
+    detector = faces.Detector(SHARED / "weights" / faces.YUNET.file)
+    images, _ = portraits(1, 256, seed=5)
+    scene = np.full((1300, 1500, 3), 110, np.uint8)
+    windows, search = [], detector._search
+    monkeypatch.setattr(detector, "_search", lambda *args: windows.append(args[1:]) or search(*args))
+    assert detector(scene) is None
+    assert windows[0] == ((0, 0, 1500, 1300), 640 / 1500)
+    covered = np.zeros((1300, 1500), bool)
+    for (left, top, right, bottom), scale in windows[1:]:
+        assert max(right - left, bottom - top) * scale <= 641
+        if scale == 1:
+            covered[top:bottom, left:right] = True
+    assert covered.all()
+    windows.clear()
+    scene[100:1124, 100:1124] = np.asarray(Image.fromarray(images[0]).resize((1024, 1024)))
+    assert detector(scene) is not None and len(windows) == 1
+    windows.clear()
+    assert detector(scene[:640, :640]) is None or len(windows) == 1  # nothing finer than the picture itself
+
+
+@needs_shared
+def test_small_faces_that_tiles_share_are_found_once_and_what_a_closer_look_denies_never(monkeypatch):
+    detector = faces.Detector(SHARED / "weights" / faces.YUNET.file)
+    images, _ = portraits(4, 256, seed=5)
+    scene = np.full((1700, 3200, 3), 110, np.uint8)
+    places = [(0, 0), (560, 570), (1080, 600), (3136, 1636)]
+    for image, (left, top) in zip(images, places, strict=True):
+        scene[top : top + 64, left : left + 64] = np.asarray(Image.fromarray(image).resize((64, 64)))
+    middles = sorted(points.mean(0).tolist() for points in detector.all(scene))
+    assert np.abs(np.array(middles) - np.array(places) - (32, 36)).max() < 6
+    search = detector._search
+
+    def doubtful(image, window, scale):
+        return [face if window[2] - window[0] > 600 else [*face[:14], 0.79] for face in search(image, window, scale)]
+
+    monkeypatch.setattr(detector, "_search", lambda *args: [np.array(face) for face in doubtful(*args)])
+    assert detector(scene) is None
+
+
+@needs_shared
+@pytest.mark.parametrize("shape", [(1, 1), (1, 5000), (5000, 2), (641, 640)])
+def test_pictures_of_odd_shapes_have_no_face(shape):
+    assert faces.Detector(SHARED / "weights" / faces.YUNET.file)(np.full((*shape, 3), 90, np.uint8)) is None
+
+
 def test_a_file_that_is_no_detector_is_named(tmp_path):
     (tmp_path / "x.onnx").write_bytes(b"nothing")
     with pytest.raises(DataError, match="x.onnx: not a detector"):

@@ -1,5 +1,7 @@
 """The command that swaps faces in photographs and videos, on synthetic people; and what it refuses."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from conftest import SHARED, needs_shared
@@ -9,6 +11,7 @@ pytest.importorskip("cv2", reason='pip install -e ".[video]"')
 pytest.importorskip("av", reason='pip install -e ".[video]"')
 
 import av
+import cv2
 from helpers.odd_pictures import turned
 from helpers.portraits import PLACES, portraits
 from helpers.student_files import student_file
@@ -33,6 +36,58 @@ def test_a_crop_that_is_laid_back_changes_nothing_but_its_face():
     flat = np.full_like(scene, 80)
     across = faces.paste(np.full_like(crop, 255), flat, points)[178, :, 0].astype(int)
     assert across.max() == 255 and np.abs(np.diff(across)).max() < 15  # no hard edge where the crop ends
+
+
+def pasted_whole(crop, image, points):
+    """What `faces.paste` is to give, computed on the whole picture."""
+    size = len(crop)
+    to_image = cv2.invertAffineTransform(faces._between_pixel_centres(faces._to_crop(points, size)))
+    distance = np.abs((np.arange(size) + 0.5) / size * 2 - 1)
+    inside = 1 - np.maximum(np.hypot(distance[:, None], distance) / 1.12, np.maximum(distance[:, None], distance))
+    mask = np.clip(inside / 0.24, 0, 1).astype(np.float32)
+    shape = image.shape[1::-1]
+    over = cv2.warpAffine(crop, to_image, shape, borderMode=cv2.BORDER_REPLICATE).astype(float)
+    weight = cv2.warpAffine(mask * mask * (3 - 2 * mask), to_image, shape)[..., None]
+    return (image + weight * (over - image)).round()
+
+
+@pytest.mark.parametrize(
+    ("scale", "turn", "place"),
+    [(1, 0, (100, 50)), (0.3, 0.5, (222, 111)), (2.5, -0.7, (-90, -60)), (1, 0.2, (480, 330)), (1, 0, (4000, -900))],
+)
+def test_a_crop_is_laid_on_its_rectangle_as_on_the_whole_picture(scale, turn, place):
+    """Also where it lies across the border, or outside."""
+    random = np.random.default_rng(0)
+    scene, crop = (random.integers(0, 256, (*shape, 3), dtype=np.uint8) for shape in ((400, 500), (128, 128)))
+    rotation = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
+    points, before = PLACES * 150 * scale @ rotation.T + place, scene.copy()
+    made = faces.paste(crop, scene, points)
+    difference = np.abs(made - pasted_whole(crop, scene, points))
+    assert difference.max() <= 4 and difference.mean() < 0.05  # OpenCV rounds places to 1/32 pixel
+    assert (scene == before).all() and (made != before).any() == (place[0] < 1000)
+
+
+def test_pasting_into_a_large_picture_needs_little_more_than_its_copy():
+    scene, crop = np.full((3000, 4000, 3), 90, np.uint8), np.full((64, 64, 3), 200, np.uint8)
+    tracemalloc.start()
+    try:
+        faces.paste(crop, scene, PLACES * 200 + 900)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert scene.nbytes <= peak < 1.2 * scene.nbytes
+
+
+def test_a_face_in_a_very_wide_picture():
+    """Places above 32,767, which some of OpenCV's tables cannot hold."""
+    scene = np.full((300, 40000, 3), 90, np.uint8)
+    points = PLACES * 200 + (39000, 50)
+    scene[50:250, 39000:39200] = portraits(1, 200)[0][0]
+    crop = faces.align(scene, points, 128)
+    alone = faces.align(scene[:, 38000:], points - (38000, 0), 128)
+    assert np.abs(crop.astype(int) - alone).max() <= 2
+    white = faces.paste(np.full_like(crop, 255), scene, points)
+    assert (white[140:160, 39090:39110] == 255).all() and (white[:, :38900] == 90).all()
 
 
 @pytest.fixture
