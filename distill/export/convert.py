@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 import students
@@ -22,22 +23,22 @@ from distill.evaluate import pairs as lists
 from distill.evaluate import swappers
 from distill.export.card import card, table
 from distill.stage import Stage, open_stage, upstream
+from eval import intervals
 from eval.evaluation import Evaluation
 from eval.pairs import Pairs
 from students.export import equality, targets
 from students.export.conversion import quiet
 from students.export.models import Model, models
-from swapcore import weights
+from swapcore import terminal, weights
 from swapcore.files import digest, read_record, sha256, whole_folder, write_record, write_text
 from swapcore.hardware import environment
 from swapcore.images import to_float, to_uint8
 from swapcore.locks import folder_lock
 
 PAIRS = 32  # of the comparison
-# Limits of int8, which is compared by identity: points of ID retrieval that it may lose (one pair of 32, not two), and
-# the least mean cosine between embeddings of the exported swap and of PyTorch's.
-MAX_LOST_POINTS = 5.0
-MIN_COSINE = 0.9
+# Limits of int8, which is compared pair by pair: the lower ends of the 95 % intervals of the mean cosine between the
+# embeddings of the exported swap and of PyTorch's, and of the mean PSNR of the swaps. Retrieval turns on single pairs.
+MIN_COSINE, MIN_PSNR_DB = 0.9, 25.0
 
 
 def run(exp: Experiment, accelerator, tracker) -> Stage:
@@ -103,10 +104,11 @@ def export(
     for choice in selected:
         try:
             rows[choice] = _export_one(*choice, job, folder)
-        except ValueError as error:
-            if str(error) not in refused.values():  # a missing package concerns every precision
-                print(f"  refused: {error}", flush=True)
-            refused["-".join(choice)] = str(error)
+        except (ValueError, ImportError) as error:
+            reason = _lacking(choice[0], error) if isinstance(error, ImportError) else str(error)
+            if reason not in refused.values():  # a missing package concerns every precision
+                print(f"  refused: {reason}", flush=True)
+            refused["-".join(choice)] = reason
         if rows:
             content = card(student, pairs, [rows[key] for key in known if key in rows], facts, measured)
             write_record(folder / "card.json", content)
@@ -114,6 +116,15 @@ def export(
     if refused:
         raise ValueError("; ".join(dict.fromkeys(refused.values())))
     return content
+
+
+def _lacking(name: str, error: ImportError) -> str:
+    """What to do about a package that the converter of a target itself imports, and that is absent or does not load."""
+    detail = str(error).partition("\n")[0]
+    install = terminal.install(targets.TARGETS[name].extra)
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        install = f"pip install {error.name.partition('.')[0]}"
+    return f"exporting to {name}: one of its packages does not load ({detail}): {install}"
 
 
 def first_pairs(pairs: Pairs) -> Pairs:
@@ -150,7 +161,7 @@ class Identity:
         self.evaluation = Evaluation(pairs, build.estimators(exp))
         self.recogniser = self.evaluation.estimators.need("recogniser")
         self.key = [pairs.hash, self.recogniser.as_dict()]
-        self.embeddings = self.recogniser(expected)
+        self.expected, self.embeddings = expected, self.recogniser(expected)
         self.pytorch = self.measure(expected)
 
     def measure(self, swaps: Tensor) -> dict[str, float]:
@@ -161,6 +172,14 @@ class Identity:
             "id_similarity": values["id_similarity_source"].value,
             "same_as_pytorch": float((self.recogniser(swaps) * self.embeddings).sum(1).mean()),
         }
+
+    def closeness(self, swaps: Tensor) -> dict[str, tuple[float, float]]:
+        """The 95 % intervals of means over pairs: "cosine" of swaps (N, 3, R, R) to PyTorch's, their "psnr_db"."""
+        cosine = (self.recogniser(swaps) * self.embeddings).sum(1)
+        square = (swaps - self.expected).double().square().mean((1, 2, 3)).clamp(min=1e-10)
+        psnr_db = 10 * torch.log10(4 / square)  # from -1 to 1
+        values = {"cosine": cosine, "psnr_db": psnr_db}
+        return {key: intervals.bootstrap(value.double().numpy()) for key, value in values.items()}
 
 
 @dataclass(frozen=True)
@@ -230,17 +249,19 @@ def _export_one(name: str, precision: str, job: _Job, folder: Path) -> dict[str,
             "models": compared.facts, **identity,
         }  # fmt: skip
         if precision == "int8" and job.identity:
-            _check_identity(row, job.identity.pytorch, place)
+            row["int8"] = job.identity.closeness(compared.swaps())
+            _check_int8(row, job.identity.pytorch, place)
         write_record(temporary / "proof.json", {"of": job.origin, "key": key, "row": row})
     return row
 
 
-def _check_identity(row: Mapping[str, Any], pytorch: Mapping[str, float], place: Path) -> None:
-    """Raise Unequal where int8 changes identity too much."""
-    lost = pytorch["id_top1_percent"] - row["id_top1_percent"]
-    if lost > MAX_LOST_POINTS or not row["same_as_pytorch"] >= MIN_COSINE:  # `not >=` also refuses NaN
+def _check_int8(row: Mapping[str, Any], pytorch: Mapping[str, float], place: Path) -> None:
+    """Raise Unequal where int8 changes identity or pictures too much. A list of one pair has no interval: refused."""
+    lower = {key: interval[0] if interval else float("nan") for key, interval in row["int8"].items()}
+    if not (lower["cosine"] >= MIN_COSINE and lower["psnr_db"] >= MIN_PSNR_DB):  # `not >=` also refuses NaN
         raise equality.Unequal(
-            f"{place.name}: ID retrieval is {row['id_top1_percent']:.1f} %, {pytorch['id_top1_percent']:.1f} % in "
-            f"PyTorch; the cosine of its swaps to PyTorch's is {row['same_as_pytorch']:.3f}; allowed are "
-            f"a loss of {MAX_LOST_POINTS:g} points and a cosine of {MIN_COSINE:g}: use fp16; no int8 file is kept"
+            f"{place.name}: the cosine of its swaps to PyTorch's is {row['same_as_pytorch']:.3f}, at least "
+            f"{lower['cosine']:.3f} (allowed: {MIN_COSINE:g}), their PSNR at least {lower['psnr_db']:.1f} dB (allowed: "
+            f"{MIN_PSNR_DB:g}); ID retrieval is {row['id_top1_percent']:.1f} %, {pytorch['id_top1_percent']:.1f} % in "
+            f"PyTorch: use fp16; no int8 file is kept"
         )

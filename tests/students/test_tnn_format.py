@@ -1,6 +1,7 @@
 """TNN's two files: every layer there and back, bytes known by hand, damage that is named."""
 
 import zlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -117,6 +118,8 @@ def test_other_forms_of_layers(name, tmp_path):
 @pytest.mark.parametrize("precision, most", [("fp16", 1e-2), ("int8", 1e-1)])
 def test_smaller_weights_go_there_and_back_and_compute_nearly_the_same(name, precision, most, tmp_path):
     graph, given = graph_of(name)
+    first, last = replace(graph.layers[0], outputs=("mid",)), Layer("Tanh", "act", ("mid",), ("out",))
+    graph = replace(graph, layers=(first, last))
     small = tnn.with_precision(graph, precision)
     assert [blob.dtype for blob in small.layers[0].blobs] == (
         [np.float16] * 2 if precision == "fp16" else [np.int8, np.float32, np.float32]
@@ -125,6 +128,49 @@ def test_smaller_weights_go_there_and_back_and_compute_nearly_the_same(name, pre
     back = there_and_back(small, tmp_path)
     off = np.abs(tnn.run(back, given)["out"] - tnn.run(graph, given)["out"]).max()
     assert 0 < off < most
+
+
+def dense(outputs=3, rows=(1.0, 10.0, 0.1)):
+    """A linear layer whose rows differ in size, and its input."""
+    rng = np.random.default_rng(0)
+    weight = (rng.standard_normal((outputs, 4)) * np.array(rows)[:, None]).astype(np.float32)
+    layer = Layer("InnerProduct", "dense", ("in",), ("out",), (outputs, 1, 0, 1), (weight, np.ones(outputs, "f4")))
+    return Graph({"in": (2, 4)}, ("out",), (layer,), {}), {"in": rng.standard_normal((2, 4)).astype(np.float32)}
+
+
+def test_int8_keeps_rows_of_very_different_size(tmp_path):
+    """TNN applies one scale to the whole matrix of a linear layer; of rows 1, 10 and 0.1 it was off by 3.06."""
+    graph, given = dense()
+    small = there_and_back(tnn.with_precision(graph, "int8"), tmp_path)
+    assert [layer.type for layer in small.layers] == [f"{QUANTIZED}InnerProduct", "BatchNormCxx"]
+    weight = graph.layers[0].blobs[0]
+    error = np.abs(tnn.run(small, given)["out"] - tnn.run(graph, given)["out"])
+    allowed = np.abs(weight).max(1) / 127 / 2 * np.abs(given["in"]).sum(1, keepdims=True)
+    assert (error <= allowed + 1e-6).all() and error.max() > 0
+
+
+def test_the_interpreter_applies_the_first_scale_as_the_runtime_does():
+    graph, given = dense()
+    weight, scales = np.arange(12, dtype=np.int8).reshape(3, 4), np.array([0.5, 2, 9], np.float32)
+    layer = replace(graph.layers[0], type=f"{QUANTIZED}InnerProduct", blobs=(weight, np.zeros(3, np.float32), scales))
+    made = tnn.run(replace(graph, layers=(layer,)), given)["out"]
+    assert np.allclose(made, given["in"] @ (weight * 0.5).T)
+
+
+def test_a_file_of_one_layer_cannot_be_int8():
+    graph, _ = graph_of("Convolution")
+    with pytest.raises(ValueError, match="layer is alone: TNN does not apply the scales"):
+        tnn.with_precision(graph, "int8")
+
+
+def test_what_the_runtime_refuses_does_not_run_here():
+    pad = Layer("Pad", "layer", ("in0",), ("out",), (0, 0, 1, 0, 2, 3, 0, 0, 2, 0.0))
+    with pytest.raises(ValueError, match="padding"):
+        tnn.run(replace(graph_of("Pad")[0], layers=(pad,)), graph_of("Pad")[1])
+    graph, given = graph_of("GridSample")
+    fixed = replace(graph, inputs={"in0": graph.inputs["in0"]}, constants={"in1": given.pop("in1")})
+    with pytest.raises(ValueError, match="a constant grid ends TNN's x86 device"):
+        tnn.run(fixed, given)
 
 
 def test_constants_are_inputs_that_no_layer_makes(tmp_path):

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, fx, nn
 from torch.export.graph_signature import InputKind, OutputKind
@@ -31,7 +32,7 @@ def export(
 
     All sizes are those of the examples. precision: of the weights in the file, fp32, fp16 (convolutions, linear layers
     and batch normalisations) or int8 (convolutions and linear layers, with a scale for each output channel). Raises
-    ValueError naming the operation without layers in TNN, and its submodule.
+    ValueError naming the operation without layers in TNN, and its submodule, and for what its runtime refuses.
     """
     if precision not in PRECISIONS:
         raise ValueError(f"unknown precision '{precision}', known: {', '.join(PRECISIONS)}")
@@ -142,23 +143,35 @@ def _named(builder: Builder, inputs: dict, outputs: list, names: Sequence[str]) 
 
 
 def with_precision(graph: Graph, precision: str) -> Graph:
-    """A graph of float32 weights with its weights in another precision. Raises ValueError for weights beyond fp16."""
-    return replace(graph, layers=tuple(map(PRECISIONS[precision], graph.layers)))
+    """A graph of float32 weights with its weights in another precision. Raises ValueError for weights beyond fp16, and
+    for int8 in a graph of one layer, which TNN reads without its scales."""
+    layers = tuple(layer for before in graph.layers for layer in PRECISIONS[precision](before))
+    if precision == "int8" and len(layers) == 1 and layers[0].type != layers[0].base:
+        raise ValueError(f"layer {layers[0].name} is alone: TNN does not apply the scales of int8 in such a file")
+    return replace(graph, layers=layers)
 
 
-def _fp16(layer: Layer) -> Layer:
+def _fp16(layer: Layer) -> list[Layer]:
     """Slopes and constants of arithmetic stay float32: they are small and must be exact."""
     if layer.type not in (*QUANTIZABLE, "BatchNormCxx"):
-        return layer
-    return replace(layer, blobs=tuple(halves(blob, f"layer {layer.name}") for blob in layer.blobs))
+        return [layer]
+    return [replace(layer, blobs=tuple(halves(blob, f"layer {layer.name}") for blob in layer.blobs))]
 
 
-def _int8(layer: Layer) -> Layer:
+def _int8(layer: Layer) -> list[Layer]:
+    """TNN multiplies the whole matrix of a linear layer by the first scale (DequantInnerProduct of @f0cb08129). So its
+    rows are written with scale 1, and a layer behind it has the scales and the bias."""
     if layer.type not in QUANTIZABLE:
-        return layer
+        return [layer]
     weight, *rest = layer.blobs
     integers, scale = int8(weight)
-    return replace(layer, type=QUANTIZED + layer.type, blobs=(integers, *rest, scale.reshape(-1)))
+    scale = scale.reshape(-1)
+    if layer.type == "Convolution":
+        return [replace(layer, type=QUANTIZED + layer.type, blobs=(integers, *rest, scale))]
+    rows, bias = f"{layer.outputs[0]}_rows", rest[0]
+    blobs = (integers, np.zeros_like(bias), np.ones_like(scale))
+    product = replace(layer, type=QUANTIZED + layer.type, outputs=(rows,), blobs=blobs)
+    return [product, Layer("BatchNormCxx", f"{layer.name}_scales", (rows,), layer.outputs, (), (scale, bias))]
 
 
-PRECISIONS: dict[str, Callable[[Layer], Layer]] = {"fp32": lambda layer: layer, "fp16": _fp16, "int8": _int8}
+PRECISIONS: dict[str, Callable[[Layer], list[Layer]]] = {"fp32": lambda layer: [layer], "fp16": _fp16, "int8": _int8}

@@ -30,6 +30,8 @@ def run(graph: Graph, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]
     uses_left = Counter(name for layer in graph.layers for name in layer.inputs) + Counter(graph.outputs)
     with torch.inference_mode():
         for layer in graph.layers:
+            if layer.base == "GridSample" and layer.inputs[1] in graph.constants:
+                raise ValueError(f"layer {layer.name}: a constant grid ends TNN's x86 device")
             operands = [blobs[name] for name in layer.inputs]
             try:
                 blobs[layer.outputs[0]] = RULES[layer.base](layer, operands, _weights(layer))
@@ -49,16 +51,20 @@ def _float(array: np.ndarray) -> Tensor:
 
 
 def _weights(layer: Layer) -> list[Tensor]:
-    """Weights as float32; integers are multiplied by the scale of their output channel."""
+    """Weights as float32; integers are multiplied by the scale of their output channel, or all by the first scale in a
+    linear layer, as the runtime does it."""
     if layer.type == layer.base:
         return [_float(blob) for blob in layer.blobs]
     weight, *rest, scale = (_float(blob) for blob in layer.blobs)
+    if layer.base == "InnerProduct":
+        return [weight * scale[0], *rest]
     return [weight * scale.view(-1, *[1] * (weight.ndim - 1)), *rest]
 
 
 def _convolution(layer: Layer, x: list[Tensor], w: list[Tensor]) -> Tensor:
     group, _, _, _, _, sh, sw, ph, pw, _, pad_type, dh, dw, activation = layer.params
     want(pad_type == -1 and activation in (0, 1, 2), f"padding {pad_type} or activation {activation} is not known")
+    want(dh == dw, f"dilations {dh} and {dw}: some devices use one for both")
     y = F.conv2d(x[0], w[0], w[1] if len(w) > 1 else None, (sh, sw), (ph, pw), (dh, dw), group)
     return (y, y.relu(), y.clamp(0, 6))[activation] if activation else y
 
@@ -129,10 +135,10 @@ def _slice(layer: Layer, x: list[Tensor], w: list[Tensor]) -> Tensor:
 
 def _pad(layer: Layer, x: list[Tensor], w: list[Tensor]) -> Tensor:
     top, bottom, left, right, first, last, mode, value = layer.params[2:]
-    want(layer.params[:2] == (0, 0) and mode in (0, 1, 2) and not (mode and (first or last)), f"padding {layer.params}")
+    want(layer.params[:2] == (0, 0) and mode in (0, 1) and not (mode and (first or last)), f"padding {layer.params}")
     if mode == 0:
         return F.pad(x[0], (left, right, top, bottom, first, last), value=value)
-    return F.pad(x[0], (left, right, top, bottom), mode=("constant", "reflect", "replicate")[mode])
+    return F.pad(x[0], (left, right, top, bottom), mode="reflect")
 
 
 def _upsample(layer: Layer, x: list[Tensor], w: list[Tensor]) -> Tensor:

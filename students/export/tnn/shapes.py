@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from .values import Builder, Value, pair, want
+from .values import Builder, Value, combine, pair, want
 
 
 def reshape(b: Builder, x: Value, shape: Sequence[int]) -> Value:
@@ -89,7 +89,7 @@ def vector_norm(b: Builder, x: Value, order: float = 2, axes=None, keep: bool = 
 
 
 def pad(b: Builder, x: Value, widths: Sequence[int], mode: str = "constant", value: float | None = None) -> Value:
-    modes = {"constant": 0, "reflect": 1, "replicate": 2}
+    modes = {"constant": 0, "reflect": 1}  # the file has `replicate` as well, but no device pads so
     want(len(widths) in (2, 4) and len(x.shape) == 4 and mode in modes, f"padding {x.shape} by {widths}, {mode}")
     left, right, top, bottom = (*widths, 0, 0)[:4]
     shape = (*x.shape[:2], x.shape[2] + top + bottom, x.shape[3] + left + right)
@@ -142,11 +142,14 @@ def adaptive_avg_pool(b: Builder, x: Value, size: Sequence[int]) -> Value:
 
 
 def grid_sample(b: Builder, x: Value, grid: Tensor, mode: int, padding: int, align: bool) -> Value:
-    """TNN samples zeros outside. Where torch repeats the border, points outside are moved onto it."""
+    """TNN samples zeros outside. Where torch repeats the border, points outside are moved onto it. The x86 device reads
+    a grid that a layer computes, not a constant one: a layer adds it to zeros that are made of the picture."""
     want(
         isinstance(grid, Tensor) and mode == 0 and padding in (0, 1) and not align, "a mode of sampling that TNN lacks"
     )
     if padding == 1:
         edge = 1 - 1 / torch.tensor([x.shape[3], x.shape[2]], dtype=grid.dtype)
         grid = grid.maximum(-edge).minimum(edge)
-    return b.emit("GridSample", [x, b.constant(grid)], (*x.shape[:2], *grid.shape[1:3]), [2, 0, 0])
+    corner = cut(b, x, {1: (0, 1, 1), 2: (0, 1, 1), 3: (0, 1, 1)})
+    computed = combine(b, "Add", combine(b, "Mul", corner, 0.0), grid)
+    return b.emit("GridSample", [x, computed], (*x.shape[:2], *grid.shape[1:3]), [2, 0, 0])

@@ -21,6 +21,7 @@ def conv2d(b: Builder, x: Value, weight, bias=None, stride=1, padding=0, dilatio
         return _computed_depthwise(b, x, weight, stride, padding, groups)
     outputs, inputs, kh, kw = weight.shape
     want(len(x.shape) == 4, f"a convolution of shape {x.shape}")
+    want(dilation[0] == dilation[1], f"dilations {dilation}: some devices use one for both")
     size = [
         (x.shape[2 + i] + 2 * padding[i] - dilation[i] * (weight.shape[2 + i] - 1) - 1) // stride[i] + 1 for i in (0, 1)
     ]

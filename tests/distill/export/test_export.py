@@ -10,6 +10,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from conftest import ROOT
 from helpers.line import experiment, in_process
 from helpers.make_pairs import make
@@ -132,12 +133,45 @@ def test_a_file_that_differs_is_an_error_and_not_kept_but_others_are(file, tmp_p
     assert f"Refused: {why}" in (tmp_path / "out" / "equality.md").read_text()
 
 
-def test_int8_is_refused_where_it_loses_identity(tmp_path):
-    row = {"id_top1_percent": 90.0, "same_as_pytorch": 0.95}
-    convert._check_identity(row, {"id_top1_percent": 93.0}, tmp_path / "onnx-int8")
-    for worse in ({"id_top1_percent": 87.0}, {"same_as_pytorch": 0.8}, {"same_as_pytorch": float("nan")}):
-        with pytest.raises(equality.Unequal, match="onnx-int8: ID retrieval is .* use fp16"):
-            convert._check_identity(row | worse, {"id_top1_percent": 93.0}, tmp_path / "onnx-int8")
+def test_a_package_that_a_converter_lacks_stops_its_target_alone(tmp_path, file, capsys, monkeypatch):
+    def write(*_, **__):
+        raise ModuleNotFoundError("No module named 'rich'", name="rich.console")
+
+    monkeypatch.setitem(TARGETS, "onnx", replace(TARGETS["onnx"], write=write, packages=()))
+    monkeypatch.setattr(sys, "argv", ["export", str(file), "--to", "onnx,tnn", "--out", str(tmp_path / "out")])
+    assert export.main() == 2
+    said = capsys.readouterr().err
+    assert "to onnx: one of its packages does not load (No module named 'rich'): pip install rich" in said
+    assert (tmp_path / "out" / "tnn-fp32").is_dir() and "Traceback" not in said
+
+
+def test_int8_is_judged_pair_by_pair(tmp_path):
+    """Retrieval does not count: of 32 pairs, two decided before."""
+    close = {"cosine": (0.95, 0.97), "psnr_db": (31.0, 33.0)}
+    row = {"id_top1_percent": 80.0, "same_as_pytorch": 0.96, "int8": close}
+    convert._check_int8(row, {"id_top1_percent": 93.0}, tmp_path / "onnx-int8")
+    for key, worse in (
+        ("cosine", (0.85, 0.95)),
+        ("cosine", (float("nan"),) * 2),
+        ("psnr_db", (24.0, 40.0)),
+        ("cosine", None),
+    ):
+        with pytest.raises(equality.Unequal, match="onnx-int8: the cosine of its swaps .* use fp16"):
+            convert._check_int8(row | {"int8": close | {key: worse}}, {"id_top1_percent": 93.0}, tmp_path / "onnx-int8")
+
+
+def test_closeness_of_equal_and_of_other_swaps():
+    class Same:
+        def __call__(self, images):
+            return torch.nn.functional.normalize(images.flatten(1))
+
+    expected = torch.rand(8, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    identity = convert.Identity.__new__(convert.Identity)
+    identity.recogniser, identity.expected, identity.embeddings = Same(), expected, Same()(expected)
+    equal = identity.closeness(expected)
+    assert equal["cosine"] == pytest.approx((1, 1)) and equal["psnr_db"][0] > 100
+    other = identity.closeness(expected + 0.1)
+    assert other["psnr_db"] == pytest.approx((10 * np.log10(4 / 0.01),) * 2, abs=1e-3)
 
 
 @pytest.mark.parametrize(
