@@ -122,8 +122,6 @@ def _lacking(name: str, error: ImportError) -> str:
     """What to do about a package that the converter of a target itself imports, and that is absent or does not load."""
     detail = str(error).partition("\n")[0]
     install = terminal.install(targets.TARGETS[name].extra)
-    if isinstance(error, ModuleNotFoundError) and error.name:
-        install = f"pip install {error.name.partition('.')[0]}"
     return f"exporting to {name}: one of its packages does not load ({detail}): {install}"
 
 

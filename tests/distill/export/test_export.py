@@ -141,7 +141,7 @@ def test_a_package_that_a_converter_lacks_stops_its_target_alone(tmp_path, file,
     monkeypatch.setattr(sys, "argv", ["export", str(file), "--to", "onnx,tnn", "--out", str(tmp_path / "out")])
     assert export.main() == 2
     said = capsys.readouterr().err
-    assert "to onnx: one of its packages does not load (No module named 'rich'): pip install rich" in said
+    assert "to onnx: one of its packages does not load (No module named 'rich'): pip install -e" in said
     assert (tmp_path / "out" / "tnn-fp32").is_dir() and "Traceback" not in said
 
 
