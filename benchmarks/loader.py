@@ -160,12 +160,12 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def say(row: dict) -> str:
-    told = (
+    parts = (
         f"{row[name]['median']:9,.0f} ({row[name]['least']:,.0f} to {row[name]['most']:,.0f}; "
         f"{row[name]['per_cpu_s']:,.0f} per s of CPU) pictures/s {words}"
         for name, words in (("batches", "as batches"), ("into_training", "into training"))
     )
-    return f"{row['place']:7} {', '.join(told)}; ready after {row['ready_s']:.1f} s"
+    return f"{row['place']:7} {', '.join(parts)}; ready after {row['ready_s']:.1f} s"
 
 
 if __name__ == "__main__":

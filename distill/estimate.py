@@ -95,14 +95,15 @@ def with_faster_precision(exp: Experiment, accelerator_of: Callable) -> Experime
 
     Raises ConfigError where a variant says auto: variants would differ by more than what they name.
     """
+    children = config.children(_in(exp, "fp32"))
+    if own := [child.variant for child in children if child.exp.train.precision == "auto"]:
+        raise config.ConfigError(f"variants.{own[0]}: train.precision: auto is a choice for all variants; move it up")
     if exp.train.precision != "auto":
         return exp
-    path, children = exp.folder / "precision.json", config.children(exp)
-    if own := [variant for variant, changes in exp.variants.items() if changes.get("train.precision") == "auto"]:
-        raise config.ConfigError(f"variants.{own[0]}: train.precision: auto is a choice for all variants; move it up")
+    path, runs = exp.folder / "precision.json", [child.exp for child in children] or [exp]
     accelerator = accelerator_of(_in(exp, "fp32"))
-    if not path.is_file() and any("train" in one.stages for one in [child.exp for child in children] or [exp]):
-        found = _trial(children[0].exp if children else exp, accelerator_of)
+    if not path.is_file() and any("train" in one.stages for one in runs):
+        found = _trial(runs[0], accelerator_of)
         if accelerator.is_main_process:
             write_json(path, found)
             times = ", ".join(f"{name} {seconds:.3g} s" for name, seconds in found["step_s"].items())

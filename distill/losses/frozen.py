@@ -19,7 +19,7 @@ def for_training(network: Network, dtype: torch.dtype | None = None) -> Network:
 
     With `dtype`, the type in which autocast computes, the weights have it already: autocast keeps the casts of trained
     weights for the length of a step, but repeats those of frozen ones in every pass. Such a copy works under autocast
-    only. Whatever is no module is returned as it is.
+    only. Anything that is not a module is returned unchanged.
     """
     if not isinstance(network, nn.Module):
         return network

@@ -1,4 +1,4 @@
-"""Who is meant: the person of `--reference`, told from others by the cosine of identity embeddings."""
+"""The person of `--reference`: which face in a frame is theirs, by a threshold on the cosine of identity embeddings."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """torch.compile by regions: each distinct block of a network is compiled once, not the network as a whole.
 
-A network of 57 blocks in 25 shapes takes 25 small compilations instead of one that is as large as all of them, and
-whatever lies between the blocks stays as it is.
+A network of 57 blocks in 25 shapes takes 25 small compilations instead of one that is as large as all of them. Code
+between the blocks is not compiled.
 """
 
 from __future__ import annotations

@@ -47,8 +47,10 @@ def test_a_later_start_and_every_seed_have_the_choice_of_the_first(tmp_path, sec
         assert record["train"]["precision"] == "bf16"
 
 
-def test_a_variant_cannot_choose_by_itself(tmp_path, seconds):
-    path = experiment(tmp_path, variants={"a": {"train.precision": "auto"}, "b": {}}, **AUTO)
+@pytest.mark.parametrize("whole", [AUTO, {}], ids=["auto", "fp32"])
+@pytest.mark.parametrize("own", [{"train.precision": "auto"}, {"train": {"precision": "auto"}}], ids=["key", "section"])
+def test_a_variant_cannot_choose_by_itself(tmp_path, seconds, whole, own):
+    path = experiment(tmp_path, variants={"b": {}, "a": own}, **whole)
     with pytest.raises(config.ConfigError, match=r"variants.a: train.precision: auto"):
         estimate.with_faster_precision(config.load(path), run.new_accelerator)
 
