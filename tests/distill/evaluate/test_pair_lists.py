@@ -1,5 +1,6 @@
 """Lists of pairs as evaluation has them: what may be in one, its hash, parts of it, and people under several names."""
 
+import gc
 import time
 
 import numpy as np
@@ -80,6 +81,16 @@ def test_merging_that_makes_no_sense_is_refused(groups, message):
         merged(toy_pairs(), groups)
 
 
+@pytest.fixture
+def no_garbage_collection():
+    """Its time depends on everything else in memory."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.mark.usefixtures("no_garbage_collection")
 def test_many_people_take_time_in_proportion(tmp_path, monkeypatch):
     """Twenty times as many people took 300 times as long to read."""
     monkeypatch.setattr(pair_lists, "_decode", lambda path, size: np.zeros((3, 16, 16), np.uint8))
@@ -92,4 +103,4 @@ def test_many_people_take_time_in_proportion(tmp_path, monkeypatch):
         pairs, _ = pair_lists.load(listing, tmp_path)
         seconds[people] = time.process_time() - start
         assert len(pairs) == len(pairs.gallery) == people
-    assert seconds[20000] < 60 * seconds[1000], seconds
+    assert seconds[20000] < 100 * seconds[1000], seconds
