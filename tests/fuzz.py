@@ -2,9 +2,10 @@
 
     python tests/fuzz.py [--inputs 1000] [--seed 0] [--only KIND[:NUMBER]] [--keep FOLDER]
 
-Inputs are YAML files, overrides, options, records of runs, pictures, shards, checkpoints, ONNX files and lists of pairs
-(`helpers/fuzz_cases.py`). Every command must end with status 0, or with status 2 and one `error:` line, without a
-traceback. It must not change what was finished before it. An input is named by its kind and number; --only repeats it.
+Inputs are YAML files, overrides, options, records of runs, pictures, videos, shards, checkpoints, ONNX files and lists
+of pairs (`helpers/fuzz_cases.py`). Every command must end with status 0, or with status 2 and one `error:` line,
+without a traceback. It must not change what was finished before it, nor leave unfinished files. An input is named by
+its kind and number; --only repeats it.
 
 The commands run in forked processes, one for each core, each on its own copy of a small finished world. A process that
 crashes counts as a failure of its input.
@@ -28,23 +29,26 @@ import tempfile
 import time
 import traceback
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 import torch
-from helpers import fuzz_cases
+from helpers import fuzz_cases, fuzz_media
 from helpers.fuzz_cases import KINDS, Case, build_world
+
+from swapcore.files import UNFINISHED
 
 MOST_SECONDS = 30  # of one input
 MOST_MEMORY = 12 * 2**30  # bytes of address space
 ERROR = re.compile(r"^(\S+: )?error: ", re.MULTILINE)  # ours, and argparse's
-REWRITTEN = ("out/", "eval/", "report/", "metrics.json", "report.html", "experiment.yaml", "inputs.json")
+REWRITTEN = ("out/", "eval/", "report/", "metrics.json", "report.html", "experiment.yaml", "inputs.json", "media/out.")
 COMMANDS = {
     "distill/run.py": "distill.run",
     "distill.evaluate": "distill.evaluate.__main__",
+    "distill.swap": "distill.swap.__main__",
     "datasets/make_pairs.py": "datasets/make_pairs.py",
 }
 
@@ -61,6 +65,11 @@ def main(arguments: list[str] | None = None) -> int:
     if args.whole:
         fuzz_cases.leave_inputs_whole()
         cases = [(kind, number) for kind, number in cases if kind in fuzz_cases.VALID]
+    if reason := fuzz_media.left_out():
+        print(f"videos and pictures for distill.swap are left out: {reason}")
+        cases = [(kind, number) for kind, number in cases if not kind.startswith("media")]
+    else:
+        print(f"distill.swap finds faces with {fuzz_media.choose_detector()}")
     with tempfile.TemporaryDirectory() as temporary:
         folder = (args.keep or Path(temporary)).resolve()
         return fuzz(folder, cases, args.seed, verbose=":" in (args.only or ""), whole=args.whole)
@@ -164,7 +173,7 @@ def try_all(folder: Path, world: Path, cases: list[tuple[str, int]], seed: int, 
         case = KINDS[kind][0](random.Random(f"{seed}-{kind}-{number}"))
         before, started = stamps(place), time.perf_counter()
         status, output = run(case.command, case.arguments)
-        faults = list(find_faults(case, status, output, changed_files(world, place, before)))
+        faults = list(find_faults(case, status, output, changed_files(world, place, before), unfinished(place)))
         append(log, kind, number, " ".join([case.command, *case.arguments]), status, faults, output[-3000:], started)
         os.chdir(folder)
         if not faults:
@@ -226,7 +235,14 @@ def changed_files(world: Path, place: Path, before: dict[str, tuple[int, int]]) 
     return [n for n in touched if n not in after or (place / n).read_bytes() != (world / n).read_bytes()]
 
 
-def find_faults(case: Case, status: int, output: str, changed: list[str]) -> Iterator[str]:
+def unfinished(place: Path) -> list[str]:
+    """Files and folders that were begun and neither finished nor removed."""
+    return sorted(path.name for path in place.rglob(".*") if UNFINISHED.fullmatch(path.name))
+
+
+def find_faults(case: Case, status: int, output: str, changed: list[str], begun: Sequence[str] = ()) -> Iterator[str]:
+    if begun:
+        yield f"left {', '.join(begun[:3])}"
     lines = [text for text in output.splitlines() if text.strip()]
     if status not in (0, 2):
         yield f"status {status}: {lines[-1][:300] if lines else 'no output'}"

@@ -19,6 +19,7 @@ start.command(__name__)
 
 import argparse
 import sys
+from functools import partial
 from pathlib import Path
 
 from tqdm import tqdm
@@ -85,19 +86,22 @@ def swap(args: argparse.Namespace) -> None:
         remove_leftovers(args.out.parent.glob(f".{args.out.stem}.*"))
     if kind == "photograph":
         frames, options = swap_frames(args.target, args.out, swapper)
-        if not swapper.swapped:
-            raise DataError(f"{args.target}: {swapper.nobody()}")
+        check_swapped(args.target, swapper)
         save_photograph(frames[0], args.out, **options)
     else:
         with tqdm(total=video.count(args.target), desc="swap", unit="frame") as bar:
-            for _ in video.convert(args.target, args.out, swapper):
+            check = partial(check_swapped, args.target, swapper, " in any frame")
+            for _ in video.convert(args.target, args.out, swapper, check):
                 bar.update()
-        if not swapper.swapped:
-            args.out.unlink()
-            raise DataError(f"{args.target}: {swapper.nobody(' in any frame')}")
     if unchanged := swapper.unchanged():
         print(unchanged, file=sys.stderr)
     print(args.out)
+
+
+def check_swapped(target: Path, swapper: Swapper, where: str = "") -> None:
+    """Raise DataError where no face was swapped: nothing is written then. where: such as " in any frame"."""
+    if not swapper.swapped:
+        raise DataError(f"{target}: {swapper.nobody(where)}")
 
 
 def count_of(faces: str) -> int | None:

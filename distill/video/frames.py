@@ -60,12 +60,16 @@ def read(path: str | Path, indices: Iterable[int]) -> dict[int, np.ndarray]:
     return frames
 
 
-def convert(source: str | Path, target: str | Path, change: Callable[[np.ndarray], np.ndarray]) -> Iterator[int]:
+def convert(
+    source: str | Path, target: str | Path, change: Callable[[np.ndarray], np.ndarray],
+    check: Callable[[], None] = lambda: None,
+) -> Iterator[int]:  # fmt: skip
     """Write `source` to `target` with each upright frame (H, W, 3) uint8 RGB changed, whole or not at all.
 
     Every frame keeps its time, and the film its time base, colour tags and shape of pixels. The sound is copied, or
     encoded anew where the kind of file that the ending of `target` names cannot hold it. An odd side loses a line. The
-    metadata say that the video is AI-generated. Yields the number of frames done. Raises DataError before the first
+    metadata say that the video is AI-generated. Yields the number of frames done. check: called after the last frame;
+    what it raises is passed on, and `target` stays as it was. Raises DataError before the first
     frame for HDR, and for sound or a frame rate that `target` cannot hold; and for a source that cannot be read to its
     end. What was changed before such a failure is kept beside `target` without sound; the error says where.
     """
@@ -82,6 +86,7 @@ def convert(source: str | Path, target: str | Path, change: Callable[[np.ndarray
                 raise DataError(f"{target}: cannot be encoded ({_short(error)})") from None
             except DataError as error:
                 raise DataError(f"{error}{_keep(film, target, kind)}") from None
+            check()
             _join(film, temporary, target, kind, source)
         finally:
             film.path.unlink(missing_ok=True)

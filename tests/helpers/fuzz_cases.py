@@ -1,7 +1,7 @@
 """Commands with damaged input, by kind of input. Each kind damages a file in its own copy of a small finished world.
 
 The world holds `tiny.yaml` and its finished run, `photos/` (pictures of three people), `pairs/` (a pair list),
-`swaps/` (finished swaps of that list), and `onnx/` (exported students).
+`swaps/` (finished swaps of that list), `onnx/` (exported students), and `media/` (films and pictures to swap).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import yaml
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from helpers import line
+from helpers import fuzz_media, line
 from helpers.mutations import ODD_VALUES, OTHER_FILES, damaged_bytes, damaged_text, damaged_tree
 from helpers.odd_pictures import ORIENTATION, p3_profile
 
@@ -64,6 +64,8 @@ def build_world(run: Callable[[str, list[str]], tuple[int, str]]) -> None:
     for pair in json.loads(Path("pairs/pairs.json").read_text())["pairs"]:
         shutil.copyfile(Path("pairs", pair["source"]), Path("swaps", f"{pair['name']}.png"))
     os.rename(RUN / "export" / "onnx-fp32", "onnx")
+    if fuzz_media.left_out() is None:
+        fuzz_media.build()
 
 
 EVALUATE = ["--pairs", "pairs", "--metrics", ",".join(QUICK), "--out", "out"]
@@ -127,6 +129,18 @@ def swap(rng: random.Random) -> Case:
     """Damaged pictures in a folder of finished swaps, which is measured."""
     path = _damage_picture(rng, rng.choice(sorted(Path("swaps").glob("*.png"))))
     return Case("distill.evaluate", ["swaps", *EVALUATE], (path,))
+
+
+def media_film(rng: random.Random) -> Case:
+    """A damaged or odd film, whose faces are swapped."""
+    arguments, path = fuzz_media.film(rng)
+    return Case("distill.swap", arguments, (path,))
+
+
+def media_picture(rng: random.Random) -> Case:
+    """A damaged picture, whose face is swapped, or which says whose face and by whose."""
+    arguments, path = fuzz_media.picture(rng)
+    return Case("distill.swap", arguments, (path,))
 
 
 def shard(rng: random.Random) -> Case:
@@ -208,6 +222,8 @@ KINDS: dict[str, tuple[Callable[[random.Random], Case], int]] = {
     "manifest": (manifest, 6),
     "photograph": (photograph, 6),
     "swap": (swap, 5),
+    "media_film": (media_film, 8),
+    "media_picture": (media_picture, 8),
     "shard": (shard, 5),
     "checkpoint": (checkpoint, 8),
     "onnx_file": (onnx_file, 6),
@@ -217,7 +233,7 @@ KINDS: dict[str, tuple[Callable[[random.Random], Case], int]] = {
 
 
 # The kinds whose inputs are valid where they are not damaged.
-VALID = ("record", "manifest", "photograph", "swap", "shard", "onnx_file", "pair_list")
+VALID = ("record", "manifest", "photograph", "swap", "media_film", "media_picture", "shard", "onnx_file", "pair_list")
 
 
 def leave_inputs_whole() -> None:
@@ -228,6 +244,7 @@ def leave_inputs_whole() -> None:
         "_damage_safetensors": lambda rng, path: path,
     }  # fmt: skip
     globals().update(whole)
+    fuzz_media.leave_inputs_whole()
 
 
 def _keys() -> list[str]:

@@ -210,6 +210,22 @@ def test_what_cannot_be_done_is_one_line_and_leaves_no_file(scene, arguments, me
     assert sorted(folder.iterdir()) == before
 
 
+@needs_shared
+@pytest.mark.parametrize("suffix", [".mp4", ".png"])
+def test_a_finished_file_stays_where_the_next_target_shows_no_face(scene, suffix, capsys):
+    folder, _, _ = scene
+    grey, out = folder / f"grey{suffix}", folder / f"out{suffix}"
+    if suffix == ".mp4":
+        write_video(grey, [np.full((64, 64, 3), 128, np.uint8)] * 3)
+    else:
+        Image.new("RGB", (64, 64), (128, 128, 128)).save(grey)
+    out.write_bytes(b"finished before")
+    before = sorted(folder.iterdir())
+    assert run(folder, folder / "source.png", grey, "-o", out) == 2
+    assert "no face found" in capsys.readouterr().err
+    assert out.read_bytes() == b"finished before" and sorted(folder.iterdir()) == before
+
+
 @pytest.mark.parametrize("faces", ["none", "0", "-1", "²", "٣", "1e3", "nan", "1.5", "", "9" * 30])
 def test_another_number_of_faces_is_one_line(faces, capsys):
     with pytest.raises(SystemExit) as ended:
