@@ -12,7 +12,8 @@ pytest.importorskip("av", reason='pip install -e ".[video]"')
 
 from helpers.make_pairs import make
 from helpers.marks import is_marked
-from helpers.videos import write_video
+from helpers.videos import write_film, write_video
+from PIL import Image
 
 from distill.data import faces
 from distill.evaluate import __main__ as evaluate
@@ -107,6 +108,32 @@ def test_the_list_is_the_fields_protocol(tree, tmp_path, clips):
     assert between == [6, 12, 18]
     frames = [*(tmp_path / "list" / "faces").rglob("*.png")]
     assert len(frames) == 4 * (FRAMES + 1) and not any(map(is_marked, frames)), "frames of real videos"
+
+
+@pytest.mark.parametrize("turn", [(90, False), (180, False), (270, True)])
+def test_videos_that_lie_sideways_are_read_upright(tree, tmp_path, clips, turn):
+    """The frames of the list, those of the gallery and the data set's own swaps."""
+    videos = tree / "original_sequences/youtube/c23/videos"
+    swapped = tree / "manipulated_sequences/Deepfakes/c23/videos/000_003.mp4"
+    made = []
+    for lying in (False, True):
+        for path, images in (
+            (videos / "000.mp4", clips["000"]), (swapped, [255 - image for image in clips["000"]])
+        ):  # fmt: skip
+            if lying:  # what the display matrix undoes: first the turn against the clock, then the mirror
+                images = [image[:, ::-1] if turn[1] else image for image in images]
+                images = [np.ascontiguousarray(np.rot90(image, -turn[0] // 90)) for image in images]
+            write_film(path, images, turn=turn if lying else None)
+        out = tmp_path / str(lying)
+        listing = prepare(tree, out / "list")
+        faceforensics.finished_swaps(tree, "Deepfakes", listing, out / "swaps")
+        crops = sorted([*(out / "list/faces/000").glob("*.png"), *(out / "swaps").glob("*.png")])
+        made.append({path.relative_to(out): np.asarray(Image.open(path)).astype(int) for path in crops})
+    upright, turned = made
+    assert upright.keys() == turned.keys() and len(upright) == 2 * FRAMES + 1
+    for name, image in upright.items():
+        assert np.abs(image - turned[name]).mean() < 3, name
+        assert np.abs(image - np.rot90(turned[name])).mean() > 20, name
 
 
 def test_a_second_call_reads_only_what_is_missing(tree, tmp_path):
