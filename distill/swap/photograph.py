@@ -24,6 +24,7 @@ FORMATS = {
 MOVING = {"PNG", "WEBP", "GIF", "AVIF"}
 OPAQUE = {"JPEG"}  # formats without transparency: transparent pixels become white
 XMP_TAG = 700  # of TIFF
+STRIP = 256  # rows
 
 
 def check_writable(path: Path) -> None:
@@ -80,16 +81,42 @@ def _swapped(frame: Image.Image, swapper: Callable[[np.ndarray], np.ndarray], ki
     pixels = np.array(frame)  # a copy that may be written to
     if frame.mode == "RGB":
         return Image.fromarray(swapper(pixels))
-    alpha = pixels[..., 3:].astype(np.float32) / 255
-    flat = (pixels[..., :3] * alpha + 255 * (1 - alpha)).round().astype(np.uint8)
+    flat = _on_white(pixels)
     swap = swapper(flat)
     if kind in OPAQUE:
         return Image.fromarray(swap)
-    # Colours from which laying over white makes the swap. What no swap touched keeps its own.
+    changed = _changed(swap, flat)
+    _lay_under_white(pixels[changed], swap[changed], flat[changed])
+    pixels[..., :3][pixels[..., 3] == 0] = 255  # what was cut away must not come back
+    return Image.fromarray(pixels)
+
+
+def _on_white(pixels: np.ndarray) -> np.ndarray:
+    """(H, W, 4) uint8 laid over white: (H, W, 3) uint8. In strips, as floats of a whole photograph need much memory."""
+    flat = np.empty((*pixels.shape[:2], 3), np.uint8)
+    for top in range(0, len(pixels), STRIP):
+        part = pixels[top : top + STRIP]
+        alpha = part[..., 3:].astype(np.float32) / 255
+        flat[top : top + STRIP] = (part[..., :3] * alpha + 255 * (1 - alpha)).round()
+    return flat
+
+
+def _changed(swap: np.ndarray, flat: np.ndarray) -> tuple[slice, slice]:
+    """The rows and columns of the smallest rectangle in which two pictures (H, W, 3) differ; empty if nowhere."""
+    differs = swap != flat
+    spans = []
+    for along in (differs.reshape(len(differs), -1).any(1), differs.any(0).any(1)):
+        places = np.flatnonzero(along)
+        spans.append(slice(places[0], places[-1] + 1) if len(places) else slice(0))
+    return spans[0], spans[1]
+
+
+def _lay_under_white(pixels: np.ndarray, swap: np.ndarray, flat: np.ndarray) -> None:
+    """Give `pixels` (H, W, 4) the colours from which laying over white makes the swap. flat: what that made of them
+    before; where the swap is the same, they keep their own."""
+    alpha = pixels[..., 3:].astype(np.float32) / 255
     own = ((swap - 255 * (1 - alpha)) / np.maximum(alpha, 1 / 255)).round().clip(0, 255).astype(np.uint8)
-    own = np.where((swap == flat).all(-1, keepdims=True), pixels[..., :3], own)
-    own = np.where(pixels[..., 3:] == 0, 255, own).astype(np.uint8)  # what was cut away must not come back
-    return Image.fromarray(np.concatenate([own, pixels[..., 3:]], -1))
+    np.copyto(pixels[..., :3], own, where=(swap != flat).any(-1, keepdims=True))
 
 
 def save_photograph(picture: Image.Image | np.ndarray, path: Path, **options: Any) -> None:

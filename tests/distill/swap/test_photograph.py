@@ -1,5 +1,7 @@
 """Photographs and animations on their way through `distill.swap`, with a swap that paints a square."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from helpers.marks import is_marked
@@ -7,6 +9,7 @@ from helpers.odd_pictures import animation, p3_profile, turned
 from PIL import Image
 
 from distill.config import ConfigError
+from distill.swap import photograph
 from distill.swap.photograph import FORMATS, save_photograph, swap_frames
 from swapcore.decoding import decode, opened
 
@@ -60,6 +63,52 @@ def test_transparency_is_kept_where_the_format_has_it(tmp_path, ending):
     if ending != ".webp":
         assert (read[:3, 13, 8] == (200, 10, 60)).all(), "a pixel that no swap touched keeps its colour"
         assert (read[:3, 10, 0] == 255).all(), "nothing of what was cut away is left"
+
+
+def on_the_whole_picture(pixels, swapper):
+    """What `photograph._swapped` is to give for (H, W, 4), computed at once."""
+    alpha = pixels[..., 3:].astype(np.float32) / 255
+    flat = (pixels[..., :3] * alpha + 255 * (1 - alpha)).round().astype(np.uint8)
+    swap = swapper(flat)
+    own = ((swap - 255 * (1 - alpha)) / np.maximum(alpha, 1 / 255)).round().clip(0, 255).astype(np.uint8)
+    own = np.where((swap == flat).all(-1, keepdims=True), pixels[..., :3], own)
+    own = np.where(pixels[..., 3:] == 0, 255, own).astype(np.uint8)
+    return np.concatenate([own, pixels[..., 3:]], -1), swap
+
+
+FACES = [[], [(0, 0)], [(300, 20), (590, 30)], [(40, 40)]]  # row and column
+
+
+@pytest.mark.parametrize("places", FACES)
+@pytest.mark.parametrize("height", [1, 255, 256, 257, 600])
+def test_transparent_pictures_have_the_same_bytes_in_parts_as_at_once(places, height):
+    rng = np.random.default_rng(height)
+    pixels = rng.integers(0, 256, (height, 48, 4), dtype=np.uint8)
+    pixels[:, :9, 3], pixels[:, 30:34, 3], pixels[::7, :, 3] = 0, 255, 1
+    noise = rng.integers(0, 256, (12, 12, 3), dtype=np.uint8)
+
+    def swapper(image):
+        swap = image.copy()
+        for row, column in places:
+            part = swap[row : row + 12, column : column + 12]
+            part[:] = noise[: part.shape[0], : part.shape[1]]
+        return swap if places else image
+
+    whole, flat = on_the_whole_picture(pixels, swapper)
+    frame = Image.fromarray(pixels)
+    assert (np.asarray(photograph._swapped(frame, swapper, "PNG")) == whole).all()
+    assert (np.asarray(photograph._swapped(frame, swapper, "JPEG")) == flat).all()
+
+
+def test_a_large_transparent_photograph_needs_little_more_than_its_bytes():
+    frame = Image.new("RGBA", (1500, 1000), (200, 10, 60, 128))
+    tracemalloc.start()
+    try:
+        photograph._swapped(frame, paint, "PNG")
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 6 * 4 * 1500 * 1000  # as floats at once: 10.5 times
 
 
 @pytest.mark.parametrize("source", ["gif", "png", "webp"])
