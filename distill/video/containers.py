@@ -41,7 +41,8 @@ QUICKTIME = {f"pcm_{kind}" for kind in "s8 f32be f64be mulaw alaw".split()}
 class Kind:
     """A kind of file. pictures: encoder and its options. copied: the codecs whose sound is kept as it is. sound: the
     encoder of all other sound. variable: whether each frame has a time of its own. square: pictures are scaled to
-    square pixels, since neither VP9 nor PyAV's writer of WebM says their shape."""
+    square pixels, since neither VP9 nor PyAV's writer of WebM says their shape. tags: whether it says the matrix and
+    the range of colours; they are converted to those that players assume where it does not."""
 
     format: str
     copied: frozenset[str]
@@ -49,6 +50,7 @@ class Kind:
     pictures: tuple[str, dict[str, str]] = H264
     variable: bool = True
     square: bool = False
+    tags: bool = True
     options: dict[str, str] = field(default_factory=dict)
 
     def options_for(self, time_base: Fraction) -> dict[str, str]:
@@ -95,7 +97,8 @@ KINDS = {
     ".mov": Kind("mov", frozenset(PACKED | PCM | BIG_ENDIAN | QUICKTIME), options={"movflags": "use_metadata_tags"}),
     ".mkv": Kind("matroska", frozenset(PACKED | PCM | BIG_ENDIAN | {"mp2", "dca", "flac", "opus", "vorbis"})),
     ".webm": Kind("webm", frozenset({"opus", "vorbis"}), "libopus", VP9, square=True),
-    ".avi": Kind("avi", frozenset(), "pcm_s16le", MPEG4, variable=False),  # its sound has no times, see _anew
+    # Its sound has no times, see _anew.
+    ".avi": Kind("avi", frozenset(), "pcm_s16le", MPEG4, variable=False, tags=False),
 }
 
 

@@ -87,10 +87,20 @@ def upright(image: np.ndarray, turn: tuple[bool, bool, bool]) -> np.ndarray:
 def rgb(frame: VideoFrame, path: str | Path) -> np.ndarray:
     """An upright frame, (H, W, 3) uint8 RGB, by the matrix and range that the frame names.
 
-    A film that names no matrix is read as BT.601, as FFmpeg does. Raises DataError for HDR.
+    A film that names no matrix is read by the one that players assume. Raises DataError for HDR.
     """
     refuse_hdr(frame.color_trc, frame.colorspace, path)
-    return upright(frame.to_ndarray(format="rgb24"), turns(frame))
+    untagged = frame.colorspace == UNSPECIFIED and not frame.format.is_rgb
+    options = {"src_colorspace": assumed(frame.width, frame.height)} if untagged else {}
+    return upright(frame.to_ndarray(format="rgb24", **options), turns(frame))
+
+
+def assumed(width: int, height: int) -> int:
+    """The matrix by which players show a film of this size, as stored, that names none: BT.709 for HD, else BT.601.
+
+    It is mpv's rule; Chromium takes BT.709 from a height of 720 on. FFmpeg's own scaler always takes BT.601.
+    """
+    return BT709 if width >= 1280 or height > 576 else BT470BG
 
 
 @dataclass(frozen=True)
@@ -110,6 +120,17 @@ class Colours:
         if matrix == RGB or frame.format.is_rgb:
             matrix, range_ = BT709, LIMITED
         return cls(matrix, range_, frame.color_trc, frame.color_primaries)
+
+    @classmethod
+    def untagged(cls) -> Colours:
+        """Those of a file that has no place for tags."""
+        return cls(UNSPECIFIED, 0, UNSPECIFIED, UNSPECIFIED)
+
+    def matrix_of(self, width: int, height: int) -> int:
+        """The matrix for the scaler, for pictures of this size as stored."""
+        if self.matrix == UNSPECIFIED:
+            return assumed(width, height)
+        return BT470BG if self.matrix == SMPTE170M else self.matrix
 
     def tag(self, thing) -> None:
         """Write the tags on a frame or a codec context."""
@@ -131,9 +152,13 @@ class Colours:
         picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(even), format="rgb24")
         made = picture.reformat(
             width=width, height=height, format="yuv420p", src_color_range=FULL, dst_color_range=self.range,
-            dst_colorspace=BT470BG if self.matrix in (UNSPECIFIED, SMPTE170M) else self.matrix, interpolation=EXACT,
+            dst_colorspace=self.matrix_of(width, height), interpolation=EXACT,
         )  # fmt: skip
-        alike = source is not None and source.format.name in ("yuv420p", "yuvj420p") and Colours.of(source) == self
+        alike = source is not None and source.format.name in ("yuv420p", "yuvj420p")
+        if alike:
+            stored = Colours.of(source)
+            alike = stored.matrix_of(source.width, source.height) == self.matrix_of(width, height)
+            alike = alike and (stored.range == FULL) == (self.range == FULL)
         if alike and image.shape == before.shape == (height, width, 3):
             red, green, blue = np.moveaxis(
                 image != before, 2, 0

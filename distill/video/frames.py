@@ -118,7 +118,7 @@ def _change(
                 image = change(before.copy())  # which may write on it
                 if out is None:
                     film.time_base = 1 / rate if rate else frame.time_base
-                    film.colours = Colours.of(frame)
+                    film.colours = Colours.of(frame) if kind.tags else Colours.untagged()
                     if video.duration:
                         film.end = ((video.start_time or 0) + video.duration) * video.time_base
                     out = _encoder(writer, kind, video, frame, image.shape, film)

@@ -26,7 +26,7 @@ def write_video(path, frames, fps=25):
 def write_film(
     path, frames, ticks=None, time_base=Fraction(1, 1000), *, codec="libx264", quality="8", turn=None, colours=None,
     sound=(), cover=None, b_frames=0, last=40, pixel=None,
-    pixels="yuv420p", title=None,
+    pixels="yuv420p", title=None, matrix=5,
 ):  # fmt: skip
     """Write frames (H, W, 3) uint8 RGB in the format of the ending.
 
@@ -34,7 +34,8 @@ def write_film(
     display matrix. colours: (matrix, range, transfer, primaries), numbers of H.273. sound: (codec, samples (channels,
     n) float32, rate, start in samples) of each stream. cover: a picture (H, W, 3) as a stream before the film. last:
     for how many ticks the last frame is shown (without B-frames). pixel: its width to its
-    height. pixels: their format.
+    height. pixels: their format. matrix: of a film whose tags
+    name none.
     """
     av = pytest.importorskip("av", reason='pip install -e ".[video]"')
     height, width, _ = frames[0].shape
@@ -54,9 +55,8 @@ def write_film(
             stream.codec_context.sample_aspect_ratio = pixel
         if turn:
             stream.set_display_rotation(turn[0], hflip=turn[1])
-        matrix = 5
         if colours:
-            matrix = colours[0] if colours[0] in (1, 4, 7, 9) else 5
+            matrix = colours[0] if colours[0] in (1, 4, 7, 9) else matrix
             context = stream.codec_context
             context.colorspace, context.color_range, context.color_trc, context.color_primaries = colours
         tracks = [container.add_stream(name, rate=rate, layout=_layout(x)) for name, x, rate, _ in sound]

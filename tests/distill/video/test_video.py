@@ -187,8 +187,7 @@ def luma(path):
         tags = frame.colorspace, frame.color_range, frame.color_trc, frame.color_primaries
         context = container.streams.video[0].codec_context
         assert (context.colorspace, context.color_trc) == (tags[0], tags[2])
-        plane = np.frombuffer(frame.planes[0], np.uint8).reshape(-1, frame.planes[0].line_size)
-        return tags, int(plane[SIDE // 2, SIDE // 2])
+        return tags, int(film.plane(frame.planes[0])[frame.height // 2, frame.width // 2])
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".mov", ".mkv", ".webm"])
@@ -205,6 +204,44 @@ def test_colours_keep_their_numbers_and_their_tags(tmp_path, tags, suffix):
         seen = video.read(source, [0])[0].astype(int)
         assert np.abs(seen - colour).max() <= 4  # the encoder of the source rounds
         assert np.abs(video.read(out, [0])[0] - seen).max() <= 2, colour
+
+
+@pytest.mark.parametrize("tags", [None, BT709, BT601, BT2020, FULL, (5, 2, 6, 6)])
+def test_colours_are_converted_for_avi_which_has_no_tags(tmp_path, tags):
+    for colour in COLOURS:
+        write_film(tmp_path / "in.mkv", [flat(colour)] * 2, range(2), Fraction(1, 25), colours=tags, last=1)
+        convert(tmp_path / "in.mkv", tmp_path / "out.avi")
+        seen, after = (np.median(video.read(tmp_path / name, [0])[0], (0, 1)) for name in ("in.mkv", "out.avi"))
+        assert luma(tmp_path / "out.avi")[0] == (2, 0, 2, 2)
+        assert np.abs(after - seen).max() <= 3, colour
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "hd"), [(1278, 16, False), (1280, 16, True), (16, 576, False), (16, 578, True)]
+)
+@pytest.mark.parametrize("suffix", [".mp4", ".avi"])
+def test_a_film_that_names_no_matrix_is_read_and_written_as_players_show_it(tmp_path, width, height, hd, suffix):
+    source, out = tmp_path / "in.mkv", tmp_path / f"out{suffix}"
+    for matrix in (1, 5):
+        for colour in COLOURS[:2]:
+            images = [flat(colour, height, width)] * 2
+            write_film(source, images, range(2), Fraction(1, 25), last=1, matrix=matrix)
+            seen = video.read(source, [0])[0].astype(int)
+            assert (np.abs(seen - colour).max() <= 4) == (matrix == (1 if hd else 5)), (matrix, colour)
+            convert(source, out)
+            assert luma(out)[0] == (2, 0, 2, 2)
+            assert abs(luma(out)[1] - luma(source)[1]) <= 1
+            assert np.abs(video.read(out, [0])[0] - seen).max() <= 2
+
+
+def test_a_film_that_a_turn_makes_high_is_shown_in_the_same_colours(tmp_path):
+    """Players take it for HD once it stands."""
+    for colour in COLOURS[:3]:
+        write_film(tmp_path / "in.mp4", [flat(colour, 16, 640)] * 2, turn=(90, False))
+        convert(tmp_path / "in.mp4", tmp_path / "out.mp4")
+        before, after = (video.read(tmp_path / name, [0])[0].astype(int) for name in ("in.mp4", "out.mp4"))
+        assert after.shape == before.shape == (640, 16, 3)
+        assert np.abs(before - colour).max() <= 4 and np.abs(after - before).max() <= 2
 
 
 def test_ten_bits_become_eight_with_the_same_colours(tmp_path):
