@@ -35,7 +35,7 @@ node_modules/onnxruntime-web/package.json: students/export/web.py
 		$$($(BIN)/python -c 'from students.export.web import PACKAGE, VERSION; print(f"{PACKAGE}@{VERSION}")')
 	touch $@
 
-# Give the commands 1,000 damaged inputs, about a minute: tests/fuzz.py.
+# Give the commands 1,000 damaged inputs, a few minutes: tests/fuzz.py.
 fuzz: $(VENV)/.installed-test
 	OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz.py
 
