@@ -19,6 +19,8 @@ from helpers.fuzz_cases import KINDS, Case
 from helpers.videos import write_film
 from PIL import Image
 
+from swapcore import terminal
+
 CASE = Case("distill.evaluate", ["x"], (Path("pairs/pairs.json"),))
 
 
@@ -125,17 +127,29 @@ def hang(arguments):
     signal.pause()
 
 
+def hang_in_a_command(arguments):
+    return terminal.run_command(signal.pause)
+
+
+def compute(arguments):
+    while True:
+        pass
+
+
 @pytest.mark.parametrize(
     ("command", "text"),
     [
         (lambda arguments: {}["hash"], "KeyError: 'hash'"),
         (replace, "changed kept.txt"),
         (crash, "the process ended with SIGSEGV"),
-        (hang, "took more than 1 s"),
+        (hang, "took more than 2 s"),
+        (hang_in_a_command, "took more than 2 s"),
+        (compute, "took more than 1 s"),
     ],
 )
 def test_a_command_that_fails_is_named(command, text, world, monkeypatch, capfd):
     monkeypatch.setattr(fuzz, "MOST_SECONDS", 1)
+    monkeypatch.setattr(fuzz, "MOST_WAIT", 60 if command is compute else 2)
     assert run(world, monkeypatch, command) == 1
     output = capfd.readouterr().out
     assert text in output and "FAILED only:0" in output and "3 inputs of seed 0, 3 failed" in output
