@@ -6,7 +6,7 @@ The exact swap of any pair is the source's identity rendered with the target's a
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import torch
@@ -58,6 +58,21 @@ class ExactTeacher(Teacher):
     def swap(self, identity: tuple[Tensor, ...], target: Tensor, rows: list[dict] | None = None) -> Tensor:
         """The identities rendered with the attributes of the targets' rows, in the targets' size."""
         return render(identity[0], _numbers(rows, "attributes", ATTRIBUTES, target), size=target.shape[-1]).image
+
+    def drawn(
+        self, source_rows: list[dict], target_rows: list[dict], size: int, extra: Collection[str] = ()
+    ) -> Rendered:
+        """The swaps of rows of the manifest at size x size pixels, as `render` returns them; extra: names of OUTPUTS.
+
+        Raises ValueError as `identity` and `render` do."""
+        blank = torch.empty(len(source_rows))
+        identity, attributes = (
+            _numbers(rows, key, names, blank)
+            for rows, key, names in (
+                (source_rows, "identity", IDENTITY), (target_rows, "attributes", ATTRIBUTES),
+            )
+        )  # fmt: skip
+        return render(identity, attributes, size, extra)
 
 
 def _numbers(rows: list[dict] | None, key: str, names: tuple[str, ...], images: Tensor) -> Tensor:
