@@ -5,12 +5,14 @@ peaks betray generated pictures: Frank et al., ICML 2020). They lie at nine freq
 cycle per pixel, without 0, 0; opposite ones are the same. A pattern whose sign or strength varies over the face widens
 the peak.
 
-The power there is compared with the reference's, and that ratio with its own trend at all other frequencies: blur,
-noise and sharpening change the ratio smoothly over frequencies, a grid does not. Comparing the power itself with that
-of the neighbouring frequencies does not work: spectra of faces are steep, so a blur by one pixel lowered that value to
-0.2, which hid a checkerboard of 2 levels. On 96 drawn faces, of the exact swap's: at 96 pixels blur by 0.5 to 4 pixels
-gives 0.86 to 1.09, white noise 1.00, a checkerboard of 1, 2 and 4 of 255 levels 1.19, 1.37 and 1.59. At 64 pixels there
-are a third of the windows, and blur by one pixel gives 1.24.
+The power there is divided by the reference's, and that ratio compared with its own trend at the frequencies between:
+blur, noise and sharpening change the ratio smoothly over frequencies, a grid does not. Comparing the power itself with
+that of the neighbouring frequencies does not work: spectra of faces are steep, so blur by one pixel (sigma) lowered
+that value to 0.2, and hid a checkerboard of 2 levels behind it.
+
+Exact swaps of 96 drawn faces at 96 pixels, changed: blur by 0.5 to 4 pixels gives 0.86 to 1.09, white noise 1.00, a
+checkerboard of 1, 2 and 4 of 255 levels 1.19, 1.37 and 1.59. At 64 pixels the face holds a third of the windows, and
+blur by one pixel gives 1.24. So read a value below 1.1 (1.25 at 64 pixels) of a blurred swap as none.
 """
 
 from __future__ import annotations

@@ -62,17 +62,12 @@ class ExactTeacher(Teacher):
     def drawn(
         self, source_rows: list[dict], target_rows: list[dict], size: int, extra: Collection[str] = ()
     ) -> Rendered:
-        """The swaps of rows of the manifest at size x size pixels, as `render` returns them; extra: names of OUTPUTS.
+        """The swaps of rows of the manifest at size x size pixels, with all that `render` returns; extra: as there.
 
-        Raises ValueError as `identity` and `render` do."""
-        blank = torch.empty(len(source_rows))
-        identity, attributes = (
-            _numbers(rows, key, names, blank)
-            for rows, key, names in (
-                (source_rows, "identity", IDENTITY), (target_rows, "attributes", ATTRIBUTES),
-            )
-        )  # fmt: skip
-        return render(identity, attributes, size, extra)
+        Raises ValueError as `identity`, `swap` and `render` do."""
+        each = torch.empty(len(source_rows))
+        identity = _numbers(source_rows, "identity", IDENTITY, each)
+        return render(identity, _numbers(target_rows, "attributes", ATTRIBUTES, each), size, extra)
 
 
 def _numbers(rows: list[dict] | None, key: str, names: tuple[str, ...], images: Tensor) -> Tensor:

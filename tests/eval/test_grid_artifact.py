@@ -10,6 +10,9 @@ from eval import METRICS
 from eval.evaluation import Evaluation
 from eval.grid_artifact import GRID, WINDOW, excess, spectrum, windows
 from eval.pairs import Pairs
+from eval.sharpness import luminance
+from swapcore.images import to_uint8
+from teachers.exact import render, sample_attributes, sample_identities
 
 SIDE = 96
 FACE = slice(16, 80)
@@ -120,6 +123,41 @@ def test_patterns_of_a_grid_are_above_1_and_rise(pairs, pattern, pixels):
     plain = blurred(natural(0), pixels) if pixels else natural(0)
     found = [measured(plain + pattern(levels), pairs).value for levels in (0, 2, 4, 8)]
     assert found == sorted(set(found)) and found[2] > 1.1 * found[0] and found[3] > 1.2 * found[0], found
+
+
+@pytest.fixture(scope="module")
+def drawn():
+    """24 drawn people, and the same pictures with the next person's face: target, exact swap and mask."""
+    identity, attributes = sample_identities(24, seed=3), sample_attributes(24, seed=4)
+    target, exact = render(identity, attributes, SIDE), render(identity.roll(1, 0), attributes, SIDE)
+    return *(to_uint8(one.image) for one in (target, exact)), target.mask > 0.5
+
+
+def of_drawn(swaps, drawn):
+    """The mean factor of the swaps over those people."""
+    (_, exact, mask), found = drawn, []
+    for swap, other, chosen in zip(swaps, exact, windows(mask), strict=True):
+        if chosen.any():
+            found.append(excess(*(spectrum(light, chosen) for light in luminance(torch.stack([swap, other])))))
+    assert len(found) > 20
+    return float(np.mean(found))
+
+
+def test_faces_are_what_the_docstring_says(drawn):
+    target, exact, _ = drawn
+    pictures = exact.double().numpy()
+
+    def as_pictures(values):
+        return torch.from_numpy(np.clip(np.round(values), 0, 255)).to(torch.uint8)
+
+    assert of_drawn(target, drawn) == pytest.approx(1, abs=0.1)
+    for pixels in (0.5, 1, 2.5, 4):
+        soft = as_pictures(gaussian_filter(pictures, (0, 0, pixels, pixels)))
+        assert of_drawn(soft, drawn) == pytest.approx(1, abs=0.2)
+    noise = np.random.default_rng(5).normal(size=pictures.shape)
+    assert of_drawn(as_pictures(pictures + 3 * noise), drawn) == pytest.approx(1, abs=0.05)
+    found = [of_drawn(as_pictures(pictures + checkerboard(levels)), drawn) for levels in (1, 2, 4)]
+    assert found == pytest.approx([1.19, 1.37, 1.59], abs=0.07)
 
 
 @pytest.mark.parametrize("waves", [2, 6])
