@@ -210,8 +210,8 @@ class Eval:
 
     pairs: int = 256  # pairs of a source and a target
     metrics: tuple[str, ...] = (  # of eval.METRICS
-        "id_retrieval", "id_similarity", "pose_error", "expression_error", "exact_match", "background_error",
-        "size_mb", "latency_ms",
+        "id_retrieval", "id_similarity", "pose_error", "expression_error", "exact_match", "region_errors", "sharpness",
+        "grid_artifact", "background_error", "size_mb", "latency_ms",
     )  # fmt: skip
     recogniser: str = "synthetic_recogniser"  # embeds faces for the id metrics
     pose: str | None = "synthetic_pose"  # estimator of metric pose_error

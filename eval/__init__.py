@@ -15,6 +15,7 @@ from .background_error import BACKGROUND_ERROR
 from .exact_match import EXACT_MATCH
 from .expression_error import EXPRESSION_ERROR
 from .frechet_distance import FRECHET_DISTANCE
+from .grid_artifact import GRID_ARTIFACT
 from .id_retrieval import ID_RETRIEVAL
 from .id_similarity import ID_SIMILARITY
 from .latency_ms import LATENCY
@@ -22,6 +23,8 @@ from .lpips_distance import LPIPS_DISTANCE
 from .metric import Metric, Value, find
 from .peak_memory_mb import PEAK_MEMORY
 from .pose_error import POSE_ERROR
+from .region_errors import REGION_ERRORS
+from .sharpness import SHARPNESS
 from .size_mb import SIZE
 
 METRICS: dict[str, Metric] = {
@@ -30,6 +33,9 @@ METRICS: dict[str, Metric] = {
     "pose_error": POSE_ERROR,
     "expression_error": EXPRESSION_ERROR,
     "exact_match": EXACT_MATCH,
+    "region_errors": REGION_ERRORS,
+    "sharpness": SHARPNESS,
+    "grid_artifact": GRID_ARTIFACT,
     "background_error": BACKGROUND_ERROR,
     "lpips": LPIPS_DISTANCE,
     "fid": FRECHET_DISTANCE,

@@ -24,8 +24,11 @@ FIELDS = {
     "target_pose_deg": ("n3", torch.float32),
     "mask": ("n1ss", torch.bool),
     "occluder": ("n1ss", torch.bool),
+    "regions": ("n1ss", torch.uint8),
 }
-OPTIONAL = ("exact", "target_pose_deg", "mask", "occluder")
+OPTIONAL = ("exact", "target_pose_deg", "mask", "occluder", "regions")
+NOT_HASHED = ("occluder", "regions")  # they follow from the targets and from the exact swaps
+REGIONS = ("other", "eyes", "mouth", "skin")  # values of `regions`, by place; brows are eyes, lips and teeth are mouth
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,6 +40,7 @@ class Pairs:
     (P,) int64; every source's person is in it, with an image other than the source unless `gallery_holds_sources` (data
     with one image per person). target_pose_deg: (N, 3) float32, true yaw, pitch, roll of the targets. mask:
     (N, 1, H, H) bool, the targets' inner faces. occluder: (N, 1, H, H) bool, objects in front of the targets' faces.
+    regions: (N, 1, H, H) uint8, what each pixel of the exact swaps shows, as a place in REGIONS.
     names: one for each pair, for files. protocol: further facts that values on these pairs depend on.
 
     Raises ValueError naming the field and the remedy if any of this does not hold.
@@ -53,6 +57,7 @@ class Pairs:
     target_pose_deg: Tensor | None = None
     mask: Tensor | None = None
     occluder: Tensor | None = None
+    regions: Tensor | None = None
     names: tuple[str, ...] | None = None
     gallery_holds_sources: bool = False
     protocol: Mapping[str, Any] = field(default_factory=dict)
@@ -77,6 +82,8 @@ class Pairs:
             raise self._error("target_pose_deg", f"NaN or infinite in row {row}; leave such pairs out")
         if self.mask is not None and not self.mask.any():
             raise self._error("mask", "no pixel of any target is inner face; give None if masks are unknown")
+        if self.regions is not None and (highest := int(self.regions.max())) >= len(REGIONS):
+            raise self._error("regions", f"expected values below {len(REGIONS)}, got {highest}; see eval.pairs.REGIONS")
         names = self.names
         if names is not None and not len(names) == len(set(names)) == len(self):
             got = f"{len(set(names))} of {len(names)}"
@@ -115,10 +122,10 @@ class Pairs:
     def hash(self) -> str:
         """First 16 hexadecimal digits of the sha256 over the arrays: equal for equal lists, names ignored.
 
-        Occluders are left out: they follow from the targets.
+        Fields of NOT_HASHED are left out.
         """
         digest = hashlib.sha256()
-        for key in [key for key in FIELDS if key != "occluder"]:
+        for key in [key for key in FIELDS if key not in NOT_HASHED]:
             array = getattr(self, key)
             digest.update(f"{key} {None if array is None else (tuple(array.shape), array.dtype)}\n".encode())
             if array is not None:
@@ -182,3 +189,8 @@ def inner_face(pairs: Pairs) -> Tensor:
     inner = torch.zeros(1, 1, side, side, dtype=torch.bool)
     inner[:, :, 80 * side // 256 : 200 * side // 256, 68 * side // 256 : 188 * side // 256] = True
     return inner
+
+
+def inner_face_source(pairs: Pairs) -> str:
+    """Where `inner_face` is from, for protocols."""
+    return "the targets' own" if pairs.mask is not None else "rows and columns of a square"

@@ -21,10 +21,10 @@ import teachers
 from distill.config import ConfigError, Experiment
 from distill.data.photos import Photos, read_manifest
 from distill.data.renderer import refuse_others
-from eval.pairs import Pairs, merged
+from eval.pairs import REGIONS, Pairs, merged
 from swapcore.files import digest, read_json, write_json
 from swapcore.images import DataError, decode, picture_side, resized, to_uint8
-from teachers.exact import RENDERER, occluder_mask
+from teachers.exact import RENDERER, SEGMENTS, occluder_mask
 
 FORMAT = 1
 SMALLEST = 16  # pixels of a side
@@ -35,6 +35,9 @@ SOURCES = "the sources themselves: there is one picture per person"
 SYNTHETIC, RENDERED, AS_GIVEN = "synthetic people", "rendered in the canonical frame", "as given"
 ALIGNED = "by detected landmarks"
 LIST_AGAIN = "draw the people and write the list again"
+REGION_OF = {
+    "skin": "skin", "brows": "eyes", "eyes": "eyes", "lips": "mouth", "mouth": "mouth", "teeth": "mouth"
+}  # fmt: skip
 FACTS = ("mask", "identity", "attributes", "pose_deg", "renderer")  # columns of the manifest of synthetic pictures
 
 
@@ -176,14 +179,16 @@ def _stack(images: dict[str, np.ndarray], files: Sequence[str]) -> torch.Tensor:
 def _synthetic_fields(
     pictures: dict[str, dict], sources: list[str], targets: list[str], root: Path, size: int
 ) -> dict[str, Any]:
-    """The fields of Pairs that only synthetic pictures have: exact swaps, true poses, masks and occluders."""
+    """The fields of Pairs that only synthetic pictures have: exact swaps and regions, true poses, masks, occluders."""
     if not all("identity" in pictures.get(file, {}) for file in (*sources, *targets)):
         return {"exact": None}
     rows = [[pictures[file] for file in column] for column in (sources, targets)]
     attributes = torch.tensor([row["attributes"] for row in rows[1]])
     masks = {row["mask"]: decode(root / row["mask"], size, "L") for row in rows[1]}
+    exact, regions = drawn_swaps(*rows, size, drawn_at=picture_side(root / targets[0]))
     return {
-        "exact": exact_swaps(*rows, size, drawn_at=picture_side(root / targets[0])),
+        "exact": exact,
+        "regions": regions,
         "target_pose_deg": torch.tensor([row["pose_deg"] for row in rows[1]]),
         "mask": _stack(masks, [row["mask"] for row in rows[1]]) > 127,
         "occluder": occluder_mask(attributes, size),
@@ -191,17 +196,28 @@ def _synthetic_fields(
 
 
 def exact_swaps(source: list[dict], target: list[dict], size: int, drawn_at: int | None = None) -> torch.Tensor:
-    """The exact swaps (n, 3, size, size) uint8 of synthetic pictures, given by their rows of the manifest.
+    """The exact swaps (n, 3, size, size) uint8 of synthetic pictures, as `drawn_swaps` gives them."""
+    return drawn_swaps(source, target, size, drawn_at)[0]
+
+
+def drawn_swaps(
+    source: list[dict], target: list[dict], size: int, drawn_at: int | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The exact swaps (n, 3, size, size) uint8 of synthetic pictures, given by their rows of the manifest, and the
+    regions that they show, (n, 1, size, size) uint8 as places in REGIONS.
 
     drawn_at: side of the pictures as they were drawn, by default `size`. The swaps are drawn at it and resized like the
     pictures: the exact swap of resized pictures is no sharper than they are.
     """
-    side, exact, swaps = drawn_at or size, teachers.build("exact"), []
+    side, exact, swaps, regions = drawn_at or size, teachers.build("exact"), [], []
+    region = torch.tensor([REGIONS.index(REGION_OF.get(name, "other")) for name in SEGMENTS], dtype=torch.uint8)
     for start in range(0, len(source), CHUNK):
         rows = source[start : start + CHUNK], target[start : start + CHUNK]
-        blank = torch.zeros(len(rows[0]), 3, side, side)
-        swaps.append(resized(to_uint8(exact(blank, blank, *rows)), size))
-    return torch.cat(swaps)
+        drawn = exact.drawn(*rows, side, extra=("segmentation",))
+        swaps.append(resized(to_uint8(drawn.image), size))
+        shown = region[drawn.segmentation.long()]
+        regions.append(torch.nn.functional.interpolate(shown, (size, size), mode="nearest-exact"))
+    return torch.cat(swaps), torch.cat(regions)
 
 
 def save(listing: dict[str, Any], root: Path, out: Path) -> Path:

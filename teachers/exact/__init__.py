@@ -6,7 +6,7 @@ The exact swap of any pair is the source's identity rendered with the target's a
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import torch
@@ -58,6 +58,16 @@ class ExactTeacher(Teacher):
     def swap(self, identity: tuple[Tensor, ...], target: Tensor, rows: list[dict] | None = None) -> Tensor:
         """The identities rendered with the attributes of the targets' rows, in the targets' size."""
         return render(identity[0], _numbers(rows, "attributes", ATTRIBUTES, target), size=target.shape[-1]).image
+
+    def drawn(
+        self, source_rows: list[dict], target_rows: list[dict], size: int, extra: Collection[str] = ()
+    ) -> Rendered:
+        """The swaps of rows of the manifest at size x size pixels, with all that `render` returns; extra: as there.
+
+        Raises ValueError as `identity`, `swap` and `render` do."""
+        each = torch.empty(len(source_rows))
+        identity = _numbers(source_rows, "identity", IDENTITY, each)
+        return render(identity, _numbers(target_rows, "attributes", ATTRIBUTES, each), size, extra)
 
 
 def _numbers(rows: list[dict] | None, key: str, names: tuple[str, ...], images: Tensor) -> Tensor:

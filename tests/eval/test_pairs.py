@@ -17,9 +17,10 @@ from distill.data import synthetic
 from distill.data.photos import Photos, read_manifest
 from distill.evaluate import pairs as lists
 from distill.pseudo_gt.generate import draw_pair
+from eval.pairs import REGIONS
 from swapcore.files import sha256
 from swapcore.images import DataError, to_uint8
-from teachers.exact import IDENTITY
+from teachers.exact import IDENTITY, SEGMENTS
 
 
 @pytest.fixture(scope="module")
@@ -54,8 +55,25 @@ def test_the_exact_swap_of_a_pair_has_the_targets_surroundings(people):
     assert corner < 1 and face > 10
     row = people.rows[0]
     assert pairs.target_pose_deg.shape == (8, 3) and pairs.mask.float().mean() > 0.1
-    assert pairs.occluder.shape == (8, 1, 48, 48)
+    assert pairs.occluder.shape == pairs.regions.shape == (8, 1, 48, 48)
     assert len(row["identity"]) == len(IDENTITY) and len(row["landmarks"]) == 5 and row["person"].startswith("test-")
+
+
+def test_the_regions_are_those_of_the_exact_swaps(people):
+    """Drawn in the same pass, so of the same picture; smaller ones have the nearest pixel's region."""
+    listing = lists.by_people("toy", people, 8, 1, "toy")
+    rows = [[listing["pictures"][pair[side]] for pair in listing["pairs"]] for side in ("source", "target")]
+    exact, regions = lists.drawn_swaps(*rows, 48)
+    drawn = teachers.build("exact").drawn(*rows, 48, extra=("segmentation",))
+    swaps = teachers.build("exact")(*[torch.zeros(8, 3, 48, 48)] * 2, *rows)
+    assert torch.equal(swaps, drawn.image) and torch.equal(exact, to_uint8(swaps))
+    assert torch.equal(exact, lists.exact_swaps(*rows, 48))
+    classes = {"eyes": ("eyes", "brows"), "mouth": ("lips", "mouth", "teeth"), "skin": ("skin",)}
+    for region, names in classes.items():
+        wanted = torch.isin(drawn.segmentation, torch.tensor([SEGMENTS.index(name) for name in names]))
+        assert wanted.any() and torch.equal(regions == REGIONS.index(region), wanted), region
+    small = lists.drawn_swaps(*rows, 24, drawn_at=48)[1]  # of two pixels the second, whose centre is as near
+    assert small.shape == (8, 1, 24, 24) and torch.equal(small, regions[:, :, 1::2, 1::2])
 
 
 def test_drawn_pictures_are_the_rows_drawn_again(people):

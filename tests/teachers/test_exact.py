@@ -344,6 +344,8 @@ def test_the_exact_teacher_draws_identity_of_the_source_with_attributes_of_the_t
     assert torch.equal(teacher(pictures, pictures, rows, rows), pictures), "a face on itself is itself"
     swap = teacher(pictures, pictures.flip(0), rows, rows[::-1])
     assert torch.equal(swap, render(identity, attributes.flip(0), 48).image)
+    drawn = teacher.drawn(rows, rows[::-1], 48, extra=("segmentation",))
+    assert torch.equal(drawn.image, swap) and drawn.segmentation is not None and drawn.depth is None
 
 
 def test_the_exact_teacher_refuses_photographs():
@@ -356,6 +358,10 @@ def test_the_exact_teacher_refuses_photographs():
         teacher(images, images, [{"file": "photo.jpg"}], [good])
     with pytest.raises(ValueError, match="1 pictures, 2 rows"):
         teacher(images, images, [good, good], [good])
+    with pytest.raises(ValueError, match="2 pictures, 1 rows"):
+        teacher.drawn([good, good], [good], 48)
+    with pytest.raises(ValueError, match="photo.jpg has no 'attributes'"):
+        teacher.drawn([good], [{"file": "photo.jpg"}], 48)
     with pytest.raises(ValueError, match="unknown teacher 'exakt', known: exact"):
         teachers.build("exakt")
 

@@ -110,7 +110,7 @@ def test_default_metrics_that_measure_nothing_are_told(lists, tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "not measured: exact_match: the exact swaps are unknown, as for all photographs\n" in printed
     content = json.loads((tmp_path / "metrics.json").read_text())
-    assert list(content["not_measured"]) == ["exact_match", "size_mb", "latency_ms"]
+    assert list(content["not_measured"]) == ["exact_match", "region_errors", "size_mb", "latency_ms"]
 
 
 def test_cautions_stand_under_the_table(lists, tmp_path, capsys):

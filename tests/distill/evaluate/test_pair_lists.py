@@ -19,6 +19,9 @@ def test_the_hash_of_a_list_is_what_it_was_when_results_were_kept():
     assert pairs.hash == "3194111fa9964f7d"
     facts = {"names": tuple("abcdefgh"), "protocol": {"dataset": "toy"}}
     assert changed(pairs, name="other", **facts).hash == pairs.hash
+    shape = (PEOPLE, 1, SIDE, SIDE)
+    follows = {"occluder": torch.ones(shape, dtype=torch.bool), "regions": torch.ones(shape, dtype=torch.uint8)}
+    assert changed(pairs, **follows).hash == pairs.hash
     assert changed(pairs, target_pose_deg=None).hash != pairs.hash
 
 
@@ -28,6 +31,11 @@ def test_the_hash_of_a_list_is_what_it_was_when_results_were_kept():
         ({"names": ("a",) * PEOPLE}, "names: expected 8, all different, got 1 of 8"),
         ({"names": ("a", "b")}, "names: expected 8, all different, got 2 of 2"),
         ({"occluder": torch.zeros(PEOPLE, SIDE, SIDE, dtype=torch.bool)}, "occluder: expected"),
+        ({"regions": torch.zeros(PEOPLE, 1, SIDE, SIDE)}, "regions: expected"),
+        (
+            {"regions": torch.full((PEOPLE, 1, SIDE, SIDE), 4, dtype=torch.uint8)},
+            "regions: expected values below 4, got 4",
+        ),
     ],
 )
 def test_new_fields_are_checked(fields, message):

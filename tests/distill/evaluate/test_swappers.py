@@ -173,7 +173,7 @@ def replace_size(pairs):
     """The pairs at half the size."""
     halves = {
         key: getattr(pairs, key)[:, :, ::2, ::2].contiguous()
-        for key in ("source", "target", "exact", "gallery", "mask", "occluder")
+        for key in ("source", "target", "exact", "gallery", "mask", "occluder", "regions")
     }
     return replace(pairs, **halves)
 
