@@ -173,6 +173,8 @@ class Loss:
     reconstruction: tuple[float, float, float] = (10.0, 0.0, 0.0)  # difference of swap and GT, where there is a GT
     reconstruction_norm: Literal["l1", "l2"] = "l1"  # l1: mean difference; l2: half the mean square, as in FaceShifter
     reconstruction_kind: Literal["masked", "original"] = "masked"  # masked: samples with GT; original: with its defect
+    gradient: float = 0.0  # difference of the pixels' gradients of swap and GT, where there is a GT
+    gradient_energy: float = 0.0  # difference of the local contrast of swap and GT, where there is a GT
     attribute: float = 0.0  # FaceShifter's: half the squared distance of attribute maps of swap and target
     adversarial_batch: Literal["mean", "sum"] = "mean"  # mean or sum over the batch; the original sums
     perceptual: float = 4.0  # distance of feature maps of swap and GT, or target without GT

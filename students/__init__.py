@@ -18,10 +18,12 @@ from swapcore.weights import load_strictly, read_header, read_state, write_state
 from .compact import Compact
 from .mobilefaceswap import MobileFaceSwap
 from .mobilefsgan import MobileFSGAN
+from .unet import UNet
 
 STUDENTS = {
     "mobilefsgan": MobileFSGAN,
     "compact": Compact,
+    "unet": UNet,
     "mobilefaceswap": MobileFaceSwap,
 }
 

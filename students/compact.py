@@ -1,9 +1,9 @@
 """Compact: a small generator of this project that learns fast on a CPU.
 
-No layer runs at full resolution: the target enters by pixel-unshuffle, the swap leaves by sub-pixel convolution. The
-source's embedding scales and shifts every normalisation (AdaIN, Huang and Belongie 2017). Two coordinate channels give
-the position of a pixel in the aligned frame. A learned mask blends the generated face with the target, so the network
-need not learn the background.
+No layer runs at full resolution: the target enters by pixel-unshuffle, the swap leaves by sub-pixel convolution. Two
+coordinate channels give the position of a pixel in the aligned frame. A learned mask blends the generated face with the
+target, so the network need not learn the background. The face starts as the target: the student keeps edges of the
+target's eyes and mouth for long (see `unet`).
 """
 
 from __future__ import annotations
@@ -13,29 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .contract import check_inputs, check_options
+from .modulated import GROUPS, ModulatedBlock, coordinates, style_network
 
-_GROUPS = 8
 _LEAST_MASK = 0.15  # a mask that closes completely passes no gradient: the student would copy targets for ever
-
-
-class ModulatedBlock(nn.Module):
-    """Residual block, normalised per group of channels, then scaled by 1 + gain and shifted by the style."""
-
-    def __init__(self, channels: int, style_dim: int) -> None:
-        super().__init__()
-        self.norm = nn.GroupNorm(_GROUPS, channels, affine=False)
-        self.style = nn.Linear(style_dim, 2 * channels)
-        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
-        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
-        nn.init.normal_(self.style.weight, std=0.5 * style_dim**-0.5)
-        nn.init.zeros_(self.style.bias)
-        nn.init.normal_(self.conv2.weight, std=0.5 * (9 * channels) ** -0.5)
-        nn.init.zeros_(self.conv2.bias)
-
-    def forward(self, x: Tensor, style: Tensor) -> Tensor:
-        gain, shift = self.style(style)[:, :, None, None].chunk(2, dim=1)
-        y = self.conv1(F.silu(self.norm(x) * (1 + gain) + shift))
-        return x + self.conv2(F.silu(y))
 
 
 class BlendHead(nn.Module):
@@ -72,14 +52,11 @@ class Compact(nn.Module):
     def __init__(self, width: int = 48, embedding_dim: int = 512, resolution: int = 256) -> None:
         super().__init__()
         check_options(resolution, width=width, embedding_dim=embedding_dim)
-        if width % _GROUPS:
-            raise ValueError(f"width: expected a multiple of {_GROUPS}, got {width}")
+        if width % GROUPS:
+            raise ValueError(f"width: expected a multiple of {GROUPS}, got {width}")
         self.options = {"width": width, "embedding_dim": embedding_dim, "resolution": resolution}
         deep, style_dim = 2 * width, 2 * width
-        self.style = nn.Sequential(nn.Linear(embedding_dim, style_dim), nn.SiLU(), nn.Linear(style_dim, style_dim))
-        # The entries of a unit vector are of size 1 / sqrt(embedding_dim); the style should start with a size near 1.
-        nn.init.normal_(self.style[0].weight, std=1.0)
-        nn.init.normal_(self.style[2].weight, std=1.5 * style_dim**-0.5)
+        self.style = style_network(embedding_dim, style_dim)
 
         self.stem = nn.Conv2d(3 * 16 + 2, width, 3, padding=1)
         self.encode4 = ModulatedBlock(width, style_dim)
@@ -98,9 +75,7 @@ class Compact(nn.Module):
         self.half_head = BlendHead(width // 2)
         self.full_head = BlendHead(width // 2, upscale=2)
 
-        line = torch.linspace(-1, 1, resolution // 4)
-        grid = torch.stack(torch.meshgrid(line, line, indexing="ij"))[None]
-        self.register_buffer("coordinates", grid, persistent=False)
+        self.register_buffer("coordinates", coordinates(resolution // 4), persistent=False)
 
     def forward(self, target: Tensor, embedding: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Target (N, 3, R, R) in [-1, 1] and unit embedding (N, D) to swaps in [-1, 1] of R, R/2 and R/4 pixels.

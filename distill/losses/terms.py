@@ -85,6 +85,33 @@ def reconstruction_as_written(images: Sequence[Tensor], gt: Tensor, weights: Seq
     return torch.stack(losses).sum()
 
 
+def gradient(image: Tensor, gt: Tensor, counts: Tensor) -> Tensor:
+    """L1 between the differences of neighbouring pixels, across and down, of swaps (N, 3, R, R) and of GT; each sample
+    times `counts` (N,). Edges at the wrong place cost more than in L1 of pixels, and shades cost less (Mathieu et al.,
+    ICLR 2016, arXiv:1511.05440, section 3.3, with exponent 1 and signs)."""
+    error = _wide(image) - gt
+    across, down = (error.diff(dim=dim).abs().mean((1, 2, 3)) for dim in (3, 2))
+    return ((across + down) * counts).mean()
+
+
+def gradient_energy(image: Tensor, gt: Tensor, counts: Tensor, window: int = 5) -> Tensor:
+    """L1 between local contrasts of swaps (N, 3, R, R) and of GT; each sample times `counts` (N,).
+
+    The contrast is the root of the mean squared luminance gradient in a window of pixels. L1 of pixels is least for a
+    mean of the swaps that fit an embedding, and a mean is blurred. This term asks for as much contrast as the GT has in
+    that window; L1 and `gradient` decide where its edges are.
+    """
+    own, expected = (_contrast(images, window) for images in (_wide(image), gt))
+    return ((own - expected).abs().mean((1, 2, 3)) * counts).mean()
+
+
+def _contrast(images: Tensor, window: int) -> Tensor:
+    red, green, blue = images.unbind(1)
+    luminance = (0.299 * red + 0.587 * green + 0.114 * blue).unsqueeze(1)  # Rec. 601, as in eval/sharpness.py
+    squares = luminance.diff(dim=3)[:, :, :-1].square() + luminance.diff(dim=2)[..., :-1].square()
+    return (F.avg_pool2d(squares, window, 1) + 1e-4).sqrt()  # 1e-4: steps of 0.01 of [-1, 1] are not edges
+
+
 def attribute(maps: Sequence[Tensor], reference: Sequence[Tensor]) -> Tensor:
     """Half the mean squared distance of attribute maps of swap and target, summed over levels (arXiv:1912.13457)."""
     return torch.stack([F.mse_loss(_wide(m), _wide(r)) / 2 for m, r in zip(maps, reference, strict=True)]).sum()

@@ -226,6 +226,9 @@ class Step:
         elif any(loss.reconstruction):
             weights, norm = loss.reconstruction, loss.reconstruction_norm
             terms["reconstruction"] = losses.reconstruction(swaps, batch.gt, counts, weights, norm)
+        for name in ("gradient", "gradient_energy"):
+            if weight := getattr(loss, name):
+                terms[name] = weight * getattr(losses, name)(swaps[0], batch.gt, counts)
         if loss.attribute:
             own, expected = (self.state.net.attribute_maps(images) for images in (swaps[0], batch.target))
             terms["attribute"] = loss.attribute * losses.attribute(own, expected)

@@ -18,6 +18,44 @@ def test_reconstruction_is_l1_where_there_is_a_truth_and_nothing_elsewhere():
     assert full.grad[0].abs().sum() > 0 and full.grad[1].abs().sum() == 0, "borders of samples without GT stay free"
 
 
+def _stripes(period: int, shift: int = 0, size: int = 16) -> torch.Tensor:
+    """(1, 3, size, size): columns of 1 and -1."""
+    columns = ((torch.arange(size) + shift) % period < period // 2).float() * 2 - 1
+    return columns.expand(1, 3, size, size).contiguous()
+
+
+def test_gradient_is_the_difference_of_steps_and_free_of_shades():
+    gt, one = _stripes(8), torch.ones(1)
+    assert losses.gradient(gt, gt, one).item() == 0
+    assert losses.gradient(0.5 * gt + 0.3, gt + 0.6, one).item() == pytest.approx(3 / 15), "3 steps of half the height"
+    both, counts = torch.cat([gt, gt]), torch.tensor([1.0, 0.0])
+    swaps = torch.zeros_like(both).requires_grad_()
+    loss = losses.gradient(swaps, both, counts)
+    assert loss.item() == pytest.approx(3 * 2 / 15 / 2)
+    loss.backward()
+    assert swaps.grad[0].abs().sum() > 0 and swaps.grad[1].abs().sum() == 0
+
+
+def test_gradient_energy_is_the_contrast_wherever_its_edges_are():
+    gt, one = _stripes(4), torch.ones(1)
+    assert losses.gradient_energy(gt, gt, one).item() == 0
+    # Half of the steps across are of height 2, so the root of the mean is 2 / sqrt(2) in a window of even width.
+    grey = losses.gradient_energy(torch.zeros_like(gt), gt, one, window=4).item()
+    assert grey == pytest.approx(2**0.5 - 0.01, abs=1e-4)
+    assert losses.gradient_energy(0.5 * gt, gt, one, window=4).item() == pytest.approx(grey / 2, rel=0.01)
+    moved = losses.gradient_energy(_stripes(4, shift=1), gt, one, window=4).item()
+    assert moved == pytest.approx(0, abs=1e-6) and losses.gradient(_stripes(4, shift=1), gt, one) > 1
+
+
+def test_gradient_energy_leaves_out_samples_without_gt_and_half_precision():
+    gt, swaps = torch.cat([_stripes(4)] * 2), torch.zeros(2, 3, 16, 16, requires_grad=True)
+    losses.gradient_energy(swaps, gt, torch.tensor([0.0, 1.0])).backward()
+    assert swaps.grad.isfinite().all() and swaps.grad[0].abs().sum() == 0
+    swaps = (0.1 * gt).bfloat16()
+    for term in (losses.gradient, losses.gradient_energy):
+        assert term(swaps, gt, torch.ones(2)).dtype == torch.float32
+
+
 def test_identity_is_zero_within_the_margin():
     source = F.normalize(torch.tensor([[1.0, 0.0], [0.0, 1.0]]))
     assert losses.identity(source, source, [20], 0.02).item() == 0
