@@ -85,10 +85,13 @@ class Decoder(nn.Module):
     """Maps of the target at 1/2, 1/4, 1/8 and 1/16 of its resolution, and the source's style, to the swap.
 
     width: channels at 1/4, a multiple of 16. At 1/2 there are half as many, at 1/8 and 1/16 twice as many; the maps
-    have as many. blocks: modulated blocks at full resolution, 1/2, 1/4, 1/8 and 1/16.
+    have as many. heads: the swaps of half and quarter resolution have heads of their own, as in MobileFSGAN, instead of
+    being the full swap, reduced by area. blocks: modulated blocks at full resolution, 1/2, 1/4, 1/8 and 1/16.
     """
 
-    def __init__(self, width: int, style_dim: int, blocks: Sequence[int] = (1, 1, 2, 1, 2)) -> None:
+    def __init__(
+        self, width: int, style_dim: int, heads: bool = False, blocks: Sequence[int] = (1, 1, 2, 1, 2)
+    ) -> None:
         super().__init__()
         channels = (8 * max(1, round(width / 24)), width // 2, width, 2 * width, 2 * width)
         self.narrow = nn.ModuleList(nn.Conv2d(deep, c, 1) for c, deep in zip(channels, channels[1:], strict=False))
@@ -96,16 +99,22 @@ class Decoder(nn.Module):
             nn.ModuleList(ModulatedBlock(c, style_dim) for _ in range(count))
             for c, count in zip(channels, blocks, strict=True)
         )
-        self.head = FaceHead(channels[0])
+        self.heads = nn.ModuleList(FaceHead(c) for c in (channels[:3] if heads else channels[:1]))
 
-    def forward(self, maps: Sequence[Tensor], style: Tensor, target: Tensor) -> Tensor:
-        """maps: (N, width / 2, R / 2, R / 2) and so on. style: (N, style_dim). Returns (N, 3, R, R) in [-1, 1]."""
-        x = maps[-1]
+    def forward(self, maps: Sequence[Tensor], style: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """maps: (N, width / 2, R / 2, R / 2) and so on. style: (N, style_dim). Returns swaps in [-1, 1] of R, R / 2 and
+        R / 4 pixels."""
+        x, swaps = maps[-1], []
         for level in reversed(range(len(self.levels))):
             for block in self.levels[level]:
                 x = block(x, style)
+            if level < len(self.heads):
+                swaps.append(self.heads[level](x, F.avg_pool2d(target, 1 << level) if level else target))
             if level:
                 x = double(self.narrow[level - 1](x))
             if level > 1:
                 x = x + maps[level - 2]
-        return self.head(x, target)
+        if len(swaps) == 1:
+            return swaps[0], F.avg_pool2d(swaps[0], 2), F.avg_pool2d(swaps[0], 4)
+        quarter, half, full = swaps
+        return full, half, quarter

@@ -19,18 +19,18 @@ from .modulated import Decoder, ModulatedBlock, coordinates, style_network
 class UNet(nn.Module):
     """An encoder over 1/2 to 1/16 of the resolution, modulated as well, and a `modulated.Decoder`.
 
-    Options: width, channels at 1/4 (a multiple of 16), embedding_dim, resolution (a multiple of 32, at least 64). Wrong
-    options raise ValueError.
+    Options: width, channels at 1/4 (a multiple of 16), embedding_dim, resolution (a multiple of 32, at least 64), heads
+    (see `Decoder`). Wrong options raise ValueError.
     """
 
     name = "unet"
 
-    def __init__(self, width: int = 48, embedding_dim: int = 512, resolution: int = 256) -> None:
+    def __init__(self, width: int = 48, embedding_dim: int = 512, resolution: int = 256, heads: bool = False) -> None:
         super().__init__()
         check_options(resolution, width=width, embedding_dim=embedding_dim)
         if width % 16:
             raise ValueError(f"width: expected a multiple of 16, got {width}")
-        self.options = {"width": width, "embedding_dim": embedding_dim, "resolution": resolution}
+        self.options = {"width": width, "embedding_dim": embedding_dim, "resolution": resolution, "heads": heads}
         style_dim = 2 * width
         self.style = style_network(embedding_dim, style_dim)
         channels = (width // 2, width, 2 * width, 2 * width)  # at 1/2, 1/4, 1/8 and 1/16
@@ -39,12 +39,14 @@ class UNet(nn.Module):
             nn.Conv2d(c, deep, 3, stride=2, padding=1) for c, deep in zip(channels, channels[1:], strict=False)
         )
         self.blocks = nn.ModuleList(ModulatedBlock(c, style_dim) for c in channels[:-1])
-        self.decoder = Decoder(width, style_dim)
+        self.decoder = Decoder(width, style_dim, heads)
         self.register_buffer("coordinates", coordinates(resolution // 2), persistent=False)
 
     def forward(self, target: Tensor, embedding: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Target (N, 3, R, R) in [-1, 1] and unit embedding (N, D) to swaps in [-1, 1] of R pixels and, reduced by
-        area, of R/2 and R/4. Raises ValueError on other shapes."""
+        """Target (N, 3, R, R) in [-1, 1] and unit embedding (N, D) to swaps in [-1, 1] of R, R/2 and R/4 pixels.
+
+        Raises ValueError on other shapes.
+        """
         check_inputs(target, embedding, self.options["resolution"], self.options["embedding_dim"])
         style = self.style(embedding)
         positions = self.coordinates.expand(target.shape[0], -1, -1, -1)
@@ -53,5 +55,4 @@ class UNet(nn.Module):
         for block, down in zip(self.blocks, self.downs, strict=True):
             maps.append(block(x, style))
             x = down(maps[-1])
-        swap = self.decoder([*maps, x], style, target)
-        return swap, F.avg_pool2d(swap, 2), F.avg_pool2d(swap, 4)
+        return self.decoder([*maps, x], style, target)

@@ -122,6 +122,15 @@ def test_it_learns(name):
     assert losses[-1] < 0.8 * losses[0]
 
 
+@pytest.mark.parametrize("heads", [False, True])
+def test_smaller_swaps_of_a_unet_are_reduced_or_have_heads(heads):
+    network = students.build("unet", width=16, heads=heads, **BORDERS)
+    full, half, quarter = network(*inputs("unet"))
+    assert torch.equal(half, F.avg_pool2d(full, 2)) == torch.equal(quarter, F.avg_pool2d(full, 4)) == (not heads)
+    half.sum().backward()
+    assert (network.decoder.heads[0].conv.weight.grad is None) == heads
+
+
 def test_bad_inputs(name):
     generator, (target, embedding, *more) = small(name), inputs(name)
     with pytest.raises(ValueError, match=r"target: expected \(N, 3, 64, 64\), got \(2, 3, 32, 32\)"):
