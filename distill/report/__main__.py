@@ -1,4 +1,8 @@
-"""`python -m distill.report paper`: the original's size table and the field's accuracy tables, with our results."""
+"""Tables over several runs:
+
+python -m distill.report paper          the original's size table and the field's accuracy tables, with our results
+python -m distill.report experiments    the tables of experiments/README.md, from experiments/results
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from distill.report import paper, paper_pages
+from distill.report import experiments, paper, paper_pages
 from swapcore import terminal
 from swapcore.weights import ROOT
 
@@ -24,8 +28,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--results", type=Path, nargs="+", default=[], metavar="PATH",
         help="metrics.json files, or folders of runs (default: experiments/results of a clone)",
     )  # fmt: skip
+    command = commands.add_parser("experiments", help="the tables of experiments/README.md, from the kept results")
+    command.add_argument("--page", type=Path, default=ROOT / "experiments" / "README.md", help="the page to write")
     args = parser.parse_args(arguments)
+    if args.table == "experiments":
+        return terminal.run_command(lambda: write_experiments(args.page))
     return terminal.run_command(lambda: write_paper(args.out, args.results))
+
+
+def write_experiments(page: Path) -> None:
+    """Write the tables of the page anew; print the names of those that changed. Raises ConfigError."""
+    changed = experiments.rewrite(page, ROOT / "experiments" / "results")
+    print(f"{page}: {', '.join(changed) or 'no table'} changed")
 
 
 def write_paper(folder: Path, results: Sequence[Path]) -> None:
