@@ -18,12 +18,14 @@ from swapcore.weights import load_strictly, read_header, read_state, write_state
 from .compact import Compact
 from .mobilefaceswap import MobileFaceSwap
 from .mobilefsgan import MobileFSGAN
+from .timm_unet import TimmUNet
 from .unet import UNet
 
 STUDENTS = {
     "mobilefsgan": MobileFSGAN,
     "compact": Compact,
     "unet": UNet,
+    "timm_unet": TimmUNet,
     "mobilefaceswap": MobileFaceSwap,
 }
 

@@ -77,8 +77,10 @@ class FaceHead(nn.Module):
     def forward(self, x: Tensor, target: Tensor) -> Tensor:
         face, mask = self.conv(F.silu(self.norm(x))).split((3, 1), dim=1)
         weight = self.LEAST + (1 - self.LEAST) * torch.sigmoid(mask + 1)
-        # Under autocast face and mask are in half precision, the target is not.
-        return torch.lerp(target, torch.tanh(face).to(target.dtype), weight.to(target.dtype))
+        face = torch.tanh(face)
+        if face.dtype != target.dtype:  # under autocast only face and mask are in half precision
+            face, weight = face.to(target.dtype), weight.to(target.dtype)
+        return torch.lerp(target, face, weight)
 
 
 class Decoder(nn.Module):

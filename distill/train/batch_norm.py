@@ -60,14 +60,32 @@ class SyncBatchNorm(_BatchNorm):
         return normalised.to(input.dtype)
 
 
+class ActivatedSyncBatchNorm(SyncBatchNorm):
+    """In place of timm's BatchNormAct2d: a normalisation that holds a dropout `drop` and an activation `act`."""
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        return self.act(self.drop(super().forward(input)))
+
+
+def _is_activated(module: nn.Module) -> bool:
+    return isinstance(module, _BatchNorm) and hasattr(module, "act") and hasattr(module, "drop")
+
+
 def convert(module: nn.Module, device: torch.device) -> nn.Module:
     """Replace every BatchNorm of `module` by its synchronised form; keys, values and training mode stay."""
     if device.type == "cuda":
+        if any(map(_is_activated, module.modules())):  # torch's own would drop the activations
+            from timm.layers import convert_sync_batchnorm
+
+            return convert_sync_batchnorm(module)
         return nn.SyncBatchNorm.convert_sync_batchnorm(module)
     for name, child in module.named_children():
         if isinstance(child, _BatchNorm):
             options = (child.num_features, child.eps, child.momentum, child.affine, child.track_running_stats)
-            synced = SyncBatchNorm(*options, device=child.running_mean.device, dtype=child.running_mean.dtype)
+            kind = ActivatedSyncBatchNorm if _is_activated(child) else SyncBatchNorm
+            synced = kind(*options, device=child.running_mean.device, dtype=child.running_mean.dtype)
+            if kind is ActivatedSyncBatchNorm:
+                synced.drop, synced.act = child.drop, child.act
             synced.load_state_dict(child.state_dict())
             setattr(module, name, synced.train(child.training))
         else:

@@ -3,6 +3,7 @@
 In evaluation a BatchNorm is a scale and a shift per channel. Before a 1x1 convolution, after any convolution and before
 a 3x3 convolution on reflected borders both go into weights and bias. Before a modulation by the embedding they go into
 the layers that compute gain and shift. A BatchNorm before a zero-padded convolution is kept: the padding has no shift.
+Of a backbone, timm's own reparameterisation folds what it can.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 from ..mobilefacenet import MobileFaceNet, Unit
 from ..mobilefsgan import AttributeBlock, IdentityBlock, Up
+from ..timm_unet import TimmUNet
 
 
 def folded(network: nn.Module) -> nn.Module:
@@ -101,10 +103,23 @@ def _mobilefacenet(network: MobileFaceNet) -> None:
     network.bn = nn.Identity()
 
 
+def _timm_unet(network: TimmUNet) -> None:
+    """Parallel branches (RepViT, FastViT, MobileOne) become the one convolution that timm provides for them."""
+    from timm.utils.model import reparameterize_model
+
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(network.decoder.head.conv.weight.dtype)  # timm makes the new convolutions in this type
+    try:
+        network.backbone = reparameterize_model(network.backbone).eval()
+    finally:
+        torch.set_default_dtype(before)
+
+
 RULES: dict[type[nn.Module], Callable] = {
     AttributeBlock: _attribute_block,
     IdentityBlock: _identity_block,
     Up: _up,
     Unit: _unit,
     MobileFaceNet: _mobilefacenet,
+    TimmUNet: _timm_unet,
 }

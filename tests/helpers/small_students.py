@@ -8,7 +8,13 @@ import students
 from students.identity_encoder import load_identity_encoder
 from swapcore.weights import PACKAGED
 
-OPTIONS = {"compact": {"width": 8}, "unet": {"width": 16}, "mobilefsgan": {"width": 8}, "mobilefaceswap": {"width": 4}}
+OPTIONS = {
+    "compact": {"width": 8},
+    "unet": {"width": 16},
+    "timm_unet": {"width": 16, "backbone": "mobilenetv4_conv_small_050"},
+    "mobilefsgan": {"width": 8},
+    "mobilefaceswap": {"width": 4},
+}
 
 
 def stirred(network):

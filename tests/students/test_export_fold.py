@@ -9,7 +9,13 @@ import students
 from students.export.fold import folded
 from students.mobilefacenet import MobileFaceNet
 
-OPTIONS = {"mobilefsgan": {"width": 8}, "compact": {"width": 8}, "mobilefaceswap": {}}
+OPTIONS = {
+    "mobilefsgan": {"width": 8},
+    "compact": {"width": 8},
+    "unet": {"width": 16},
+    "timm_unet": {"width": 16, "backbone": "repvit_m0_9"},
+    "mobilefaceswap": {},
+}
 
 
 def stirred_double(network):

@@ -13,6 +13,7 @@ SMALL = {
     "mobilefsgan": {"width": 8},
     "compact": {"width": 16},
     "unet": {"width": 16},
+    "timm_unet": {"width": 16},
     "mobilefaceswap": {"width": 8, "map_shape": [6, 4, 4]},
 }
 BORDERS = {"embedding_dim": 24, "resolution": 64}

@@ -155,6 +155,7 @@ OPERATIONS = {
     "sampling": lambda m, x: F.grid_sample(x, m.grid, padding_mode="border", align_corners=False),
     "sampling zeros": lambda m, x: F.grid_sample(x, m.grid, padding_mode="zeros", align_corners=False),
     "mixing": lambda m, x: torch.lerp(x, x.sigmoid(), 0.3) + torch.lerp(x, F.silu(x), x.tanh()) + F.leaky_relu(-x, 0.2),
+    "hard": lambda m, x: F.hardswish(x * 4) + F.hardsigmoid(x * 4),
     "roots": lambda m, x: (x.square() + 1).rsqrt() * (x * x).sqrt(),
     "grouped, dilated": lambda m, x: m.conv(x),
     "computed kernels": lambda m, x: F.conv2d(x, x[:, :, 1:4, 2:4].reshape(4, 1, 3, 2), None, (2, 1), 1, 1, 4),

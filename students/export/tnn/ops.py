@@ -48,6 +48,14 @@ def _hardtanh(b: Builder, x: Value, least: float = -1.0, most: float = 1.0) -> V
     return _clamp(b, x, least, most)
 
 
+def _hardsigmoid(b: Builder, x: Value) -> Value:
+    return combine(b, "Mul", pointwise(b, "ReLU6", combine(b, "Add", x, 3.0)), 1 / 6)
+
+
+def _hardswish(b: Builder, x: Value) -> Value:
+    return combine(b, "Mul", x, _hardsigmoid(b, x))
+
+
 def _leaky_relu(b: Builder, x: Value, slope: float = 0.01) -> Value:
     return b.emit("PReLU", [x], x.shape, [1, 0], [torch.tensor([slope])])
 
@@ -98,6 +106,8 @@ RULES: dict[str, Callable] = {
     "tanh.default": layer_rule("Tanh"),
     "sqrt.default": layer_rule("Sqrt"),
     "silu.default": _silu,
+    "hardsigmoid.default": _hardsigmoid,
+    "hardswish.default": _hardswish,
     "rsqrt.default": _rsqrt,
     "clamp.default": _clamp,
     "clamp_min.default": _clamp,

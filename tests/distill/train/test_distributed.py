@@ -31,6 +31,18 @@ class Generator(nn.Module):
         return sum(image.mean((1, 2, 3)) for image in (full, half, quarter))
 
 
+class TimmGenerator(nn.Module):
+    """A student whose backbone has normalisations with activations inside them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        options = {"backbone": "mobilenetv4_conv_small_050", "width": 16, "embedding_dim": 6, "resolution": 64}
+        self.student = students.build("timm_unet", **options)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.student(images, F.normalize(images[:, 0, 0, :6]))[0].square().mean((1, 2, 3))
+
+
 class Critic(nn.Module):
     """The discriminator, whose weights are divided by a spectral norm that each pass moves on."""
 
@@ -43,7 +55,7 @@ class Critic(nn.Module):
         return sum(logits.mean((1, 2, 3)) for logits in self.discriminator(scales))
 
 
-NETWORKS = {"toy": Toy, "generator": Generator, "critic": Critic}
+NETWORKS = {"toy": Toy, "generator": Generator, "timm": TimmGenerator, "critic": Critic}
 
 
 def network(name: str = "toy") -> nn.Module:
