@@ -77,8 +77,7 @@ class TimmUNet(nn.Module):
         if self.stem is not None:
             positions = self.coordinates.expand(target.shape[0], -1, -1, -1)
             maps.insert(0, self.stem(torch.cat([F.pixel_unshuffle(target, 2), positions], dim=1)))
-        swap = self.decoder(maps, self.style(embedding), target)
-        return swap, F.avg_pool2d(swap, 2), F.avg_pool2d(swap, 4)
+        return self.decoder(maps, self.style(embedding), target)
 
 
 @torch.inference_mode(False)
