@@ -1,4 +1,4 @@
-"""Time how long students take from nothing to 90 % ID top-1 of 64 people, and print a row for experiments/RECORDS.md:
+"""Time how long students take from nothing to 90 % ID top-1 of 64 people, and print the row of a table:
 
     python experiments/record.py experiments/record.yaml [section.key=value ...] --note "what is new"
 
