@@ -163,6 +163,20 @@ def _instance_norm(i: Mapping[str, Any]) -> Tensor:
     return F.instance_norm(i["x"], weight=i.get("gamma"), bias=i.get("beta"), eps=i["epsilon"])
 
 
+def _gelu(i: Mapping[str, Any]) -> Tensor:
+    if i.get("mode", "EXACT") not in ("EXACT", "TANH_APPROXIMATION"):
+        raise ValueError(f"gelu with mode {i['mode']} is not known here")
+    return F.gelu(i["x"], approximate="none" if i.get("mode", "EXACT") == "EXACT" else "tanh")
+
+
+def _layer_norm(i: Mapping[str, Any]) -> Tensor:
+    x, axes = i["x"], sorted(axis % i["x"].ndim for axis in _integers(i["axes"]))
+    if axes != list(range(x.ndim - len(axes), x.ndim)):
+        raise ValueError(f"layer_norm over the axes {axes} of {x.ndim} is not known here")
+    shape = [x.shape[axis] for axis in axes]
+    return F.layer_norm(x, shape, i.get("gamma"), i.get("beta"), float(i.get("epsilon", 1e-5)))
+
+
 def _split(i: Mapping[str, Any]) -> tuple[Tensor, ...]:
     axis = int(i["axis"])
     if "split_sizes" in i:
@@ -208,8 +222,10 @@ OPERATIONS: dict[str, Callable[[Mapping[str, Any]], Tensor | tuple[Tensor, ...]]
     "constexpr_affine_dequantize": _dequantize,
     "conv": _conv,
     "expand_dims": _expand_dims,
+    "gelu": _gelu,
     "identity": lambda i: i["x"],
     "instance_norm": _instance_norm,
+    "layer_norm": _layer_norm,
     "leaky_relu": lambda i: F.leaky_relu(i["x"], float(i["alpha"])),
     "less": lambda i: i["x"] < i["y"],
     "linear": lambda i: _wide(F.linear, i["x"], i["weight"], i.get("bias")),
@@ -226,19 +242,23 @@ OPERATIONS: dict[str, Callable[[Mapping[str, Any]], Tensor | tuple[Tensor, ...]]
     "reduce_mean": _over_axes("mean"),
     "reduce_sum": _over_axes("sum"),
     "relu": lambda i: F.relu(i["x"]),
+    "relu6": lambda i: F.relu6(i["x"]),
     "reshape": lambda i: i["x"].reshape(_integers(i["shape"])),
     "resize_bilinear": _resize_bilinear,
     "rsqrt": lambda i: (i["x"] + i.get("epsilon", 0)).rsqrt(),
     "select": lambda i: torch.where(i["cond"], i["a"], i["b"]),
     "sigmoid": lambda i: i["x"].sigmoid(),
+    "sigmoid_hard": lambda i: (i["x"] * float(i["alpha"]) + float(i["beta"])).clamp(0, 1),
     "silu": lambda i: F.silu(i["x"]),
     "slice_by_index": _slice,
+    "softmax": lambda i: i["x"].softmax(int(i.get("axis", -1))),
     "split": _split,
     "sqrt": lambda i: i["x"].sqrt(),
     "square": lambda i: i["x"].square(),
     "squeeze": _squeeze,
     "sub": lambda i: i["x"] - i["y"],
     "tanh": lambda i: i["x"].tanh(),
+    "thresholded_relu": lambda i: torch.where(i["x"] >= i["alpha"], i["x"], 0),
     "tile": lambda i: i["x"].repeat(_integers(i["reps"])),
     "transpose": lambda i: i["x"].permute(_integers(i["perm"])),
     "upsample_bilinear": lambda i: _upsample(i, "bilinear"),

@@ -112,7 +112,8 @@ def test_resuming_equals_going_on_bit_for_bit(tmp_path):
 @pytest.mark.parametrize("name", students.STUDENTS)
 def test_every_student_trains(tmp_path, name):
     """Two steps change every parameter, the average follows, and the file holds the average."""
-    path = experiment(tmp_path, name, student={"name": name}, train={"steps": 2, "ema": 0.9})
+    student = {"name": name, "options": {"width": 16 if name in ("unet", "timm_unet") else 8}}
+    path = experiment(tmp_path, name, student=student, train={"steps": 2, "ema": 0.9})
     folder = in_process(path, "stages=[data, pseudo_gt, train]")
     state = torch.load(next((folder / "train" / "state").glob("*.pt")), weights_only=True)
     saved = students.load(folder / "train" / "student.safetensors", expected=name)

@@ -18,7 +18,8 @@ FILES = [name for name, target in targets.TARGETS.items() if target.write]
 CANNOT = {("ncnn", "mobilefaceswap"): "computed kernels of ConvolutionDepthWise"}
 # test_tnn.py covers all generators in TNN; onnx-batch writes the same as onnx. The other converters take up to a minute
 # for hundreds of layers; they convert `Part`, below, a small network of MobileFSGAN's layers.
-GENERATORS = [(name, student) for name in ("onnx", "coreml", "ncnn") for student in ("mobilefsgan", "mobilefaceswap")]
+OTHERS = [name for name in students.STUDENTS if name != "compact"]
+GENERATORS = [(name, student) for name in ("onnx", "coreml", "ncnn") for student in OTHERS]
 
 
 def files(*slow):

@@ -12,6 +12,8 @@ from safetensors.torch import load_file, save_file
 import students
 from distill.config import Experiment
 from distill.train.checkpoint import State
+from students.export.models import models
+from students.export.targets import TARGETS
 from students.timm_unet import load_backbone
 
 # With and without a map at 1/2, batch and layer normalisation, branches, attention, channels last, a size to be given.
@@ -159,6 +161,37 @@ def test_the_average_takes_over_the_statistics_of_normalisations():
     assert all(torch.equal(a, b) for a, b in zip(state.ema.buffers(), net.buffers(), strict=True))
     assert sum("running_var" in key for key in changed) == sum("running_var" in key for key in before) > 20
     assert not any(key.startswith(("scale", "shift", "coordinates")) for key in changed)
+
+
+@pytest.mark.parametrize(
+    "backbone, operation",
+    [
+        ("efficientvit_b0", r"transpose.int, in generator.backbone.stages_2.blocks.1.context_module.main \(LiteMLA\)"),
+        ("repvit_m0_9", r"gelu.default, in generator.backbone.stem.act1 \(GELU\)"),
+        ("convnext_atto", r"permute.default, in generator.backbone.stem_1 \(LayerNorm2d\)"),
+    ],
+)
+def test_backbones_that_tnn_cannot_express_are_refused_by_name(backbone, operation, tmp_path):
+    encoder = torch.nn.Identity()
+    encoder.embedding_dim = 24
+    model = models(students.StudentSwapper(small(backbone), encoder).eval())["generator"]
+    with pytest.raises(ValueError, match=f"TNN has no layers for {operation}"):
+        TARGETS["tnn"].write(model, tmp_path / "x.tnnproto", "fp32", {})
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("backbone", ["test_convnext", "mobilenetv3_small_050"])
+def test_core_ml_computes_the_backbones_operations(backbone, tmp_path):
+    """Layer normalisation and GELU; hard swish, hard sigmoid and squeeze-and-excitation."""
+    pytest.importorskip("coremltools", reason='pip install -e ".[export-coreml]"')
+    encoder = torch.nn.Identity()
+    encoder.embedding_dim = 24
+    model = models(students.StudentSwapper(small(backbone), encoder).eval())["generator"]
+    target, embedding = inputs(n=1)
+    path = TARGETS["coreml"].write(model, tmp_path / "x.mlpackage", "fp32", {})
+    made = TARGETS["coreml"].load(path, model.outputs, 1)({"target": target, "embedding": embedding})
+    with torch.inference_mode():
+        assert (made["swap"] - model.module(target, embedding)).abs().max() < 1e-4
 
 
 def test_timm_is_loaded_only_by_its_student():
