@@ -1,8 +1,9 @@
 """The page of MLflow's web interface that compares the runs: its address, and the tags that make it.
 
-MLflow 3 opens an experiment of unknown kind on an empty page about traces, and its table of runs without our values. A
-tag of the MLflow experiment says that it is about training. Others hold the states of its page as MLflow's "share view"
-keeps them: the columns, the order, the filter. An address names the state by the key of its tag.
+MLflow 3 opens an experiment on an empty page about traces, and its table of runs without our values. Tags of the MLflow
+experiment hold the states of its page as MLflow's "share view" keeps them: the columns, the order, the filter. An
+address names the state by the key of its tag. Another tag says that the experiment is about training; MLflow 3.17 goes
+by what the person chose last, GenAI at first, or by the address, so that says it too.
 """
 
 from __future__ import annotations
@@ -17,9 +18,21 @@ SHARED = "mlflow.sharedViewState."
 KEY = "swapdistill"
 UI = "http://127.0.0.1:5000"  # where `mlflow ui` serves a database
 QUALITY = "id_retrieval_top1_pct"
-# The names are those of metrics.json and comparison.json, so a run's last values stand in one column with all others'.
-METRICS = (QUALITY, "pose_error_deg", "sharpness", "macs_g", "size_mb", "latency_ms", "train_minutes")
-TAGS = ("variant", "student", "teacher", "seed")
+# The columns from left to right, and their widths in pixels. The metrics have the names of metrics.json and
+# comparison.json, so the last values of all runs stand in the same columns.
+COLUMNS = {
+    f"metrics.`{QUALITY}`": 165,
+    "metrics.`pose_error_deg`": 125,
+    "metrics.`sharpness`": 100,
+    "metrics.`macs_g`": 90,
+    "metrics.`size_mb`": 90,
+    "metrics.`latency_ms`": 100,
+    "metrics.`train_minutes`": 120,
+    "tags.`variant`": 120,
+    "tags.`student`": 110,
+    "tags.`teacher`": 80,
+    "tags.`seed`": 60,
+}
 
 
 def key(group: str | None = None) -> str:
@@ -29,9 +42,9 @@ def key(group: str | None = None) -> str:
 
 def state(group: str | None = None) -> dict[str, Any]:
     """The state of MLflow's page of runs: few columns, the best student first."""
-    columns = [f"metrics.`{name}`" for name in METRICS] + [f"tags.`{name}`" for name in TAGS]
     chosen = {} if group is None else {"searchFilter": f"tags.experiment = {_quoted(group)}"}
-    return {"selectedColumns": columns, "orderByKey": f"metrics.`{QUALITY}`", "orderByAsc": False, **chosen}
+    columns = {"selectedColumns": list(COLUMNS), "columnOrder": list(COLUMNS), "columnWidths": COLUMNS}
+    return {**columns, "orderByKey": f"metrics.`{QUALITY}`", "orderByAsc": False, **chosen}
 
 
 def mark(client: Any, experiment_id: str, group: str | None = None) -> None:
@@ -58,7 +71,8 @@ def where_to_look(uri: str, experiment_id: str | None, group: str | None = None)
     address = uri.rstrip("/") if served else UI
     lines = [] if served else [f"mlflow ui --backend-store-uri {uri}"]
     if experiment_id is not None:
-        lines.append(f"{address}/#/experiments/{quote(experiment_id)}/runs?viewStateShareKey={quote(key(group))}")
+        page = f"{address}/#/experiments/{quote(experiment_id)}/runs"
+        lines.append(f"{page}?workflowType=machine_learning&viewStateShareKey={key(group)}")
     return "\n".join(lines) or address
 
 

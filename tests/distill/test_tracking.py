@@ -237,7 +237,7 @@ def test_a_child_adds_the_view_of_the_experiments_runs(tmp_path, server):
 
 def test_the_address_of_the_runs(tmp_path, server):
     tracker = Tracker(tracked(tmp_path, server.uri))
-    page = f"{server.uri}/#/experiments/1/runs?viewStateShareKey=swapdistill"
+    page = f"{server.uri}/#/experiments/1/runs?workflowType=machine_learning&viewStateShareKey=swapdistill"
     assert tracker.where_to_look() == page and tracker.where_to_look("many") == f"{page}-many"
     tracker.end()
     tracker = Tracker(tracked(tmp_path, server.uri))
@@ -252,7 +252,7 @@ def test_the_address_of_the_runs(tmp_path, server):
 
 def test_the_address_of_a_database_comes_with_the_command_that_serves_it():
     lines = mlflow_view.where_to_look("sqlite:///mlflow.db", "3").splitlines()
-    page = "http://127.0.0.1:5000/#/experiments/3/runs?viewStateShareKey=swapdistill"
+    page = "http://127.0.0.1:5000/#/experiments/3/runs?workflowType=machine_learning&viewStateShareKey=swapdistill"
     assert lines == ["mlflow ui --backend-store-uri sqlite:///mlflow.db", page]
     assert mlflow_view.where_to_look("sqlite:///mlflow.db", None) == lines[0]
     assert mlflow_view.where_to_look("https://host/mlflow/", "3", "a b").startswith(
@@ -270,7 +270,7 @@ def test_mlflow_takes_the_tags_and_the_filter(tmp_path):
     client = mlflow.MlflowClient(uri)
     experiment_ = client.get_experiment_by_name("tests")
     assert parent.where_to_look("x").endswith(
-        f"/#/experiments/{experiment_.experiment_id}/runs?viewStateShareKey=swapdistill-x"
+        f"/#/experiments/{experiment_.experiment_id}/runs?workflowType=machine_learning&viewStateShareKey=swapdistill-x"
     )
     view = json.loads(experiment_.tags["mlflow.sharedViewState." + mlflow_view.key("grüße 'x'")])
     found = client.search_runs(
