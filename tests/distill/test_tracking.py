@@ -14,9 +14,10 @@ from conftest import ROOT
 from helpers.line import experiment, in_process
 from helpers.mlflow_server import MlflowServer
 
-from distill import config, run, tracking
-from distill.report import mlflow_view
+from distill import config, run
 from distill.tracking import Tracker, TrackingError
+from distill.tracking import tracker as module
+from distill.tracking import view as page_of_runs
 from swapcore.files import read_record, write_record
 from swapcore.images import save_png
 
@@ -25,8 +26,8 @@ mlflow = pytest.importorskip("mlflow", reason="pip install -e .")
 
 @pytest.fixture
 def server(tmp_path, monkeypatch):
-    monkeypatch.setattr(tracking, "PATIENCE_S", 1.0)
-    monkeypatch.setattr(tracking, "RETRY_S", 0.2)
+    monkeypatch.setattr(module, "PATIENCE_S", 1.0)
+    monkeypatch.setattr(module, "RETRY_S", 0.2)
     server = MlflowServer(tmp_path / "artifacts")
     yield server
     server.stop()
@@ -251,11 +252,11 @@ def test_the_address_of_the_runs(tmp_path, server):
 
 
 def test_the_address_of_a_database_comes_with_the_command_that_serves_it():
-    lines = mlflow_view.where_to_look("sqlite:///mlflow.db", "3").splitlines()
+    lines = page_of_runs.where_to_look("sqlite:///mlflow.db", "3").splitlines()
     page = "http://127.0.0.1:5000/#/experiments/3/runs?workflowType=machine_learning&viewStateShareKey=swapdistill"
     assert lines == ["mlflow ui --backend-store-uri sqlite:///mlflow.db", page]
-    assert mlflow_view.where_to_look("sqlite:///mlflow.db", None) == lines[0]
-    assert mlflow_view.where_to_look("https://host/mlflow/", "3", "a b").startswith(
+    assert page_of_runs.where_to_look("sqlite:///mlflow.db", None) == lines[0]
+    assert page_of_runs.where_to_look("https://host/mlflow/", "3", "a b").startswith(
         "https://host/mlflow/#/experiments/3/"
     )
 
@@ -272,7 +273,7 @@ def test_mlflow_takes_the_tags_and_the_filter(tmp_path):
     assert parent.where_to_look("x").endswith(
         f"/#/experiments/{experiment_.experiment_id}/runs?workflowType=machine_learning&viewStateShareKey=swapdistill-x"
     )
-    view = json.loads(experiment_.tags["mlflow.sharedViewState." + mlflow_view.key("grüße 'x'")])
+    view = json.loads(experiment_.tags["mlflow.sharedViewState." + page_of_runs.key("grüße 'x'")])
     found = client.search_runs(
         [experiment_.experiment_id], view["searchFilter"], order_by=[f"{view['orderByKey']} DESC"]
     )

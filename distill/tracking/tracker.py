@@ -25,7 +25,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from distill.config import Experiment, to_dict
-from distill.report import mlflow_view
+from distill.tracking import view
 from swapcore import terminal
 from swapcore.files import (
     FileError,
@@ -105,7 +105,7 @@ class Tracker:
         until = time.monotonic() + PATIENCE_S
         while self.run.experiment_id is None and self.outbox.answers and time.monotonic() < until:
             time.sleep(0.05)
-        return mlflow_view.where_to_look(self.run.uri, self.run.experiment_id, group)
+        return view.where_to_look(self.run.uri, self.run.experiment_id, group)
 
     def end(self, status: str = "FINISHED") -> None:
         """End the run; `status` is FINISHED, FAILED or KILLED. Waits for a server that answers, until it has all."""
@@ -238,7 +238,7 @@ class Run:
             elif kind == "end":
                 self.client.set_terminated(run_id, event["status"], event["time"])
             elif kind == "view":
-                mlflow_view.mark(self.client, self.experiment_id, event["group"])
+                view.mark(self.client, self.experiment_id, event["group"])
             elif not (path := self.folder / event["path"]).is_file():
                 raise Refused(f"{path} is gone")
             elif kind == "artifact":
