@@ -15,7 +15,7 @@ from distill import jobs
 from distill.config import Child, ConfigError, Experiment, to_dict
 from distill.report import comparison
 from distill.stage import open_run, stop_if_asked
-from distill.tracking import Run, Tracker, where_to_look
+from distill.tracking import Run, Tracker
 from swapcore.files import digest, read_record
 from swapcore.locks import in_turn
 from swapcore.terminal import nearest
@@ -95,4 +95,4 @@ def _compare(exp: Experiment, children: Sequence[Child], tracker: Tracker) -> No
         tracker.artifact(path)
         print(path)
     if exp.tracking.uri != "none":
-        print(where_to_look(exp.tracking.uri))
+        print(tracker.where_to_look(exp.name))

@@ -17,7 +17,6 @@ from distill.evaluate.swappers import trained
 from distill.export import card
 from distill.report import tables
 from distill.stage import Stage, open_stage, upstream
-from distill.tracking import where_to_look
 from distill.train.monitor import read_log
 from swapcore.files import read_record, whole_file, write_record, write_text
 
@@ -43,7 +42,10 @@ def run(exp: Experiment, accelerator, tracker) -> Stage:
     for name in ("report.html", "metrics.json"):
         tracker.artifact(exp.folder / name)
     # Without the swapper's name, so that MLflow compares the students of several runs.
-    tracker.metrics({key: value["value"] for key, value in metrics["rows"][row].items()})
+    tracker.metrics(
+        {key: value["value"] for key, value in metrics["rows"][row].items()}
+        | {"train_minutes": metrics["minutes"]["train"]}  # by the name that comparison.json has
+    )
     tracker.image(exp.folder / "eval" / "grid.png", "swaps")
     stage.finish()
 
@@ -55,7 +57,7 @@ def run(exp: Experiment, accelerator, tracker) -> Stage:
     for name in ("report.html", "metrics.json", weights.name, *(["export/card.json"] if exported else [])):
         print(exp.folder / name)
     if exp.tracking.uri != "none":
-        print(where_to_look(exp.tracking.uri))
+        print(tracker.where_to_look())
     return stage
 
 

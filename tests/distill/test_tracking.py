@@ -14,8 +14,10 @@ from conftest import ROOT
 from helpers.line import experiment, in_process
 from helpers.mlflow_server import MlflowServer
 
-from distill import config, run, tracking
+from distill import config, run
 from distill.tracking import Tracker, TrackingError
+from distill.tracking import tracker as module
+from distill.tracking import view as page_of_runs
 from swapcore.files import read_record, write_record
 from swapcore.images import save_png
 
@@ -24,8 +26,8 @@ mlflow = pytest.importorskip("mlflow", reason="pip install -e .")
 
 @pytest.fixture
 def server(tmp_path, monkeypatch):
-    monkeypatch.setattr(tracking, "PATIENCE_S", 1.0)
-    monkeypatch.setattr(tracking, "RETRY_S", 0.2)
+    monkeypatch.setattr(module, "PATIENCE_S", 1.0)
+    monkeypatch.setattr(module, "RETRY_S", 0.2)
     server = MlflowServer(tmp_path / "artifacts")
     yield server
     server.stop()
@@ -89,7 +91,7 @@ def test_what_a_dead_server_missed_comes_with_the_next_start(tmp_path, server, c
     tracker.end("KILLED")
     assert time.monotonic() - started < 3
     err = capsys.readouterr().err
-    assert err.count("warning: MLflow at ") == 1 and "4 events not sent; the same command sends" in err
+    assert err.count("warning: MLflow at ") == 1 and "5 events not sent; the same command sends" in err
     with open(exp.folder / "mlflow_unsent.jsonl", "a") as file:
         file.write('{"kind": "metr')  # a kill in the middle of a line
     server.start()
@@ -112,7 +114,7 @@ def test_a_server_that_hangs_delays_nothing_but_the_end_by_seconds(tmp_path, ser
             tracker.metrics({"loss": 1.0}, step)
         assert time.monotonic() - started < 1
         tracker.end()
-        assert time.monotonic() - started < 6 and len(unsent(exp)) == 103
+        assert time.monotonic() - started < 6 and len(unsent(exp)) == 104
 
 
 def test_the_end_waits_for_a_slow_server(tmp_path, server):
@@ -184,6 +186,98 @@ def test_variants_are_children_although_the_server_comes_late(tmp_path, server):
     parents = [run_["tags"].get("mlflow.parentRunId") for run_ in server.runs.values()]
     assert len(server.runs) == 3 and parents.count(None) == 1, by_name
     assert set(parents) - {None} == {key for key, run_ in server.runs.items() if "variant" not in run_["tags"]}
+
+
+KIND, VIEW = "mlflow.experimentKind", "mlflow.sharedViewState.swapdistill"
+
+
+def test_the_experiment_gets_its_kind_and_the_view_of_its_runs_once(tmp_path, server):
+    exp = tracked(tmp_path, server.uri)
+    Tracker(exp).end()
+    tags = server.tags["1"]
+    assert set(tags) == {KIND, VIEW} and tags[KIND] == "custom_model_development"
+    view = json.loads(tags[VIEW])
+    assert {"metrics.`id_retrieval_top1_pct`", "tags.`variant`"} <= set(view["selectedColumns"])
+    assert view["orderByKey"] == "metrics.`id_retrieval_top1_pct`" and view["orderByAsc"] is False
+    Tracker(exp).end()
+    Tracker(tracked(tmp_path, server.uri, "another")).end()
+    assert sorted(server.tags_set) == sorted([KIND, VIEW]), "not set again"
+
+
+def test_an_experiment_of_older_runs_gets_them_and_a_persons_choice_stays(tmp_path, server):
+    server.experiments["tests"] = "7"
+    server.tags["7"] = {KIND: "no_inferred_type", VIEW: '{"of": "an older version"}', "mlflow.note.content": "mine"}
+    Tracker(tracked(tmp_path, server.uri)).end()
+    assert server.tags["7"][KIND] == "custom_model_development" and "selectedColumns" in server.tags["7"][VIEW]
+    assert sorted(server.tags_set) == sorted([KIND, VIEW])
+    server.tags["7"][KIND] = "genai_development"
+    Tracker(tracked(tmp_path, server.uri, "another")).end()
+    assert server.tags["7"][KIND] == "genai_development" and len(server.tags_set) == 2
+
+
+def test_a_server_that_refuses_the_tags_gets_the_run(tmp_path, server, capsys):
+    server.read_only = True
+    exp = tracked(tmp_path, server.uri)
+    tracker = Tracker(exp)
+    tracker.metrics({"loss": 1.0}, 1)
+    tracker.end()
+    assert steps(server) == [1] and server.run["status"] == "FINISHED" and not unsent(exp) and not server.tags
+    err = capsys.readouterr().err
+    assert err.count("warning") == 1 and "MLflow refuses view (" in err and "only its owner" in err
+
+
+def test_a_child_adds_the_view_of_the_experiments_runs(tmp_path, server):
+    parent = Tracker(tracked(tmp_path, server.uri, "parent's"))
+    child = Tracker(tracked(tmp_path, server.uri, "child"), parent=parent.run)
+    child.end()
+    parent.end()
+    view = json.loads(server.tags["1"][f"{VIEW}-parent-s"])
+    assert view["searchFilter"] == 'tags.experiment = "parent\'s"'
+    assert view["selectedColumns"] == json.loads(server.tags["1"][VIEW])["selectedColumns"]
+
+
+def test_the_address_of_the_runs(tmp_path, server):
+    tracker = Tracker(tracked(tmp_path, server.uri))
+    page = f"{server.uri}/#/experiments/1/runs?workflowType=machine_learning&viewStateShareKey=swapdistill"
+    assert tracker.where_to_look() == page and tracker.where_to_look("many") == f"{page}-many"
+    tracker.end()
+    tracker = Tracker(tracked(tmp_path, server.uri))
+    assert tracker.where_to_look() == page, "known from the run of the first start"
+    tracker.end()
+    server.stop()
+    away = Tracker(tracked(tmp_path, server.uri, "away"))
+    assert away.where_to_look() == server.uri
+    away.end()
+    assert Tracker(tracked(tmp_path, "none")).where_to_look() == ""
+
+
+def test_the_address_of_a_database_comes_with_the_command_that_serves_it():
+    lines = page_of_runs.where_to_look("sqlite:///mlflow.db", "3").splitlines()
+    page = "http://127.0.0.1:5000/#/experiments/3/runs?workflowType=machine_learning&viewStateShareKey=swapdistill"
+    assert lines == ["mlflow ui --backend-store-uri sqlite:///mlflow.db", page]
+    assert page_of_runs.where_to_look("sqlite:///mlflow.db", None) == lines[0]
+    assert page_of_runs.where_to_look("https://host/mlflow/", "3", "a b").startswith(
+        "https://host/mlflow/#/experiments/3/"
+    )
+
+
+def test_mlflow_takes_the_tags_and_the_filter(tmp_path):
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    parent = Tracker(tracked(tmp_path, uri, "grüße 'x'"))
+    own = {"experiment": "grüße 'x'", "variant": "a"}
+    Tracker(tracked(tmp_path, uri, "child"), parent=parent.run, tags=own).end()
+    parent.end()
+    Tracker(tracked(tmp_path, uri, "alone")).end()
+    client = mlflow.MlflowClient(uri)
+    experiment_ = client.get_experiment_by_name("tests")
+    assert parent.where_to_look("x").endswith(
+        f"/#/experiments/{experiment_.experiment_id}/runs?workflowType=machine_learning&viewStateShareKey=swapdistill-x"
+    )
+    view = json.loads(experiment_.tags["mlflow.sharedViewState." + page_of_runs.key("grüße 'x'")])
+    found = client.search_runs(
+        [experiment_.experiment_id], view["searchFilter"], order_by=[f"{view['orderByKey']} DESC"]
+    )
+    assert {run_.info.run_name for run_ in found} == {"grüße 'x'", "child"} and experiment_.tags[KIND]
 
 
 @pytest.mark.parametrize(

@@ -9,11 +9,14 @@ from urllib.parse import parse_qs, urlsplit
 
 
 class MlflowServer:
-    """`runs` by id: tags, params, metrics as a list of points as they arrived, status. Files go to `folder`."""
+    """`runs` by id: tags, params, metrics as a list of points as they arrived, status. Files go to `folder`.
+
+    `tags` are those of its experiments by id, `tags_set` their keys as they arrived; `read_only` refuses them.
+    """
 
     def __init__(self, folder, port=0):
         self.folder, self.experiments, self.runs, self.delay_s = folder, {}, {}, 0.0
-        self.requests = 0
+        self.requests, self.tags, self.tags_set, self.read_only = 0, {}, [], False
         self.start(port)
 
     def start(self, port=None):
@@ -74,6 +77,18 @@ class MlflowServer:
     def experiments_create(self, request):
         self.experiments[request["name"]] = str(len(self.experiments) + 1)
         return 200, {"experiment_id": self.experiments[request["name"]]}
+
+    def experiments_get(self, request):
+        number = request["experiment_id"]
+        tags = [{"key": key, "value": value} for key, value in self.tags.get(number, {}).items()]
+        return 200, {"experiment": {"experiment_id": number, "lifecycle_stage": "active", "tags": tags}}
+
+    def experiments_set_experiment_tag(self, request):
+        if self.read_only:
+            return 403, {"error_code": "PERMISSION_DENIED", "message": "only its owner may change the experiment"}
+        self.tags_set.append(request["key"])
+        self.tags.setdefault(request["experiment_id"], {})[request["key"]] = request["value"]
+        return 200, {}
 
     def runs_create(self, request):
         run_id = uuid.uuid4().hex  # MLflow remembers the folder of an id

@@ -25,6 +25,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from distill.config import Experiment, to_dict
+from distill.tracking import view
 from swapcore import terminal
 from swapcore.files import (
     FileError,
@@ -82,6 +83,7 @@ class Tracker:
             tags={f"env.{k}": v for k, v in environment().items()} | own_tags | (tags or {}),
             params={k: str(v)[:500] for k, v in flatten(to_dict(exp)).items() if v not in ({}, [])},
         )
+        self._add("view", group=parent.name if parent else None)
         self.artifact(exp.folder / "experiment.yaml")
 
     def metrics(self, values: dict[str, float], step: int | None = None) -> None:
@@ -94,6 +96,16 @@ class Tracker:
     def image(self, path: Path, key: str, step: int = 0) -> None:
         """A PNG of the run's folder. MLflow shows it beside those of other runs under the same key."""
         self._add("image", path=path, key=key, step=step)
+
+    def where_to_look(self, group: str | None = None) -> str:
+        """The address of the runs in MLflow, all or those of the experiment `group`; without tracking, nothing. Waits
+        for a server that answers, a few seconds, until it has said the number of the experiment."""
+        if self.run is None:
+            return ""
+        until = time.monotonic() + PATIENCE_S
+        while self.run.experiment_id is None and self.outbox.answers and time.monotonic() < until:
+            time.sleep(0.05)
+        return view.where_to_look(self.run.uri, self.run.experiment_id, group)
 
     def end(self, status: str = "FINISHED") -> None:
         """End the run; `status` is FINISHED, FAILED or KILLED. Waits for a server that answers, until it has all."""
@@ -208,6 +220,7 @@ class Run:
         self.record = exp.folder / "mlflow_run.json"
         self.known = self._recorded_before()
         self.run_id: str | None = None
+        self.experiment_id: str | None = None
         self.lock = threading.Lock()  # the thread of a variant asks its parent
         self.client = None if self.uri.partition("+")[0].partition(":")[0] in SERVERS else connect(self.uri)
 
@@ -224,6 +237,8 @@ class Run:
                 self._start(run_id, event)
             elif kind == "end":
                 self.client.set_terminated(run_id, event["status"], event["time"])
+            elif kind == "view":
+                view.mark(self.client, self.experiment_id, event["group"])
             elif not (path := self.folder / event["path"]).is_file():
                 raise Refused(f"{path} is gone")
             elif kind == "artifact":
@@ -231,7 +246,8 @@ class Run:
             else:
                 self._image(run_id, path, event, again)
         except MlflowException as error:
-            if error.error_code == "INVALID_PARAMETER_VALUE":
+            # A server may let us add runs, but not tags of the experiment: nothing waits for those.
+            if error.error_code == "INVALID_PARAMETER_VALUE" or kind == "view":
                 raise Refused(str(error)) from None
             raise
         return 1
@@ -257,7 +273,9 @@ class Run:
 
         if run_id := self.known.get("run_id"):
             try:
-                return run_id if self.client.get_run(run_id).info.lifecycle_stage == "active" else None
+                info = self.client.get_run(run_id).info
+                self.experiment_id = info.experiment_id
+                return run_id if info.lifecycle_stage == "active" else None
             except MlflowException as error:  # the database was deleted, the folder was not
                 if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                     raise
@@ -289,12 +307,14 @@ class Run:
         found = self.client.get_experiment_by_name(self.experiment)
         if found is None:
             try:
-                return self.client.create_experiment(self.experiment)
+                self.experiment_id = self.client.create_experiment(self.experiment)
+                return self.experiment_id
             except MlflowException:  # another command has created it meanwhile
                 found = self.client.get_experiment_by_name(self.experiment)
                 if found is None:
                     raise
-        return found.experiment_id
+        self.experiment_id = found.experiment_id
+        return self.experiment_id
 
     def _start(self, run_id: str, event: dict[str, Any]) -> None:
         from mlflow.entities import Param, RunTag
@@ -373,11 +393,6 @@ def _create(database: Path) -> None:
 
     with whole_file(database) as temporary:
         SqlAlchemyStore(f"sqlite:///{temporary}", DEFAULT_LOCAL_FILE_AND_ARTIFACT_PATH).engine.dispose()
-
-
-def where_to_look(uri: str) -> str:
-    """The address of a server, or the command that shows a database."""
-    return uri if uri.startswith(("http:", "https:")) else f"mlflow ui --backend-store-uri {uri}"
 
 
 def _short(error: Exception) -> str:
