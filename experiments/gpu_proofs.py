@@ -49,7 +49,7 @@ SMALL = {
     "train.lr_final": 1, "train.checkpoint_steps": 1000, "train.preview_steps": 1000,
 }  # fmt: skip
 TINY = {
-    "data": {**SMALL["data"], "resolution": 64, "train_people": 4}, "student.options": {"width": 8}, "threads": 1,
+    "data": {**SMALL["data"], "resolution": 64, "train_people": 4}, "student.options": {"width": 16}, "threads": 1,
     "pseudo_gt": {"teachers": ["exact"], "pairs": 8, "shard_size": 8, "batch_size": 4}, "train.batch_size": 2,
     "loss.discriminator": {"ndf": 4, "layers": 2},
 }  # fmt: skip
