@@ -108,7 +108,7 @@ def _timm_unet(network: TimmUNet) -> None:
     from timm.utils.model import reparameterize_model
 
     before = torch.get_default_dtype()
-    torch.set_default_dtype(network.decoder.head.conv.weight.dtype)  # timm makes the new convolutions in this type
+    torch.set_default_dtype(network.decoder.heads[0].conv.weight.dtype)  # timm makes the new convolutions in this type
     try:
         network.backbone = reparameterize_model(network.backbone).eval()
     finally:
