@@ -1,4 +1,4 @@
-"""Grid artefact: 1 without a grid, whatever the blur or noise, and above 1 with patterns of period 2 and 4."""
+"""The value of grid_artifact: near 1 for blur and noise, above 1 for patterns of period 2 and 4."""
 
 import numpy as np
 import pytest
