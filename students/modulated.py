@@ -51,6 +51,18 @@ def coordinates(size: int) -> Tensor:
     return torch.stack(torch.meshgrid(line, line, indexing="ij"))[None]
 
 
+class Stem(nn.Conv2d):
+    """Pictures (N, 3, R, R) and the position of their pixels to features (N, channels, R / 2, R / 2)."""
+
+    def __init__(self, channels: int, resolution: int) -> None:
+        super().__init__(3 * 4 + 2, channels, 3, padding=1)
+        self.register_buffer("coordinates", coordinates(resolution // 2), persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        positions = self.coordinates.expand(images.shape[0], -1, -1, -1)
+        return super().forward(torch.cat([F.pixel_unshuffle(images, 2), positions], dim=1))
+
+
 def double(x: Tensor) -> Tensor:
     """Twice the size, bilinear. With the convolution behind it, it leaves no grid, as sub-pixel convolution does (Odena
     et al., Distill 2016)."""

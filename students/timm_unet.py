@@ -12,13 +12,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from swapcore.weights import read_state
 
 from .contract import check_inputs, check_options
-from .modulated import Decoder, coordinates, style_network
+from .modulated import Decoder, Stem, style_network
 
 LEVELS = (2, 4, 8, 16)  # the reductions of the decoder's maps
 
@@ -57,9 +56,7 @@ class TimmUNet(nn.Module):
         self.project = nn.ModuleList(nn.Conv2d(c, to, 1) for c, to in zip(found, channels, strict=True))
         # Some backbones end their stages without a normalisation. The maps are added to the decoder's features.
         self.norm = nn.ModuleList(nn.GroupNorm(1, to, affine=False) for to in channels)
-        self.stem = nn.Conv2d(3 * 4 + 2, width // 2, 3, padding=1) if len(found) < len(LEVELS) else None
-        if self.stem is not None:
-            self.register_buffer("coordinates", coordinates(resolution // 2), persistent=False)
+        self.stem = Stem(width // 2, resolution) if len(found) < len(LEVELS) else None
         self.decoder = Decoder(width, style_dim)
         # In the file, so that it stays the same function if timm changes its configuration.
         mean, std = (torch.tensor(self.backbone.pretrained_cfg[key]).view(1, 3, 1, 1) for key in ("mean", "std"))
@@ -75,8 +72,7 @@ class TimmUNet(nn.Module):
             found = [each.permute(0, 3, 1, 2) for each in found]
         maps = [norm(conv(each)) for norm, conv, each in zip(self.norm, self.project, found, strict=True)]
         if self.stem is not None:
-            positions = self.coordinates.expand(target.shape[0], -1, -1, -1)
-            maps.insert(0, self.stem(torch.cat([F.pixel_unshuffle(target, 2), positions], dim=1)))
+            maps.insert(0, self.stem(target))
         return self.decoder(maps, self.style(embedding), target)
 
 

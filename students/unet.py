@@ -3,17 +3,15 @@
 `Compact` blends a face that starts as the target with the target, at a quarter of the resolution and by sub-pixel
 convolution. Its swaps keep the target's edges below the source's. This network draws the face from features alone
 (`modulated.FaceHead`), resizes bilinearly before it convolves, and has blocks at half and at full resolution.
-docs/students.md has the experiments behind these choices.
+experiments/ablation_sharpness.yaml compares both.
 """
 
 from __future__ import annotations
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .contract import check_inputs, check_options
-from .modulated import Decoder, ModulatedBlock, coordinates, style_network
+from .modulated import Decoder, ModulatedBlock, Stem, style_network
 
 
 class UNet(nn.Module):
@@ -34,13 +32,12 @@ class UNet(nn.Module):
         style_dim = 2 * width
         self.style = style_network(embedding_dim, style_dim)
         channels = (width // 2, width, 2 * width, 2 * width)  # at 1/2, 1/4, 1/8 and 1/16
-        self.stem = nn.Conv2d(3 * 4 + 2, channels[0], 3, padding=1)
+        self.stem = Stem(channels[0], resolution)
         self.downs = nn.ModuleList(
             nn.Conv2d(c, deep, 3, stride=2, padding=1) for c, deep in zip(channels, channels[1:], strict=False)
         )
         self.blocks = nn.ModuleList(ModulatedBlock(c, style_dim) for c in channels[:-1])
         self.decoder = Decoder(width, style_dim, heads)
-        self.register_buffer("coordinates", coordinates(resolution // 2), persistent=False)
 
     def forward(self, target: Tensor, embedding: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Target (N, 3, R, R) in [-1, 1] and unit embedding (N, D) to swaps in [-1, 1] of R, R/2 and R/4 pixels.
@@ -49,8 +46,7 @@ class UNet(nn.Module):
         """
         check_inputs(target, embedding, self.options["resolution"], self.options["embedding_dim"])
         style = self.style(embedding)
-        positions = self.coordinates.expand(target.shape[0], -1, -1, -1)
-        x = self.stem(torch.cat([F.pixel_unshuffle(target, 2), positions], dim=1))
+        x = self.stem(target)
         maps = []
         for block, down in zip(self.blocks, self.downs, strict=True):
             maps.append(block(x, style))
