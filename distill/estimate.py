@@ -28,7 +28,8 @@ from swapcore.files import read_json, write_json
 from swapcore.hardware import environment
 
 COUNTED_SAMPLES = 2  # the fewest that batch normalisation accepts
-TIMED_STEPS, TRIED_STEPS = 2, 3  # after one warm-up step
+TIMED_STEPS = 2  # after one warm-up step
+TRIALS = 3  # of each precision, one warm-up step and one timed step each
 LEAST_GAIN = 1.1  # times as fast: bf16 is less exact, so a tenth must be gained
 
 
@@ -113,15 +114,20 @@ def with_faster_precision(exp: Experiment, accelerator_of: Callable) -> Experime
 
 
 def _trial(exp: Experiment, accelerator_of: Callable) -> dict[str, Any]:
-    """Seconds of a step in each precision, the best of some, and the precision to take. Compiled or captured, steps
-    would take minutes to start."""
-    seconds = {}
-    for precision in ("fp32", "bf16"):
+    """Seconds of a step in each precision, the best of some trials, and the precision to take. Compiled or captured,
+    steps would take minutes to start.
+
+    The trials take turns: other work that runs beside them for a while must not slow all those of one precision.
+    """
+    trials: dict[str, list[float]] = {"fp32": [], "bf16": []}
+    for precision in TRIALS * list(trials):
         one = _in(replace(exp, train=replace(exp.train, compile=False, capture="off")), precision)
         accelerator = accelerator_of(one)
         step = Step(one, build_networks(one, accelerator.device), accelerator)
         batch = noise(one.train.batch_size, one.data.resolution)
-        seconds[precision] = min([_seconds(step, batch, accelerator.device) for _ in range(1 + TRIED_STEPS)][1:])
+        _seconds(step, batch, accelerator.device)
+        trials[precision].append(_seconds(step, batch, accelerator.device))
+    seconds = {precision: min(each) for precision, each in trials.items()}
     faster = seconds["bf16"] * LEAST_GAIN < seconds["fp32"]
     return {"precision": "bf16" if faster else "fp32", "step_s": seconds, "environment": environment()}
 

@@ -31,9 +31,19 @@ def test_bf16_is_taken_where_it_gains_a_tenth(tmp_path, seconds, capsys, bf16, w
     seconds[0]["bf16"] = bf16
     exp = config.load(experiment(tmp_path, **AUTO))
     assert estimate.with_faster_precision(exp, run.new_accelerator).train.precision == wanted
-    assert seconds[1] == 4 * ["fp32"] + 4 * ["bf16"] and f"train.precision: {wanted}" in capsys.readouterr().out
+    assert (
+        seconds[1] == 3 * ["fp32", "fp32", "bf16", "bf16"] and f"train.precision: {wanted}" in capsys.readouterr().out
+    )
     kept = read_json(exp.folder / "precision.json")
     assert kept["precision"] == wanted and kept["step_s"] == {"fp32": 1.0, "bf16": bf16}
+
+
+def test_other_work_during_some_of_the_trials_does_not_decide(tmp_path, seconds, monkeypatch):
+    """A busy quarter of a minute made every trial of bf16 slow, when those of fp32 came first."""
+    quiet, count = estimate._seconds, iter(range(12))
+    monkeypatch.setattr(estimate, "_seconds", lambda *given: quiet(*given) * (4 if next(count) in range(2, 8) else 1))
+    exp = config.load(experiment(tmp_path, **AUTO))
+    assert estimate.with_faster_precision(exp, run.new_accelerator).train.precision == "bf16"
 
 
 def test_a_later_start_and_every_seed_have_the_choice_of_the_first(tmp_path, seconds):
