@@ -19,10 +19,12 @@ from distill.evaluate.swappers import trained
 from distill.report.tables import SURE, UNSURE, columns, heading, mark, marks_legend
 from eval import table_values
 from eval.intervals import bootstrap, student, welch
+from eval.metric import Value
 from swapcore.files import whole_file, write_json, write_text
 from swapcore.terminal import markdown_table
 
 QUALITY = "id_retrieval_top1_pct"
+QUALITIES = (QUALITY, "gradient_correlation")  # a row of the plot each: whose face, and how well it is drawn
 # Positions of the name of a point in the plot, best first: offset in points, then the alignment of the text.
 PLACES = (
     (6, 4, "left", "bottom"), (-6, 4, "right", "bottom"), (6, -4, "left", "top"), (-6, -4, "right", "top"),
@@ -35,11 +37,13 @@ def collect(runs: Sequence[tuple[Child, dict[str, Any]]], reference: str | None 
 
     A value over several seeds is their mean; `spread` is their sample standard deviation, None for one seed; its 95 %
     `intervals` are by pairs, people and seeds, `difference` is that to the variant `reference`, by default the best.
-    Raises ConfigError where two runs were measured on different pairs, ValueError where by different protocols: their
-    values do not belong in one column.
+    Variants of several resolutions have the same pairs of people at each: then there is no reference and no difference,
+    and the references are named with their resolution. Raises ConfigError where two runs were else measured on
+    different pairs, ValueError where by different protocols: their values do not belong in one column.
     """
-    lists = {metrics["pairs"]["hash"] for _, metrics in runs}
-    if len(lists) > 1:
+    lists = {(child.exp.data.resolution, metrics["pairs"]["hash"]) for child, metrics in runs}
+    several = len(lists) > 1
+    if len({resolution for resolution, _ in lists}) < len(lists):
         raise ConfigError(
             f"variants: measured on {len(lists)} different pair lists, so they cannot be compared; use the same data, "
             f"seed and eval.pairs for all"
@@ -58,7 +62,8 @@ def collect(runs: Sequence[tuple[Child, dict[str, Any]]], reference: str | None 
             row["values"].setdefault(key, {"unit": value["unit"], "each": []})["each"].append(value["value"])
         for name, values in metrics["rows"].items():
             if name not in trained(child.exp):
-                references.setdefault(name, {key: value["value"] for key, value in values.items()})
+                shown = f"{name}, {child.exp.data.resolution} px" if several else name
+                references.setdefault(shown, {key: value["value"] for key, value in values.items()})
     for row in rows.values():
         for value in row["values"].values():
             each = value["each"]
@@ -67,7 +72,7 @@ def collect(runs: Sequence[tuple[Child, dict[str, Any]]], reference: str | None 
     each = {variant: [] for variant in rows}
     for child, _ in runs:
         each[child.variant].append(each_of(students[child.exp.name]))
-    reference = _compare(rows, each, people_of(first["pairs"]), reference)
+    reference = _compare(rows, each, people_of(first["pairs"]), reference, with_differences=not several)
     facts = {"pairs": first["pairs"], "environment": first["environment"], "reference": reference}
     return {**facts, "references": references, "rows": rows}
 
@@ -82,9 +87,11 @@ def _compare(
     each: Mapping[str, Sequence[Mapping[str, np.ndarray]]],
     people: Sequence[np.ndarray] | None,
     reference: str | None,
+    with_differences: bool,
 ) -> str | None:
     """Add `intervals` and `difference` to the values of the rows; returns the name of the reference. each: for every
-    variant the values of all pairs, by seed and key. Runs without values of pairs get none."""
+    variant the values of all pairs, by seed and key. Runs without values of pairs get none. with_differences:
+    whether a row may be compared with a reference at all."""
     for row in rows.values():
         for value in row["values"].values():
             value["intervals"] = {"seeds": student(value["each"])}
@@ -97,6 +104,8 @@ def _compare(
             has = np.isfinite(values)
             by_people = bootstrap(values[has], [labels[has] for labels in people])
             rows[name]["values"][key]["intervals"] |= {"pairs": bootstrap(values[has]), "people": by_people}
+    if not with_differences:
+        return None
     reference = reference or best({n: {k: v["mean"] for k, v in row["values"].items()} for n, row in rows.items()})
     for name, differences in (to_reference(means, reference, people) if reference else {}).items():
         for key, one in differences.items():
@@ -161,53 +170,61 @@ def front(costs: Sequence[float], qualities: Sequence[float]) -> list[int]:
 
 
 def plot(name: str, table: Mapping[str, Any]) -> Figure | None:
-    """ID retrieval against each cost that differs between variants; None where there is no such cost."""
+    """Each of QUALITIES that all variants have against each cost that differs between them; None without ID retrieval,
+    or where no cost differs."""
     rows = {k: row["values"] for k, row in table["rows"].items() if QUALITY in row["values"]}
     common = set.intersection(*(set(values) for values in rows.values())) if rows else set()
     costs = [value for value in table_values(common) if value.cost and _differs(value.key, rows)]
     if not costs:
         return None
-    figure = Figure(figsize=(1 + 4.2 * len(costs), 3.9), layout="constrained", dpi=130)
-    panels = figure.subplots(1, len(costs), squeeze=False)[0]
-    figure.suptitle(f"{name}: ID retrieval against cost", x=0.01, ha="left", fontsize=11)
+    qualities = [table_values([key])[0] for key in QUALITIES if key in common]
+    figure = Figure(figsize=(1 + 4.2 * len(costs), 0.6 + 3.3 * len(qualities)), layout="constrained", dpi=130)
+    panels = figure.subplots(len(qualities), len(costs), squeeze=False)
+    figure.suptitle(f"{name}: quality against cost", x=0.01, ha="left", fontsize=11)
     legend = "blue: Pareto front, no other variant is better in both"
     if any(value["spread"] for values in rows.values() for value in values.values()):
         legend += "; bars: standard deviation over seeds"
     figure.supxlabel(legend, x=0.01, ha="left", fontsize=8, color="#4b5563")
-    y = [values[QUALITY]["mean"] for values in rows.values()]
-    for axes, cost in zip(panels, costs, strict=True):
-        x = [values[cost.key]["mean"] for values in rows.values()]
-        best = front(x, y)
-        axes.plot([x[i] for i in best], [y[i] for i in best], color="#93c5fd", linewidth=1.5, zorder=1)
-        for i, values in enumerate(rows.values()):
-            axes.errorbar(
-                x[i], y[i], xerr=values[cost.key]["spread"] or None, yerr=values[QUALITY]["spread"] or None, fmt="o",
-                color="#2563eb" if i in best else "#9ca3af", markersize=5, capsize=2, linewidth=1,
-            )  # fmt: skip
-        axes.set_xlabel(cost.title, fontsize=9)
-        if min(x) > 0 and max(x) / min(x) > 8:
-            axes.set_xscale("log")
-            axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-            axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-            axes.xaxis.set_minor_locator(NullLocator())
-        axes.margins(x=0.18, y=0.12)
-        axes.tick_params(labelsize=8)
-        axes.grid(alpha=0.25)
-        axes.spines[["top", "right"]].set_visible(False)
-    panels[0].set_ylabel(table_values([QUALITY])[0].title, fontsize=9)
+    for quality, line in zip(qualities, panels, strict=True):
+        line[0].set_ylabel(quality.title, fontsize=9)
+        for axes, cost in zip(line, costs, strict=True):
+            _points(axes, rows, cost, quality.key)
     figure.draw_without_rendering()  # only then has the layout its positions
-    for axes, cost in zip(panels, costs, strict=True):
-        _label(axes, rows, cost.key)
+    for quality, line in zip(qualities, panels, strict=True):
+        for axes, cost in zip(line, costs, strict=True):
+            _label(axes, rows, cost.key, quality.key)
     return figure
 
 
-def _label(axes, rows: Mapping[str, Mapping[str, Any]], cost: str) -> None:
+def _points(axes, rows: Mapping[str, Mapping[str, Any]], cost: Value, quality: str) -> None:
+    """One panel: a point for each variant, the Pareto front as a line."""
+    x, y = ([values[key]["mean"] for values in rows.values()] for key in (cost.key, quality))
+    best = front(x, y)
+    axes.plot([x[i] for i in best], [y[i] for i in best], color="#93c5fd", linewidth=1.5, zorder=1)
+    for i, values in enumerate(rows.values()):
+        axes.errorbar(
+            x[i], y[i], xerr=values[cost.key]["spread"] or None, yerr=values[quality]["spread"] or None, fmt="o",
+            color="#2563eb" if i in best else "#9ca3af", markersize=5, capsize=2, linewidth=1,
+        )  # fmt: skip
+    axes.set_xlabel(cost.title, fontsize=9)
+    if min(x) > 0 and max(x) / min(x) > 8:
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        axes.xaxis.set_minor_locator(NullLocator())
+    axes.margins(x=0.18, y=0.12)
+    axes.tick_params(labelsize=8)
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _label(axes, rows: Mapping[str, Mapping[str, Any]], cost: str, quality: str) -> None:
     """Write a name beside each point, where it overlaps the fewest other names, points, bars and lines."""
     drawn = [line.get_path().transformed(line.get_transform()) for line in axes.lines]
     drawn += [path.transformed(bar.get_transform()) for bar in axes.collections for path in bar.get_paths()]
     taken: list[Bbox] = []
-    for name in sorted(rows, key=lambda name: -rows[name][QUALITY]["mean"]):
-        point = rows[name][cost]["mean"], rows[name][QUALITY]["mean"]
+    for name in sorted(rows, key=lambda name: -rows[name][quality]["mean"]):
+        point = rows[name][cost]["mean"], rows[name][quality]["mean"]
         text = axes.annotate(
             name, point, xytext=(0, 0), textcoords="offset points", fontsize=7.5,
             path_effects=[withStroke(linewidth=2.5, foreground="white")],

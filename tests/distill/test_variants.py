@@ -1,6 +1,7 @@
 """Variants trained by one command: their shared folders, their table, their plot, their runs in MLflow."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -125,7 +126,7 @@ def test_names_in_the_plot_hide_neither_each_other_nor_leave_it():
         axes.errorbar(x["mean"], y["mean"], xerr=x["spread"], yerr=y["spread"], fmt="o")
     axes.margins(x=0.3, y=0.2)
     axes.figure.draw_without_rendering()
-    comparison._label(axes, rows, "macs_g")
+    comparison._label(axes, rows, "macs_g", comparison.QUALITY)
     boxes = [text.get_window_extent() for text in axes.texts]
     assert {text.get_text() for text in axes.texts} == set(places)
     assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
@@ -202,3 +203,19 @@ def test_values_of_different_pairs_are_not_put_in_one_column():
         comparison.collect([run("a", "1"), run("b", "2")])
     with pytest.raises(ValueError, match="ssim: a and b were measured by different protocols.*'11 x 11' and '7 x 7'"):
         comparison.collect([run("a", "1"), run("b", "1", "7 x 7")])
+
+
+def test_variants_of_several_resolutions_have_references_of_their_own_and_no_differences():
+    def run(variant, resolution, pairs, top):
+        child, metrics = by_hand(variant, range(8), top)
+        exp = replace(child.exp, data=replace(child.exp.data, resolution=resolution))
+        metrics["pairs"]["hash"] = pairs
+        metrics["rows"]["exact"] = {"background_error": {"value": 90.0 + top, "unit": ""}}
+        return Child(variant, None, exp), metrics
+
+    table = comparison.collect([run("small", 64, "1", 0), run("large", 96, "2", 1)])
+    assert list(table["references"]) == ["exact, 64 px", "exact, 96 px"] and table["reference"] is None
+    assert not any("difference" in value for row in table["rows"].values() for value in row["values"].values())
+    assert "*exact, 96 px*" in comparison.markdown(table)
+    with pytest.raises(ConfigError, match="2 different pair lists"):
+        comparison.collect([run("small", 64, "1", 0), run("large", 64, "2", 1)])

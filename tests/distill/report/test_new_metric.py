@@ -74,6 +74,10 @@ def test_the_plot_has_it_where_it_is_a_cost(monkeypatch):
     }
     figure = comparison.plot("toys", {"rows": rows})
     assert [axes.get_xlabel() for axes in figure.axes] == ["toy cost"]
+    for row in rows.values():
+        row["values"]["gradient_correlation"] = {"mean": 0.5, "spread": None}
+    figure = comparison.plot("toys", {"rows": rows})
+    assert [axes.get_ylabel() for axes in figure.axes] == ["ID top-1 %", "gradient correlation"]
 
 
 def test_the_papers_tables_have_it(finished, tmp_path):
