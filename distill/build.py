@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+import students
 import teachers
 from distill.config import ConfigError, Experiment, check_weights
 from distill.schema import Teacher
@@ -107,9 +108,32 @@ def learner(exp: Experiment, encoder: IdentityEncoder, stage: str = "train") -> 
     else:
         inputs, key = (name, encoder, exp.data.resolution, exp.student.options), "student.name, student.options"
     try:
-        return kind(*inputs)
+        made = kind(*inputs)
     except (ValueError, TypeError) as error:
         raise ConfigError(f"{key}: {error}") from None
+    if exp.student.weights and stage == "train":
+        _start_from(exp.student.weights, made, name)
+    return made
+
+
+def _start_from(path: str, made: Learner, name: str) -> None:
+    """Give a new student the weights of a trained one, of any resolution. Raises ConfigError."""
+    key, header, own = f"student.weights: {path}", header_of(path), made.encoder.card.name
+    if name in LEARNERS:
+        raise ConfigError(f"{key}: student.name is '{name}', a teacher, which always starts from random weights")
+    try:
+        with torch.device("cpu"):
+            trained = students.load(path, expected=name)
+    except (ValueError, OSError) as error:
+        raise ConfigError(f"student.weights: {error}") from None
+    if (encoder := header.get("identity_encoder", own)) != own:
+        raise ConfigError(f"{key}: trained with the identity encoder '{encoder}'; set student.identity_encoder")
+    differing = [k for k, value in trained.options.items() if k != "resolution" and made.net.options[k] != value]
+    if differing:
+        raise ConfigError(f"{key}: its option {differing[0]} is {trained.options[differing[0]]!r}; set student.options")
+    if hasattr(made.encoder, "weight_hash"):  # else networks without weights, for the check of names
+        check_encoder(path, header, made.encoder)
+        made.net.load_state_dict(trained.state_dict())
 
 
 def check_recogniser(exp: Experiment, trainer: str, where: str) -> None:

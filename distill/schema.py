@@ -100,6 +100,7 @@ class Student:
     name: str = "mobilefsgan"  # of students.STUDENTS; or faceshifter, to train that teacher
     options: dict[str, Any] = field(default_factory=dict)  # arguments of the network's class
     identity_encoder: str = "synthetic_identity"  # embeds the source
+    weights: Location | None = None  # a trained student's file to start from; null: random weights
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ from distill.train.stream import Mixture, batches
 from swapcore.files import DiskFull
 from swapcore.hardware import git_commit
 from swapcore.images import save_png
+from swapcore.weights import sha256
 
 CALIBRATION_STEPS = 20  # batches for the EMA's statistics of batch normalisation, after the last step
 # Keys of `train` that do not change the result: a resumed run may have other values.
@@ -185,6 +186,8 @@ def _inputs(exp: Experiment, networks: Networks, accelerator, name: str) -> dict
         data["pseudo_gt"] = upstream(exp, "pseudo_gt")
     if networks.teacher:
         data["online"] = networks.teacher.network.weight_hash
+    if exp.student.weights and name == "train":
+        data["start"] = sha256(exp.student.weights)
     if name == "refine":
         data["first_stage"] = upstream(exp, "train")
     if exp.train.mix.fstriplets:

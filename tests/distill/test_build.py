@@ -1,9 +1,12 @@
 """Networks by their names in an experiment, checked before the first stage."""
 
 import pytest
+import torch
 
+import students
 from distill import build, config
 from distill.config import ConfigError
+from students.identity_encoder import CARDS as ENCODERS
 from swapcore.weights import WeightsError
 
 
@@ -28,3 +31,49 @@ def test_a_file_that_is_none_is_named_before_the_first_stage(content, message, t
     exp = config.default("page", [f"pseudo_gt.teachers=[{teacher}]"])
     with pytest.raises(ConfigError, match=rf"^pseudo_gt\.teachers: weights\.generator: .*G\.pth: {message}"):
         build.check_names(exp)
+
+
+def saved_student(path, name="unet", encoder="synthetic_identity", **options):
+    shapes = {"embedding_dim": ENCODERS["synthetic_identity"].embedding_dim, "resolution": 64, "width": 16}
+    generator = students.build(name, **{**shapes, **options})
+    students.save(generator, path, identity_encoder=encoder)
+    return generator
+
+
+def starting_from(path, name="unet", width=16):
+    return config.default(
+        "start", [f"student.weights={path}", f"student.name={name}", f"student.options={{width: {width}}}"]
+    )
+
+
+def test_a_student_starts_from_the_weights_of_a_trained_one_of_another_resolution(tmp_path):
+    trained = saved_student(tmp_path / "a.safetensors", resolution=96)
+    exp = starting_from(tmp_path / "a.safetensors")
+    build.check_names(exp)
+    made = build.learner(exp, build.identity_encoder(exp)).net
+    assert made.options["resolution"] == exp.data.resolution != 96
+    for (key, value), other in zip(made.state_dict().items(), trained.state_dict().values(), strict=True):
+        assert torch.equal(value, other), key
+
+
+@pytest.mark.parametrize(
+    ("saved", "asked", "message"),
+    [
+        ({}, {"width": 32}, r"its option width is 16; set student\.options"),
+        ({"name": "compact"}, {}, "holds the student 'compact', expected 'unet'"),
+        ({"encoder": "foamliu_128"}, {}, r"identity encoder 'foamliu_128'; set student\.identity_encoder"),
+        ({}, {"name": "faceshifter"}, "a teacher, which always starts from random weights"),
+    ],
+)
+def test_a_student_does_not_start_from_weights_of_something_else(saved, asked, message, tmp_path):
+    saved_student(tmp_path / "a.safetensors", **saved)
+    with pytest.raises(ConfigError, match=r"^student\.weights: .*a\.safetensors.*" + message):
+        build.check_names(starting_from(tmp_path / "a.safetensors", **asked))
+
+
+def test_a_missing_or_damaged_file_to_start_from_is_named(tmp_path):
+    with pytest.raises(ConfigError, match=r"^student\.weights: .*b\.safetensors: no such file"):
+        build.check_names(starting_from(tmp_path / "b.safetensors"))
+    (tmp_path / "b.safetensors").write_bytes(b"x" * 100)
+    with pytest.raises(ConfigError, match=r"^student\.weights: .*b\.safetensors"):
+        build.check_names(starting_from(tmp_path / "b.safetensors"))
