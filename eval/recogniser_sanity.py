@@ -10,7 +10,6 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from scipy.stats import rankdata
 
 from .intervals import SEED
 from .measured import Measured, mean_of
@@ -100,6 +99,8 @@ def _auc(cosine: np.ndarray, same: np.ndarray) -> tuple[float, int]:
     """The Mann-Whitney U statistic as a share of its maximum, and the number of pairs of one person."""
     ones = int(same.sum())
     others = len(same) - ones
+    from scipy.stats import rankdata  # imported here because it is slow
+
     excess = rankdata(cosine)[same].sum() - ones * (ones + 1) / 2
     return float(excess / (ones * others)), ones
 

@@ -14,7 +14,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from scipy.spatial import Delaunay
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -152,6 +151,8 @@ def mesh_points(points: Tensor, forehead: float) -> Tensor:
 
 def triangulate(points: Tensor) -> Tensor:
     """Delaunay triangles (T, 3) of points (K, 2), all of positive `double_area`."""
+    from scipy.spatial import Delaunay  # imported here because it is slow
+
     triangles = torch.from_numpy(Delaunay(points.double().numpy()).simplices.astype(np.int64))
     turned = double_area(points[triangles]) < 0
     triangles[turned] = triangles[turned].flip(1)

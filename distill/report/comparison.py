@@ -5,13 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.figure import Figure
-from matplotlib.patheffects import withStroke
-from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
-from matplotlib.transforms import Bbox
 
 from distill.config import Child, ConfigError
 from distill.evaluate.differences import best, each_of, people_of, to_reference
@@ -22,6 +18,10 @@ from eval.intervals import bootstrap, student, welch
 from eval.metric import Value
 from swapcore.files import whole_file, write_json, write_text
 from swapcore.terminal import markdown_table
+
+if TYPE_CHECKING:  # else imported where it is needed, because it is slow
+    from matplotlib.figure import Figure
+    from matplotlib.transforms import Bbox
 
 QUALITY = "id_retrieval_top1_pct"
 QUALITIES = (QUALITY, "gradient_correlation")  # a row of the plot each: whose face, and how well it is drawn
@@ -172,6 +172,8 @@ def front(costs: Sequence[float], qualities: Sequence[float]) -> list[int]:
 def plot(name: str, table: Mapping[str, Any]) -> Figure | None:
     """Each of QUALITIES that all variants have against each cost that differs between them; None without ID retrieval,
     or where no cost differs."""
+    from matplotlib.figure import Figure
+
     rows = {k: row["values"] for k, row in table["rows"].items() if QUALITY in row["values"]}
     common = set.intersection(*(set(values) for values in rows.values())) if rows else set()
     costs = [value for value in table_values(common) if value.cost and _differs(value.key, rows)]
@@ -198,6 +200,8 @@ def plot(name: str, table: Mapping[str, Any]) -> Figure | None:
 
 def _points(axes, rows: Mapping[str, Mapping[str, Any]], cost: Value, quality: str) -> None:
     """One panel: a point for each variant, the Pareto front as a line."""
+    from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
+
     x, y = ([values[key]["mean"] for values in rows.values()] for key in (cost.key, quality))
     best = front(x, y)
     axes.plot([x[i] for i in best], [y[i] for i in best], color="#93c5fd", linewidth=1.5, zorder=1)
@@ -220,6 +224,8 @@ def _points(axes, rows: Mapping[str, Mapping[str, Any]], cost: Value, quality: s
 
 def _label(axes, rows: Mapping[str, Mapping[str, Any]], cost: str, quality: str) -> None:
     """Write a name beside each point, where it overlaps the fewest other names, points, bars and lines."""
+    from matplotlib.patheffects import withStroke
+
     drawn = [line.get_path().transformed(line.get_transform()) for line in axes.lines]
     drawn += [path.transformed(bar.get_transform()) for bar in axes.collections for path in bar.get_paths()]
     taken: list[Bbox] = []

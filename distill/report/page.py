@@ -9,8 +9,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from matplotlib.figure import Figure
-
 from distill import config
 from distill.config import Experiment
 from distill.evaluate.swappers import trained
@@ -95,6 +93,8 @@ def _pictures(folder: Path, swappers: Sequence[str]) -> dict[str, Any]:
 
 def _plots(log: Sequence[Mapping[str, float]]) -> list[str]:
     """One small SVG per logged value over steps."""
+    from matplotlib.figure import Figure  # imported here because it is slow
+
     plots = []
     for name in dict.fromkeys(key for row in log for key in row if key != "step"):
         points = [(row["step"], row[name]) for row in log if name in row]
