@@ -1,8 +1,12 @@
-"""Draw the sheets of docs/benchmark.md: `python experiments/sheets.py [--out docs/benchmark]`
+"""Draw the sheets of docs/benchmark.md, or with --student that of README.md:
+
+    python experiments/sheets.py [--out docs/benchmark]
+    python experiments/sheets.py --student STUDENT.safetensors --out docs
 
 people.png: 36 people. swaps.png: sources, targets, exact swaps. worst.png: large angles, open mouths, hard light, and
 identity numbers at their ends. outputs.png: one person with depth, normals, correspondence, segmentation and flow.
 video.png: every fifth frame of a sequence, of two people. version_1.png is no output: the old renderer drew it.
+student.png: sources, targets, exact swaps and the student's swaps, at its resolution, of people that no training sees.
 """
 
 import sys
@@ -19,6 +23,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from distill import config
+from distill.evaluate.swappers import load_student
 from swapcore import terminal
 from swapcore.images import save_png, to_uint8
 from teachers.exact import (
@@ -33,6 +39,7 @@ from teachers.exact import (
 )  # fmt: skip
 
 SEED, SIZE, GAP = 2026, 160, 4
+PEOPLE = 10  # columns of student.png
 # Attributes that are set in each row of the worst cases.
 WORST = (
     {"yaw": 35, "pitch": -15}, {"yaw": -35, "pitch": 15}, {"jaw": 0.5, "smile": 1, "brow_raise": 0.8},
@@ -90,11 +97,27 @@ def video() -> Tensor:
     return sheet(torch.cat([render(p.expand(len(frames), -1), frames, 112).image for p in persons]), len(frames))
 
 
+def student(path: Path) -> Tensor:
+    swapper = load_student(path, config.default("sheets", [])).eval()
+    size = swapper.generator.options["resolution"]
+    sources, targets = (sample_identities(PEOPLE, SEED + k) for k in (12, 13))
+    own, others = (sample_attributes(PEOPLE, SEED + k) for k in (14, 15))
+    rows = [render(i, a, size).image for i, a in [(sources, own), (targets, others), (sources, others)]]
+    with torch.inference_mode():
+        rows.append(swapper(rows[0], rows[1]).clamp(-1, 1))
+    return sheet(torch.cat(rows), PEOPLE)
+
+
 def main() -> None:
     parser = terminal.parser(__doc__)
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "benchmark", help="default: docs/benchmark")
+    parser.add_argument("--student", type=Path, metavar="FILE", help="draw student.png alone, with its swaps")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
+    if args.student:
+        save_png(to_uint8(student(args.student)[None])[0], args.out / "student.png", compress_level=9)
+        print(args.out / "student.png")
+        return
     for draw in (people, swaps, worst, outputs, video):
         path = args.out / f"{draw.__name__}.png"
         save_png(to_uint8(draw()[None])[0], path, compress_level=9)
