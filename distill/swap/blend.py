@@ -7,8 +7,9 @@ import numpy as np
 from distill.data import faces
 
 # The inner face in fractions of the canonical crop (swapcore/frame.py: eyes at 0.47, mouth at 0.73 from above): from
-# above the brows to the chin, and to the cheek bones. Full up to FULL of its half axes, 0 from there outwards.
-CENTRE, HALF_AXES, FULL = (0.498, 0.605), (0.275, 0.31), 0.72
+# above the brows to the chin, and to the cheek bones: an egg, TAPER narrower per crop's side further down. Full up to
+# FULL of its half axes.
+CENTRE, HALF_AXES, TAPER, FULL = (0.498, 0.595), (0.28, 0.325), 0.35, 0.72
 OPEN = (0.1, 0.5)  # a student's mask at which the swap begins to show, and from which on it shows alone
 RING_BLUR = 0.12  # of the crop's side: how far colours are compared around a place
 LEAST_OPEN = 0.2  # with less of the student's face in the swap, its colour cannot be told
@@ -45,11 +46,16 @@ def mask_of(size: int, own: np.ndarray | None = None) -> np.ndarray:
     open it at the neck and along the outline of the hair as well.
     """
     places = (np.arange(size, dtype=np.float32) + 0.5) / size
-    x, y = ((places - middle) / half for middle, half in zip(CENTRE, HALF_AXES, strict=True))
-    inner = _ramp((1 - np.hypot(x[None], y[:, None])) / (1 - FULL))
+    inner = _ramp((1 - egg(places[None], places[:, None])) / (1 - FULL))
     if own is None:
         return inner
     return inner * _ramp((_blur(own.astype(np.float32), 0.01) - OPEN[0]) / (OPEN[1] - OPEN[0]))
+
+
+def egg(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """How far places, in fractions of the crop's side, lie from the middle of the inner face: 1 at its border."""
+    across, down = x - CENTRE[0], y - CENTRE[1]
+    return np.hypot(across / (HALF_AXES[0] * (1 - TAPER * down)), down / HALF_AXES[1])
 
 
 def match_colours(swap: np.ndarray, target: np.ndarray, drawn: np.ndarray, mask: np.ndarray) -> np.ndarray:
@@ -81,20 +87,20 @@ def _apply(
 ) -> np.ndarray:
     """The picture + mask * (change - lost * its own detail finer than the crop)."""
     cv2 = faces.opencv()
-    layers = np.dstack([change, target]), np.dstack([mask, lost])
+    layers = change, target, np.dstack([mask, lost])
     size = len(mask)
     scale = float(np.hypot(*faces.to_picture(landmarks, size)[:, 0]))
     if scale < 0.5:  # a sample reads four pixels: average first where the face has fewer than the crop
         size = max(2, round(2 * scale * size))
         layers = tuple(cv2.resize(layer, (size, size), interpolation=cv2.INTER_AREA) for layer in layers)
     changed, to_image = image.copy(), faces.to_picture(landmarks, size)
-    left, top, right, bottom = _covered(layers[1][..., 0], to_image, image.shape)
-    for begin in range(top, bottom, STRIP):
+    left, top, right, bottom = _covered(layers[2][..., 0], to_image, image.shape)
+    for begin in range(top, bottom if left < right else top, STRIP):
         end = min(begin + STRIP, bottom)
         place = to_image - [[0, 0, left], [0, 0, begin]]
         part = changed[begin:end, left:right]
-        step, crop = (_warped(layers[0][..., k : k + 3], place, part.shape, cv2.INTER_CUBIC) for k in (0, 3))
-        weight, lost = cv2.split(_warped(layers[1], place, part.shape, cv2.INTER_LINEAR, outside=0))
+        step, crop = (_warped(layer, place, part.shape, cv2.INTER_CUBIC) for layer in layers[:2])
+        weight, lost = cv2.split(_warped(layers[2], place, part.shape, cv2.INTER_LINEAR, outside=0))
         step -= lost[..., None] * (part - crop)
         step *= weight[..., None]
         step += part
@@ -108,9 +114,7 @@ def _warped(
     """Layers of a crop as they lie in a part of the picture. outside: their value there; by default their border's."""
     cv2 = faces.opencv()
     border = cv2.BORDER_REPLICATE if outside is None else cv2.BORDER_CONSTANT
-    return cv2.warpAffine(
-        np.ascontiguousarray(layers), place, shape[1::-1], flags=method, borderMode=border, borderValue=outside or 0
-    )
+    return cv2.warpAffine(layers, place, shape[1::-1], flags=method, borderMode=border, borderValue=outside or 0)
 
 
 def _covered(mask: np.ndarray, to_image: np.ndarray, shape: tuple[int, ...]) -> faces.Window:
