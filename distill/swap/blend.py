@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 
 from distill.data import faces
 
 # The inner face in fractions of the canonical crop (swapcore/frame.py: eyes at 0.47, mouth at 0.73 from above): from
-# above the brows to the chin, and to the cheek bones: an egg, TAPER narrower per crop's side further down. Full up to
+# above the brows to the chin and to the cheek bones, an egg, TAPER narrower per crop's side further down. Full up to
 # FULL of its half axes.
 CENTRE, HALF_AXES, TAPER, FULL = (0.498, 0.595), (0.28, 0.325), 0.35, 0.72
 OPEN = (0.1, 0.5)  # a student's mask at which the swap begins to show, and from which on it shows alone
 RING_BLUR = 0.12  # of the crop's side: how far colours are compared around a place
+COARSE = 32  # pixels of the crop's side at which colours are compared: they vary slowly
 LEAST_OPEN = 0.2  # with less of the student's face in the swap, its colour cannot be told
 UNLIKE = 24.0  # levels of 255 from the usual difference: another thing, such as hair, instead of another tint
 KEPT, KEPT_BLUR = 10.0, 0.02  # levels of change at which a third of the target's fine detail stays; of the crop's side
@@ -45,11 +48,17 @@ def mask_of(size: int, own: np.ndarray | None = None) -> np.ndarray:
     Its own mask leaves out hair before the face and what the student does not change. Alone it would not do: students
     open it at the neck and along the outline of the hair as well.
     """
+    if own is None:
+        return _inner_face(size)
+    return _inner_face(size) * _ramp((_blur(own.astype(np.float32), 0.01) - OPEN[0]) / (OPEN[1] - OPEN[0]))
+
+
+@functools.lru_cache(maxsize=2)
+def _inner_face(size: int) -> np.ndarray:
     places = (np.arange(size, dtype=np.float32) + 0.5) / size
     inner = _ramp((1 - egg(places[None], places[:, None])) / (1 - FULL))
-    if own is None:
-        return inner
-    return inner * _ramp((_blur(own.astype(np.float32), 0.01) - OPEN[0]) / (OPEN[1] - OPEN[0]))
+    inner.setflags(write=False)  # as it is kept for the next face
+    return inner
 
 
 def egg(x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -64,22 +73,31 @@ def match_colours(swap: np.ndarray, target: np.ndarray, drawn: np.ndarray, mask:
     The student's face and the target are compared in that ring. Their difference, blurred over the whole face, is added
     to the face. drawn: how much of the swap is the student's face, (S, S) in [0, 1]; the rest is the target already.
     """
-    difference = (target - swap) / np.maximum(drawn, LEAST_OPEN)[..., None]  # of the face before it was blended
-    ring = 4 * mask * (1 - mask) * np.clip(drawn / LEAST_OPEN - 1, 0, 1)
+    cv2 = faces.opencv()
+    layers = target - swap, drawn, mask
+    difference, seen, ring = (cv2.resize(each, (COARSE, COARSE), interpolation=cv2.INTER_AREA) for each in layers)
+    ring = 4 * ring * (1 - ring) * np.clip(seen / LEAST_OPEN - 1, 0, 1)
     counted = ring > 0.25
     if not counted.any():
         return swap
+    difference /= np.maximum(seen, LEAST_OPEN)[..., None]  # of the face before it was blended
     # Hair, glasses and the edges of a face that lies elsewhere are no tint: they differ from the usual difference.
     usual = np.median(difference[counted], 0)
-    ring = ring / (1 + (np.abs(difference - usual).max(2) / UNLIKE) ** 2)
-    weights = _blur(ring, RING_BLUR)[..., None]
-    tint = _blur(ring[..., None] * difference, RING_BLUR) / np.maximum(weights, 1e-6)
+    ring /= 1 + (_largest(difference - usual) / UNLIKE) ** 2
+    tint = _blur(ring[..., None] * difference, RING_BLUR) / np.maximum(_blur(ring, RING_BLUR), 1e-6)[..., None]
+    tint = cv2.resize(tint, mask.shape[::-1], interpolation=cv2.INTER_LINEAR)
     return swap + drawn[..., None] * tint
 
 
 def _alike(change: np.ndarray) -> np.ndarray:
     """(S, S) in [0, 1]: 1 where a change (S, S, 3), in levels of 255, is none."""
-    return np.exp(-((_blur(np.abs(change).max(2), KEPT_BLUR) / KEPT) ** 2))
+    return np.exp(-((_blur(_largest(change), KEPT_BLUR) / KEPT) ** 2))
+
+
+def _largest(levels: np.ndarray) -> np.ndarray:
+    """The largest absolute value of three channels: (S, S, 3) to (S, S). numpy's max over so short an axis is slow."""
+    red, green, blue = np.abs(np.moveaxis(levels, 2, 0))
+    return np.maximum(np.maximum(red, green), blue)
 
 
 def _apply(
@@ -88,23 +106,24 @@ def _apply(
     """The picture + mask * (change - lost * its own detail finer than the crop)."""
     cv2 = faces.opencv()
     layers = change, target, np.dstack([mask, lost])
-    size = len(mask)
-    scale = float(np.hypot(*faces.to_picture(landmarks, size)[:, 0]))
+    to_image = faces.to_picture(landmarks, len(mask))
+    scale = float(np.hypot(*to_image[:, 0]))
     if scale < 0.5:  # a sample reads four pixels: average first where the face has fewer than the crop
-        size = max(2, round(2 * scale * size))
+        size = max(2, round(2 * scale * len(mask)))
         layers = tuple(cv2.resize(layer, (size, size), interpolation=cv2.INTER_AREA) for layer in layers)
-    changed, to_image = image.copy(), faces.to_picture(landmarks, size)
+        to_image = faces.to_picture(landmarks, size)
+    changed = image.copy()
     left, top, right, bottom = _covered(layers[2][..., 0], to_image, image.shape)
     for begin in range(top, bottom if left < right else top, STRIP):
         end = min(begin + STRIP, bottom)
         place = to_image - [[0, 0, left], [0, 0, begin]]
         part = changed[begin:end, left:right]
         step, crop = (_warped(layer, place, part.shape, cv2.INTER_CUBIC) for layer in layers[:2])
-        weight, lost = cv2.split(_warped(layers[2], place, part.shape, cv2.INTER_LINEAR, outside=0))
-        step -= lost[..., None] * (part - crop)
+        weight, loss = cv2.split(_warped(layers[2], place, part.shape, cv2.INTER_LINEAR, outside=0))
+        step -= loss[..., None] * (part - crop)
         step *= weight[..., None]
         step += part
-        part[:] = np.rint(step, out=step).clip(0, 255)
+        part[:] = np.rint(np.clip(step, 0, 255, out=step), out=step)
     return changed
 
 
