@@ -13,6 +13,7 @@ from distill.data import faces
 # FULL of its half axes.
 CENTRE, HALF_AXES, TAPER, FULL = (0.498, 0.595), (0.28, 0.325), 0.35, 0.72
 OPEN = (0.1, 0.5)  # a student's mask at which the swap begins to show, and from which on it shows alone
+HOLE = 0.1  # of the crop's side: narrower holes of a student's mask do not count
 RING_BLUR = 0.12  # of the crop's side: how far colours are compared around a place
 COARSE = 32  # pixels of the crop's side at which colours are compared: they vary slowly
 LEAST_OPEN = 0.2  # with less of the student's face in the swap, its colour cannot be told
@@ -45,12 +46,16 @@ def mask_of(size: int, own: np.ndarray | None = None) -> np.ndarray:
     """How much of a swap of `size` pixels shows, (size, size) float32 in [0, 1]: the inner face, and of it only where
     the student's own mask of this size is open.
 
-    Its own mask leaves out hair before the face and what the student does not change. Alone it would not do: students
-    open it at the neck and along the outline of the hair as well.
+    Its own mask leaves out hair before the face. Alone it would not do: students open it at the neck and along the
+    outline of the hair as well. Holes in it, such as eyes that the student half keeps, do not count: the swap is blended
+    by the student already, and would be weakened twice.
     """
     if own is None:
         return _inner_face(size)
-    return _inner_face(size) * _ramp((_blur(own.astype(np.float32), 0.01) - OPEN[0]) / (OPEN[1] - OPEN[0]))
+    cv2, side = faces.opencv(), round(HOLE * size) | 1
+    kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side))
+    filled = _blur(cv2.morphologyEx(own.astype(np.float32), cv2.MORPH_CLOSE, kernel), 0.01)
+    return _inner_face(size) * _ramp((filled - OPEN[0]) / (OPEN[1] - OPEN[0]))
 
 
 @functools.lru_cache(maxsize=2)

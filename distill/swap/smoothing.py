@@ -14,9 +14,9 @@ import numpy as np
 from swapcore.frame import CANONICAL
 
 STILL = 0.8  # Hz: the cut-off for a face that does not move
-# Hz per (distance between the eyes per second): the lag behind steady motion stays below 1 / (2 pi FOLLOW) = 2 % of
-# that distance, and a detector's noise of 1 % of it raises the cut-off of a still face by some 40 %.
-FOLLOW = 8.0
+# Hz per (distance between the eyes per second): the lag behind steady motion stays below 1 / (2 pi FOLLOW) = 3.2 % of
+# that distance, less than 1 % of the crop's side. YuNet's noise on a still face is 1.3 % of it.
+FOLLOW = 5.0
 SPEED = 0.8  # Hz: the cut-off for the speed itself
 # A face is the one of the frame before if it has moved by less than this distance between its eyes, and has not grown
 # or shrunk by more than this factor. Otherwise it is a new one.

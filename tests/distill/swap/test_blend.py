@@ -137,6 +137,14 @@ def test_the_mask_is_the_inner_face_and_follows_the_students_own():
     assert half == pytest.approx(0.5, abs=0.01)
 
 
+def test_narrow_holes_of_the_students_mask_do_not_weaken_its_eyes_twice():
+    own = np.ones((256, 256))
+    own[112:128, 80:112] = own[112:128, 144:176] = 0.2  # eyes that the student half keeps
+    assert (mask_of(256, own) == mask_of(256)).all()
+    own[96:176, 60:140] = 0.0  # a hand
+    assert mask_of(256, own)[136, 100] == 0
+
+
 def test_detail_stays_where_the_face_does_and_goes_where_it_changes(scene):
     image, points, crop = scene
     swap = crop.copy()
