@@ -47,8 +47,8 @@ def mask_of(size: int, own: np.ndarray | None = None) -> np.ndarray:
     the student's own mask of this size is open.
 
     Its own mask leaves out hair before the face. Alone it would not do: students open it at the neck and along the
-    outline of the hair as well. Holes in it, such as eyes that the student half keeps, do not count: the swap is blended
-    by the student already, and would be weakened twice.
+    outline of the hair as well. Narrow holes in it, such as eyes that the student half keeps, do not count: the student
+    has blended its swap by the mask already, which would be weakened twice.
     """
     if own is None:
         return _inner_face(size)

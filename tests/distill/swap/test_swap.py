@@ -131,7 +131,7 @@ def test_which_faces_are_swapped(scene, options, left, right):
     change = (after != before).any(2)
     assert (change[:, :330].any(), change[:, 330:].any()) == (left, right)
     inner = np.zeros_like(change)
-    inner[100:275, 80:220] = inner[90:295, 445:620] = True
+    inner[80:290, 60:236] = inner[75:300, 430:635] = True
     assert not change[~inner].any(), "hair, neck and background keep their bytes"
 
 
