@@ -111,6 +111,7 @@ class Mix:
     same_person: float = 0.0  # two photographs of one person; GT = target
     pair: float = 0.0  # two people, no GT
     fstriplets: float = 0.0  # the branches of the original dataset, by the shares of train.fstriplets
+    reversed: float = 0.0  # the swap of pseudo_gt as target, its photograph as GT, another of that person as source
 
 
 @dataclass(frozen=True)

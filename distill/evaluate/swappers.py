@@ -49,7 +49,7 @@ def of_experiment(exp: Experiment, pairs: Pairs, device: Any) -> dict[str, Any]:
 def measured_teachers(exp: Experiment) -> list[tuple[Teacher, str]]:
     """The teachers that have a row in an experiment's table, each with the key that names it."""
     specs = []
-    if exp.train.mix.pseudo_gt:
+    if exp.train.mix.pseudo_gt or exp.train.mix.reversed:
         specs += [(spec, "pseudo_gt.teachers") for spec in exp.pseudo_gt.teachers if spec.name != "exact"]
     if exp.distil.online:
         specs.append((exp.distil.online, "distil.online"))

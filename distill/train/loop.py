@@ -161,7 +161,7 @@ def mixture(exp: Experiment, device: torch.device | None = None) -> Mixture:
     StageError."""
     mix, data, fstriplets, shards = to_dict(exp.train.mix), exp.data, None, None
     folders = [exp.folder / "pseudo_gt", exp.folder / "data"]
-    if mix["pseudo_gt"]:
+    if mix["pseudo_gt"] or mix["reversed"]:
         shards = Shards(exp.pseudo_gt.destination or folders[0])
         folders[0] = shards.store.folder or folders[0]
     photos = read_manifest(exp.folder / "data", "train", data.resolution)
@@ -181,7 +181,7 @@ def _inputs(exp: Experiment, networks: Networks, accelerator, name: str) -> dict
     tree = to_dict(exp)
     train = {key: value for key, value in tree["train"].items() if key not in EXECUTION_KEYS}
     data = {"data": upstream(exp, "data")}
-    if exp.train.mix.pseudo_gt:
+    if exp.train.mix.pseudo_gt or exp.train.mix.reversed:
         data["pseudo_gt"] = upstream(exp, "pseudo_gt")
     if networks.teacher:
         data["online"] = networks.teacher.network.weight_hash
