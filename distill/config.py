@@ -276,6 +276,9 @@ def _check(exp: Experiment, where: str) -> None:
             require(value_of(f"{part}.{key}") > 0, f"{part}.{key}", "more than 0")
         require(all(0 <= beta < 1 for beta in value_of(f"{part}.betas")), f"{part}.betas", "two decays in [0, 1)")
         require(0 <= value_of(f"{part}.ema") < 1, f"{part}.ema", "a decay in [0, 1)")
+        loss = "loss" if part == "train" else "refine.loss"
+        require(0 <= value_of(f"{loss}.identity_disturbance") <= 4, f"{loss}.identity_disturbance", "0 to 4")
+        require(value_of(f"{loss}.grid") >= 0, f"{loss}.grid", "0 or more")
         for key in ("mix", "fstriplets"):
             shares = to_dict(value_of(f"{part}.{key}")).values()
             require(min(shares) >= 0, f"{part}.{key}", "shares of 0 or more")

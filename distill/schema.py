@@ -171,11 +171,13 @@ class Loss:
     adversarial: tuple[float, float, float] = (1.0, 0.02, 0.02)  # hinge loss of the discriminator
     identity: tuple[float, float, float] = (20.0, 20.0, 20.0)  # 1 - cosine of the embeddings of swap and source
     identity_margin: float = 0.02  # subtracted from 1 - cosine; the loss is at least 0
+    identity_disturbance: float = 0.0  # random moves, blur and noise of swaps before the identity encoder; 1 is usual
     reconstruction: tuple[float, float, float] = (10.0, 0.0, 0.0)  # difference of swap and GT, where there is a GT
     reconstruction_norm: Literal["l1", "l2"] = "l1"  # l1: mean difference; l2: half the mean square, as in FaceShifter
     reconstruction_kind: Literal["masked", "original"] = "masked"  # masked: samples with GT; original: with its defect
     gradient: float = 0.0  # difference of the pixels' gradients of swap and GT, where there is a GT
     gradient_energy: float = 0.0  # difference of the local contrast of swap and GT, where there is a GT
+    grid: float = 0.0  # amplitude of an upsampling grid in the swap beyond that in GT, or in the target without GT
     attribute: float = 0.0  # FaceShifter's: half the squared distance of attribute maps of swap and target
     adversarial_batch: Literal["mean", "sum"] = "mean"  # mean or sum over the batch; the original sums
     perceptual: float = 4.0  # distance of feature maps of swap and GT, or target without GT

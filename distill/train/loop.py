@@ -4,8 +4,10 @@ in `distill/train/step.py`."""
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable
 from dataclasses import replace
+from functools import reduce
 
 import torch
 from tqdm import tqdm
@@ -29,6 +31,10 @@ from swapcore.images import save_png
 CALIBRATION_STEPS = 20  # batches for the EMA's statistics of batch normalisation, after the last step
 # Keys of `train` that do not change the result: a resumed run may have other values.
 EXECUTION_KEYS = ("checkpoint_steps", "log_steps", "preview_steps", "compile", "compile_cache", "capture", "autotune")
+
+
+# Keys that are younger than runs that shall go on: the record of a stage leaves them out where they have their default.
+LATER_KEYS = ("train.mix.reversed", "loss.identity_disturbance", "loss.grid")
 
 
 class Diverged(ValueError):
@@ -178,7 +184,12 @@ def mixture(exp: Experiment, device: torch.device | None = None) -> Mixture:
 
 def _inputs(exp: Experiment, networks: Networks, accelerator, name: str) -> dict:
     """Everything that the result depends on, for the record of stage `name`."""
-    tree = to_dict(exp)
+    tree, plain = to_dict(exp), to_dict(Experiment(exp.name))
+    for key in LATER_KEYS:
+        *path, last = key.split(".")
+        section, default = (reduce(operator.getitem, path, each) for each in (tree, plain))
+        if section[last] == default[last]:
+            del section[last]
     train = {key: value for key, value in tree["train"].items() if key not in EXECUTION_KEYS}
     data = {"data": upstream(exp, "data")}
     if exp.train.mix.pseudo_gt or exp.train.mix.reversed:
