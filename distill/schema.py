@@ -219,6 +219,7 @@ class Eval:
         "grid_artifact", "background_error", "size_mb", "latency_ms",
     )  # fmt: skip
     recogniser: str = "synthetic_recogniser"  # embeds faces for the id metrics
+    trained_encoder: str | None = None  # embeds faces for metric fooling_gap; null: student.identity_encoder
     pose: str | None = "synthetic_pose"  # estimator of metric pose_error
     expression: str | None = "synthetic_pose"  # estimator of metric expression_error
     perceptual: str | None = "lpips_squeeze"  # network of metric lpips
