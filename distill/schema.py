@@ -162,6 +162,7 @@ class Train:
     checkpoint_steps: int = 500  # steps between checkpoints
     log_steps: int = 20  # steps between lines of log.jsonl
     preview_steps: int = 500  # steps between preview pictures
+    keep: Literal["last", "best"] = "last"  # the weights that are saved: the last, or those of the best preview
 
 
 @dataclass(frozen=True)
