@@ -100,11 +100,9 @@ def run(exp: Experiment, accelerator, tracker, name: str = "train") -> Stage:
             if settings.keep == "best":
                 metrics["val/score"] = score(metrics)
                 state.keep_if_best(metrics["val/score"])
-            if copied := copies_target(metrics, state.step, settings.steps):
-                metrics["val/copies_target"] = 1.0
-                if not warned:
-                    bar.write(f"  ! {copied}")
-                    warned = True
+            if not warned and (copied := copies_target(metrics, state.step, settings.steps)):
+                bar.write(f"  ! {copied}")
+                warned = True
             log.write(state.step, metrics)
             tracker.metrics(metrics, state.step)
             picture = stage.folder / "previews" / f"{state.step:07d}.png"

@@ -94,9 +94,9 @@ def score(metrics: Mapping[str, float]) -> float:
 def copies_target(metrics: Mapping[str, float], step: int, steps: int) -> str:
     """A warning where the swaps of a preview in the last two thirds of the training are nearer to the target than to
     the source; empty otherwise."""
-    source, target = metrics["val/id_similarity"], metrics.get("val/id_similarity_target", -1.0)
-    if 3 * step <= steps or target <= source:
+    if 3 * step <= steps or not metrics.get("val/copies_target"):
         return ""
+    source, target = metrics["val/id_similarity"], metrics["val/id_similarity_target"]
     return (
         f"the swaps copy the target at step {step:,} of {steps:,}: by the encoder that trains, their mean cosine is "
         f"{target:.2f} to the target and {source:.2f} to the source; raise loss.identity, or give train.mix more "
@@ -107,9 +107,9 @@ def copies_target(metrics: Mapping[str, float], step: int, steps: int) -> str:
 def warnings_of(log: Sequence[Mapping[str, float]]) -> list[str]:
     """The warnings of a finished training's log: one, where the swaps of its last preview copy the target."""
     previews = [row for row in log if "val/id_similarity" in row]
-    if not previews or "val/copies_target" not in previews[-1]:
-        return []
-    return [f"training ended with a warning: {copies_target(previews[-1], *2 * [int(previews[-1]['step'])])}"]
+    last = int(previews[-1]["step"]) if previews else 0
+    copied = copies_target(previews[-1], last, last) if previews else ""
+    return [f"training ended with a warning: {copied}"] if copied else []
 
 
 class Preview:
@@ -136,6 +136,7 @@ class Preview:
         metrics = {"val/id_similarity": float((embedding * inputs[0]).sum(1).mean())}
         if self.strangers:
             metrics["val/id_similarity_target"] = float((embedding * self.encoder(target)).sum(1).mean())
+            metrics["val/copies_target"] = float(metrics["val/id_similarity_target"] > metrics["val/id_similarity"])
         columns = {"source": self.source, "target": self.target}
         if self.exact is not None:
             metrics["val/l1_exact"] = float((swap - images.to_float(self.exact)).abs().mean())

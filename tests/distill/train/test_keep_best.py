@@ -46,16 +46,15 @@ def test_the_score_of_drawn_people_is_exact_and_of_photographs_copies_score_noth
 
 
 def test_a_copy_is_seen_after_the_first_third_alone():
-    copy = {"val/id_similarity": 0.2, "val/id_similarity_target": 0.61}
-    assert copies_target(copy, 100, 300) == "" and copies_target({**copy, "val/id_similarity": 0.61}, 200, 300) == ""
+    copy = {"val/id_similarity": 0.2, "val/id_similarity_target": 0.61, "val/copies_target": 1.0}
+    assert copies_target(copy, 100, 300) == "" and copies_target({**copy, "val/copies_target": 0.0}, 200, 300) == ""
     assert copies_target({"val/id_similarity": -0.2}, 300, 300) == "", "source and target are one person"
     assert "at step 101 of 300: " in copies_target(copy, 101, 300)
     assert "0.61 to the target and 0.20 to the source" in copies_target(copy, 300, 300)
-    flagged = {"step": 300, **copy, "val/copies_target": 1.0}
-    rows = [{"step": 200, "loss": 1.0}, flagged, {"step": 300, "loss": 1.0}]
+    rows = [{"step": 200, "loss": 1.0}, {"step": 300, **copy}, {"step": 300, "loss": 1.0}]
     (said,) = warnings_of(rows)
     assert "step 300 of 300" in said
-    recovered = {"step": 400, "val/id_similarity": 0.5, "val/id_similarity_target": 0.1}
+    recovered = {"step": 400, "val/id_similarity": 0.5, "val/id_similarity_target": 0.1, "val/copies_target": 0.0}
     assert warnings_of([*rows, recovered]) == warnings_of([]) == []
 
 
@@ -76,6 +75,7 @@ def test_previews_of_photographs_measure_what_must_not_change(tmp_path):
     preview = Preview(exp, encoder, torch.device("cpu"))
     same, _ = preview.swap(lambda target, embedding: [target], condition)
     assert same["val/l1_coarse"] == 0 and same["val/id_similarity_target"] == pytest.approx(1)
+    assert same["val/copies_target"] == 1
     board = 1 - 2.0 * ((torch.arange(64) + torch.arange(64)[:, None]) % 2)
     fine, _ = preview.swap(lambda target, embedding: [target + 0.1 * board], condition)
     light, _ = preview.swap(lambda target, embedding: [target + 0.1], condition)
@@ -146,14 +146,13 @@ def test_the_terminal_says_once_that_swaps_copy_the_target_and_the_report_repeat
 
     def copying(self, ema, condition):
         metrics, grid = real(self, ema, condition)
-        return {**metrics, "val/id_similarity": 0.1, "val/id_similarity_target": 0.8}, grid
+        return {**metrics, "val/id_similarity": 0.1, "val/id_similarity_target": 0.8, "val/copies_target": 1.0}, grid
 
     monkeypatch.setattr(Preview, "swap", copying)
     folder = in_process(experiment(tmp_path, "copy", train={"steps": 6, "preview_steps": 1, "checkpoint_steps": 6}))
     printed = "".join(capsys.readouterr())
     assert printed.count("! the swaps copy the target at step 3 of 6") == 1 and "target at step 4" not in printed
-    flagged = [row["step"] for row in read_log(folder / "train") if "val/copies_target" in row]
-    assert flagged == [3, 4, 5, 6]
+    assert [row["step"] for row in read_log(folder / "train") if "val/copies_target" in row] == [1, 2, 3, 4, 5, 6]
     verdicts = json.loads((folder / "metrics.json").read_text())["verdicts"]
     assert any("copy the target at step 6 of 6" in verdict for verdict in verdicts)
     assert "copy the target at step 6 of 6" in (folder / "report.html").read_text()
