@@ -24,6 +24,4 @@ def fooling_gap(view: View) -> dict[str, Measured]:
     return {"fooling_gap": mean_of(trained - judged, protocol, details)}
 
 
-FOOLING_GAP = Metric(
-    fooling_gap, (Value("fooling_gap", "fooling gap", "cosine", "{:.3f}", "lower", brief=False),), needs=ROLES
-)
+FOOLING_GAP = Metric(fooling_gap, (Value("fooling_gap", "fooling gap", "cosine", "{:.3f}", "lower"),), needs=ROLES)
