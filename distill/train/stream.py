@@ -117,6 +117,9 @@ class Mixture(Dataset):
                     f"{photos.resolution}; make the pseudo-GT anew, or set data.resolution={shards.resolution}"
                 )
             self._find_targets(shards, photos)
+        if not self.on_device:
+            for kept in self.kept:
+                kept.leave_device()
         if not self.in_threads and workers > 1:
             for kept in self.kept:
                 kept.share()

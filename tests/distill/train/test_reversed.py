@@ -149,6 +149,17 @@ def test_batches_of_a_gpu_lie_on_it():
     assert [image.device.type for image in batch[:3]] == ["meta"] * 3 and batch.source.shape == (16, 3, 8, 8)
 
 
+@pytest.mark.parametrize("places", [["file", "device"], ["device", "off"], ["memory", "device"]])
+def test_pictures_that_have_room_on_the_device_alone_do_not_stay_there(tmp_path, monkeypatch, places):
+    """Triplets and photographs of one sample come together where a thread can copy them."""
+    coming = iter(places)
+    with monkeypatch.context() as patch:
+        patch.setattr(Room, "place", lambda self, size, file: next(coming))
+        own = mixture(HALF, folder=tmp_path)
+    assert [kept.where for kept in own.kept] == ["memory" if place == "device" else place for place in places]
+    assert not own.on_device and same(own.__getitems__(range(16)), mixture(HALF).__getitems__(range(16)))
+
+
 def test_what_reversed_needs_is_said(tmp_path):
     with pytest.raises(StageError, match="train.mix.reversed: there is no pseudo-GT; add stage 'pseudo_gt'"):
         Mixture(None, FakePhotos(), ONE, 0)
