@@ -50,7 +50,8 @@ def write_shards(folder: Path, photos: Photos, count: int) -> None:
     with tarfile.open(folder / "shard-00000.tar", "w") as tar, ThreadPoolExecutor(4) as pool:
         for start_ in range(0, count, 256):
             part = range(start_, min(start_ + 256, count))
-            append(tar, ((f"{i:08d}", [pictures[k] for k in chosen[i]], {"pair": i}) for i in part), pool)
+            facts = {i: {"pair": i, "target": photos.rows[chosen[i][1]]["file"]} for i in part}
+            append(tar, ((f"{i:08d}", [pictures[k] for k in chosen[i]], facts[i]) for i in part), pool)
 
 
 def rates(
@@ -111,7 +112,7 @@ def drawing(batch: int) -> dict[str, float]:
 def share(text: str) -> tuple[str, float]:
     """KIND=SHARE. Raises ValueError."""
     name, _, value = text.partition("=")
-    if name not in KINDS[:-1]:
+    if name not in KINDS or name == "fstriplets":
         raise ValueError(text)
     return name, float(value)
 

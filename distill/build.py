@@ -28,7 +28,8 @@ from swapcore import terminal, weights
 from swapcore.onnx import content_sha256
 from swapcore.weights import kinds
 
-OUTPUTS = {"recogniser": "embedding"}  # role -> output of its estimator, where the names differ
+# role -> output of its estimator, where the names differ
+OUTPUTS = {"recogniser": "embedding", "trained_encoder": "embedding"}
 # architecture -> package, and the extra of setup.py that installs it
 PACKAGES = {"lpips": ("lpips", None), "fsanet": ("onnxruntime", "onnx"), "inception": ("torch-fidelity", "fid")}
 # teacher -> weight files used where the experiment names none: key -> name of a card
@@ -171,13 +172,20 @@ def _choices(exp: Experiment, metrics: Iterable[str]) -> dict[str, Choice]:
     for metric in metrics:
         if metric not in METRICS:
             raise ConfigError(f"eval.metrics: unknown metric '{metric}'; known: {', '.join(METRICS)}")
-        role = METRICS[metric].needs
-        if role is not None:
-            choice = Choice(getattr(exp.eval, role), OUTPUTS.get(role, role), f"eval.{role}")
+        for role in METRICS[metric].roles:
+            name = getattr(exp.eval, role)
+            if role == "trained_encoder":
+                name = name or exp.student.identity_encoder
+            choice = Choice(name, OUTPUTS.get(role, role), f"eval.{role}")
             if choice.name is None:
                 known = ", ".join(_known(choice.output))
                 raise ConfigError(f"{choice.key}: null, but {metric} of eval.metrics needs one; known: {known}")
             choices[role] = choice
+    if "trained_encoder" in choices and choices["trained_encoder"].name == exp.eval.recogniser:
+        raise ConfigError(
+            f"eval.trained_encoder: '{exp.eval.recogniser}' is also eval.recogniser; fooling_gap compares the encoder "
+            f"that trained with another: name another eval.recogniser"
+        )
     return choices
 
 

@@ -275,7 +275,12 @@ def _check(exp: Experiment, where: str) -> None:
         for key in ("lr", "lr_discriminator", "grad_clip"):
             require(value_of(f"{part}.{key}") > 0, f"{part}.{key}", "more than 0")
         require(all(0 <= beta < 1 for beta in value_of(f"{part}.betas")), f"{part}.betas", "two decays in [0, 1)")
+        shown = value_of(f"{part}.keep") == "last" or exp.data.val_people >= 2
+        require(shown, f"{part}.keep", "last, or two people in the previews (data.val_people)")
         require(0 <= value_of(f"{part}.ema") < 1, f"{part}.ema", "a decay in [0, 1)")
+        loss = "loss" if part == "train" else "refine.loss"
+        require(0 <= value_of(f"{loss}.identity_disturbance") <= 4, f"{loss}.identity_disturbance", "0 to 4")
+        require(value_of(f"{loss}.grid") >= 0, f"{loss}.grid", "0 or more")
         for key in ("mix", "fstriplets"):
             shares = to_dict(value_of(f"{part}.{key}")).values()
             require(min(shares) >= 0, f"{part}.{key}", "shares of 0 or more")

@@ -112,6 +112,7 @@ class Mix:
     same_person: float = 0.0  # two photographs of one person; GT = target
     pair: float = 0.0  # two people, no GT
     fstriplets: float = 0.0  # the branches of the original dataset, by the shares of train.fstriplets
+    reversed: float = 0.0  # the swap of pseudo_gt as target, its photograph as GT, another of that person as source
 
 
 @dataclass(frozen=True)
@@ -162,6 +163,7 @@ class Train:
     checkpoint_steps: int = 500  # steps between checkpoints
     log_steps: int = 20  # steps between lines of log.jsonl
     preview_steps: int = 500  # steps between preview pictures
+    keep: Literal["last", "best"] = "last"  # the weights that are saved: the last, or those of the best preview
 
 
 @dataclass(frozen=True)
@@ -171,11 +173,13 @@ class Loss:
     adversarial: tuple[float, float, float] = (1.0, 0.02, 0.02)  # hinge loss of the discriminator
     identity: tuple[float, float, float] = (20.0, 20.0, 20.0)  # 1 - cosine of the embeddings of swap and source
     identity_margin: float = 0.02  # subtracted from 1 - cosine; the loss is at least 0
+    identity_disturbance: float = 0.0  # random moves, blur and noise of swaps before the identity encoder; 1 is usual
     reconstruction: tuple[float, float, float] = (10.0, 0.0, 0.0)  # difference of swap and GT, where there is a GT
     reconstruction_norm: Literal["l1", "l2"] = "l1"  # l1: mean difference; l2: half the mean square, as in FaceShifter
     reconstruction_kind: Literal["masked", "original"] = "masked"  # masked: samples with GT; original: with its defect
     gradient: float = 0.0  # difference of the pixels' gradients of swap and GT, where there is a GT
     gradient_energy: float = 0.0  # difference of the local contrast of swap and GT, where there is a GT
+    grid: float = 0.0  # amplitude of an upsampling grid in the swap beyond that in GT, or in the target without GT
     attribute: float = 0.0  # FaceShifter's: half the squared distance of attribute maps of swap and target
     adversarial_batch: Literal["mean", "sum"] = "mean"  # mean or sum over the batch; the original sums
     perceptual: float = 4.0  # distance of feature maps of swap and GT, or target without GT
@@ -217,6 +221,7 @@ class Eval:
         "grid_artifact", "background_error", "size_mb", "latency_ms",
     )  # fmt: skip
     recogniser: str = "synthetic_recogniser"  # embeds faces for the id metrics
+    trained_encoder: str | None = None  # embeds faces for metric fooling_gap; null: student.identity_encoder
     pose: str | None = "synthetic_pose"  # estimator of metric pose_error
     expression: str | None = "synthetic_pose"  # estimator of metric expression_error
     perceptual: str | None = "lpips_squeeze"  # network of metric lpips

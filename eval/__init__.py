@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from .background_error import BACKGROUND_ERROR
 from .exact_match import EXACT_MATCH
 from .expression_error import EXPRESSION_ERROR
+from .fooling_gap import FOOLING_GAP
 from .frechet_distance import FRECHET_DISTANCE
 from .grid_artifact import GRID_ARTIFACT
 from .id_retrieval import ID_RETRIEVAL
@@ -36,6 +37,7 @@ METRICS: dict[str, Metric] = {
     "region_errors": REGION_ERRORS,
     "sharpness": SHARPNESS,
     "grid_artifact": GRID_ARTIFACT,
+    "fooling_gap": FOOLING_GAP,
     "background_error": BACKGROUND_ERROR,
     "lpips": LPIPS_DISTANCE,
     "fid": FRECHET_DISTANCE,

@@ -91,6 +91,7 @@ class Estimators:
     expression: Estimator | None = None
     perceptual: Estimator | None = None
     features: Estimator | None = None
+    trained_encoder: Estimator | None = None
 
     def items(self) -> Iterator[tuple[str, Estimator]]:
         """Role and estimator of each that is present."""

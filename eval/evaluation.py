@@ -68,7 +68,7 @@ class Evaluation:
         for metric in metrics:
             if metric not in METRICS:
                 raise ValueError(f"unknown metric '{metric}', known: {', '.join(METRICS)}")
-            if (role := METRICS[metric].needs) is not None:
+            for role in METRICS[metric].roles:
                 self.estimators.need(role)
         view = self.view(swapper, self.swap(swapper, progress) if swaps is None else swaps)
         return self.with_intervals({k: value for name in metrics for k, value in METRICS[name](view).items()})

@@ -91,7 +91,7 @@ class View:
             problem = f"NaN or infinite for image {int((~torch.isfinite(readings)).any(1).nonzero()[0])}"
         elif role == "pose" and readings.shape[1] != 3:
             problem = f"expected yaw, pitch and roll, got {readings.shape[1]} numbers"
-        elif role == "recogniser" and (readings.norm(dim=1) - 1).abs().max() > 1e-3:
+        elif role in ("recogniser", "trained_encoder") and (readings.norm(dim=1) - 1).abs().max() > 1e-3:
             problem = "embeddings are not of unit length"
         if problem:
             raise ValueError(f"{role} '{estimator.name}' on {owner} images: {problem}")
@@ -119,16 +119,21 @@ class View:
 @dataclass(frozen=True)
 class Metric:
     """measure: view of a swapper -> measured values by key; a value that does not apply to the swapper or the
-    pairs is absent. values: all possible values, in the order of tables. needs: the role of its estimator. lacks:
-    (swapper, pairs, device) -> the reason why the metric has no value there; empty where it has one. machine: facts of
-    this machine on which the values depend.
+    pairs is absent. values: all possible values, in the order of tables. needs: the role of its estimator, or roles.
+    lacks: (swapper, pairs, device) -> the reason why the metric has no value there; empty where it has one. machine:
+    facts of this machine on which the values depend.
     """
 
     measure: Callable[[View], dict[str, Measured]]
     values: tuple[Value, ...]
-    needs: str | None = None
+    needs: str | tuple[str, ...] | None = None
     lacks: Callable[[Any, Pairs, torch.device], str] = lambda swapper, pairs, device: ""
     machine: Callable[[], Mapping[str, Any]] = dict
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """The roles of its estimators."""
+        return (self.needs,) if isinstance(self.needs, str) else self.needs or ()
 
     def __call__(self, view: View) -> dict[str, Measured]:
         """Measure, with units, directions and the time it took. Raises ValueError on a key that no Value declares."""

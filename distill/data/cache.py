@@ -120,6 +120,12 @@ class Cached:
         self.pictures.share_memory_()
         self.decoded.share_memory_()
 
+    def leave_device(self) -> None:
+        """Keep in memory what lies on the device: where other pictures of a batch do not, threads compose it."""
+        if self.where == "device":
+            self.where, self.pictures = "memory", self.pictures.cpu()
+            self.decoded = torch.ones(self.shape[0], dtype=torch.bool)
+
     def __getitem__(self, indices: Sequence[int]) -> torch.Tensor:
         """(n, ...) uint8, a copy; on the device where `where` is `device`."""
         index = np.asarray(indices, np.int64).reshape(-1)

@@ -28,8 +28,9 @@ from swapcore import start
 start.command(__name__, resumes=True)
 
 import argparse
+import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -63,7 +64,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     for role in (field.name for field in fields(Estimators)):
         text = f"{role} estimator: the name of a card in eval/cards.py{build.packages_of(role)}"
-        parser.add_argument(f"--{role}", dest=f"eval.{role}", metavar="NAME", help=text)
+        parser.add_argument(f"--{role.replace('_', '-')}", dest=f"eval.{role}", metavar="NAME", help=text)
     parser.add_argument(
         "--flip", dest="eval.flip", action="store_true", default=None, help="append embeddings of mirrored images"
     )
@@ -102,9 +103,23 @@ def evaluate(args: argparse.Namespace) -> None:
         out = args.out or Path(exp.runs) / "evaluation" / args.pairs.name
         if args.experiment is None and pairs.exact is None:
             exp = config.default("evaluation", [*PHOTO_ESTIMATORS.items(), *overrides])
+        if args.experiment is None and "fooling_gap" in exp.eval.metrics and exp.eval.trained_encoder is None:
+            exp = replace(exp, eval=replace(exp.eval, trained_encoder=_trained_encoder(args.swappers)))
     check_folder(out)
     with folder_lock(out):
         _evaluate(args, exp, pairs, skipped, out, chosen={key for key, _ in config.parsed(overrides)})
+
+
+def _trained_encoder(names: Sequence[str]) -> str:
+    """The identity encoder that the files of the measured students name. Raises ConfigError unless it is one."""
+    files = [path for path in map(os.path.expanduser, names) if path.endswith(".safetensors") and Path(path).is_file()]
+    encoders = sorted({encoder for path in files if (encoder := build.encoder_of(path)) is not None})
+    if len(encoders) != 1:
+        which = f"the students name several ({', '.join(encoders)})" if encoders else "no measured file names one"
+        raise ConfigError(
+            f"--metrics fooling_gap: which encoder trained is not known: {which}; name it (--trained-encoder NAME)"
+        )
+    return encoders[0]
 
 
 def _evaluate(

@@ -49,7 +49,7 @@ def of_experiment(exp: Experiment, pairs: Pairs, device: Any) -> dict[str, Any]:
 def measured_teachers(exp: Experiment) -> list[tuple[Teacher, str]]:
     """The teachers that have a row in an experiment's table, each with the key that names it."""
     specs = []
-    if exp.train.mix.pseudo_gt:
+    if exp.train.mix.pseudo_gt or exp.train.mix.reversed:
         specs += [(spec, "pseudo_gt.teachers") for spec in exp.pseudo_gt.teachers if spec.name != "exact"]
     if exp.distil.online:
         specs.append((exp.distil.online, "distil.online"))
@@ -243,6 +243,8 @@ def own_estimators(name: str, swapper: Any, estimators: Estimators) -> list[str]
         hashes.add(teacher.facts.get("identity_encoder"))
     warnings = []
     for role, estimator in estimators.items():
+        if role == "trained_encoder":  # which is part of a student on purpose
+            continue
         card = CARDS.get(estimator.name)
         own = {estimator.weight_hash, *((file.sha256 or "")[:16] for file in (card.files if card else ()))}
         if own & hashes:

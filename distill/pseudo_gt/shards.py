@@ -148,6 +148,20 @@ class Shards:
                 values = [f.get("quality", {}).get("id_similarity") for f in pool.map(self.facts, range(len(self)))]
         return np.array([np.nan if value is None else value for value in values], np.float32)
 
+    @cached_property
+    def targets(self) -> list[str]:
+        """The file of every sample's target, as the manifest names it. Raises DataError where a shard has no names."""
+        with ThreadPoolExecutor(self.threads) as pool:
+            files = [facts.get("target") for facts in pool.map(self.facts, range(len(self)))]
+        for index, file in enumerate(files):
+            if not isinstance(file, str):
+                raise DataError(
+                    f"{self.store.path(self.names[self.shard[index]])}: its samples do not name the photograph of "
+                    f"their target ('target' in the JSON), which train.mix.reversed needs; make the shards by stage "
+                    f"'pseudo_gt', or set train.mix.reversed=0"
+                )
+        return files
+
     def _places(self, name: str, sizes: dict[str, int]) -> tuple[list, list[float | None] | None]:
         """Offset and size of the parts of each sample, and their cosines. Without a sidecar: by a scan, no cosines."""
         path, sidecar = self.store.path(name), f"{name.removesuffix('.tar')}.json"

@@ -15,7 +15,7 @@ from distill.evaluate.swappers import trained
 from distill.export import card
 from distill.report import tables
 from distill.stage import Stage, open_stage, upstream
-from distill.train.monitor import read_log
+from distill.train.monitor import read_log, warnings_of
 from swapcore.files import read_record, whole_file, write_record, write_text
 
 
@@ -30,8 +30,10 @@ def run(exp: Experiment, accelerator, tracker) -> Stage:
         for name in ("data", "pseudo_gt", "train", "refine", "eval", "export")
         if (exp.folder / name / "done.json").is_file()
     }
+    log = read_log(exp.folder / "train")
+    metrics["verdicts"] += warnings_of(log)
     exported = read_record(exp.folder / "export" / "card.json") if "export" in exp.stages else None
-    write_text(exp.folder / "report.html", render_page(exp, metrics, read_log(exp.folder / "train"), exported))
+    write_text(exp.folder / "report.html", render_page(exp, metrics, log, exported))
     write_record(exp.folder / "metrics.json", metrics)
     row, weights = list(trained(exp).items())[-1]
     with whole_file(exp.folder / weights.name) as temporary:

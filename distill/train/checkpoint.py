@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 
 from distill.config import Experiment
@@ -54,6 +55,7 @@ class State:
             self.optimiser_d = torch.optim.Adam(parameters, train.lr_discriminator, betas=train.betas, fused=True)
         self.ema_weight: float | Tensor = 1.0  # of the weights in their average, in this step
         self.settings, self.step, self.sums, self.reported = train, 0, Sums(), True
+        self.best: dict[str, Any] | None = None  # step, score and average of the best preview, for train.keep=best
         self.spent_s, self._since = 0.0, time.monotonic()
 
     def elapsed_s(self) -> float:
@@ -94,6 +96,20 @@ class State:
         for buffers, current in self._pairs["buffers"]:
             torch._foreach_copy_(buffers, current)
 
+    def keep_if_best(self, score: float) -> None:
+        """Keep a copy of the EMA where its score is higher than all before; the first of equal ones stays. A checkpoint
+        holds it, so no stop loses it, and a report that is repeated changes nothing."""
+        if math.isfinite(score) and (self.best is None or score > self.best["score"]):
+            average = {key: value.detach().cpu().clone() for key, value in self.ema.state_dict().items()}
+            self.best = {"step": self.step, "score": score, "average": average}
+
+    def take_best(self) -> None:
+        """Make the EMA that of the best preview, on every process; previews are of the main process alone."""
+        (best,) = broadcast_object_list([self.best])
+        if best is not None:
+            self.best = best
+            self.ema.load_state_dict(best["average"])
+
     def _parts(self) -> dict[str, nn.Module | torch.optim.Optimizer]:
         """Everything with a state dict, by its key in the file."""
         parts = {
@@ -116,6 +132,8 @@ class State:
         for optimiser in filter(None, (content["optimiser"], content["optimiser_d"])):
             for group in optimiser["param_groups"]:
                 group["lr"] = float(group["lr"])
+        if self.best is not None:
+            content["best"] = self.best
         content["scaler"] = accelerator.scaler.state_dict() if accelerator.scaler else None
         path = folder / f"step-{self.step:07d}.pt"
         with whole_file(path) as temporary, open(temporary, "wb") as file:
@@ -155,6 +173,7 @@ class State:
         if accelerator.scaler and content["scaler"]:
             accelerator.scaler.load_state_dict(content["scaler"])
         self.step, self.spent_s = int(content["step"]), float(content.get("seconds", 0.0))
+        self.best = content.get("best")
         self.reported, sums = content.get("reported", True), content.get("sums", [])
         if len(sums) == accelerator.num_processes:  # those of other numbers of processes do not add up
             self.sums.load_state_dict(sums[accelerator.process_index], accelerator.device)

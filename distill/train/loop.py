@@ -4,8 +4,10 @@ in `distill/train/step.py`."""
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable
 from dataclasses import replace
+from functools import reduce
 
 import torch
 from tqdm import tqdm
@@ -19,7 +21,7 @@ from distill.data.triplet import Triplet
 from distill.pseudo_gt.shards import Shards
 from distill.stage import OutOfTime, Stage, StageError, open_stage, signals_held, stop_if_asked, upstream
 from distill.train import batch_norm
-from distill.train.monitor import Log, Preview
+from distill.train.monitor import Log, Preview, copies_target, score
 from distill.train.step import Networks, Step, build_networks
 from distill.train.stream import Mixture, batches
 from swapcore.files import DiskFull
@@ -30,6 +32,10 @@ from swapcore.weights import sha256
 CALIBRATION_STEPS = 20  # batches for the EMA's statistics of batch normalisation, after the last step
 # Keys of `train` that do not change the result: a resumed run may have other values.
 EXECUTION_KEYS = ("checkpoint_steps", "log_steps", "preview_steps", "compile", "compile_cache", "capture", "autotune")
+
+
+# Keys that are younger than runs that shall go on: the record of a stage leaves them out where they have their default.
+LATER_KEYS = ("student.weights", "train.mix.reversed", "train.keep", "loss.identity_disturbance", "loss.grid")
 
 
 class Diverged(ValueError):
@@ -69,6 +75,7 @@ def run(exp: Experiment, accelerator, tracker, name: str = "train") -> Stage:
     first, last = state.step * settings.accumulation, settings.steps * settings.accumulation
     samples = batches(stream, settings.batch_size, first, last, *ranks, exp.data.workers, pin=device.type == "cuda")
     log = Log(stage.folder / "log.jsonl", state.step if state.reported else state.step - 1, enabled=main)
+    warned = False
     bar = tqdm(total=settings.steps, initial=state.step, desc=name, unit="step", disable=not main)
 
     def save() -> None:
@@ -77,6 +84,7 @@ def run(exp: Experiment, accelerator, tracker, name: str = "train") -> Stage:
 
     def report() -> None:
         """All that follows a step. It may be repeated: log and sums are as before until it is complete."""
+        nonlocal warned
         final, means = state.step == settings.steps, {}
 
         # Every log_steps: means of the losses since the last line.
@@ -90,6 +98,12 @@ def run(exp: Experiment, accelerator, tracker, name: str = "train") -> Stage:
         # Every preview_steps: the EMA swaps people that are not in training.
         if (state.step % settings.preview_steps == 0 or final) and main:
             metrics, grid = preview.swap(state.ema, learner.condition)
+            if settings.keep == "best":
+                metrics["val/score"] = score(metrics)
+                state.keep_if_best(metrics["val/score"])
+            if not warned and (copied := copies_target(metrics, state.step, settings.steps)):
+                bar.write(f"  ! {copied}")
+                warned = True
             log.write(state.step, metrics)
             tracker.metrics(metrics, state.step)
             picture = stage.folder / "previews" / f"{state.step:07d}.png"
@@ -133,6 +147,11 @@ def run(exp: Experiment, accelerator, tracker, name: str = "train") -> Stage:
         del samples  # ends the data loader's processes
         bar.close()
 
+    # The weights to keep are those of the last step, or of the preview with the best score.
+    if settings.keep == "best":
+        state.take_best()
+    kept = state.best if settings.keep == "best" else None
+
     # The EMA gets its own statistics of batch normalisation, from the batches that would come next.
     def swap_with_ema(batch: Triplet) -> None:
         batch = batch.on_device(device)
@@ -146,9 +165,11 @@ def run(exp: Experiment, accelerator, tracker, name: str = "train") -> Stage:
     if main:
         path = stage.folder / learner.file
         encoder_facts = {"identity_encoder": encoder.card.name, "identity_encoder_hash": encoder.weight_hash}
-        learner.save(state.ema, path, experiment=exp.name, steps=str(state.step), **encoder_facts)
+        steps = str(kept["step"] if kept else state.step)
+        learner.save(state.ema, path, experiment=exp.name, steps=steps, **encoder_facts)
         tracker.artifact(path)
-        stage.finish(minutes=round(state.elapsed_s() / 60, 2), steps=state.step, commit=git_commit())
+        facts = {"kept_step": kept["step"], "kept_score": kept["score"]} if kept else {}
+        stage.finish(minutes=round(state.elapsed_s() / 60, 2), steps=state.step, **facts, commit=git_commit())
     return stage
 
 
@@ -162,7 +183,7 @@ def mixture(exp: Experiment, device: torch.device | None = None) -> Mixture:
     StageError."""
     mix, data, fstriplets, shards = to_dict(exp.train.mix), exp.data, None, None
     folders = [exp.folder / "pseudo_gt", exp.folder / "data"]
-    if mix["pseudo_gt"]:
+    if mix["pseudo_gt"] or mix["reversed"]:
         shards = Shards(exp.pseudo_gt.destination or folders[0])
         folders[0] = shards.store.folder or folders[0]
     photos = read_manifest(exp.folder / "data", "train", data.resolution)
@@ -179,10 +200,16 @@ def mixture(exp: Experiment, device: torch.device | None = None) -> Mixture:
 
 def _inputs(exp: Experiment, networks: Networks, accelerator, name: str) -> dict:
     """Everything that the result depends on, for the record of stage `name`."""
-    tree = to_dict(exp)
-    train = {key: value for key, value in tree["train"].items() if key not in EXECUTION_KEYS}
+    tree, plain = to_dict(exp), to_dict(Experiment(exp.name))
+    for key in LATER_KEYS:
+        *path, last = key.split(".")
+        section, default = (reduce(operator.getitem, path, each) for each in (tree, plain))
+        if section[last] == default[last]:
+            del section[last]
+    execution = set(EXECUTION_KEYS) - ({"preview_steps"} if exp.train.keep == "best" else set())  # it picks the steps
+    train = {key: value for key, value in tree["train"].items() if key not in execution}
     data = {"data": upstream(exp, "data")}
-    if exp.train.mix.pseudo_gt:
+    if exp.train.mix.pseudo_gt or exp.train.mix.reversed:
         data["pseudo_gt"] = upstream(exp, "pseudo_gt")
     if networks.teacher:
         data["online"] = networks.teacher.network.weight_hash

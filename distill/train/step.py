@@ -21,7 +21,9 @@ from distill.config import Experiment
 from distill.data.triplet import Triplet
 from distill.losses import terms as losses
 from distill.losses.discriminator import build as build_discriminator
+from distill.losses.disturbance import disturbed
 from distill.losses.frozen import for_training
+from distill.losses.grid import grid, patterns
 from distill.losses.perceptual import Perceptual
 from distill.losses.perceptual import build as build_perceptual
 from distill.stage import StageError
@@ -76,11 +78,14 @@ class Step:
         self.learner.encoder = self.encoder = for_training(networks.encoder, half)
         self.perceptual, self.shares_maps = networks.perceptual, False
         if self.perceptual and self.perceptual.features == networks.encoder.features:
-            # The identity loss has the feature maps of the full-size swap already.
-            self.shares_maps = exp.loss.identity[0] > 0
+            # The identity loss has the feature maps of the full-size swap already, unless it sees a disturbed one.
+            self.shares_maps = exp.loss.identity[0] > 0 and not exp.loss.identity_disturbance
             self.perceptual = replace(self.perceptual, features=self.encoder.features)
         elif self.perceptual:
             self.perceptual = replace(self.perceptual, features=for_training(self.perceptual.features, half))
+
+        # The patterns of an upsampling grid, if it is penalised.
+        self.patterns = patterns(self.device) if exp.loss.grid else None
 
         # Adapters, where the net also learns from maps inside the teacher.
         self.layers = tuple(exp.distil.layers) if exp.distil.features else ()
@@ -215,6 +220,8 @@ class Step:
         if any(loss.identity):  # swaps of all scales are resized to the encoder's input: one pass
             scales = [(swap, weight) for swap, weight in zip(swaps, loss.identity, strict=True) if weight]
             chosen, weights = zip(*scales, strict=True)
+            if loss.identity_disturbance:
+                chosen = disturbed(chosen, loss.identity_disturbance)
             if self.shares_maps:
                 perceived, own = self.encoder.features_and_embeddings(*chosen)
                 perceived = [m[: len(swaps[0])] for m in perceived]
@@ -232,11 +239,14 @@ class Step:
         if loss.attribute:
             own, expected = (self.state.net.attribute_maps(images) for images in (swaps[0], batch.target))
             terms["attribute"] = loss.attribute * losses.attribute(own, expected)
-        if self.perceptual:  # the original compares with the target; ground truth is the better reference
+        if self.perceptual or loss.grid:  # the original compares with the target; ground truth is the better reference
             reference = torch.where(known.view(-1, 1, 1, 1), batch.gt, batch.target)
+            weight = torch.where(known, batch.weight, 1.0)
+        if loss.grid:
+            terms["grid"] = loss.grid * (grid(swaps[0], reference, self.patterns) * weight).mean()
+        if self.perceptual:
             distances = self.perceptual(swaps[0], reference, gram=distil.gram > 0, maps=perceived)
         if loss.perceptual:
-            weight = torch.where(known, batch.weight, 1.0)
             terms["perceptual"] = loss.perceptual * (distances["perceptual"] * weight).mean()
         if distil.gram:
             terms["gram"] = distil.gram * (distances["gram"] * counts).mean()

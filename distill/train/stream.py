@@ -23,7 +23,8 @@ from distill.pseudo_gt.shards import Shards
 from distill.stage import StageError
 from distill.train.draws import Draws
 
-KINDS = ("pseudo_gt", "same_photo", "same_person", "pair", "fstriplets")  # append only: shares are drawn in this order
+# Append only: shares are drawn in this order.
+KINDS = ("pseudo_gt", "same_photo", "same_person", "pair", "fstriplets", "reversed")
 DEPTH = 4  # batches that each thread or process is ahead
 
 # Before it is mirrored: images (n, 3, 3, H, W) uint8 of source, target and gt; then with_gt, src_as_true, weight (n,).
@@ -36,8 +37,9 @@ class Part:
 
     kind: str
     rows: np.ndarray  # (n,) of the batch
-    index: np.ndarray  # (n,) of triplets, or (n, 2) of photographs: source and target
-    changes: np.ndarray | None = None  # same_photo: (n, 9), for `disturb`
+    # (n,) of triplets, or (n, 2) of photographs, source and target; reversed: (n, 2) of the triplet and of the source
+    index: np.ndarray
+    changes: np.ndarray | None = None  # for `disturb`; same_photo: (n, 9), reversed: of those without another picture
     draws: Sequence[np.random.Generator] = ()  # fstriplets
 
 
@@ -54,8 +56,9 @@ class Mixture(Dataset):
     """Training samples by position: sample i is a function of (seed, i) alone, so a resumed or split run is the same.
 
     `shares` are those of the kinds in KINDS. A kind with a share needs its data: shards for pseudo_gt, fstriplets for
-    fstriplets, photos for the others (same_person: people with two pictures or more). The weight of a pseudo-GT is its
-    teacher's cosine to the source, `shards.quality`, to the power of quality_power; 1 where it is unknown.
+    fstriplets, photos for the others (same_person: people with two pictures or more), and both for reversed. The weight
+    of a pseudo-GT is its teacher's cosine to the source, `shards.quality`, to the power of quality_power; 1 where it is
+    unknown. The GT of a reversed sample is a photograph, so its weight is 1.
 
     `room`: where decoded pictures are kept. `folders`: where they are packed if they fit nowhere else, of shards (which
     may lie at a URL) and of photos. `workers`: how many processes are going to use it, see `batches`.
@@ -73,15 +76,17 @@ class Mixture(Dataset):
         limits = np.cumsum([share / sum(shares.values()) for share in shares.values()])
         self.limits = limits / limits[-1]  # as Generator.choice does
         self.device, self.kept, self.n_triplets = room.device, [], 0
-        need_photos = any(shares[kind] > 0 for kind in ("same_photo", "same_person", "pair"))
+        need_photos = any(shares[kind] > 0 for kind in ("same_photo", "same_person", "pair", "reversed"))
         if shares["fstriplets"] > 0:
             if fstriplets is None:
                 raise StageError("train.mix.fstriplets: there is no folder; set data.fstriplets, or set it to 0")
             self.fstriplets = fstriplets
             self.fstriplets.keep(room, folders[1])
-        if shares["pseudo_gt"] > 0:
+        if needing := [kind for kind in ("pseudo_gt", "reversed") if shares[kind] > 0]:
             if shards is None or not len(shards):
-                raise StageError("train.mix.pseudo_gt: there is no pseudo-GT; add stage 'pseudo_gt', or set it to 0")
+                raise StageError(
+                    f"train.mix.{needing[0]}: there is no pseudo-GT; add stage 'pseudo_gt', or set it to 0"
+                )
             shape = (len(shards), 3, 3, *[shards.resolution] * 2)
             self.triplets = Cached(shards.load, shape, room, folders[0], "triplets", shards.signature)
             self.kept.append(self.triplets)
@@ -96,6 +101,7 @@ class Mixture(Dataset):
             self.person = np.unique([row["person"] for row in photos.rows], return_inverse=True)[1]
             self.of_person = np.argsort(self.person, kind="stable")  # pictures, person after person
             self.counts = np.bincount(self.person)
+            self.first = np.cumsum(self.counts) - self.counts  # of each person in `of_person`
             self.several = np.flatnonzero(self.counts >= 2)
             if shares["same_person"] > 0 and not len(self.several):
                 raise StageError("train.mix.same_person: nobody has two pictures; set it to 0")
@@ -104,6 +110,16 @@ class Mixture(Dataset):
             shape = (len(photos), 3, *[photos.resolution] * 2)
             self.photos = Cached(photos.load, shape, room, folders[1], "photos", photos.signature)
             self.kept.append(self.photos)
+        if shares["reversed"] > 0:
+            if shards.resolution != photos.resolution:
+                raise StageError(
+                    f"train.mix.reversed: the pseudo-GT has {shards.resolution} pixels and the photographs "
+                    f"{photos.resolution}; make the pseudo-GT anew, or set data.resolution={shards.resolution}"
+                )
+            self._find_targets(shards, photos)
+        if not self.on_device:
+            for kept in self.kept:
+                kept.leave_device()
         if not self.in_threads and workers > 1:
             for kept in self.kept:
                 kept.share()
@@ -149,6 +165,8 @@ class Mixture(Dataset):
                 own, with_gt[rows], src_as_true[rows] = self.fstriplets.sample(part.draws)
                 if mirrored is not None:  # is drawn last, and these have generators of their own
                     mirrored[part.rows] = [rng.random() < 0.5 for rng in part.draws]
+            elif part.kind == "reversed":
+                own = self._reversed_pictures(part)
             elif part.kind == "pseudo_gt":
                 weight[rows] = torch.from_numpy(self.weights[part.index])
                 if len(rows) == n and self.triplets.where in ("memory", "file"):  # the usual case: copied once
@@ -183,12 +201,15 @@ class Mixture(Dataset):
         return Part("fstriplets", rows, rows, draws=draws.generators(rows))
 
     def _pseudo_gt(self, draws: Draws, rows: np.ndarray, positions: Sequence[int]) -> Part:
+        return Part("pseudo_gt", rows, self._triplets_at(rows, positions))
+
+    def _triplets_at(self, rows: np.ndarray, positions: Sequence[int]) -> np.ndarray:
         """An epoch is a permutation of all triplets; the triplet of a position does not depend on earlier kinds."""
         epochs, places = np.divmod(np.asarray(positions, np.int64)[rows], self.n_triplets)
         index = np.empty(len(rows), np.int64)
         for epoch in np.unique(epochs).tolist():
             index[epochs == epoch] = self._order(epoch)[places[epochs == epoch]]
-        return Part("pseudo_gt", rows, index)
+        return index
 
     def _order(self, epoch: int) -> np.ndarray:
         order = self._orders.get(epoch)
@@ -207,13 +228,49 @@ class Mixture(Dataset):
 
     def _same_person(self, draws: Draws, rows: np.ndarray, positions: Sequence[int]) -> Part:
         person = self.several[draws.integers(len(self.several), rows)]
-        first = (np.cumsum(self.counts) - self.counts)[person]
-        chosen = first[:, None] + draws.two_of(self.counts[person], rows)
+        chosen = self.first[person][:, None] + draws.two_of(self.counts[person], rows)
         return Part("same_person", rows, self.of_person[chosen])
 
     def _same_photo(self, draws: Draws, rows: np.ndarray, positions: Sequence[int]) -> Part:
         chosen = draws.integers(len(self.person), rows)
         return Part("same_photo", rows, np.stack([chosen, chosen], 1), changes(draws, rows))
+
+    def _find_targets(self, shards: Shards, photos: Photos) -> None:
+        """`self.onto` (n,): the photograph onto which each triplet swaps a face. Raises StageError where it is none of
+        these. `self.place`: the place of each photograph in `of_person`."""
+        rows = {row["file"]: index for index, row in enumerate(photos.rows)}
+        targets = shards.targets
+        unknown = [index for index, file in enumerate(targets) if file not in rows]
+        if unknown:
+            raise StageError(
+                f"train.mix.reversed: {len(unknown)} of {len(targets)} swaps of the pseudo-GT are onto pictures that "
+                f"are not among the training pictures of {photos.root}, such as {targets[unknown[0]]!r}; make the "
+                f"pseudo-GT anew from this data, or set it to 0"
+            )
+        self.onto = np.array([rows[file] for file in targets], np.int64)
+        self.place = np.argsort(self.of_person)
+
+    def _reversed(self, draws: Draws, rows: np.ndarray, positions: Sequence[int]) -> Part:
+        """The triplets of pseudo_gt read backwards: the source is another picture of the target's person, or the target
+        itself, disturbed, where there is none."""
+        triplets = self._triplets_at(rows, positions)
+        target = self.onto[triplets]
+        person = self.person[target]
+        alone = self.counts[person] == 1
+        chosen = self.first[person] + draws.integers(np.where(alone, 1, self.counts[person] - 1), rows)
+        chosen += ~alone & (chosen >= self.place[target])  # all but the target
+        return Part("reversed", rows, np.stack([triplets, self.of_person[chosen]], 1), changes(draws, rows[alone]))
+
+    def _reversed_pictures(self, part: Part) -> torch.Tensor:
+        """Source, swap as target, and the photograph onto which the teacher swapped as GT: (n, 3, 3, H, W) uint8."""
+        triplets, source = part.index.T
+        own = self.triplets[triplets][:, [0, 2, 1]]
+        own[:, 0] = self.photos[source]
+        alone = np.flatnonzero(source == self.onto[triplets])
+        if len(alone):
+            at = torch.from_numpy(alone).to(own.device, non_blocking=True)
+            own[at, 0] = disturb(own[at, 0], part.changes)
+        return own
 
 
 def mirrored_without_waiting(images: torch.Tensor, which: torch.Tensor) -> torch.Tensor:

@@ -447,6 +447,7 @@ def values_by_metric(pairs):
         ESTIMATORS,
         perceptual=Estimator(lambda a, b: (a - b).abs().mean((1, 2, 3)), "by hand", "none: exact"),
         features=Estimator(lambda images: images[:, 0, -1, :3], "corners", "none: exact"),
+        trained_encoder=replace(ESTIMATORS.recogniser, name="another first row"),
     )
     evaluation = Evaluation(masked, estimators)
     return {metric: evaluation.measure(TwoParts().eval(), [metric]) for metric in METRICS}

@@ -40,8 +40,9 @@ SECTIONS = {
 }  # fmt: skip
 
 
-def step_of(folder: Path, name: str, **train) -> Step:
-    exp = config.load(experiment(folder, **{**SECTIONS[name], "train": train}))
+def step_of(folder: Path, name: str, loss: dict | None = None, **train) -> Step:
+    sections = {**SECTIONS[name], "train": train, "loss": {**SECTIONS[name].get("loss", {}), **(loss or {})}}
+    exp = config.load(experiment(folder, **sections))
     with mock.patch.object(build, "identity_encoder", random_encoder):
         return Step(exp, build_networks(exp, CPU), run.new_accelerator(exp))
 

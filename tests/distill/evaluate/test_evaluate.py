@@ -58,6 +58,27 @@ def test_every_kind_of_swapper_in_one_table(listing, tmp_path, capsys):
         assert "AI-generated" in sheet.text["Comment"]
 
 
+def test_the_fooling_gap_is_of_the_encoder_that_the_student_names(listing, tmp_path, capsys):
+    student, gap = student_file(tmp_path), "fooling_gap"
+    assert run(listing, tmp_path / "out", "exact", student, metrics=gap) == 0
+    content = metrics_of(tmp_path / "out")
+    values = {name: row[gap] for name, row in content["rows"].items()}
+    assert {value["protocol"]["trained_encoder"]["name"] for value in values.values()} == {"synthetic_identity"}
+    assert not any("network of its own" in verdict for verdict in content["verdicts"])
+    for value in values.values():
+        parts = value["details"]
+        assert value["value"] == pytest.approx(parts["trained_encoder"] - parts["recogniser"], abs=1e-5)
+    assert values["exact"]["details"]["recogniser"] > 0.5 > abs(values["exact"]["value"])
+    capsys.readouterr()
+    assert run(listing, tmp_path / "none", "exact", "copy-source", metrics=gap) == 2
+    assert "which encoder trained is not known: no measured file names one; name it (--trained-encoder" in "".join(
+        capsys.readouterr()
+    )
+    other = ["--trained-encoder", "synthetic_identity", "--recogniser", "synthetic_identity"]
+    assert run(listing, tmp_path / "same", "exact", metrics=gap, more=other) == 2
+    assert "eval.trained_encoder: 'synthetic_identity' is also eval.recogniser" in "".join(capsys.readouterr())
+
+
 def test_a_second_start_swaps_and_measures_only_missing_rows(listing, tmp_path, monkeypatch):
     student, out = student_file(tmp_path), tmp_path / "out"
     assert run(listing, out, student) == 0

@@ -46,6 +46,27 @@ def test_pieces_are_the_whole_bit_for_bit(tmp_path, monkeypatch):
     assert minutes >= round(first / 60, 2) > 0, "the minutes of a run are those of all its pieces"
 
 
+def test_random_disturbance_goes_on_where_it_stopped(tmp_path):
+    loss = {"identity_disturbance": 1, "grid": 10}
+    straight = in_process(experiment(tmp_path, "straight", loss=loss), TRAIN)
+    path = experiment(tmp_path, "pieces", loss=loss)
+    in_process(path, TRAIN, "train.steps=2")
+    same_state(straight, in_process(path, TRAIN))
+    plain = in_process(experiment(tmp_path, "plain"), TRAIN)
+    assert read_log(plain / "train")[0]["identity"] != read_log(straight / "train")[0]["identity"]
+
+
+def test_a_run_from_before_a_key_existed_goes_on(tmp_path):
+    """Its record lacks the keys, and a value other than the default is another experiment."""
+    path = experiment(tmp_path, "old")
+    folder = in_process(path, TRAIN, "train.steps=2")
+    record = (folder / "train" / "inputs.json").read_text()
+    assert '"loss"' in record and not any(f'"{key.split(".")[-1]}"' in record for key in loop.LATER_KEYS)
+    in_process(path, TRAIN)
+    with pytest.raises(stage.StageError, match=r"made with other inputs \(loss.grid was None, now 1.0\)"):
+        in_process(path, TRAIN, "loss.grid=1")
+
+
 RARE = {"steps": 7, "log_steps": 3, "preview_steps": 3, "checkpoint_steps": 100}
 
 

@@ -12,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from benchmarks import roofline
 from distill.losses.discriminator import MultiScaleDiscriminator
 from distill.losses.frozen import for_training
+from distill.losses.grid import grid
 from students.identity_encoder import CARDS, IdentityEncoder
 
 # Of commit 8db3152: one pass per scale, a loop over parameters, spectral norms one by one. Three steps at CPU size.
@@ -70,13 +71,50 @@ def test_questions_to_the_host_are_seen(work):
         work(torch.ones(()) if work(torch.ones(())) in (1, True) else torch.ones(3))
 
 
+AGAINST_FOOLING = {"identity_disturbance": 1.0, "grid": 10.0, "perceptual": 1.0}
+
+
 @pytest.mark.parametrize("name", SECTIONS)
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_a_step_asks_nothing_of_the_host(tmp_path, name, precision):
-    step, batch = step_of(tmp_path, name, precision=precision), noise()
+@pytest.mark.parametrize("loss", [{}, AGAINST_FOOLING])
+def test_a_step_asks_nothing_of_the_host(tmp_path, name, precision, loss):
+    step, batch = step_of(tmp_path, name, loss, precision=precision), noise()
     step.state.set_rates()
     with AsksTheHost():
         step.compute(batch)
+
+
+def test_the_identity_encoder_sees_disturbed_swaps_and_the_perceptual_loss_does_not(tmp_path):
+    """And with both off, nothing is drawn: older runs go on as they were."""
+    plain, other = step_of(tmp_path, "compact"), step_of(tmp_path, "compact", AGAINST_FOOLING)
+    assert plain.shares_maps and not other.shares_maps
+    before, found = torch.get_rng_state(), {}
+    for name, step in {"plain": plain, "other": other}.items():
+        torch.manual_seed(3)
+        found[name] = step.generator(noise())[0]
+    assert found["plain"].keys() | {"grid"} == found["other"].keys() and found["other"]["grid"] > 0
+    for term, value in found["plain"].items():
+        same = found["other"][term].item() == pytest.approx(value.item(), rel=1e-4)
+        assert same == (term != "identity"), term
+    torch.set_rng_state(before)
+    plain.generator(noise())
+    drawn = torch.get_rng_state()
+    noise()  # seeds anew, and draws what it drew
+    assert torch.equal(drawn, torch.get_rng_state())
+
+
+def test_the_grid_is_that_beyond_gt_or_the_target(tmp_path):
+    step = step_of(tmp_path, "compact", {"grid": 1.0})
+    batch = noise().on_device(torch.device("cpu"))
+    wanted = [
+        grid(own, reference, step.patterns)
+        for own, reference in ((batch.source, batch.gt), (batch.source, batch.target))
+    ]
+    weight = torch.tensor([0.5, 0.5, 0.5, 0.5])  # of truth alone
+    swaps = [batch.source, *([batch.source[:, :, ::2, ::2]] * 2)]
+    found = step.generator_terms(swaps, batch._replace(weight=weight), torch.rand(4, 64), {}, [])
+    each = torch.where(batch.with_gt > 0, 0.5 * wanted[0], wanted[1])
+    assert found["grid"].item() == pytest.approx(each.mean().item())
 
 
 def test_the_gt_of_the_second_stage_is_chosen_on_the_device():
