@@ -1,0 +1,258 @@
+"""Protocols by name: what a paper's code measures, applied to a run of `python -m distill.evaluate`.
+
+A protocol is an entry of eval/protocols.yaml. It names metrics, the values that it prints, estimators and gallery, and
+says in words what its numbers depend on. The estimators' weights are files that the user brings.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from distill.config import ConfigError, Experiment
+from eval import METRICS, table_values
+from eval.cards import CARDS
+from eval.pairs import Pairs
+from swapcore import weights
+from swapcore.terminal import markdown_table, nearest
+
+FILE = weights.ROOT / "eval" / "protocols.yaml"
+OURS = "ours"
+GALLERIES = ("list", "sources")
+FACTS = ("recogniser", "alignment", "flip", "gallery", "pairs", "pose", "expression", "colour order")
+# What each metric's number depends on, for the explanation of two protocols' difference.
+EXPLAINED_BY = {
+    "id_retrieval": ("recogniser", "alignment", "flip", "gallery"),
+    "id_similarity": ("recogniser", "alignment", "flip"),
+    "id_similarity_first_tenth": ("recogniser", "alignment", "flip"),
+    "pose_error": ("pose", "colour order"),
+    "pose_logits": ("pose", "colour order"),
+    "expression_error": ("expression", "colour order"),
+}
+# Values that stand for the same thing in two protocols, though their definitions and names differ.
+SAME = ({"id_similarity", "id_similarity_first_tenth"}, {"pose_error", "pose_logits"})
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """An entry of protocols.yaml; the file explains the keys."""
+
+    name: str
+    title: str
+    code: str
+    metrics: Mapping[str, Sequence[str]]
+    estimators: Mapping[str, str]
+    flip: bool
+    gallery: str
+    facts: Mapping[str, str]
+    quirks: Sequence[str]
+    unmeasured: Mapping[str, str]
+    differs: Sequence[str]
+
+    @property
+    def values(self) -> frozenset[str] | None:
+        """The keys of the values that it prints; None for all."""
+        return frozenset(key for keys in self.metrics.values() for key in keys) or None
+
+
+@functools.cache
+def read(path: Path = FILE) -> dict[str, Protocol]:
+    """All protocols by name. Raises ConfigError naming protocol and key."""
+    keys = [field.name for field in fields(Protocol) if field.name != "name"]
+    try:
+        book = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path}: cannot be read: {error}") from None
+    known = {}
+    for name, entry in book.items() if isinstance(book, dict) else ():
+        where = f"{path.name}: {name}"
+        for key in keys:
+            if not isinstance(entry, dict) or key not in entry:
+                raise ConfigError(f"{where}: lacks '{key}'")
+        for key in entry:
+            if key not in keys:
+                raise ConfigError(f"{where}: unknown key '{key}'{nearest(key, keys)}")
+        known[name] = Protocol(name=name, **entry)
+        _check(where, known[name])
+    if not known:
+        raise ConfigError(f"{path}: expected protocols by name")
+    return known
+
+
+def _check(where: str, protocol: Protocol) -> None:
+    for metric, keys in protocol.metrics.items():
+        if metric not in METRICS:
+            raise ConfigError(f"{where}: metrics: unknown metric '{metric}'{nearest(metric, METRICS)}")
+        declared = [value.key for value in METRICS[metric].values]
+        for key in keys:
+            if key not in declared:
+                raise ConfigError(f"{where}: metrics: {metric} has no value '{key}'{nearest(key, declared)}")
+        role = METRICS[metric].needs
+        if role is not None and role not in protocol.estimators:
+            raise ConfigError(f"{where}: estimators: lacks '{role}', which {metric} needs")
+    for role, card in protocol.estimators.items():
+        if card not in CARDS:
+            raise ConfigError(f"{where}: estimators.{role}: unknown card '{card}'{nearest(card, CARDS)}")
+    if protocol.gallery not in GALLERIES:
+        raise ConfigError(f"{where}: gallery: expected {' or '.join(GALLERIES)}, got '{protocol.gallery}'")
+    for key in FACTS:
+        if not isinstance(protocol.facts.get(key), str):
+            raise ConfigError(f"{where}: facts: lacks '{key}' in words")
+
+
+def named(names: Sequence[str]) -> list[Protocol]:
+    """The protocols of these names, each once. Raises ConfigError for an unknown name."""
+    known = read()
+    for name in names:
+        if name not in known:
+            raise ConfigError(f"--protocol: unknown protocol '{name}'{nearest(name, known)}")
+    return [known[name] for name in dict.fromkeys(names)]
+
+
+def applied(protocol: Protocol, exp: Experiment, metrics: Sequence[str] | None) -> tuple[Experiment, dict[str, str]]:
+    """The experiment with the protocol's metrics, estimators and flip, and the metrics that cannot be measured because
+    a file is missing, each with the message that names the file and its source.
+
+    metrics: those that the user named, None for all of the protocol's. Raises ConfigError where none of them is left.
+    """
+    if not protocol.metrics:
+        return exp, {}
+    chosen = [metric for metric in protocol.metrics if metrics is None or metric in metrics]
+    if not chosen:
+        raise ConfigError(
+            f"--metrics: protocol {protocol.name} has none of them; it has: {', '.join(protocol.metrics)}"
+        )
+    missing = {}
+    for metric in chosen:
+        role = METRICS[metric].needs
+        if role is not None:
+            try:
+                weights.find_all(CARDS[protocol.estimators[role]].files, exp.weights)
+            except weights.WeightsError as error:
+                missing[metric] = str(error)
+    left = tuple(metric for metric in chosen if metric not in missing)
+    changes = {**protocol.estimators, "metrics": left, "flip": protocol.flip, "reference": exp.eval.reference}
+    return replace(exp, eval=replace(exp.eval, **changes)), missing
+
+
+def with_gallery(protocol: Protocol, pairs: Pairs) -> Pairs:
+    """The pairs as the protocol has them: with its gallery, and with its name in everything that values depend on.
+
+    Raises ValueError as Pairs does, as where the sources show one person only.
+    """
+    if protocol.name == OURS:
+        return pairs
+    named_pairs = replace(pairs, protocol={**pairs.protocol, "measured_by": protocol.name})
+    if protocol.gallery == "list":
+        return named_pairs
+    first = {person: i for i, person in reversed(list(enumerate(pairs.source_person.tolist())))}
+    people = sorted(first)
+    rows = torch.tensor([first[person] for person in people])
+    points = {} if pairs.source_landmarks is None else {"gallery_landmarks": pairs.source_landmarks[rows]}
+    return replace(
+        named_pairs,
+        gallery=pairs.source[rows],
+        gallery_person=torch.tensor(people),
+        gallery_holds_sources=True,
+        protocol={**named_pairs.protocol, "gallery": "the first source of each person, by the protocol"},
+        **points,
+    )
+
+
+def page(results: Mapping[str, Mapping[str, Any]]) -> str:
+    """Markdown of a run by several protocols: a table for each, never two protocols in one, then the reasons why their
+    numbers differ, and the texts to which the values link. results: the content of metrics.json by protocol."""
+    known, lines = read(), ["# One set of swaps, measured by several protocols", ""]
+    for name, content in results.items():
+        lines += [f"## {known[name].title}", "", _table(name, content["rows"]), ""]
+        lines += [f"- not measured: {what}: {why}" for what, why in _unmeasured(known[name], content).items()] + [""]
+    if len(results) > 1:
+        lines += ["## Why the numbers differ", "", *differences(results), ""]
+    return "\n".join([*lines, *(line for name in results for line in text(known[name]))])
+
+
+def _unmeasured(protocol: Protocol, content: Mapping[str, Any]) -> dict[str, str]:
+    return {**content.get("not_measured", {}), **protocol.unmeasured}
+
+
+def _table(name: str, rows: Mapping[str, Any]) -> str:
+    values = table_values(key for row in rows.values() for key in row)
+    head = ["", *(f"{value.title}" for value in values)]
+    body = [
+        [
+            row,
+            *(
+                _link(name, value.format.format(cells[value.key]["value"])) if value.key in cells else "–"
+                for value in values
+            ),
+        ]
+        for row, cells in rows.items()
+    ]
+    return markdown_table([head, *body])
+
+
+def _link(name: str, text: str) -> str:
+    return f"[{text}](#{name})"
+
+
+def differences(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Number by number, in plain sentences: the values that two protocols have of one thing, and what differs."""
+    known, lines = read(), []
+    names = list(results)
+    for i, first in enumerate(names):
+        for second in names[i + 1 :]:
+            for a, b in _shared(results[first]["rows"], results[second]["rows"]):
+                keys = [key for metric in (a[0], b[0]) for key in EXPLAINED_BY.get(metric, ())]
+                facts = [(key, known[first].facts[key], known[second].facts[key]) for key in dict.fromkeys(keys)]
+                shown = [f"{key}: {one} ({first}); {other} ({second})" for key, one, other in facts if one != other]
+                lines.append(
+                    f"- {_numbers(first, a[1], results)}, {_numbers(second, b[1], results)}. " + ". ".join(shown)
+                )
+    return lines or ["No value has a counterpart in another protocol."]
+
+
+def _shared(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[tuple[tuple[str, str], tuple[str, str]]]:
+    """Metric and key of the values of two protocols that stand for the same thing."""
+    found = []
+    for metric, key in _measured(a):
+        for other, other_key in _measured(b):
+            if key == other_key or metric != other and {metric, other} in SAME:
+                found.append(((metric, key), (other, other_key)))
+    return found
+
+
+def _measured(rows: Mapping[str, Any]) -> list[tuple[str, str]]:
+    keys = {key for row in rows.values() for key in row}
+    return [(m, v.key) for m, metric in METRICS.items() if m in EXPLAINED_BY for v in metric.values if v.key in keys]
+
+
+def _numbers(name: str, key: str, results: Mapping[str, Mapping[str, Any]]) -> str:
+    (value,) = table_values([key])
+    rows = results[name]["rows"]
+    numbers = ", ".join(
+        f"{row} {value.format.format(cells[key]['value'])}" for row, cells in rows.items() if key in cells
+    )
+    return f"{value.title} by [{name}](#{name}): {numbers}"
+
+
+def text(protocol: Protocol) -> list[str]:
+    """The protocol in words, as Markdown under a heading to which values link."""
+    lines = [f"## {protocol.name}", "", f"{protocol.title}: {protocol.code}.", ""]
+    lines += [
+        markdown_table([["fact", "as the code has it"], *([key, fact] for key, fact in protocol.facts.items())]),
+        "",
+    ]
+    for title, entries in (
+        ("What a reader would not expect", protocol.quirks),
+        ("Not measured here", [f"{what}: {why}." for what, why in protocol.unmeasured.items()]),
+        ("Where this program differs from the code", protocol.differs),
+    ):
+        if entries:
+            lines += [f"{title}:", "", *(f"- {entry}" for entry in entries), ""]
+    return lines
