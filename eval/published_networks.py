@@ -42,7 +42,7 @@ class _Residual(nn.Module):
 
 
 class Sphere20(nn.Module):
-    """Twenty layers: four stages of a stride-2 convolution and 1, 2, 4 and 1 residual blocks, then one linear layer.
+    """Twenty convolutions in four stages, each of one with stride 2 and 1, 2, 4 or 1 residual blocks; a linear layer.
 
     columns: width of the faces in pixels, a multiple of 16, which decides the size of the linear layer.
     """

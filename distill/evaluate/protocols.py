@@ -18,6 +18,7 @@ import yaml
 from distill.config import ConfigError, Experiment
 from eval import METRICS, table_values
 from eval.cards import CARDS
+from eval.metric import Value
 from eval.pairs import Pairs
 from swapcore import weights
 from swapcore.terminal import markdown_table, nearest
@@ -26,17 +27,12 @@ FILE = weights.ROOT / "eval" / "protocols.yaml"
 OURS = "ours"
 GALLERIES = ("list", "sources")
 FACTS = ("recogniser", "alignment", "flip", "gallery", "pairs", "pose", "expression", "colour order")
-# What each metric's number depends on, for the explanation of two protocols' difference.
+# The facts that a value depends on, by the role of the estimator that reads it; retrieval depends on `gallery` too.
 EXPLAINED_BY = {
-    "id_retrieval": ("recogniser", "alignment", "flip", "gallery"),
-    "id_similarity": ("recogniser", "alignment", "flip"),
-    "id_similarity_first_tenth": ("recogniser", "alignment", "flip"),
-    "pose_error": ("pose", "colour order"),
-    "pose_logits": ("pose", "colour order"),
-    "expression_error": ("expression", "colour order"),
+    "recogniser": ("recogniser", "alignment", "flip"),
+    "pose": ("pose", "colour order"),
+    "expression": ("expression", "colour order"),
 }
-# Values that stand for the same thing in two protocols, though their definitions and names differ.
-SAME = ({"id_similarity", "id_similarity_first_tenth"}, {"pose_error", "pose_logits"})
 
 
 @dataclass(frozen=True)
@@ -203,41 +199,39 @@ def _link(name: str, text: str) -> str:
 
 def differences(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """Number by number, in plain sentences: the values that two protocols have of one thing, and what differs."""
-    known, lines = read(), []
-    names = list(results)
+    known, names, lines = read(), list(results), []
     for i, first in enumerate(names):
         for second in names[i + 1 :]:
-            for a, b in _shared(results[first]["rows"], results[second]["rows"]):
-                keys = [key for metric in (a[0], b[0]) for key in EXPLAINED_BY.get(metric, ())]
-                facts = [(key, known[first].facts[key], known[second].facts[key]) for key in dict.fromkeys(keys)]
-                shown = [f"{key}: {one} ({first}); {other} ({second})" for key, one, other in facts if one != other]
-                lines.append(
-                    f"- {_numbers(first, a[1], results)}, {_numbers(second, b[1], results)}. " + ". ".join(shown)
-                )
+            for role, a in _measured(results[first]["rows"]):
+                for other_role, b in _measured(results[second]["rows"]):
+                    if role != other_role or not _same_thing(role, a, b):
+                        continue
+                    keys = (*EXPLAINED_BY[role], *(["gallery"] if a.unit == "%" else []))
+                    facts = [(key, known[first].facts[key], known[second].facts[key]) for key in keys]
+                    shown = [f"{key}: {x} ({first}); {y} ({second})" for key, x, y in facts if x != y]
+                    both = f"{_numbers(first, a, results)}, {_numbers(second, b, results)}"
+                    lines.append(f"- {both}. {'. '.join(shown)}.")
     return lines or ["No value has a counterpart in another protocol."]
 
 
-def _shared(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[tuple[tuple[str, str], tuple[str, str]]]:
-    """Metric and key of the values of two protocols that stand for the same thing."""
-    found = []
-    for metric, key in _measured(a):
-        for other, other_key in _measured(b):
-            if key == other_key or metric != other and {metric, other} in SAME:
-                found.append(((metric, key), (other, other_key)))
-    return found
+def _same_thing(role: str, a: Value, b: Value) -> bool:
+    """Whether two values stand for one thing, though their definitions differ: pose in degrees and in logits, a cosine
+    over all pairs and over the first."""
+    firsts = {metric.values[0].key for metric in METRICS.values()}
+    alike = a.better == b.better and (a.unit == b.unit or role == "pose") and {a.key, b.key} <= firsts
+    return a.key == b.key or alike
 
 
-def _measured(rows: Mapping[str, Any]) -> list[tuple[str, str]]:
+def _measured(rows: Mapping[str, Any]) -> list[tuple[str, Value]]:
+    """The values in rows that an estimator of EXPLAINED_BY reads, each with its role."""
     keys = {key for row in rows.values() for key in row}
-    return [(m, v.key) for m, metric in METRICS.items() if m in EXPLAINED_BY for v in metric.values if v.key in keys]
+    metrics = [metric for metric in METRICS.values() if metric.needs in EXPLAINED_BY]
+    return [(metric.needs, value) for metric in metrics for value in metric.values if value.key in keys]
 
 
-def _numbers(name: str, key: str, results: Mapping[str, Mapping[str, Any]]) -> str:
-    (value,) = table_values([key])
-    rows = results[name]["rows"]
-    numbers = ", ".join(
-        f"{row} {value.format.format(cells[key]['value'])}" for row, cells in rows.items() if key in cells
-    )
+def _numbers(name: str, value: Value, results: Mapping[str, Mapping[str, Any]]) -> str:
+    rows = {row: cells[value.key] for row, cells in results[name]["rows"].items() if value.key in cells}
+    numbers = ", ".join(f"{row} {value.format.format(cell['value'])}" for row, cell in rows.items())
     return f"{value.title} by [{name}](#{name}): {numbers}"
 
 

@@ -198,7 +198,10 @@ def test_missing_swaps_are_counted_and_named(readers, swapped, tmp_path, capsys)
         (lambda book: book["casia"].pop("facts"), "casia: lacks 'facts'"),
         (lambda book: book["casia"].update(network="x"), "casia: unknown key 'network'"),
         (lambda book: book["casia"]["metrics"].update(id=[]), "unknown metric 'id'"),
-        (lambda book: book["casia"]["metrics"].update(pose_error=["pose_error"]), "pose_error has no value 'pose_error'"),
+        (
+            lambda book: book["casia"]["metrics"].update(pose_error=["pose_error"]),
+            "pose_error has no value 'pose_error'",
+        ),
         (lambda book: book["reface"]["estimators"].pop("pose"), "reface: estimators: lacks 'pose'"),
         (lambda book: book["reface"]["estimators"].update(pose="hope"), "estimators.pose: unknown card 'hope'"),
         (lambda book: book["ours"].update(gallery="all"), "gallery: expected list or sources, got 'all'"),
