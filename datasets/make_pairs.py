@@ -75,6 +75,8 @@ def main(arguments: list[str] | None = None) -> int:
         command.add_argument("--landmarks", type=Path, metavar="FOLDER", help=text)
         if kind in ("casia", "csv"):
             command.add_argument("--pairs", type=Path, required=True, metavar="FILE", help="the pairs")
+            text = "only every Nth pair of the file: all pictures of a list must fit into memory"
+            command.add_argument("--every", type=terminal.whole(1), default=1, metavar="N", help=text)
         if kind == "csv":
             command.add_argument("--gallery", type=Path, metavar="FILE", help="CSV file: columns picture and person")
     args = parser.parse_args(arguments)
@@ -163,9 +165,9 @@ def chosen_list(args: argparse.Namespace) -> Path:
         pictures = args.folder / "faces" if (args.folder / "faces").is_dir() else args.folder
         beside = args.folder / "faces_landmarks"
         landmarks = landmarks or (beside if beside.is_dir() else None)
-        chosen = listed.casia(pictures, args.pairs)
+        chosen = listed.every(listed.casia(pictures, args.pairs), args.every)
     elif args.kind == "csv":
-        chosen = listed.from_csv(args.pairs, args.gallery)
+        chosen = listed.every(listed.from_csv(args.pairs, args.gallery), args.every)
     else:
         chosen = listed.numbered(args.kind)
     detector = _detector(args) if landmarks is None and (args.align or args.kind == "casia") else None

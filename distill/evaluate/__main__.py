@@ -135,9 +135,9 @@ def _by_protocols(
     for protocol in wanted:
         print(f"protocol {protocol.name}: {protocol.title}, {protocol.code}")
         changed, missing = protocols.applied(protocol, exp, asked)
-        for metric, reason in missing.items():
-            print(f"not measured: {metric}: {reason}")
         if not changed.eval.metrics:
+            for metrics, reason in protocols.grouped(missing).items():
+                print(f"not measured: {metrics}: {reason}")
             print(f"protocol {protocol.name}: nothing can be measured without these files")
             continue
         keys = chosen - {"eval.metrics"} if protocol.metrics else chosen

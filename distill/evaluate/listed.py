@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ CASIA, CASIA_GALLERY = "CASIA FaceSwapping", "picture 0_0 of each person, which 
 NUMBERED = {"celebahq": ("CelebA-HQ", 28000), "ffhq": ("FFHQ", 68000)}
 EACH = 1000  # targets, and sources, of the numbered lists
 GIVEN, DETECTED = "from files", "by the detector"
+BY_FILES = "by landmarks from files"
 OF_OTHERS = "of any size, in the frame of the target's picture; aligned by the target's landmarks"
 
 
@@ -99,6 +100,13 @@ def from_csv(file: Path, gallery: Path | None = None) -> Chosen:
     return Chosen(couples, known, f"one picture a person, of {gallery.name}", facts)
 
 
+def every(chosen: Chosen, step: int) -> Chosen:
+    """Every `step`-th pair, which the protocol then says."""
+    if step == 1:
+        return chosen
+    return replace(chosen, couples=chosen.couples[::step], protocol={**chosen.protocol, "every": step})
+
+
 def write(
     name: str, chosen: Chosen, pictures: Path, out: Path, *, resolution: int = 256, landmarks: Path | None = None,
     find_face: FaceFinder | None = None, aligned: bool = False,
@@ -136,7 +144,8 @@ def write(
     if not pairs:
         first = f"; the first: {skipped[0]['what']}: {skipped[0]['reason']}" if skipped else ""
         raise DataError(f"{pictures}: none of {len(chosen.couples)} pairs is left{first}")
-    protocol = {**chosen.protocol, "alignment": ALIGNED if aligned else AS_GIVEN}
+    by_points = ALIGNED if landmarks is None else BY_FILES
+    protocol = {**chosen.protocol, "alignment": by_points if aligned else AS_GIVEN}
     if landmarks is not None or find_face is not None:
         protocol["landmarks"] = GIVEN if landmarks is not None else DETECTED
         protocol |= {} if landmarks is not None else detector_facts(find_face)

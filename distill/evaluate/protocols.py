@@ -131,7 +131,8 @@ def applied(protocol: Protocol, exp: Experiment, metrics: Sequence[str] | None) 
             try:
                 weights.find_all(CARDS[protocol.estimators[role]].files, exp.weights)
             except weights.WeightsError as error:
-                missing[metric] = str(error)
+                reason = str(error).partition("; weights are searched in")[0]
+                missing[metric] = f"{reason}; name its folder with --weights"
     left = tuple(metric for metric in chosen if metric not in missing)
     changes = {**protocol.estimators, "metrics": left, "flip": protocol.flip, "reference": exp.eval.reference}
     return replace(exp, eval=replace(exp.eval, **changes)), missing
@@ -174,7 +175,15 @@ def page(results: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def _unmeasured(protocol: Protocol, content: Mapping[str, Any]) -> dict[str, str]:
-    return {**content.get("not_measured", {}), **protocol.unmeasured}
+    return {**grouped(content.get("not_measured", {})), **protocol.unmeasured}
+
+
+def grouped(reasons: Mapping[str, str]) -> dict[str, str]:
+    """Reasons by what has them; all of one reason together, with commas."""
+    by_reason: dict[str, list[str]] = {}
+    for what, reason in reasons.items():
+        by_reason.setdefault(reason, []).append(what)
+    return {", ".join(what): reason for reason, what in by_reason.items()}
 
 
 def _table(name: str, rows: Mapping[str, Any]) -> str:
@@ -250,3 +259,15 @@ def text(protocol: Protocol) -> list[str]:
         if entries:
             lines += [f"{title}:", "", *(f"- {entry}" for entry in entries), ""]
     return lines
+
+
+def rewritten(page: str) -> str:
+    """A page with the texts of all protocols between its lines `<!-- protocols -->` and `<!-- /protocols -->`.
+
+    Raises ConfigError where it lacks them."""
+    before, start, rest = page.partition("<!-- protocols -->\n")
+    _, end, after = rest.partition("<!-- /protocols -->\n")
+    if not (start and end):
+        raise ConfigError("no place for the protocols: mark it by lines <!-- protocols --> and <!-- /protocols -->")
+    lines = [line for protocol in read().values() for line in text(protocol)]
+    return before + start + "\n" + "\n".join(lines) + "\n" + end + after

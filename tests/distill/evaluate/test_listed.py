@@ -155,7 +155,7 @@ def test_the_numbered_lists_pair_one_to_one():
 def test_whole_swaps_are_aligned_by_the_landmarks_of_their_target(survey, tmp_path):
     pytest.importorskip("cv2", reason='pip install -e ".[video]"')
     pairs, _ = casia(survey, tmp_path / "list", aligned=True)
-    assert pairs.protocol["alignment"] == "by detected landmarks" and pairs.target_landmarks is None
+    assert pairs.protocol["alignment"] == "by landmarks from files" and pairs.target_landmarks is None
     assert pairs.protocol["swaps of others"] == listed.OF_OTHERS
     folder = tmp_path / "swaps"
     folder.mkdir()
@@ -172,6 +172,16 @@ def test_whole_swaps_are_aligned_by_the_landmarks_of_their_target(survey, tmp_pa
         DataError, match="99 x 99 pixels, the target's picture 1268-0_0 has 120 x 90: a crop of another"
     ):
         swappers.read_finished(folder, pairs)
+
+
+def test_a_list_may_take_every_second_pair(survey, tmp_path):
+    root, file = survey
+    assert (
+        make("casia", root, "--pairs", file, "--out", tmp_path / "list", "--resolution", SIDE, "--every", 2).returncode
+        == 0
+    )
+    pairs, _ = read(tmp_path / "list")
+    assert [o.source for o in pairs.origins] == ["0041-0_0", "1268-0_1"] and pairs.protocol["every"] == 2
 
 
 def test_the_command_writes_the_surveys_list(survey, tmp_path):

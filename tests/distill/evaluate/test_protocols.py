@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 import yaml
+from conftest import ROOT
 from PIL import Image
 
 from distill.config import ConfigError
@@ -141,11 +142,14 @@ def test_a_missing_network_is_named_with_its_source_and_the_rest_is_measured(rea
     assert run(swapped, out, "casia", more=["--weights", readers]) == 0
     printed = capsys.readouterr().out
     assert "not measured: id_retrieval: weights 'cosface_acc9928': CosFace_ACC99.28.pth is missing; get it" in printed
-    assert "face-swapping-survey" in printed
+    assert "face-swapping-survey" in printed and "name its folder with --weights" in printed and "None" not in printed
     assert values(out, "casia").keys() == {"pose_error_deg", "expression_error", "ssim_source"}
     content = json.loads((out / "casia" / "metrics.json").read_text())
     assert "CosFace_ACC99.28.pth is missing" in content["not_measured"]["id_similarity"]
-    assert "CosFace_ACC99.28.pth is missing" in (out / "protocols.md").read_text()
+    page = (out / "protocols.md").read_text()
+    assert (
+        "- not measured: id_retrieval, id_similarity: weights 'cosface_acc9928': CosFace_ACC99.28.pth is miss" in page
+    )
 
 
 def test_without_any_file_the_command_fails_and_names_all(swapped, tmp_path, capsys):
@@ -225,3 +229,10 @@ def test_the_gallery_of_sources_has_each_person_once(swapped):
     assert torch.equal(own.gallery, pairs.source[own.gallery_person.argsort()]) and own.gallery_holds_sources
     assert own.protocol["measured_by"] == "reliableswap" and "measured_by" not in pairs.protocol
     assert protocols.with_gallery(protocols.read()["ours"], pairs) is pairs
+
+
+def test_the_page_of_the_docs_has_the_texts_of_the_book():
+    page = (ROOT / "docs" / "protocols.md").read_text()
+    assert protocols.rewritten(page) == page, "give `python -m distill.report protocols`"
+    with pytest.raises(ConfigError, match="no place for the protocols"):
+        protocols.rewritten("# Page\n")
