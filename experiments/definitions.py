@@ -161,9 +161,9 @@ def measure(pairs: Pairs, estimators: Estimators) -> dict[str, dict[str, dict[st
 def plot(found: dict[str, dict[str, dict[str, float]]], path: Path) -> None:
     """A row for each definition, a dot for each swapper."""
     figure = Figure(figsize=(9.6, 4.2), layout="constrained", dpi=130)
-    heights = figure.subplots(1, 2, gridspec_kw={"width_ratios": (1.3, 1)})
+    panels = figure.subplots(1, 2, gridspec_kw={"width_ratios": (1.3, 1)})
     titles = {"id_retrieval_top1_pct": "ID top-1 %", "pose_error_deg": "pose error, degrees"}
-    for axes, (key, title) in zip(heights, titles.items(), strict=True):
+    for axes, (key, title) in zip(panels, titles.items(), strict=True):
         names = list(found[key])[::-1]
         for colour, row in zip(COLOURS, SHARES, strict=True):
             places = [found[key][name][row] for name in names]
@@ -174,15 +174,16 @@ def plot(found: dict[str, dict[str, dict[str, float]]], path: Path) -> None:
         axes.grid(axis="y", alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
         axes.tick_params(axis="x", labelsize=8)
-    heights[0].legend(fontsize=8, frameon=False, loc="lower left")
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, fontsize=8, frameon=False, loc="outside lower center", ncols=len(SHARES))
     with whole_file(path) as temporary:
         figure.savefig(temporary, format="png")
 
 
 def main() -> int:
     parser = terminal.parser(__doc__)
-    parser.add_argument("--people", type=terminal.whole(16), default=64, help="people who are drawn (default: 64)")
-    parser.add_argument("--pairs", type=terminal.whole(20), default=256, help="pairs (default: 256)")
+    parser.add_argument("--people", type=terminal.whole(16), default=128, help="people who are drawn (default: 128)")
+    parser.add_argument("--pairs", type=terminal.whole(20), default=384, help="pairs (default: 384)")
     parser.add_argument("--side", type=terminal.whole(32), default=64, help="side of the pictures (default: 64)")
     parser.add_argument("--seed", type=terminal.whole(0), default=21, help="seed of people and pairs (default: 21)")
     parser.add_argument("--out", type=Path, default=ROOT / "experiments" / "results" / "definitions", help="folder")
