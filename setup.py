@@ -41,7 +41,7 @@ setup(
         "students": ["weights/*"],
         "students.export": ["page/*"],
         "teachers.exact": ["head.npz", "head.md", "CC0-1.0.txt"],
-        "eval": ["weights/*"],
+        "eval": ["weights/*", "*.yaml"],
         "distill.report": ["*.yaml", "templates/*"],
     },
     install_requires=[

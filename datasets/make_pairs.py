@@ -4,6 +4,9 @@
     python datasets/make_pairs.py singles FOLDER --out LIST     one photograph a person, as CelebA-HQ and FFHQ
     python datasets/make_pairs.py synthetic FOLDER --out LIST   test people that datasets/synthetic.py or a run drew
     python datasets/make_pairs.py faceforensics ROOT --splits test.json --out LIST
+    python datasets/make_pairs.py casia ROOT --pairs image_pairs_normal.txt --out LIST     the CASIA survey's benchmark
+    python datasets/make_pairs.py celebahq FOLDER --out LIST    1000 targets and 1000 sources as REFace; also: ffhq
+    python datasets/make_pairs.py csv FOLDER --pairs MINE.csv --out LIST    columns source and target
 
 LIST is a folder; its pairs.json names pictures, people, gallery and skipped pictures with the reason.
 """
@@ -59,6 +62,23 @@ def main(arguments: list[str] | None = None) -> int:
     command.add_argument(
         "--swaps-of", metavar="METHOD", help="also write the swaps of this method, such as Deepfakes, to LIST/METHOD"
     )
+    texts = {
+        "casia": "pairs of CASIA-NLPRAI/face-swapping-survey; FOLDER holds faces and faces_landmarks",
+        "celebahq": "pictures 28000 to 29999 as REFace pairs them",
+        "ffhq": "pictures 68000 to 69999 as REFace pairs them",
+        "csv": "one's own pairs: a CSV file with the columns source and target",
+    }
+    for kind, text in texts.items():
+        command = kinds.add_parser(kind, parents=[common], help=text)
+        command.add_argument("--align", action="store_true", help="align the pictures by landmarks (extra: video)")
+        text = "folder of landmark files, PICTURE.txt with five lines `x y`; default: with --align the detector"
+        command.add_argument("--landmarks", type=Path, metavar="FOLDER", help=text)
+        if kind in ("casia", "csv"):
+            command.add_argument("--pairs", type=Path, required=True, metavar="FILE", help="the pairs")
+            text = "only every Nth pair of the file: all pictures of a list must fit into memory"
+            command.add_argument("--every", type=terminal.whole(1), default=1, metavar="N", help=text)
+        if kind == "csv":
+            command.add_argument("--gallery", type=Path, metavar="FILE", help="CSV file: columns picture and person")
     args = parser.parse_args(arguments)
     return terminal.run_command(lambda: write_list(args))
 
@@ -67,7 +87,7 @@ def write_list(args: argparse.Namespace) -> None:
     check_folder(args.out)
     check_weights(args.weights)
     with folder_lock(args.out):
-        path = faceforensics_list(args) if args.kind == "faceforensics" else folder_list(args)
+        path = KINDS.get(args.kind, folder_list)(args)
     pairs, skipped = read(path)
     print(f"{len(pairs)} pairs, gallery of {len(pairs.gallery)}, {len(skipped)} skipped, hash {pairs.hash}")
     for line in skipped[:5]:
@@ -136,10 +156,34 @@ def faceforensics_list(args: argparse.Namespace) -> Path:
     return path
 
 
+def chosen_list(args: argparse.Namespace) -> Path:
+    """Write pairs.json of pairs that others chose; returns its path."""
+    from distill.evaluate import listed
+
+    pictures, landmarks = args.folder, args.landmarks
+    if args.kind == "casia":
+        pictures = args.folder / "faces" if (args.folder / "faces").is_dir() else args.folder
+        beside = args.folder / "faces_landmarks"
+        landmarks = landmarks or (beside if beside.is_dir() else None)
+        chosen = listed.every(listed.casia(pictures, args.pairs), args.every)
+    elif args.kind == "csv":
+        chosen = listed.every(listed.from_csv(args.pairs, args.gallery), args.every)
+    else:
+        chosen = listed.numbered(args.kind)
+    detector = _detector(args) if landmarks is None and (args.align or args.kind == "casia") else None
+    return listed.write(
+        args.out.name, chosen, pictures, args.out, resolution=args.resolution, landmarks=landmarks,
+        find_face=detector, aligned=args.align,
+    )  # fmt: skip
+
+
 def _detector(args: argparse.Namespace):
     from distill.data import faces
 
     return faces.Detector(weights.find(faces.YUNET, args.weights))
+
+
+KINDS = {"faceforensics": faceforensics_list} | dict.fromkeys(("casia", "celebahq", "ffhq", "csv"), chosen_list)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from .as_printed import ID_SIMILARITY_FIRST_TENTH, POSE_LOGITS, SSIM_SOURCE
 from .background_error import BACKGROUND_ERROR
 from .exact_match import EXACT_MATCH
 from .expression_error import EXPRESSION_ERROR
@@ -44,6 +45,9 @@ METRICS: dict[str, Metric] = {
     "size_mb": SIZE,
     "latency_ms": LATENCY,
     "peak_memory_mb": PEAK_MEMORY,
+    "pose_logits": POSE_LOGITS,
+    "id_similarity_first_tenth": ID_SIMILARITY_FIRST_TENTH,
+    "ssim_source": SSIM_SOURCE,
 }
 
 

@@ -32,6 +32,8 @@ _3DDFA = "https://github.com/cleardusk/3DDFA_V2"
 _FSANET = "https://github.com/omasaht/headpose-fsanet-pytorch"
 _FSANET_FILES = "https://raw.githubusercontent.com/omasaht/headpose-fsanet-pytorch/002549c981b607f722e0810d999afcde7e5aaa66/pretrained/"
 _TORCHVISION_FILES = "https://download.pytorch.org/models/"
+_CASIA = "https://github.com/CASIA-NLPRAI/face-swapping-survey"
+_RELIABLESWAP = "https://github.com/ygtxr1997/ReliableSwap"
 
 
 def _synthetic(
@@ -72,6 +74,23 @@ def _lpips(net: str, model: str, file: str, note: str = "") -> EstimatorCard:
         outputs=("perceptual",),
         crop="whole frame",
         note=note,
+    )
+
+
+def _hopenet(user: str, crop: str, colour_order: str = "rgb", note: str = "", **options: Any) -> EstimatorCard:
+    return EstimatorCard(
+        name=f"hopenet_{user}",
+        file="hopenet_robust_alpha1.pkl",
+        sha256=None,
+        url=None,
+        source="https://github.com/natanielruiz/deep-head-pose, README.md, 300W-LP, alpha 1, robust to image quality",
+        licence="Apache-2.0",
+        architecture="hopenet",
+        outputs=("pose",),
+        crop=crop,
+        colour_order=colour_order,
+        options={"side": 224, "unit_range": True, "logits": False} | options,
+        note=f"Signs as published, not compared with known angles. {note}".strip(),
     )
 
 
@@ -152,6 +171,70 @@ CARDS = {
             ),
         ),
         note="A second opinion on pose: noisier on crops as tight as these. Pitch and roll with the signs of 3DDFA_V2.",
+    ),
+    "cosface_acc9928": EstimatorCard(
+        name="cosface_acc9928",
+        file="CosFace_ACC99.28.pth",
+        sha256=None,
+        url=None,
+        source=f"{_CASIA} @716cc94, README.md, pretrained_models of its download",
+        licence="none stated; the data set that it comes with needs a signed licence",
+        architecture="sphere20",
+        outputs=("embedding",),
+        crop="112 rows x 96 columns by five landmarks, least squares, bilinear without smoothing, black outside; "
+        "[-1, 1]",
+        options={"columns": 96},
+        note="CosFace's SphereFace-20.",
+    ),
+    "cosface_vggface2": EstimatorCard(
+        name="cosface_vggface2",
+        file="net_sphere20_data_vggface2_acc_9955.pth",
+        sha256=None,
+        url=None,
+        source=f"{_RELIABLESWAP} @a9fdce6, README, weights/third_party/cosface of its download",
+        licence="none stated",
+        architecture="sphere20",
+        outputs=("embedding",),
+        crop="whole frame at 256, to 112 x 112, bilinear without smoothing, corners kept; [-1, 1]",
+        options={"columns": 112},
+        note="CosFace's SphereFace-20 trained on VGGFace2.",
+    ),
+    "hopenet_casia": _hopenet("casia", "whole frame to 224 x 224, bilinear; ImageNet's mean and deviation", "bgr"),
+    "hopenet_reface": _hopenet("reface", "whole frame to 224 x 224, bilinear; ImageNet's mean and deviation"),
+    "hopenet_reliableswap": _hopenet(
+        "reliableswap",
+        "whole frame at 256 x 256 in [-1, 1], ImageNet's mean subtracted and divided by its deviation",
+        note="Gives raw logits, 66 for each angle, not degrees.",
+        side=256,
+        unit_range=False,
+        logits=True,
+    ),
+    "3ddfa_phase1": EstimatorCard(
+        name="3ddfa_phase1",
+        file="phase1_wpdc_vdc.pth.tar",
+        sha256=None,
+        url=None,
+        source="https://github.com/cleardusk/3DDFA @f2b1e1e models/phase1_wpdc_vdc.pth.tar",
+        licence="MIT",
+        architecture="whitened_parameters",
+        outputs=("expression",),
+        crop="whole frame to 120 x 120, bilinear; (x - 127.5) / 128",
+        colour_order="bgr",
+        coefficients="the 10 of expression among 3DDFA's 62, as the network gives them: whitened",
+    ),
+    "deep3d_reface": EstimatorCard(
+        name="deep3d_reface",
+        file="epoch_20.pth",
+        sha256=None,
+        url=None,
+        source="https://github.com/sicxu/Deep3DFaceRecon_pytorch, its pretrained model, as Sanoojan/REFace @2965289 "
+        "reads it",
+        licence="MIT for the code; the face model that it was trained with has a licence of its own",
+        architecture="reconstruction",
+        outputs=("expression",),
+        crop="whole frame to 512 x 512, bicubic; [0, 1]",
+        coefficients="all 64 of expression of Deng 2019",
+        note="The network was made for crops of 224 pixels by landmarks; REFace gives it whole pictures of 512.",
     ),
     "lpips_alex": _lpips("alex", "alexnet", "alexnet-owt-7be5be79.pth", "The backbone of most published values."),
     "lpips_vgg": _lpips("vgg", "vgg16", "vgg16-397923af.pth"),

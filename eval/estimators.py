@@ -6,6 +6,7 @@ import hashlib
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,17 @@ from .networks import (
     fsanet_crop,
     inner_square,
     regressed_angles_deg,
+)
+from .published_networks import (
+    Hopenet,
+    Reconstruction,
+    Sphere20,
+    WhitenedParameters,
+    angles_of_bins_deg,
+    imagenet_scaled,
+    sphere_faces,
+    whitened_faces,
+    whole_frame,
 )
 
 UNTRAINED = "untrained"  # weight_hash of an estimator with random weights, which no Evaluation accepts
@@ -63,7 +75,10 @@ class Estimator:
                 f"estimator '{self.name}' is in training mode, so its outputs depend on the batch; call .eval()"
             )
 
-    def __call__(self, *images: Tensor) -> Tensor:
+    def __call__(self, *images: Tensor, landmarks: Tensor | None = None) -> Tensor:
+        """landmarks: (N, 5, 2) as fractions of the side, where they are known; most networks have no use for them."""
+        if landmarks is not None and getattr(self.network, "takes_landmarks", False):
+            return self.network(*images, landmarks)
         return self.network(*images)
 
     def to(self, device: Any) -> Estimator:
@@ -112,11 +127,13 @@ def mirrored(recogniser: Estimator) -> Estimator:
 
 
 class _Mirrored(nn.Module):
-    def __init__(self, network: Callable[[Tensor], Tensor]) -> None:
+    def __init__(self, network: Callable[..., Tensor]) -> None:
         super().__init__()
-        self.network = network
+        self.network, self.takes_landmarks = network, getattr(network, "takes_landmarks", False)
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, images: Tensor, landmarks: Tensor | None = None) -> Tensor:
+        if self.takes_landmarks:  # it has a crop of its own, which is mirrored rather than the picture
+            return self.network.of_both(images, landmarks)
         return F.normalize(torch.cat([self.network(images), self.network(images.flip(-1))], 1))
 
 
@@ -238,6 +255,59 @@ def _squeezenet(card: EstimatorCard, output: str, paths: Sequence[Path]) -> nn.M
     return _Pipeline(imagenet_frame, network.features, mean_over_positions)
 
 
+class _Sphere(nn.Module):
+    """Sphere20 with its crop: by landmarks, those of canonical crops where none are given; or of the whole picture."""
+
+    takes_landmarks = True
+
+    def __init__(self, network: Sphere20, whole: bool) -> None:
+        super().__init__()
+        self.network, self.whole = network, whole
+
+    def _faces(self, images: Tensor, landmarks: Tensor | None) -> Tensor:
+        if self.whole:
+            return whole_frame(whole_frame(images, 256), 112, corners=True)
+        return sphere_faces(images, landmarks)
+
+    def forward(self, images: Tensor, landmarks: Tensor | None = None) -> Tensor:
+        return F.normalize(self.network(self._faces(images, landmarks)))
+
+    def of_both(self, images: Tensor, landmarks: Tensor | None) -> Tensor:
+        """Of the crop and its mirror image, (N, 1024): joined as they are, then brought to unit length."""
+        faces = self._faces(images, landmarks)
+        return F.normalize(torch.cat([self.network(faces), self.network(faces.flip(-1))], 1))
+
+
+def _sphere20(card: EstimatorCard, output: str, paths: Sequence[Path]) -> nn.Module:
+    network = Sphere20(**card.options)
+    _load(network, card, paths)
+    return _Sphere(network, whole=network.fc.in_features == 512 * 7 * 7)
+
+
+def _hopenet(card: EstimatorCard, output: str, paths: Sequence[Path]) -> nn.Module:
+    network, side, unit = Hopenet(), card.options["side"], card.options["unit_range"]
+    _load(network, card, paths, Hopenet.renamed)
+    turned = card.colour_order == "bgr"
+
+    def prepare(images: Tensor) -> Tensor:
+        return imagenet_scaled(whole_frame(images.flip(1) if turned else images, side), unit)
+
+    return _Pipeline(prepare, network, nn.Identity() if card.options["logits"] else angles_of_bins_deg)
+
+
+def _whitened(card: EstimatorCard, output: str, paths: Sequence[Path]) -> nn.Module:
+    network = WhitenedParameters()
+    _load(network, card, paths)
+    return _Pipeline(whitened_faces, network, lambda parameters: parameters[:, 52:])
+
+
+def _reconstruction(card: EstimatorCard, output: str, paths: Sequence[Path]) -> nn.Module:
+    network = Reconstruction()
+    _load(network, card, paths)
+    prepare = partial(F.interpolate, size=(512, 512), mode="bicubic", align_corners=False, antialias=True)
+    return _Pipeline(lambda images: (prepare(images).clamp(-1, 1) + 1) / 2, network, nn.Identity())
+
+
 # (card, output, paths) -> the network with its preparation; without paths, with random weights.
 ARCHITECTURES: dict[str, Callable[[EstimatorCard, str, Sequence[Path]], nn.Module]] = {
     "face_regressor": _face_regressor,
@@ -246,15 +316,19 @@ ARCHITECTURES: dict[str, Callable[[EstimatorCard, str, Sequence[Path]], nn.Modul
     "lpips": _lpips,
     "inception": _inception,
     "squeezenet": _squeezenet,
+    "sphere20": _sphere20,
+    "hopenet": _hopenet,
+    "whitened_parameters": _whitened,
+    "reconstruction": _reconstruction,
 }
 VERIFIED = ("lpips", "inception", "squeezenet")  # their values mean nothing with other weights
 ONLY_IN_FILES = ("fsanet", "inception")  # without the file the network cannot be built
 
 
-def _load(network: nn.Module, card: EstimatorCard, paths: Sequence[Path]) -> None:
+def _load(network: nn.Module, card: EstimatorCard, paths: Sequence[Path], rename: Callable[[str], str] = str) -> None:
     """Load the first file, if there is one."""
     for path in paths[:1]:
-        load_strictly(network, _read(card, path), f"{path}: '{card.name}'")
+        load_strictly(network, _read(card, path), f"{path}: '{card.name}'", rename)
 
 
 def _read(card: EstimatorCard, path: Path) -> dict[str, Tensor]:

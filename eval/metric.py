@@ -19,6 +19,8 @@ from .estimators import Estimators
 from .measured import Measured
 from .pairs import Pairs
 
+POSE_NUMBERS = (3, 198)  # yaw, pitch and roll in degrees, or Hopenet's logits of 66 bins for each
+
 
 @dataclass(frozen=True)
 class Value:
@@ -75,22 +77,28 @@ class View:
         cache = self.own_readings if column == "swap" else self.readings
         if (role, column) not in cache:
             images = self.swaps if column == "swap" else getattr(self.pairs, column)
-            cache[role, column] = self._read(role, images, f"{self.name}'s" if column == "swap" else column)
+            # A swap has the target's landmarks: its own would depend on how well the swap shows a face.
+            landmarks = getattr(self.pairs, f"{'target' if column == 'swap' else column}_landmarks")
+            owner = f"{self.name}'s" if column == "swap" else column
+            cache[role, column] = self._read(role, images, landmarks, owner)
         return cache[role, column]
 
     @torch.inference_mode()
-    def _read(self, role: str, images: Tensor, owner: str) -> Tensor:
+    def _read(self, role: str, images: Tensor, landmarks: Tensor | None, owner: str) -> Tensor:
         """Raises ValueError unless the readings have their shape, are finite and, from a recogniser, of unit length."""
-        estimator = self.estimators.need(role)
-        batches = images.split(self.batch_size)
-        readings = torch.cat([estimator(to_float(batch.to(self.device))).float().cpu() for batch in batches])
+        estimator, outputs = self.estimators.need(role), []
+        for start in range(0, len(images), self.batch_size):
+            batch = slice(start, start + self.batch_size)
+            points = {} if landmarks is None else {"landmarks": landmarks[batch].to(self.device)}
+            outputs.append(estimator(to_float(images[batch].to(self.device)), **points).float().cpu())
+        readings = torch.cat(outputs)
         problem = None
         if readings.ndim != 2 or len(readings) != len(images):
             problem = f"expected ({len(images)}, D), got {tuple(readings.shape)}"
         elif not torch.isfinite(readings).all():
             problem = f"NaN or infinite for image {int((~torch.isfinite(readings)).any(1).nonzero()[0])}"
-        elif role == "pose" and readings.shape[1] != 3:
-            problem = f"expected yaw, pitch and roll, got {readings.shape[1]} numbers"
+        elif role == "pose" and readings.shape[1] not in POSE_NUMBERS:
+            problem = f"expected yaw, pitch and roll, or logits of 66 bins of each, got {readings.shape[1]} numbers"
         elif role in ("recogniser", "trained_encoder") and (readings.norm(dim=1) - 1).abs().max() > 1e-3:
             problem = "embeddings are not of unit length"
         if problem:

@@ -25,9 +25,30 @@ FIELDS = {
     "mask": ("n1ss", torch.bool),
     "occluder": ("n1ss", torch.bool),
     "regions": ("n1ss", torch.uint8),
+    "source_landmarks": ("n52", torch.float32),
+    "target_landmarks": ("n52", torch.float32),
+    "gallery_landmarks": ("p52", torch.float32),
 }
-OPTIONAL = ("exact", "target_pose_deg", "mask", "occluder", "regions")
-NOT_HASHED = ("occluder", "regions")  # they follow from the targets and from the exact swaps
+LANDMARKS = ("source_landmarks", "target_landmarks", "gallery_landmarks")
+OPTIONAL = ("exact", "target_pose_deg", "mask", "occluder", "regions", *LANDMARKS)
+# They follow from the targets and from the exact swaps, or are hashed only where a list has them.
+NOT_HASHED = ("occluder", "regions", *LANDMARKS)
+
+
+@dataclass(frozen=True)
+class Origin:
+    """The pictures from which the source and the target of a pair were made, by name, without folder and ending.
+
+    size, landmarks: of the target's picture, width and height in pixels, and its five points (x, y) in pixels; None
+    where the target is the whole picture.
+    """
+
+    source: str
+    target: str
+    size: tuple[int, int] | None = None
+    landmarks: tuple[tuple[float, float], ...] | None = None
+
+
 REGIONS = ("other", "eyes", "mouth", "skin")  # values of `regions`, by place; brows are eyes, lips and teeth are mouth
 
 
@@ -41,7 +62,10 @@ class Pairs:
     with one image per person). target_pose_deg: (N, 3) float32, true yaw, pitch, roll of the targets. mask:
     (N, 1, H, H) bool, the targets' inner faces. occluder: (N, 1, H, H) bool, objects in front of the targets' faces.
     regions: (N, 1, H, H) uint8, what each pixel of the exact swaps shows, as a place in REGIONS.
-    names: one for each pair, for files. protocol: further facts that values on these pairs depend on.
+    source_landmarks, target_landmarks (N, 5, 2), gallery_landmarks (P, 5, 2): float32, eyes, nose tip and mouth corners
+    as fractions (x, y) of the side, all three or none; None for canonical crops, whose landmarks are all the same.
+    names: one for each pair, for files. origins: the pictures of each pair before they were cropped. protocol: further
+    facts that values on these pairs depend on.
 
     Raises ValueError naming the field and the remedy if any of this does not hold.
     """
@@ -58,7 +82,11 @@ class Pairs:
     mask: Tensor | None = None
     occluder: Tensor | None = None
     regions: Tensor | None = None
+    source_landmarks: Tensor | None = None
+    target_landmarks: Tensor | None = None
+    gallery_landmarks: Tensor | None = None
     names: tuple[str, ...] | None = None
+    origins: tuple[Origin, ...] | None = None
     gallery_holds_sources: bool = False
     protocol: Mapping[str, Any] = field(default_factory=dict)
 
@@ -69,7 +97,8 @@ class Pairs:
             raise self._error("source", "no pairs; choose at least one")
         if len(self.gallery) == 0:
             raise self._error("gallery", "empty; give one image of every person, the sources' people included")
-        sizes = {"n": len(self.source), "p": len(self.gallery), "s": self.resolution, "1": 1, "3": 3}
+        sizes = {"n": len(self.source), "p": len(self.gallery), "s": self.resolution}
+        sizes |= {digit: int(digit) for digit in "1235"}
         for key, (axes, dtype) in FIELDS.items():
             array, shape = getattr(self, key), tuple(sizes[axis] for axis in axes)
             if array is None and key in OPTIONAL:
@@ -84,6 +113,14 @@ class Pairs:
             raise self._error("mask", "no pixel of any target is inner face; give None if masks are unknown")
         if self.regions is not None and (highest := int(self.regions.max())) >= len(REGIONS):
             raise self._error("regions", f"expected values below {len(REGIONS)}, got {highest}; see eval.pairs.REGIONS")
+        known = [key for key in LANDMARKS if getattr(self, key) is not None]
+        if 0 < len(known) < len(LANDMARKS):
+            raise self._error(known[0], f"given without the other landmarks; give {', '.join(LANDMARKS)} or none")
+        for key in known:
+            if not torch.isfinite(getattr(self, key)).all():
+                raise self._error(key, "NaN or infinite landmarks; leave such pictures out")
+        if self.origins is not None and len(self.origins) != len(self):
+            raise self._error("origins", f"expected {len(self)}, got {len(self.origins)}")
         names = self.names
         if names is not None and not len(names) == len(set(names)) == len(self):
             got = f"{len(set(names))} of {len(names)}"
@@ -122,12 +159,15 @@ class Pairs:
     def hash(self) -> str:
         """First 16 hexadecimal digits of the sha256 over the arrays: equal for equal lists, names ignored.
 
-        Fields of NOT_HASHED are left out.
+        Fields of NOT_HASHED are left out; landmarks only where the list has none.
         """
         digest = hashlib.sha256()
         for key in [key for key in FIELDS if key not in NOT_HASHED]:
             array = getattr(self, key)
             digest.update(f"{key} {None if array is None else (tuple(array.shape), array.dtype)}\n".encode())
+            if array is not None:
+                digest.update(np.ascontiguousarray(array.numpy()).data)
+        for array in (getattr(self, key) for key in LANDMARKS):
             if array is not None:
                 digest.update(np.ascontiguousarray(array.numpy()).data)
         return digest.hexdigest()[:16]
@@ -143,7 +183,8 @@ class Pairs:
         index = torch.as_tensor(list(index), dtype=torch.int64)
         of_pairs = [key for key, (axes, _) in FIELDS.items() if axes[0] == "n" and getattr(self, key) is not None]
         names = None if self.names is None else tuple(self.names[i] for i in index.tolist())
-        return replace(self, **{key: getattr(self, key)[index] for key in of_pairs}, names=names)
+        origins = None if self.origins is None else tuple(self.origins[i] for i in index.tolist())
+        return replace(self, **{key: getattr(self, key)[index] for key in of_pairs}, names=names, origins=origins)
 
 
 def merged(pairs: Pairs, groups: Sequence[Sequence[int]]) -> Pairs:
@@ -177,6 +218,7 @@ def merged(pairs: Pairs, groups: Sequence[Sequence[int]]) -> Pairs:
         target_person=target[left],
         gallery=pairs.gallery[first],
         gallery_person=gallery[first],
+        gallery_landmarks=None if pairs.gallery_landmarks is None else pairs.gallery_landmarks[first],
         protocol={**pairs.protocol, "merged": counts},
     )
 

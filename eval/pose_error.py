@@ -27,6 +27,11 @@ def pose_error(view: View) -> dict[str, Measured]:
     """
     protocol = view.protocol("pose")
     swap, target = view.read("pose", "swap"), view.read("pose", "target")
+    if swap.shape[1] != 3:
+        raise ValueError(
+            f"pose '{view.estimators.need('pose').name}' gives logits, not degrees; measure pose_logits, or name "
+            f"another pose estimator"
+        )
     relative = {**protocol, "against": "the estimator's reading of the target"}
     values = {"pose_error_deg": mean_of(angle_distance_deg(swap, target), relative)}
     truth = view.pairs.target_pose_deg

@@ -1,9 +1,12 @@
-"""The MobileNet-v1 x 0.5 of cleardusk/3DDFA_V2 @1b6c676 (Guo et al., ECCV 2020, arXiv:2009.09960).
+"""The MobileNet-v1 of cleardusk/3DDFA_V2 @1b6c676 (Guo et al., ECCV 2020, arXiv:2009.09960), half as wide as usual.
 
-Teachers use its landmarks, the evaluation uses its face parameters; both load the same published weights.
+Teachers use its landmarks, the evaluation uses its face parameters; both load the same published weights. The network
+of cleardusk/3DDFA @f2b1e1e, the version before it, has the same blocks at full width.
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -14,6 +17,7 @@ BLOCKS = {
     "dw5_1": (256, 1), "dw5_2": (256, 1), "dw5_3": (256, 1), "dw5_4": (256, 1), "dw5_5": (256, 1), "dw5_6": (512, 2),
     "dw6": (512, 1),
 }  # fmt: skip
+HEADS = {"fc_param": 62, "fc_lm": 136}
 
 
 class _Separable(nn.Module):
@@ -29,24 +33,25 @@ class _Separable(nn.Module):
 
 
 class ThreeDDFA(nn.Module):
-    """The backbone and both heads, under the names of the published weights. A subclass applies one head in `forward`.
+    """The backbone and its heads, under the names of the published weights. A subclass applies one head in `forward`.
 
     fc_param gives the 62 parameters of the face model, fc_lm the 68 landmarks that the original only trains with.
+    wider: factor of all channels. heads: outputs by name.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, wider: int = 1, heads: Mapping[str, int] = HEADS) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(3, 16, 3, 2, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(16)
-        width = 16
+        width = 16 * wider
+        self.conv1 = nn.Conv2d(3, width, 3, 2, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
         for name, (outputs, stride) in BLOCKS.items():
-            self.add_module(name, _Separable(width, outputs, stride))
-            width = outputs
-        self.fc_param = nn.Linear(width, 62)
-        self.fc_lm = nn.Linear(width, 136)
+            self.add_module(name, _Separable(width, outputs * wider, stride))
+            width = outputs * wider
+        for name, outputs in heads.items():
+            self.add_module(name, nn.Linear(width, outputs))
 
     def pooled(self, faces: Tensor) -> Tensor:
-        """Faces (N, 3, 120, 120) BGR, (x - 127.5) / 128, to the features (N, 512) that both heads take."""
+        """Faces (N, 3, 120, 120) BGR, (x - 127.5) / 128, to the features (N, 512 x wider) that the heads take."""
         x = F.relu(self.bn1(self.conv1(faces)))
         for name in BLOCKS:
             x = self.get_submodule(name)(x)

@@ -12,13 +12,15 @@ A SWAPPER is one of these:
     FILE.safetensors            a student, or a teacher that was trained here
     FILE.onnx                   an exported student: whole.onnx, or generator.onnx
     FOLDER                      finished swaps of another program, one picture per pair: 00000.png and so on, named
-                                like the pairs in LIST/pairs.json
+                                like the pairs in LIST/pairs.json; or whole pictures named SOURCE-TARGET.png or
+                                TARGET_SOURCE.png, of any size
 
 `python datasets/make_pairs.py` writes a LIST. An experiment gives metrics, estimators and, without --pairs, the pairs
 of its test people; its stage `data` must have run.
 
 The command writes to the folder OUT: metrics.json with every value and its protocol, grid.png, and swaps/SWAPPER/ with
-the swaps. Give the same command again to continue after a stop.
+the swaps. Give the same command again to continue after a stop. With --protocol, each protocol has its own folder in
+OUT, and protocols.md shows them one after the other, with the reasons why their numbers differ.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ start.command(__name__, resumes=True)
 import argparse
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -40,7 +42,7 @@ import torch
 from distill import build, config
 from distill.config import ConfigError
 from distill.evaluate import pairs as lists
-from distill.evaluate import swappers
+from distill.evaluate import protocols, swappers
 from distill.evaluate.measure import PHOTO_ESTIMATORS, listed, measure, shortened, unmeasurable, write_grid
 from distill.evaluate.swappers import FinishedSwaps
 from distill.report import tables
@@ -49,7 +51,7 @@ from eval.estimators import Estimators
 from eval.intervals import UNITS
 from eval.pairs import Pairs
 from swapcore import terminal
-from swapcore.files import check_folder, read_record
+from swapcore.files import check_folder, read_record, write_text
 from swapcore.locks import folder_lock
 
 
@@ -76,6 +78,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--weights", nargs="+", metavar="FOLDER", help="folders to search for weight files first")
     parser.add_argument("--same-people", type=Path, metavar="FILE", help="each line: names in LIST of one person")
     parser.add_argument("--resolution", type=int, help="read LIST at this side in pixels; default: its own")
+    text = f"measure as other people's code does; some of {', '.join(protocols.read())}"
+    parser.add_argument("--protocol", nargs="+", default=[], metavar="NAME", help=text)
+    text = "names of the pictures in a FOLDER, such as '{source}_{target}'; default: recognised"
+    parser.add_argument("--names", metavar="PATTERN", help=text)
     parser.add_argument("--skip-missing", action="store_true", help="leave out pairs without a swap in some FOLDER")
     parser.add_argument("--out", type=Path, help="folder; default: runs/evaluation/LIST or runs/EXPERIMENT/evaluation")
     parser.add_argument(
@@ -106,8 +112,48 @@ def evaluate(args: argparse.Namespace) -> None:
         if args.experiment is None and "fooling_gap" in exp.eval.metrics and exp.eval.trained_encoder is None:
             exp = replace(exp, eval=replace(exp.eval, trained_encoder=_trained_encoder(args.swappers)))
     check_folder(out)
+    chosen = {key for key, _ in config.parsed(overrides)}
     with folder_lock(out):
-        _evaluate(args, exp, pairs, skipped, out, chosen={key for key, _ in config.parsed(overrides)})
+        if args.protocol:
+            _by_protocols(args, exp, pairs, skipped, out, chosen)
+        else:
+            _evaluate(args, exp, pairs, skipped, out, chosen)
+
+
+def _by_protocols(
+    args: argparse.Namespace,
+    exp: config.Experiment,
+    pairs: Pairs,
+    skipped: list[dict[str, str]],
+    out: Path,
+    chosen: set[str],
+) -> None:
+    """Measure by each protocol into a folder of its own, and write the page that shows them side by side."""
+    wanted = protocols.named(args.protocol)
+    taken = sorted(chosen & {f"eval.{role}" for role in (*Estimators.__dataclass_fields__, "flip")})
+    if taken and any(protocol.metrics for protocol in wanted):
+        raise ConfigError(f"--protocol: names its own estimators; leave out {', '.join(taken)}")
+    asked = exp.eval.metrics if "eval.metrics" in chosen else None
+    results: dict[str, Any] = {}
+    for protocol in wanted:
+        print(f"protocol {protocol.name}: {protocol.title}, {protocol.code}")
+        changed, missing = protocols.applied(protocol, exp, asked)
+        if not changed.eval.metrics:
+            for metrics, reason in protocols.grouped(missing).items():
+                print(f"not measured: {metrics}: {reason}")
+            print(f"protocol {protocol.name}: nothing can be measured without these files")
+            continue
+        keys = chosen - {"eval.metrics"} if protocol.metrics else chosen
+        by_protocol, folder = protocols.with_gallery(protocol, pairs), out / protocol.name
+        same = by_protocol.hash == pairs.hash  # swaps of another gallery are kept apart, since its hash names them
+        swaps = out / "swaps" if same else folder / "swaps"
+        results[protocol.name] = _evaluate(
+            args, changed, by_protocol, skipped, folder, keys, protocol.values, swaps, missing
+        )
+    if not results:
+        raise ConfigError(f"--protocol: no file for {', '.join(args.protocol)}; see above which, and from where")
+    write_text(out / "protocols.md", protocols.page(results))
+    print(out / "protocols.md")
 
 
 def _trained_encoder(names: Sequence[str]) -> str:
@@ -129,7 +175,12 @@ def _evaluate(
     skipped: list[dict[str, str]],
     out: Path,
     chosen: set[str],
-) -> None:
+    values: Collection[str] | None = None,
+    swaps_folder: Path | None = None,
+    missing: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
+    """Measure, write and print; returns the content of metrics.json. values: the only ones to keep. missing: metrics
+    that lack a file, with the reason."""
     estimators = build.estimators(exp)
     for line in skipped[:5]:
         print(f"skipped {line['what']}: {line['reason']}")
@@ -137,50 +188,66 @@ def _evaluate(
         print(f"{len(skipped)} skipped in all, {len(pairs)} pairs left")
     device, rows, names = "cuda" if torch.cuda.is_available() else "cpu", {}, {}
     for argument in args.swappers:
-        swapper = swappers.by_name(argument, exp, pairs, device)
+        swapper = swappers.by_name(argument, exp, pairs, device, args.names)
         name, number = swapper.name, 1
         while name in rows:
             number += 1
             name = f"{swapper.name}-{number}"
         rows[name] = swapper
         names.setdefault(argument, name)
+        if getattr(swapper, "naming", swappers.OWN) not in (swappers.OWN, "pairs"):
+            print(f"{argument}: pictures named by {swapper.naming}")
     if exp.eval.reference in names:  # a file or a folder, as the command names it
         exp = replace(exp, eval=replace(exp.eval, reference=names[exp.eval.reference]))
-    pairs, rows = _without_missing(pairs, rows, args.skip_missing)
+    pairs, rows, left_out = _without_missing(pairs, rows, args.skip_missing)
     not_measured = unmeasurable(exp.eval.metrics, rows, pairs, device)
     if not_measured and "eval.metrics" in chosen:
         raise ConfigError(f"--metrics: nothing to measure for {listed(not_measured)}; leave out these metrics")
     path = out / "metrics.json"
     if path.is_file() and (dropped := read_record(path)["rows"].keys() - rows.keys()):
         print(f"{path}: overwritten, without {', '.join(sorted(dropped))}; to keep them, give another --out")
-    content, swaps = measure(exp, rows, pairs, estimators, skipped, out, device)
+    content, swaps = measure(
+        exp, rows, pairs, estimators, [*skipped, *left_out], out, device, values=values, swaps_folder=swaps_folder,
+        missing=missing,
+    )  # fmt: skip
     write_grid(out / "grid.png", pairs, swaps, exp.eval.pictures)
     flipped = " with mirrored images" if exp.eval.flip else ""
-    print(f"{len(pairs)} pairs, gallery of {len(pairs.gallery)}, recogniser {exp.eval.recogniser}{flipped}")
+    read_by = f", recogniser {estimators.recogniser.name}{flipped}" if estimators.recogniser else ""
+    print(f"{len(pairs)} pairs, gallery of {len(pairs.gallery)}{read_by}")
     print(tables.as_text(content["rows"], content["differences"]))
     print(*tables.notes(content), sep="\n")
     for warning in content["verdicts"]:
         print(f"! {warning}")
     print(path, out / "grid.png", sep="\n")
+    return content
 
 
-def _without_missing(pairs: Pairs, rows: Mapping[str, Any], skip: bool) -> tuple[Pairs, dict[str, Any]]:
-    """Leave out the pairs that a folder of finished swaps has no swap for. Raises ConfigError unless `skip`."""
+def _without_missing(
+    pairs: Pairs, rows: Mapping[str, Any], skip: bool
+) -> tuple[Pairs, dict[str, Any], list[dict[str, str]]]:
+    """Leave out the pairs that a folder of finished swaps has no swap for; they are the third result, with the reason.
+
+    Raises ConfigError unless `skip`."""
     finished = {name: row for name, row in rows.items() if isinstance(row, FinishedSwaps)}
     missing = {i for row in finished.values() for i in row.missing}
     if not missing:
-        return pairs, dict(rows)
-    names = swappers.names_of(pairs)
+        return pairs, dict(rows), []
     text = "; ".join(
-        f"{name} lacks {len(row.missing)} of {len(pairs)} swaps ({shortened([names[i] for i in row.missing])})"
+        f"{name} lacks {len(row.missing)} of {len(pairs)} swaps ({shortened([row.names[i] for i in row.missing])})"
         for name, row in finished.items()
         if row.missing
     )
     if not skip:
         raise ConfigError(f"{text}; finish them, or give --skip-missing to leave these pairs out for every swapper")
     print(f"left out: {text}")
+    reasons = [
+        {"what": row.names[i], "reason": f"no such swap of {name}"}
+        for name, row in finished.items()
+        for i in row.missing
+    ]
     left = [i for i in range(len(pairs)) if i not in missing]
-    return pairs.subset(left), {**rows, **{n: FinishedSwaps(row.name, row.swaps[left]) for n, row in finished.items()}}
+    kept = {n: replace(row, swaps=row.swaps[left], missing=()) for n, row in finished.items()}
+    return pairs.subset(left), {**rows, **kept}, reasons
 
 
 if __name__ == "__main__":

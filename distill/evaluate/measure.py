@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -100,17 +100,24 @@ def measure(
     folder: Path,
     device: Any,
     track: Callable[[str, Mapping[str, Any]], None] | None = None,
+    values: Collection[str] | None = None,
+    swaps_folder: Path | None = None,
+    missing: Mapping[str, str] | None = None,
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Measure swappers, given by the name of their row, with the metrics of `exp`. Returns the content of metrics.json,
     and the swaps (N, 3, H, H) uint8 by row.
 
     metrics.json is written after every row. A row is taken over, with its environment, if the file has it under the
-    same key: the hash of everything that its values depend on. `track` gets each row. Raises ConfigError where no
-    metric has a value for any swapper and where the reference is no row, ValueError if a swapper cannot be measured.
+    same key: the hash of everything that its values depend on. `track` gets each row. values: the keys to keep, None
+    for all. swaps_folder: where swaps are kept, by default `swaps` in `folder`. missing: further metrics that are not
+    measured, with the reason. Raises ConfigError where no metric has a value for any swapper and where the reference is
+    no row, ValueError if a swapper cannot be measured.
     """
     not_measured = unmeasurable(exp.eval.metrics, rows, pairs, device)
     if len(not_measured) == len(set(exp.eval.metrics)):
         raise ConfigError(f"eval.metrics: nothing can be measured: {listed(not_measured)}; choose other metrics")
+    not_measured |= missing or {}
+    swaps_folder = swaps_folder or folder / "swaps"
     if exp.eval.reference not in (None, *rows):
         missing = f"no swapper '{exp.eval.reference}' is measured here{nearest(exp.eval.reference, rows)}"
         raise ConfigError(f"eval.reference: {missing}")
@@ -132,17 +139,19 @@ def measure(
     for name, swapper in rows.items():
         names = digest(list(swappers.names_of(pairs)))
         origin = [pairs.hash, names, swappers.fingerprint(swapper), exp.eval.batch_size, str(device)]
-        swaps[name], failed = _swap(evaluation, swapper, name, folder / "swaps" / name, origin)
-        key = _key(exp, pairs, estimators, origin)
+        swaps[name], failed = _swap(evaluation, swapper, name, swaps_folder / name, origin)
+        key = _key(exp, pairs, estimators, origin if values is None else [*origin, *sorted(values)])
         if before.get("keys", {}).get(name) == key:
             kept = {metric: Measured.from_dict(value) for metric, value in before["rows"][name].items()}
-            values, where = evaluation.with_intervals(kept), before["environments"][name]
+            measured, where = evaluation.with_intervals(kept), before["environments"][name]
         else:
-            values, where = evaluation.measure(swapper, exp.eval.metrics, swaps=swaps[name]), now
-        content["rows"][name] = {metric: value.as_dict() for metric, value in values.items()}
+            measured, where = evaluation.measure(swapper, exp.eval.metrics, swaps=swaps[name]), now
+        if values is not None:
+            measured = {metric: value for metric, value in measured.items() if metric in values}
+        content["rows"][name] = {metric: value.as_dict() for metric, value in measured.items()}
         content["keys"][name], content["environments"][name] = key, where
         content["verdicts"] += swappers.own_estimators(name, swapper, estimators)
-        content["verdicts"] += _warnings(name, values, swaps[name], failed, pairs)
+        content["verdicts"] += _warnings(name, measured, swaps[name], failed, pairs)
         write_record(path, content)
         if track:
             track(name, content["rows"][name])

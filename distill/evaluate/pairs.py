@@ -21,9 +21,9 @@ import teachers
 from distill.config import ConfigError, Experiment
 from distill.data.photos import Photos, read_manifest
 from distill.data.renderer import refuse_others
-from eval.pairs import REGIONS, Pairs, merged
+from eval.pairs import LANDMARKS, REGIONS, Origin, Pairs, merged
 from swapcore.files import digest, read_json, write_json
-from swapcore.images import DataError, decode, picture_side, resized, to_uint8
+from swapcore.images import SUFFIXES, DataError, decode, picture_side, resized, to_uint8
 from teachers.exact import RENDERER, SEGMENTS, occluder_mask
 
 FORMAT = 1
@@ -161,6 +161,7 @@ def load(listing: dict[str, Any], root: Path, resolution: int | None = None) -> 
         gallery_holds_sources=listing["gallery_holds_sources"],
         protocol=protocol,
         **_synthetic_fields(listing.get("pictures", {}), sources, targets, root, size),
+        **_origins(listing.get("pictures", {}), sources, targets, [g["file"] for g in listing["gallery"]]),
     ), skipped
 
 
@@ -193,6 +194,35 @@ def _synthetic_fields(
         "mask": _stack(masks, [row["mask"] for row in rows[1]]) > 127,
         "occluder": occluder_mask(attributes, size),
     }
+
+
+def _origins(pictures: dict[str, dict], sources: list[str], targets: list[str], gallery: list[str]) -> dict[str, Any]:
+    """The fields of Pairs on the pictures as they were before: their names, and their landmarks where they are known.
+
+    Landmarks of crops are those of the whole picture, for swaps of others; the crops themselves all have the same.
+    """
+    origins = []
+    for source, target in zip(sources, targets, strict=True):
+        facts = pictures.get(target, {})
+        names, known = [_origin(file, pictures) for file in (source, target)], {}
+        if facts.get("cropped") and "points" in facts:
+            known = {"size": tuple(facts["size"]), "landmarks": tuple(map(tuple, facts["points"]))}
+        origins.append(Origin(*names, **known))
+    columns = dict(zip(LANDMARKS, (sources, targets, gallery), strict=True))
+    rows = {key: [pictures.get(file, {}) for file in files] for key, files in columns.items()}
+    if any("points" not in row or row["cropped"] for column in rows.values() for row in column):
+        return {"origins": tuple(origins)}
+    return {"origins": tuple(origins)} | {
+        key: torch.tensor([np.divide(row["points"], row["size"]).tolist() for row in column], dtype=torch.float32)
+        for key, column in rows.items()
+    }
+
+
+def _origin(file: str, pictures: dict[str, dict]) -> str:
+    """The name of the picture that a file was made from; `align_folder` keeps its ending before its own."""
+    stem = Path(file).stem
+    inner = Path(stem)
+    return pictures.get(file, {}).get("origin") or (inner.stem if inner.suffix.lower() in SUFFIXES else stem)
 
 
 def exact_swaps(source: list[dict], target: list[dict], size: int, drawn_at: int | None = None) -> torch.Tensor:

@@ -5,7 +5,8 @@ landmark_warp, simswap, ...             a teacher, with the files that `pseudo_g
 student.safetensors                     a student, with the identity encoder that the file names
 teacher.safetensors                     a teacher that was trained here
 student.onnx                            inputs source and target, or target and embedding
-FOLDER                                  finished swaps, one picture per pair, named as the list names its pairs
+FOLDER                                  finished swaps, one picture per pair, named as the list names its pairs, or by
+                                        the pictures of source and target
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from eval.pairs import Pairs
 from students.identity_encoder import CARDS as ENCODERS
 from swapcore import weights
 from swapcore.files import bytes_hash
-from swapcore.images import DataError, decode, list_pictures
+from swapcore.images import DataError, decode, list_pictures, resized
 from swapcore.onnx import Session, content_sha256, files_by_name
 
 COPIES = {"copy-target": sanity.copy_target, "copy-source": sanity.copy_source}
@@ -62,8 +63,9 @@ def trained(exp: Experiment) -> dict[str, Path]:
     return {name: exp.folder / stage / learner_of(exp.student.name, stage).file for name, stage in stages.items()}
 
 
-def by_name(name: str, exp: Experiment, pairs: Pairs, device: Any) -> Any:
-    """One of the swappers listed above. Raises ConfigError that lists the known names."""
+def by_name(name: str, exp: Experiment, pairs: Pairs, device: Any, pattern: str | None = None) -> Any:
+    """One of the swappers listed above. pattern: of the names in a folder, as in `namings`. Raises ConfigError that
+    lists the known names."""
     if name in COPIES:
         return COPIES[name]
     if name == "exact":
@@ -85,7 +87,7 @@ def by_name(name: str, exp: Experiment, pairs: Pairs, device: Any) -> Any:
     if name.endswith(".onnx"):
         return OnnxStudent(name, exp, pairs.resolution)
     if Path(name).is_dir():
-        return read_finished(Path(name), pairs)
+        return read_finished(Path(name), pairs, pattern)
     known = [*COPIES, "exact", *specs, *teachers.TEACHERS]
     raise ConfigError(
         f"unknown swapper '{name}'; known: {', '.join(dict.fromkeys(known))}, a student's or teacher's .safetensors "
@@ -123,42 +125,110 @@ class TeacherSwapper(torch.nn.Module):
 
 @dataclass(frozen=True, eq=False)
 class FinishedSwaps:
-    """Swaps (N, 3, H, H) uint8 in the order of the pairs. missing: numbers of the pairs without a swap."""
+    """Swaps (N, 3, H, H) uint8 in the order of the pairs. missing: numbers of the pairs without a swap. naming: how the
+    files are named; names: the name of each pair's file by it."""
 
     name: str
     swaps: torch.Tensor
     missing: Sequence[int] = ()
+    naming: str = "pairs"
+    names: Sequence[str] = ()
 
 
-def read_finished(folder: Path, pairs: Pairs) -> FinishedSwaps:
-    """A folder of `<pair>.png` (or .jpg, .webp, .tif ...) that another program wrote, aligned like the pairs.
+# How people name swaps, and the names of the pairs' files; the first that fits most files is taken.
+OWN, NUMBER = "the list's own names", "numbers of the pairs"
+PATTERNS = ("{source}-{target}", "{target}_{source}")
+ASPECT = 1.03  # ratio by which the aspect of a swap may differ from that of the target's picture
 
-    Raises DataError where no pair has a picture, where one is damaged or has another size, and where a pair has two.
+
+def namings(pairs: Pairs, pattern: str | None = None) -> dict[str, Sequence[str]]:
+    """The names of the pairs' swaps, without ending, by each way of naming; by `pattern` alone if one is given, in
+    which {source} and {target} stand for the names of the pictures. Raises ConfigError for another pattern."""
+    if pattern is not None and not all(f"{{{end}}}" in pattern for end in ("source", "target")):
+        raise ConfigError(f"--names: expected a pattern with {{source}} and {{target}}, got '{pattern}'")
+    own = names_of(pairs)
+    patterns = PATTERNS if pattern is None else (pattern,)
+    known: dict[str, Sequence[str]] = {OWN: own} if pattern is None else {}
+    for one in patterns if pairs.origins is not None else ():
+        known[one] = [one.replace("{source}", o.source).replace("{target}", o.target) for o in pairs.origins]
+    return known
+
+
+def read_finished(folder: Path, pairs: Pairs, pattern: str | None = None) -> FinishedSwaps:
+    """A folder of swaps that another program wrote, one picture (.png, .jpg, .webp, .tif ...) for each pair.
+
+    Named as the list names its pairs, they are crops aligned like the pairs. Named by the pictures of source and target
+    (see PATTERNS), they are whole pictures in the target's frame, of any size: they are aligned by the target's
+    landmarks where the list has aligned its pictures, else resized like them. Numbers may have any number of zeros.
+
+    Raises DataError where no pair has a picture, where one is damaged or has another shape, and where a pair has two.
     """
-    names, files = names_of(pairs), {}
+    files: dict[str, Path] = {}
+    second: dict[str, Path] = {}
     for path in list_pictures(folder, deep=False)[0]:
-        first = files.setdefault(path.stem, path)
-        if first != path and path.stem in names:
-            raise DataError(f"{path}: a second picture of pair {path.stem}, beside {first.name}; delete one of them")
+        if files.setdefault(path.stem, path) != path:
+            second[path.stem] = path
+    known = namings(pairs, pattern)
+    own = names_of(pairs)
+    if pattern is None and all(name.isdigit() for name in own):
+        by_number = {int(stem): stem for stem in files if stem.isascii() and stem.isdigit()}
+        known[NUMBER] = [by_number.get(int(name), name) for name in own]
+    counts = {naming: sum(name in files for name in names) for naming, names in known.items()}
+    naming = max(counts, key=counts.__getitem__)
+    names = known[naming]
     missing = [i for i, name in enumerate(names) if name not in files]
     if len(missing) == len(names):
+        examples = " or ".join(f"{column[0]}.png" for way, column in known.items() if way != NUMBER)
         raise DataError(
-            f"{folder}: holds none of the {len(names)} swaps; expected {names[0]}.png and so on, a picture for each "
-            f"pair of '{pairs.name}'"
+            f"{folder}: holds none of the {len(names)} swaps; expected {examples} and so on, a picture for each pair "
+            f"of '{pairs.name}'"
         )
-    swaps = torch.zeros_like(pairs.target)
+    for name in names:
+        if name in second:
+            raise DataError(
+                f"{second[name]}: a second picture of pair {name}, beside {files[name].name}; delete one of them"
+            )
+    swaps, absent = torch.zeros_like(pairs.target), set(missing)
     for i, name in enumerate(names):
-        if name in files:
-            pixels = torch.from_numpy(decode(files[name]))
-            if pixels.shape != swaps[i].shape:
-                _, height, width = pixels.shape
-                side = pairs.resolution
-                raise DataError(
-                    f"{files[name]}: {width} x {height} pixels, the pairs have {side} x {side}; swap the crops of the "
-                    f"list, or read the list at that size with --resolution"
-                )
-            swaps[i] = pixels
-    return FinishedSwaps(folder.name, swaps, missing)
+        if i not in absent:
+            whole = naming not in (OWN, NUMBER)
+            swaps[i] = _whole_picture(files[name], pairs, i) if whole else _crop(files[name], pairs)
+    return FinishedSwaps(folder.name, swaps, missing, naming, names)
+
+
+def _crop(path: Path, pairs: Pairs) -> torch.Tensor:
+    """A swap that is aligned like the pairs."""
+    pixels = torch.from_numpy(decode(path))
+    if pixels.shape != pairs.target.shape[1:]:
+        _, height, width = pixels.shape
+        side = pairs.resolution
+        raise DataError(
+            f"{path}: {width} x {height} pixels, the pairs have {side} x {side}; swap the crops of the "
+            f"list, or read the list at that size with --resolution"
+        )
+    return pixels
+
+
+def _whole_picture(path: Path, pairs: Pairs, number: int) -> torch.Tensor:
+    """A swap in the frame of the target's picture, brought to the frame of the pairs."""
+    origin = pairs.origins[number]
+    pixels = decode(path)
+    _, height, width = pixels.shape
+    if origin.landmarks is None:
+        return resized(torch.from_numpy(pixels)[None], pairs.resolution)[0]
+    ratio = (width / height) / (origin.size[0] / origin.size[1])
+    if not 1 / ASPECT < ratio < ASPECT:
+        raise DataError(
+            f"{path}: {width} x {height} pixels, the target's picture {origin.target} has {origin.size[0]} x "
+            f"{origin.size[1]}: a crop of another frame; paste the swaps back, or name crops of the list as the list "
+            f"names its pairs"
+        )
+    from distill.data.faces import align  # needs the extra `video`, which lists of aligned pictures had
+
+    scale = np.array([width / origin.size[0], height / origin.size[1]])
+    image = np.ascontiguousarray(pixels.transpose(1, 2, 0))
+    crop = align(image, np.array(origin.landmarks) * scale, pairs.resolution)
+    return torch.from_numpy(np.ascontiguousarray(crop.transpose(2, 0, 1)))
 
 
 def names_of(pairs: Pairs) -> Sequence[str]:

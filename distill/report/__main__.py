@@ -1,6 +1,8 @@
 """Tables over several runs:
 
 python -m distill.report paper          the original's size table and the field's accuracy tables, with our results
+python -m distill.report field          the field's accuracy tables, protocol by protocol, with our results
+python -m distill.report protocols      the texts of docs/protocols.md, from eval/protocols.yaml
 python -m distill.report experiments    the tables of experiments/README.md, from experiments/results
 """
 
@@ -14,8 +16,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from distill.evaluate import protocols
 from distill.report import experiments, paper, paper_pages
 from swapcore import terminal
+from swapcore.files import write_text
 from swapcore.weights import ROOT
 
 
@@ -28,12 +32,38 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--results", type=Path, nargs="+", default=[], metavar="PATH",
         help="metrics.json files, or folders of runs (default: experiments/results of a clone)",
     )  # fmt: skip
+    command = commands.add_parser("field", help="accuracy tables of the field by protocol, as Markdown and CSV")
+    command.add_argument("--out", type=Path, default=Path("runs/field"), help="output folder (default: runs/field)")
+    command.add_argument(
+        "--results", type=Path, nargs="+", default=[], metavar="PATH",
+        help="metrics.json files, or folders of `python -m distill.evaluate --protocol`",
+    )  # fmt: skip
     command = commands.add_parser("experiments", help="the tables of experiments/README.md, from the kept results")
     command.add_argument("--page", type=Path, default=ROOT / "experiments" / "README.md", help="the page to write")
+    command = commands.add_parser("protocols", help="the texts of docs/protocols.md, from eval/protocols.yaml")
+    command.add_argument("--page", type=Path, default=ROOT / "docs" / "protocols.md", help="the page to write")
     args = parser.parse_args(arguments)
+    if args.table == "protocols":
+        return terminal.run_command(lambda: write_protocols(args.page))
     if args.table == "experiments":
         return terminal.run_command(lambda: write_experiments(args.page))
+    if args.table == "field":
+        return terminal.run_command(lambda: write_field(args.out, args.results))
     return terminal.run_command(lambda: write_paper(args.out, args.results))
+
+
+def write_protocols(page: Path) -> None:
+    """Write the texts of the protocols into the page. Raises ConfigError."""
+    write_text(page, protocols.rewritten(page.read_text(encoding="utf-8")))
+    print(page)
+
+
+def write_field(folder: Path, results: Sequence[Path]) -> None:
+    """Write the tables by protocol; print a summary and the files. Raises PaperError."""
+    tables = paper.field(results)
+    written = paper_pages.write_field(folder, tables)
+    print(paper_pages.field_summary(tables))
+    print(*written, sep="\n")
 
 
 def write_experiments(page: Path) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 from distill.report import published, sizes
 from distill.report.results import Result, find_results, read_result
 from distill.report.tables import shares
-from eval import table_values
+from eval import METRICS, table_values
 from eval.measured import depends_on
 from eval.metric import Value
 from swapcore.files import flatten
@@ -79,6 +79,35 @@ def tables(results: Sequence[Path] = (), book_path: Path = sizes.PUBLISHED) -> l
     measured = [read_result(path) for path in find_results(results)]
     quoted = [_published_table(book, spec, measured) for spec in book["tables"]]
     return [*size_tables(book), *quoted, *measured_tables(measured)]
+
+
+def field(results: Sequence[Path] = (), book_path: Path = sizes.PUBLISHED) -> list[Table]:
+    """The published tables of accuracy, by protocol, with ours beside; then the values of runs that were measured by a
+    named protocol. Raises PaperError as `tables` does."""
+    book = published.read(book_path)
+    measured = [read_result(path) for path in find_results(results)]
+    accuracy = [spec for spec in book["tables"] if any(_is_accuracy(key) for key in spec["columns"])]
+    accuracy.sort(key=lambda spec: list(book["protocols"]).index(spec["protocol"]))
+    quoted = [_published_table(book, spec, measured) for spec in accuracy]
+    by_name: dict[str, list[Result]] = {}
+    for result in measured:
+        by_name.setdefault(result.pairs.get("protocol", {}).get("measured_by", ""), []).append(result)
+    own = [
+        replace(table, protocol_name=f"{table.name}_{name}", protocol={"protocol": _where(name)} | dict(table.protocol))
+        for name, group in by_name.items()
+        if name
+        for table in measured_tables(group)
+    ]
+    return [*quoted, *own]
+
+
+def _is_accuracy(key: str) -> bool:
+    """Whether a recogniser, a pose or an expression estimator reads a value."""
+    return any(key == value.key for metric in METRICS.values() if metric.needs in ROLES for value in metric.values)
+
+
+def _where(name: str) -> str:
+    return f"{name}, in words in docs/protocols.md#{name}"
 
 
 def agrees(requires: Mapping[str, Any], facts: Mapping[str, Any]) -> bool:

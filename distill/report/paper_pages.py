@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv as comma_separated
 import io
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,7 +29,15 @@ LEGEND = (
 
 def write(folder: Path, tables: Sequence[Table]) -> list[Path]:
     """paper.md, paper.html and paper.csv; the paths of the files."""
-    pages = {"paper.md": markdown(tables), "paper.html": html(tables), "paper.csv": csv(tables)}
+    return _write(folder, {"paper.md": markdown(tables), "paper.html": html(tables), "paper.csv": csv(tables)})
+
+
+def write_field(folder: Path, tables: Sequence[Table]) -> list[Path]:
+    """field.md, whose values link to the text of their protocol, and field.csv; the paths of the files."""
+    return _write(folder, {"field.md": field_markdown(tables), "field.csv": csv(tables)})
+
+
+def _write(folder: Path, pages: dict[str, str]) -> list[Path]:
     for name, text in pages.items():
         write_text(folder / name, text)
     return [folder / name for name in pages]
@@ -36,12 +45,16 @@ def write(folder: Path, tables: Sequence[Table]) -> list[Path]:
 
 def summary(tables: Sequence[Table]) -> str:
     """The number of cells that are measured, quoted and unknown."""
-    states = [cell.state for table in tables for cell in table.cells()]
-    counts = ", ".join(f"{states.count(state)} {state}" for state in ("measured", "quoted", "unknown"))
-    text = f"{len(states)} cells in {len(tables)} tables: {counts}."
+    text = _counts(tables)
     if not any(table.name.startswith("measured_") for table in tables):
         text += " They show published numbers and computed sizes only, since no results were given (see --results)."
     return text
+
+
+def _counts(tables: Sequence[Table]) -> str:
+    states = [cell.state for table in tables for cell in table.cells()]
+    counts = ", ".join(f"{states.count(state)} {state}" for state in ("measured", "quoted", "unknown"))
+    return f"{len(states)} cells in {len(tables)} tables: {counts}."
 
 
 def csv(tables: Sequence[Table]) -> str:
@@ -72,10 +85,28 @@ def markdown(tables: Sequence[Table]) -> str:
     return "\n".join(lines)
 
 
-def table_markdown(table: Table) -> str:
-    """One table alone, with its remarks."""
+def field_markdown(tables: Sequence[Table]) -> str:
+    """Every protocol with its text and its tables, in each of which all values are by this protocol and link to it."""
+    lines = ["# The field, protocol by protocol", "", LEGEND, "", field_summary(tables), ""]
+    for name in dict.fromkeys(table.protocol_name for table in tables):
+        own = [table for table in tables if table.protocol_name == name]
+        lines += [f"## {name}", "", *(f"- {key}: {text}" for key, text in _facts(replace(own[0], source=""))), ""]
+        for table in own:
+            source = [f"Published in {table.source}.", ""] if table.source else []
+            lines += [f"### {table.title}", "", *source, table_markdown(table, link=f"#{name}"), ""]
+    return "\n".join(lines)
+
+
+def field_summary(tables: Sequence[Table]) -> str:
+    """The number of protocols, and of cells that are measured, quoted and unknown."""
+    protocols = len({table.protocol_name for table in tables})
+    return f"{protocols} protocols; no two share a table. {_counts(tables)}"
+
+
+def table_markdown(table: Table, link: str = "") -> str:
+    """One table alone, with its remarks. link: the target of every value, if there is one."""
     rows, remarks = _entries(table)
-    lines = [markdown_table([[_as_markdown(entry) for entry in row] for row in rows])]
+    lines = [markdown_table([[_as_markdown(entry, link) for entry in row] for row in rows])]
     if remarks:
         lines += ["", *(f"[{number}] {text}  " for number, text in enumerate(remarks, 1))]
     return "\n".join(lines)
@@ -99,8 +130,10 @@ class Entry(NamedTuple):
     remarks: tuple[int, ...] = ()
 
 
-def _as_markdown(entry: Entry) -> str:
+def _as_markdown(entry: Entry, link: str = "") -> str:
     text = f"**{entry.text}**" if entry.kind == "measured" else entry.text
+    if link and entry.kind in ("measured", "quoted"):
+        text = f"[{text}]({link})"
     numbers = "".join(f"[{number}]" for number in entry.remarks)
     return " ".join(filter(None, (text, entry.small and f"({entry.small})", numbers)))
 

@@ -91,9 +91,10 @@ def find_all(cards: Iterable[Card], folders: Iterable[str | Path] = ()) -> list[
         if card.file is None:
             problems[card.name] = f"weights '{card.name}': nobody published them. {card.note}"
         elif not files[card.file] and not card.url:
+            known = f", sha256 {card.sha256}" if card.sha256 else ""
             problems[card.name] = (
-                f"weights '{card.name}': {card.file} is missing; get it from {card.source} (licence: {card.licence}, "
-                f"sha256 {card.sha256})"
+                f"weights '{card.name}': {card.file} is missing; get it from {card.source} "
+                f"(licence: {card.licence}{known})"
             )
     if problems:
         raise WeightsError(

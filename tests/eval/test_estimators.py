@@ -269,6 +269,7 @@ def test_networks_without_files_are_untrained(name, output):
     with torch.inference_mode():
         readings = estimator(*couple)
     shape = {"pose": (2, 3), "perceptual": (2,)}.get(output)
+    shape = (2, 198) if name == "hopenet_reliableswap" else shape
     assert torch.isfinite(readings).all() and (shape is None or readings.shape == shape)
 
 

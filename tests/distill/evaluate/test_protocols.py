@@ -1,0 +1,238 @@
+"""Protocols by name: answers known by hand through the command, damaged files, and the page that compares them."""
+
+import json
+
+import pytest
+import torch
+import yaml
+from conftest import ROOT
+from PIL import Image
+
+from distill.config import ConfigError
+from distill.evaluate import __main__ as evaluate
+from distill.evaluate import listed, protocols
+from eval import estimators
+from eval.cards import CARDS
+from swapcore.images import save_png
+
+SIDE, PEOPLE = 32, 10
+BAD = (3, 7)  # pairs whose swap shows the target's person, in a pose that is (3, 4, 12) off
+
+
+def portrait(person, pose, seed):
+    """A picture whose first row has the person as a bright column, and whose last row has three angles."""
+    image = torch.randint(60, 200, (3, SIDE, SIDE), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
+    image[:, 0] = 0
+    image[:, 0, person] = 255
+    image[:, -1, :3] = torch.tensor(pose, dtype=torch.uint8)
+    return image
+
+
+class Person(torch.nn.Module):
+    def forward(self, images):
+        return torch.nn.functional.normalize(images[:, 0, 0, :PEOPLE] + 1)
+
+
+class Angles(torch.nn.Module):
+    """Angles in degrees, or the first of 66 logits of each."""
+
+    def __init__(self, logits):
+        super().__init__()
+        self.logits = logits
+
+    def forward(self, images):
+        angles = ((images[:, 0, -1, :3] + 1) * 127.5).round()
+        if not self.logits:
+            return angles
+        return torch.nn.functional.pad(angles[:, :, None], (0, 65)).flatten(1)
+
+
+@pytest.fixture
+def readers(monkeypatch, tmp_path):
+    """Networks that read what `portrait` writes in place of the published ones; the folder of their files."""
+    built = {
+        "sphere20": lambda card, output, paths: Person(),
+        "hopenet": lambda card, output, paths: Angles(card.options["logits"]),
+        "whitened_parameters": lambda card, output, paths: Angles(False),
+        "reconstruction": lambda card, output, paths: Angles(False),
+    }
+    for name, build in built.items():
+        monkeypatch.setitem(estimators.ARCHITECTURES, name, build)
+    folder = tmp_path / "weights"
+    folder.mkdir()
+    for card in CARDS.values():
+        if card.architecture in built:
+            (folder / card.file).write_text(card.name)
+    return folder
+
+
+@pytest.fixture
+def swapped(tmp_path):
+    """A list of ten pairs, and a folder of swaps that are named by their pictures."""
+    pictures, swaps = tmp_path / "pictures", tmp_path / "peer"
+    lines = ["source,target"]
+    for i in range(PEOPLE):
+        source, pose, other = portrait(i, (90, 90, 90), i), (10 + i, 40, 70), (i + 1) % PEOPLE
+        target = portrait(other, pose, 100 + i)
+        swap = portrait(other if i in BAD else i, (13 + i, 44, 82) if i in BAD else pose, 100 + i)
+        save_png(source, pictures / f"s{i}.png")
+        save_png(target, pictures / f"t{i}.png")
+        save_png(swap, swaps / f"s{i}-t{i}.png")
+        lines.append(f"s{i}.png,t{i}.png")
+    pairs = tmp_path / "mine.csv"
+    pairs.write_text("\n".join(lines))
+    listed.write("mine", listed.from_csv(pairs), pictures, tmp_path / "list", resolution=SIDE)
+    return tmp_path / "list", swaps
+
+
+def run(swapped, out, *names, more=()):
+    listing, swaps = swapped
+    arguments = [str(swaps), "copy-source", "--pairs", str(listing), "--out", str(out), "--protocol", *names]
+    return evaluate.main([*arguments, *map(str, more), "--set", "threads=1"])
+
+
+def values(out, name, row="peer"):
+    rows = json.loads((out / name / "metrics.json").read_text())["rows"]
+    return {key: value["value"] for key, value in rows[row].items()}
+
+
+def test_each_protocol_gives_the_number_known_by_hand(readers, swapped, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert run(swapped, out, "casia", "reliableswap", "reface", more=["--weights", readers]) == 0
+    printed = capsys.readouterr().out
+    casia, reliable, reface = (values(out, name) for name in ("casia", "reliableswap", "reface"))
+    # 8 of 10 swaps show the source's person; two angles are (3, 4, 12) off, whose norm is 13.
+    assert casia.keys() == {
+        "id_retrieval_top1_pct", "id_similarity_source", "pose_error_deg", "expression_error", "ssim_source",
+    }  # fmt: skip
+    assert casia["id_retrieval_top1_pct"] == 80 and casia["id_similarity_source"] == pytest.approx(0.8)
+    assert casia["pose_error_deg"] == pytest.approx(2.6) == casia["expression_error"] == reface["pose_error_deg"]
+    assert values(out, "casia", "copy-source")["ssim_source"] == 1
+    # sqrt(2 x 9 / 10), sqrt(2 x 16 / 10), sqrt(2 x 144 / 10): their mean, halved. The first tenth is pair 0.
+    by_hand = sum((2 * square / 10) ** 0.5 for square in (9, 16, 144)) / 3 / 2
+    assert reliable["pose_logits_l2"] == pytest.approx(by_hand) and reliable["id_retrieval_top1_pct"] == 80
+    assert reliable["id_similarity_first_tenth"] == pytest.approx(1)
+    assert reface.keys() == {"pose_error_deg", "expression_error"}
+    assert "pictures named by {source}-{target}" in printed and "protocol casia: The CASIA survey" in printed
+
+    one = json.loads((out / "casia" / "metrics.json").read_text())["rows"]["peer"]["id_retrieval_top1_pct"]["protocol"]
+    assert one["data"]["measured_by"] == "casia" and one["recogniser"]["name"] == "cosface_acc9928"
+    assert one["flip"] == "image and mirror image, concatenated"
+    two = json.loads((out / "reliableswap" / "metrics.json").read_text())["rows"]["peer"]["id_retrieval_top1_pct"]
+    assert two["protocol"]["flip"] == "none" and "the sources themselves" in two["protocol"]["gallery"]["definition"]
+
+
+def test_the_page_has_a_table_a_protocol_and_says_why_numbers_differ(readers, swapped, tmp_path):
+    out = tmp_path / "out"
+    assert run(swapped, out, "casia", "reliableswap", more=["--weights", readers]) == 0
+    page = (out / "protocols.md").read_text()
+    tables = [part for part in page.split("\n## ") if part.startswith(("The CASIA survey", "ReliableSwap\n"))]
+    assert len(tables) == 2 and "[2.60](#casia)" in tables[0] and "(#reliableswap)" not in tables[0]
+    assert "(#casia)" not in tables[1] and "pose logits" in tables[1] and "pose error" not in tables[1]
+    why = page.split("## Why the numbers differ")[1].split("\n## ")[0]
+    assert "pose error ° by [casia](#casia): peer 2.60" in why and "pose logits L2 by [reliableswap]" in why
+    assert "not degrees (reliableswap)" in why and "flip: features of the crop" in why
+    for name in ("casia", "reliableswap"):
+        assert f"\n## {name}\n" in page, "every link has its heading"
+
+
+def test_a_missing_network_is_named_with_its_source_and_the_rest_is_measured(readers, swapped, tmp_path, capsys):
+    (readers / CARDS["cosface_acc9928"].file).unlink()
+    out = tmp_path / "out"
+    assert run(swapped, out, "casia", more=["--weights", readers]) == 0
+    printed = capsys.readouterr().out
+    assert "not measured: id_retrieval: weights 'cosface_acc9928': CosFace_ACC99.28.pth is missing; get it" in printed
+    assert "face-swapping-survey" in printed and "name its folder with --weights" in printed and "None" not in printed
+    assert values(out, "casia").keys() == {"pose_error_deg", "expression_error", "ssim_source"}
+    content = json.loads((out / "casia" / "metrics.json").read_text())
+    assert "CosFace_ACC99.28.pth is missing" in content["not_measured"]["id_similarity"]
+    page = (out / "protocols.md").read_text()
+    assert (
+        "- not measured: id_retrieval, id_similarity: weights 'cosface_acc9928': CosFace_ACC99.28.pth is miss" in page
+    )
+
+
+def test_without_any_file_the_command_fails_and_names_all(swapped, tmp_path, capsys):
+    assert run(swapped, tmp_path / "out", "reface") == 2
+    captured = capsys.readouterr()
+    assert "hopenet_robust_alpha1.pkl is missing" in captured.out and "epoch_20.pth is missing" in captured.out
+    assert "no file for reface" in captured.err
+
+
+def test_damaged_weights_name_file_and_key(swapped, tmp_path, capsys):
+    folder = tmp_path / "weights"
+    folder.mkdir()
+    torch.save({"fc.weight": torch.zeros(512, 9)}, folder / "CosFace_ACC99.28.pth")
+    (folder / "hopenet_robust_alpha1.pkl").write_text("<html>")
+    for metric, message in (("id_retrieval", "layer1.0.weight"), ("pose_error", "hopenet_robust_alpha1.pkl")):
+        more = ["--weights", folder, "--metrics", metric]
+        assert run(swapped, tmp_path / metric, "casia", more=more) == 2
+        assert message in capsys.readouterr().err
+
+
+def test_names_and_options_that_a_protocol_does_not_take(readers, swapped, tmp_path, capsys):
+    for names, more, message in (
+        (["cassia"], [], "unknown protocol 'cassia'; did you mean 'casia'?"),
+        (["casia"], ["--recogniser", "xiaoccer_128"], "names its own estimators; leave out eval.recogniser"),
+        (["reface"], ["--metrics", "ssim_source"], "protocol reface has none of them"),
+    ):
+        assert run(swapped, tmp_path / "out", *names, more=["--weights", readers, *more]) == 2
+        assert message in capsys.readouterr().err
+
+
+def test_missing_swaps_are_counted_and_named(readers, swapped, tmp_path, capsys):
+    for i in (0, 4):
+        (swapped[1] / f"s{i}-t{i}.png").unlink()
+    assert run(swapped, tmp_path / "out", "reface", more=["--weights", readers]) == 2
+    assert "peer lacks 2 of 10 swaps (s0-t0, s4-t4)" in capsys.readouterr().err
+    assert run(swapped, tmp_path / "out", "reface", more=["--weights", readers, "--skip-missing"]) == 0
+    content = json.loads((tmp_path / "out" / "reface" / "metrics.json").read_text())
+    assert content["pairs"]["count"] == 8
+    assert content["pairs"]["skipped"][0] == {"what": "s0-t0", "reason": "no such swap of peer"}
+    assert values(tmp_path / "out", "reface")["pose_error_deg"] == pytest.approx(26 / 8)
+    Image.new("RGB", (4, 4)).save(swapped[1] / "s0-t0.gif")
+    (swapped[1] / "s4-t4.png").write_text("no picture")
+    assert run(swapped, tmp_path / "out", "reface", more=["--weights", readers]) == 2
+    assert "s4-t4.png: not a readable picture" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda book: book["casia"].pop("facts"), "casia: lacks 'facts'"),
+        (lambda book: book["casia"].update(network="x"), "casia: unknown key 'network'"),
+        (lambda book: book["casia"]["metrics"].update(id=[]), "unknown metric 'id'"),
+        (
+            lambda book: book["casia"]["metrics"].update(pose_error=["pose_error"]),
+            "pose_error has no value 'pose_error'",
+        ),
+        (lambda book: book["reface"]["estimators"].pop("pose"), "reface: estimators: lacks 'pose'"),
+        (lambda book: book["reface"]["estimators"].update(pose="hope"), "estimators.pose: unknown card 'hope'"),
+        (lambda book: book["ours"].update(gallery="all"), "gallery: expected list or sources, got 'all'"),
+        (lambda book: book["ours"]["facts"].pop("flip"), "facts: lacks 'flip' in words"),
+    ],
+)
+def test_a_damaged_book_of_protocols_is_named(tmp_path, change, message):
+    book = yaml.safe_load(protocols.FILE.read_text())
+    change(book)
+    path = tmp_path / "book.yaml"
+    path.write_text(yaml.safe_dump(book))
+    with pytest.raises(ConfigError, match=message):
+        protocols.read(path)
+
+
+def test_the_gallery_of_sources_has_each_person_once(swapped):
+    from distill.evaluate.pairs import read
+
+    pairs, _ = read(swapped[0])
+    own = protocols.with_gallery(protocols.read()["reliableswap"], pairs)
+    assert torch.equal(own.gallery, pairs.source[own.gallery_person.argsort()]) and own.gallery_holds_sources
+    assert own.protocol["measured_by"] == "reliableswap" and "measured_by" not in pairs.protocol
+    assert protocols.with_gallery(protocols.read()["ours"], pairs) is pairs
+
+
+def test_the_page_of_the_docs_has_the_texts_of_the_book():
+    page = (ROOT / "docs" / "protocols.md").read_text()
+    assert protocols.rewritten(page) == page, "give `python -m distill.report protocols`"
+    with pytest.raises(ConfigError, match="no place for the protocols"):
+        protocols.rewritten("# Page\n")
