@@ -168,8 +168,8 @@ def estimators(exp: Experiment) -> Estimators:
 
 
 def landmark_estimator(exp: Experiment) -> Estimator:
-    """68 landmarks of canonical crops, (N, 68, 2) in fractions of the side, where the network sees them: they move as the
-    face moves in its crop. NaN where there is no face. Raises WeightsError."""
+    """68 landmarks of canonical crops, (N, 68, 2) in fractions of the side, where the network sees them: they move as
+    the face moves in its crop. NaN where there is no face. Raises WeightsError."""
     card = CARDS[LANDMARKS]
     path = weights.find(card.files[0], exp.weights)
     network = _Seen(path).eval().requires_grad_(False)

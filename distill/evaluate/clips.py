@@ -112,8 +112,8 @@ class DrawnVideos:
         if len(frames) != expected or shapes != {(self.size, self.size, 3)}:
             sizes = ", ".join(f"{width} x {height}" for height, width, _ in sorted(shapes))
             raise DataError(
-                f"{path}: {len(frames)} frames of {sizes} pixels; clip {self.names[number]} has {expected} of {self.size} "
-                f"x {self.size}: swap every frame of {target[0]}, video {target[1]}"
+                f"{path}: {len(frames)} frames of {sizes} pixels; clip {self.names[number]} has {expected} of "
+                f"{self.size} x {self.size}: swap every frame of {target[0]}, video {target[1]}"
             )
         return torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2).contiguous()
 
@@ -167,7 +167,7 @@ class FilmedVideos:
         self.rates: list[float] = []
         self.facts = {
             "dataset": path.name, "alignment": "by detected landmarks of each target frame", "frames": most or "all",
-            **faces.detector_facts(detector), "window": f"around the face in all frames, its crop at most {CROP} pixels",
+            **faces.detector_facts(detector), "window": f"around the face, whose crop has {CROP} pixels at most",
         }  # fmt: skip
 
     @property

@@ -4,7 +4,7 @@
     python -m distill.evaluate.video copy-target exact runs/quickstart/student.safetensors
     python -m distill.evaluate.video copy-target student.safetensors SWAPS_OF_A_PEER --videos list.csv
 
-LIST is one of these; without it, videos of four synthetic people are drawn into OUT, of 20 frames each:
+LIST is one of these; without it, videos of six synthetic people are drawn into OUT, of 20 frames each:
 
     FOLDER              that `python datasets/synthetic.py FOLDER --video N` wrote
     list.csv, .json     films; columns or keys source, target, and optionally swap, name, source_person, target_person
@@ -65,7 +65,7 @@ from swapcore.hardware import environment
 from swapcore.images import grid, save_png
 
 REFERENCES = ("copy-target", "exact", "listed")
-PEOPLE, FRAMES, STRIPS, STRIP_FRAMES = 4, 20, 3, 6
+PEOPLE, FRAMES, STRIPS, STRIP_FRAMES = 6, 20, 3, 6  # of fewer than six pairs no difference is called sure
 
 Videos = DrawnVideos | FilmedVideos
 
@@ -182,8 +182,8 @@ def _row(name: str, exp: Experiment, device: str) -> Row:
         return Row(student.name, student, path)
     known = ", ".join([*REFERENCES, *(name for name in teachers.TEACHERS if name != "exact")])
     raise ConfigError(
-        f"unknown swapper '{name}'; known: {known}, a student's or teacher's .safetensors file, an .onnx file, a folder "
-        f"of swapped videos"
+        f"unknown swapper '{name}'; known: {known}, a student's or teacher's .safetensors file, an .onnx file, a "
+        f"folder of swapped videos"
     )
 
 
@@ -362,8 +362,8 @@ def _lines(content: Mapping[str, Any]) -> list[str]:
             np.mean([flow[key] for flow in flows]) for key in ("mean_px", "zero_motion_px", "called_visible_pct")
         )
         lines.append(
-            f"optical flow follows the exact motion of the head with a mean error of {error:.2f} pixels, where the head "
-            f"moves {motion:.2f} from frame to frame; it calls {visible:.1f} % of the visible pixels visible "
+            f"optical flow follows the exact motion of the head with a mean error of {error:.2f} pixels, where the "
+            f"head moves {motion:.2f} from frame to frame; it calls {visible:.1f} % of the visible pixels visible "
             f"({flows[0]['method']})"
         )
     return lines

@@ -91,16 +91,16 @@ class Window:
         if len(times) != self.count:
             short = f"--frames {min(len(times), self.count)} measures the first ones, if they belong together"
             raise DataError(
-                f"{path}: {len(times)} frames, but {self.path} has {self.count}{'' if whole else ' or more'}; a swap needs "
-                f"one frame for each frame of its target; {short}"
+                f"{path}: {len(times)} frames, but {self.path} has {self.count}{'' if whole else ' or more'}; a swap "
+                f"needs one frame for each frame of its target; {short}"
             )
         late = np.abs(np.subtract(times, times[0]) - (self.times - self.times[0]))
         if late.max() > np.median(np.diff(self.times)) / 2:
             place = int(late.argmax())
             raise DataError(
                 f"{path}: another frame rate than {self.path}: frame {place} is shown after "
-                f"{times[place] - times[0]:.3f} s, not {self.times[place] - self.times[0]:.3f} s; write the swap with the "
-                f"times of its target"
+                f"{times[place] - times[0]:.3f} s, not {self.times[place] - self.times[0]:.3f} s; write the swap with "
+                f"the times of its target"
             )
         return windows, note
 
@@ -154,8 +154,8 @@ def find(path: Path, find_face: FaceFinder, most: int | None = None) -> Window:
     size = max(1, round((bottom - top) * scale)), max(1, round((right - left) * scale))
     if len(places) * 3 * size[0] * size[1] > LARGEST:
         raise DataError(
-            f"{path}: {len(places)} frames of {size[1]} x {size[0]} pixels around the face need more than 1 GB; measure "
-            f"the first ones with --frames N, or a shorter video"
+            f"{path}: {len(places)} frames of {size[1]} x {size[0]} pixels around the face need more than 1 GB; "
+            f"measure the first ones with --frames N, or a shorter video"
         )
     each = torch.tensor([(right - left) / size[1], (bottom - top) / size[0]], dtype=torch.float64)
     moved = linear @ torch.tensor([float(left), float(top)], dtype=torch.float64) + shift

@@ -45,8 +45,8 @@ class Clip:
     inner: (T, 1, H, W) bool, the targets' inner faces. seconds: (T,) float64, when each frame is shown. to_crop:
     (T, 2, 3) float64, from places in a frame (pixels x, y; a pixel's centre is at one half) to fractions of its
     canonical crop; None where frames are canonical crops. joined: (T - 1,) bool, whether the face of frame t + 1 is
-    that of frame t; where frames are missing between the two, by their times, it becomes false. source_person, target_person: numbers.
-    inner_from: where `inner` is from, for protocols.
+    that of frame t; where frames are missing between the two, by their times, it becomes false. source_person,
+    target_person: numbers. inner_from: where `inner` is from, for protocols.
 
     Raises ValueError naming the clip and the field if any of this does not hold, and for fewer than three frames.
     """

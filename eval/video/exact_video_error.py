@@ -1,8 +1,8 @@
 """Error of every frame to the exact swap, and how that error changes from frame to frame. Synthetic people only.
 
-The exact swap of a video is known frame by frame. The change of the error is taken along the exact swap's own motion: an
-error that sticks to the face, such as a wrong nose or a blur, moves with it and does not count; one that appears and
-vanishes does. Unlike the warping error it is not lowered by a blur.
+The exact swap of a video is known frame by frame. The change of the error is taken along the exact swap's own motion:
+an error that sticks to the face, such as a wrong nose, moves with it and does not count; one that appears and vanishes
+does. A blur lowers the warping error of temporal_flicker. Here it does not: the change that it lacks is an error.
 """
 
 from __future__ import annotations

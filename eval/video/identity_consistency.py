@@ -1,9 +1,8 @@
 """Identity over time: how near every frame of a swap is to the source, and how steady that is.
 
-The cosine of embeddings, as in id_similarity. An identity that is right on average may still come and go with the pose:
-the deviation over the frames of a clip shows it, and so does the cosine of neighbouring frames, which needs no source
-(as CLIP consistency of frames: Wu et al., Tune-A-Video, ICCV 2023; here with a face recogniser). A copy of the target is
-steady as well: read both with the cosine to the source.
+The cosine of embeddings, as in id_similarity. An identity that is right on average may still come and go with the
+pose: the deviation over the frames of a clip shows it, and so does the cosine of neighbouring frames, which needs no
+source. A copy of the target is steady as well: read both with the cosine to the source.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Landmark jitter: how much landmarks tremble, as their second difference over time, beside the target's.
 
 A moving face has small second differences, since its speed changes slowly; trembling has large ones. Landmarks are
-estimated on swap and target by one network, whose own noise is in both, so the difference to the target's jitter counts.
-On synthetic people the jitter of the known landmarks of target and exact swap is in the details: how much of an
-estimated jitter is motion.
+estimated on swap and target by one network, whose own noise is in both, so what counts is the difference to the
+target's jitter. Of synthetic people the jitter of the known landmarks is reported beside it: how much of an estimated
+jitter is motion.
 """
 
 from __future__ import annotations

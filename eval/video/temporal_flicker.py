@@ -2,10 +2,10 @@
 
 The warping error of Lai et al., ECCV 2018 (arXiv:1808.00449): frame t + 1 is read where the motion takes each pixel of
 frame t, and compared with frame t on the pixels that both frames show; here the mean absolute difference of values in
-[-1, 1], inside the inner face. The motion is that of the target, never that of the swap: a swap that flickers would move
-its own flow. A real face changes as well (light, mouth, sampling), so the target's own error on the same pixels is
-subtracted for a second value: 0 is as steady as the target. A blurred swap is steadier than any face, so a value below 0
-is no merit.
+[-1, 1], inside the inner face. The motion is that of the target, never that of the swap: a swap that flickers would
+move its own flow. A real face changes as well (light, mouth, sampling), so the target's own error on the same pixels is
+subtracted for a second value: 0 is as steady as the target. A blurred swap is steadier than any face, so a value below
+0 is no merit.
 
 On synthetic people three motions are compared: that of the target by optical flow, that of the target as it is known,
 and the known motion of the exact swap, whose face has another shape than the target's.

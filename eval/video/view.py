@@ -94,9 +94,9 @@ def over_frames(values: np.ndarray, protocol: Mapping[str, Any], value: float | 
 
 @dataclass(frozen=True)
 class VideoMetric:
-    """measure: view of a swapped clip -> measured values by key, None where the clip has none. values: all possible values, in the order of tables.
-    needs: the role of its estimator. lacks: clip -> the reason why the metric has no value there; empty where it has
-    one."""
+    """measure: view of a swapped clip -> measured values by key, None where the clip has none. values: all possible
+    values, in the order of tables. needs: the role of its estimator. lacks: clip -> the reason why the metric has no
+    value there; empty where it has one."""
 
     measure: Callable[[ClipView], dict[str, Measured | None]]
     values: tuple[Value, ...]
