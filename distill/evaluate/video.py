@@ -63,6 +63,7 @@ from swapcore import terminal, weights
 from swapcore.files import check_folder, digest, write_record, write_text
 from swapcore.hardware import environment
 from swapcore.images import grid, save_png
+from swapcore.locks import folder_lock
 
 REFERENCES = ("copy-target", "exact", "listed")
 PEOPLE, FRAMES, STRIPS, STRIP_FRAMES = 6, 20, 3, 6  # of fewer than six pairs no difference is called sure
@@ -122,16 +123,26 @@ def evaluate(args: argparse.Namespace) -> None:
     check_folder(out)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     rows = _rows(args.swappers, exp, device)
-    estimators = build.estimators(exp)
-    roles = {role: one.to(device) for role, one in estimators.items()}
+    roles = {role: one.to(device) for role, one in build.estimators(exp).items()}
     if films if args.landmarks is None else args.landmarks:
         roles["landmarks"] = build.landmark_estimator(exp).to(device)
-    videos = _videos(args, films, rows, exp, out)
-    _check(rows, videos)
-    content, strips = measure(rows, videos, roles, exp, device, args.interval)
     if args.against not in (None, *rows):
         raise ConfigError(f"--against: no swapper '{args.against}' here{terminal.nearest(args.against, rows)}")
-    content["differences"] = _differences(content, args.against)
+    with folder_lock(out):
+        videos = _videos(args, films, rows, exp, out)
+        _check(rows, videos)
+        content, strips = measure(rows, videos, roles, exp, device, args.interval)
+        _write(out, content, strips, rows, roles, args.against)
+    _print(content)
+    print(out / "metrics.json", out / "report.html", out / "strips", sep="\n")
+
+
+def _write(
+    out: Path, content: dict[str, Any], strips: Mapping[str, Any], rows: Mapping[str, Row],
+    estimators: Mapping[str, Estimator], against: str | None,
+) -> None:  # fmt: skip
+    """Add differences and warnings to the content of metrics.json, and write all files."""
+    content["differences"] = _differences(content, against)
     content["verdicts"] += [
         warning
         for name, row in rows.items()
@@ -146,8 +157,6 @@ def evaluate(args: argparse.Namespace) -> None:
     write_text(
         out / "report.html", tables.render("video.html", content=content, table=table, notes=notes, strips=strips)
     )
-    _print(content)
-    print(out / "metrics.json", out / "report.html", out / "strips", sep="\n")
 
 
 def _rows(names: list[str], exp: Experiment, device: str) -> dict[str, Row]:

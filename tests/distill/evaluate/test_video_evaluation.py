@@ -203,12 +203,15 @@ def test_films_are_swapped_as_distill_swap_does_or_read_from_files(films, tmp_pa
     folder.mkdir()
     shutil.copy(tmp_path / "swap.mp4", folder / "film_source.mp4")
     student = student_file(tmp_path)
-    assert run(out, "copy-target", "listed", student, folder, "--videos", films, *own) == 0
+    assert run(out, "copy-target", "listed", student, "landmark_warp", folder, "--videos", films, *own) == 0
     content, printed = metrics_of(out), capsys.readouterr().out
     rows = {name: values_of(row) for name, row in content["rows"].items()}
-    assert list(rows) == ["copy-target", "listed", "compact", "peer"] and rows["peer"] == rows["listed"]
+    assert list(rows) == ["copy-target", "listed", "compact", "landmark_warp", "peer"]
+    assert rows["peer"] == rows["listed"]
     assert rows["copy-target"]["flicker"] > 0 == rows["copy-target"]["video_background"]
-    assert rows["compact"]["video_id_similarity"] != rows["copy-target"]["video_id_similarity"]
+    for name in ("compact", "landmark_warp"):
+        assert rows[name]["video_id_similarity"] != rows["copy-target"]["video_id_similarity"]
+    assert any("landmark_warp is measured by a network of its own, the landmarks" in v for v in content["verdicts"])
     assert content["not_measured"] == {"exact_video_error": "the exact swap of films is unknown"}
     assert "landmark_jitter_px" in rows["listed"] and "flicker_exact" not in rows["listed"]
     protocol = content["rows"]["listed"]["flicker"]["protocol"]
