@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from swapcore.weights import load_strictly, read_header, read_state, write_state
 
+from . import masks
 from .compact import Compact
 from .mobilefaceswap import MobileFaceSwap
 from .mobilefsgan import MobileFSGAN
@@ -110,6 +111,13 @@ class StudentSwapper(nn.Module):
     def forward(self, source: Tensor, target: Tensor) -> Tensor:
         """Source and target, canonical crops (N, 3, R, R) in [-1, 1], to the swap of the target's size."""
         return self.generator(target, *condition(self.identity_encoder, source, self.generator))[0]
+
+    def with_mask(self, source: Tensor, target: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The swap, and the mask (N, 1, R, R) in [0, 1] by which the generator blended its face with the target; None
+        from a generator that blends by no mask."""
+        with masks.recorded(self.generator) as found:
+            swap = self(source, target)
+        return swap, found[-1] if found else None
 
 
 def condition(identity_encoder: nn.Module, source: Tensor, generator: nn.Module) -> tuple[Tensor, ...]:

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .contract import check_inputs, check_options
+from .masks import MaskLayer, opened
 from .modulated import GROUPS, ModulatedBlock, coordinates, style_network
 
 _LEAST_MASK = 0.15  # a mask that closes completely passes no gradient: the student would copy targets for ever
@@ -34,10 +35,14 @@ class BlendHead(nn.Module):
         face, mask = F.pixel_shuffle(self.conv(F.silu(self.norm(x))), self.upscale).split((3, 1), dim=1)
         # The face starts close to the target: if it started grey, closing the mask would lower the loss at once.
         face = torch.tanh(face + 1.5 * target)
-        weight = _LEAST_MASK + (1 - _LEAST_MASK) * torch.sigmoid(mask + 1)
+        weight = _LEAST_MASK + (1 - _LEAST_MASK) * opened(mask)
         if weight.dtype != target.dtype:  # under autocast only the mask is in half precision
             weight = weight.to(target.dtype)
         return torch.lerp(target, face, weight)
+
+    def mask_layer(self) -> MaskLayer:
+        """Where `masks.recorded` finds the mask."""
+        return MaskLayer(self.conv, lambda drawn: opened(F.pixel_shuffle(drawn, self.upscale)[:, 3:]))
 
 
 class Compact(nn.Module):
@@ -101,3 +106,7 @@ class Compact(nn.Module):
         fine = F.pixel_shuffle(self.up2(F.silu(x)), 2)
         fine = self.fine(torch.cat([F.silu(fine), F.pixel_unshuffle(target, 2)], dim=1))
         return self.full_head(fine, target), self.half_head(fine, half), self.quarter_head(x, quarter)
+
+    def mask_layer(self) -> MaskLayer:
+        """Where `masks.recorded` finds the mask of the swap of full resolution."""
+        return self.full_head.mask_layer()

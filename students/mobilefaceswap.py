@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from swapcore.weights import load_strictly, unwrap
 
 from .contract import check_embedding, check_inputs, check_map, check_options
+from .masks import MaskLayer
 from .paddle import read_pdparams
 
 _SLOPE = 0.1
@@ -198,6 +199,10 @@ class MobileFaceSwap(nn.Module):
         size = image.shape[-1]
         half, quarter = (F.interpolate(image, size=(size // k, size // k), mode="area") for k in (2, 4))
         return image, half, quarter
+
+    def mask_layer(self) -> MaskLayer:
+        """Where `masks.recorded` finds the mask of the swap of full resolution."""
+        return MaskLayer(self.mask, torch.sigmoid)
 
 
 def _mask_layer(inputs: int, outputs: int) -> nn.Sequential:

@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .masks import MaskLayer, opened
+
 GROUPS = 8
 
 
@@ -88,11 +90,15 @@ class FaceHead(nn.Module):
 
     def forward(self, x: Tensor, target: Tensor) -> Tensor:
         face, mask = self.conv(F.silu(self.norm(x))).split((3, 1), dim=1)
-        weight = self.LEAST + (1 - self.LEAST) * torch.sigmoid(mask + 1)
+        weight = self.LEAST + (1 - self.LEAST) * opened(mask)
         face = torch.tanh(face)
         if face.dtype != target.dtype:  # under autocast only face and mask are in half precision
             face, weight = face.to(target.dtype), weight.to(target.dtype)
         return torch.lerp(target, face, weight)
+
+    def mask_layer(self) -> MaskLayer:
+        """Where `masks.recorded` finds the mask."""
+        return MaskLayer(self.conv, lambda drawn: opened(drawn[:, 3:]))
 
 
 class Decoder(nn.Module):

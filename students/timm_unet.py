@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from swapcore.weights import read_state
 
 from .contract import check_inputs, check_options
+from .masks import MaskLayer
 from .modulated import Decoder, Stem, style_network
 
 LEVELS = (2, 4, 8, 16)  # the reductions of the decoder's maps
@@ -74,6 +75,10 @@ class TimmUNet(nn.Module):
         if self.stem is not None:
             maps.insert(0, self.stem(target))
         return self.decoder(maps, self.style(embedding), target)
+
+    def mask_layer(self) -> MaskLayer:
+        """Where `masks.recorded` finds the mask of the swap of full resolution."""
+        return self.decoder.heads[0].mask_layer()
 
 
 @torch.inference_mode(False)

@@ -11,6 +11,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from .contract import check_inputs, check_options
+from .masks import MaskLayer
 from .modulated import Decoder, ModulatedBlock, Stem, style_network
 
 
@@ -52,3 +53,7 @@ class UNet(nn.Module):
             maps.append(block(x, style))
             x = down(maps[-1])
         return self.decoder([*maps, x], style, target)
+
+    def mask_layer(self) -> MaskLayer:
+        """Where `masks.recorded` finds the mask of the swap of full resolution."""
+        return self.decoder.heads[0].mask_layer()

@@ -179,11 +179,11 @@ def paste(crop: np.ndarray, image: np.ndarray, landmarks: np.ndarray, feather: f
     """A picture (H, W, 3) uint8 with an aligned crop (S, S, 3) uint8 pasted over the face of these landmarks.
 
     The crop fades out over `feather` of its side towards its border, and entirely towards its corners. The picture
-    itself is not changed.
+    itself is not changed. So does the page of the export `web`; distill.swap changes the face alone (swap/blend.py).
     """
     cv2 = opencv()
     size = len(crop)
-    to_image = cv2.invertAffineTransform(_between_pixel_centres(_to_crop(landmarks, size)))
+    to_image = to_picture(landmarks, size)
     distance = np.abs((np.arange(size) + 0.5) / size * 2 - 1)  # from the centre: 0, to the border: 1
     x, y = distance[None], distance[:, None]
     inside = 1 - np.maximum(np.hypot(y, x) / 1.12, np.maximum(y, x))
@@ -207,6 +207,12 @@ def _covered(to_image: np.ndarray, size: int, shape: tuple[int, ...]) -> Window:
     left, top = np.floor(corners.min(0)).clip(0, shape[1::-1]).astype(int).tolist()
     right, bottom = np.ceil(corners.max(0) + 1).clip(0, shape[1::-1]).astype(int).tolist()
     return left, top, right, bottom
+
+
+def to_picture(landmarks: np.ndarray, size: int) -> np.ndarray:
+    """(2, 3): pixel indices of the canonical crop of `size` pixels to those of its picture. landmarks: (5, 2) in pixels
+    of the picture. Raises ValueError on landmarks that do not form a face."""
+    return opencv().invertAffineTransform(_between_pixel_centres(_to_crop(landmarks, size)))
 
 
 def _to_crop(landmarks: np.ndarray, size: int) -> np.ndarray:

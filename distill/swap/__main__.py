@@ -6,8 +6,9 @@
 
 SOURCE is a photograph; its largest face gives the identity. TARGET is a photograph, an animation or a video. Its
 largest face is swapped; --faces swaps more faces, and --reference swaps the person of PHOTO only: frames that do not
-show this person stay as they are, and are counted. Swapped faces are pasted back with a soft border; a video keeps its
-sound, the time of each frame and its colour tags, and comes out upright. The metadata of OUT say that it is
+show this person stay as they are, and are counted. Only the inner face changes, in the colours of the face around it;
+all other pixels stay. A video keeps its sound, the time of each frame and its colour tags, and comes out upright; its
+faces are followed smoothly from frame to frame (--no-smooth: each frame on its own). The metadata of OUT say that it is
 AI-generated. Use pictures of people who agreed to it: see Consent in the README.
 """
 
@@ -56,6 +57,10 @@ def main(arguments: list[str] | None = None) -> int:
         "--similarity", type=cosine_of, metavar="COSINE",
         help="with --reference: least cosine of the person's faces; default: as measured for the identity encoder",
     )  # fmt: skip
+    parser.add_argument(
+        "--smooth", action=argparse.BooleanOptionalAction,
+        help="smooth the places of faces over time; default: in videos, not in animations",
+    )  # fmt: skip
     parser.add_argument("--weights", nargs="+", default=[], metavar="FOLDER", help="folders to search for weight files")
     args = parser.parse_args(arguments)
     return terminal.run_command(lambda: swap(args))
@@ -81,17 +86,18 @@ def swap(args: argparse.Namespace) -> None:
     encoder = build.encoder_of(args.student)
     needed = [faces.YUNET, *([ENCODERS[encoder]] if encoder in ENCODERS else [])]
     detector = faces.Detector(weights.find_all(needed, exp.weights)[0])
-    swapper = Swapper(args.student, exp, detector, args.source, args.faces, args.reference, args.similarity)
+    smooth = kind == "video" if args.smooth is None else args.smooth
+    swapper = Swapper(args.student, exp, detector, args.source, args.faces, args.reference, args.similarity, smooth)
     if args.out.parent.is_dir():
         remove_leftovers(args.out.parent.glob(f".{args.out.stem}.*"))
     if kind == "photograph":
-        frames, options = swap_frames(args.target, args.out, swapper)
+        frames, options = swap_frames(args.target, args.out, swapper, swapper.at)
         check_swapped(args.target, swapper)
         save_photograph(frames[0], args.out, **options)
     else:
         with tqdm(total=video.count(args.target), desc="swap", unit="frame") as bar:
             check = partial(check_swapped, args.target, swapper, " in any frame")
-            for _ in video.convert(args.target, args.out, swapper, check):
+            for _ in video.convert(args.target, args.out, swapper, check, swapper.at):
                 bar.update()
     if unchanged := swapper.unchanged():
         print(unchanged, file=sys.stderr)

@@ -36,13 +36,17 @@ def check_writable(path: Path) -> None:
 
 
 def swap_frames(
-    target: Path, out: Path, swapper: Callable[[np.ndarray], np.ndarray]
+    target: Path,
+    out: Path,
+    swapper: Callable[[np.ndarray], np.ndarray],
+    clock: Callable[[float], None] = lambda _: None,
 ) -> tuple[list[Image.Image], dict[str, Any]]:
     """Swap a photograph, or every frame of an animation: the upright pictures in sRGB, and options for
     `save_photograph` that keep their times and repetitions.
 
     swapper: (H, W, 3) uint8 -> the same. Transparency is kept where the format of `out` has it: faces are searched and
-    swapped on white. Raises DataError, and ConfigError where `out` cannot hold an animation.
+    swapped on white. clock: called before each frame with its time in seconds: how long those before it are shown.
+    Raises DataError, and ConfigError where `out` cannot hold an animation.
     """
     check_writable(out)
     kind = FORMATS[out.suffix.lower()]
@@ -56,6 +60,7 @@ def swap_frames(
         frames, times = [], []
         with tqdm(total=count, desc="swap", unit="frame", disable=count == 1) as bar:
             for frame, time in _frames(picture, count):
+                clock(sum(times) / 1000)
                 frames.append(_swapped(frame, swapper, kind))
                 times.append(time)
                 bar.update()

@@ -80,16 +80,17 @@ def stream(path: str | Path) -> Iterator[tuple[float, np.ndarray]]:
 
 def convert(
     source: str | Path, target: str | Path, change: Callable[[np.ndarray], np.ndarray],
-    check: Callable[[], None] = lambda: None,
+    check: Callable[[], None] = lambda: None, clock: Callable[[float], None] = lambda _: None,
 ) -> Iterator[int]:  # fmt: skip
     """Write `source` to `target` with each upright frame (H, W, 3) uint8 RGB changed, whole or not at all.
 
     Every frame keeps its time, and the film its time base, colour tags and shape of pixels. The sound is copied, or
     encoded anew where the kind of file that the ending of `target` names cannot hold it. An odd side loses a line. The
     metadata say that the video is AI-generated. Yields the number of frames done. check: called after the last frame;
-    what it raises is passed on, and `target` stays as it was. Raises DataError before the first
-    frame for HDR, and for sound or a frame rate that `target` cannot hold; and for a source that cannot be read to its
-    end. What was changed before such a failure is kept beside `target` without sound; the error says where.
+    what it raises is passed on, and `target` stays as it was. clock: called before each `change` with the frame's own
+    time in seconds or, where the file names none, with its number divided by the frame rate. Raises DataError before
+    the first frame for HDR, and for sound or a frame rate that `target` cannot hold; and for a source that cannot be
+    read to its end. What was changed before such a failure is kept beside `target` without sound; the error says where.
     """
     av, source, target = _av(), Path(source), Path(target)
     kind = containers.kind_of(target)
@@ -99,7 +100,7 @@ def convert(
             rate = _checked(source, kind)
             try:
                 with disk_full_named(target, temporary):
-                    yield from _change(source, film, kind, rate, change)
+                    yield from _change(source, film, kind, rate, change, clock)
             except av.error.FFmpegError as error:
                 raise DataError(f"{target}: cannot be encoded ({_short(error)})") from None
             except DataError as error:
@@ -123,8 +124,9 @@ def _checked(source: Path, kind: Kind) -> Fraction | None:
 
 
 def _change(
-    source: Path, film: Film, kind: Kind, rate: Fraction | None, change: Callable[[np.ndarray], np.ndarray]
-) -> Iterator[int]:
+    source: Path, film: Film, kind: Kind, rate: Fraction | None, change: Callable[[np.ndarray], np.ndarray],
+    clock: Callable[[float], None],
+) -> Iterator[int]:  # fmt: skip
     """Encode the changed frames into `film`, which is closed as a whole file even where the source ends in an error."""
     av = _av()
     with opened(source) as reader, av.open(str(film.path), "w", format="nut") as writer:
@@ -133,6 +135,7 @@ def _change(
         try:
             for frame in _decode(reader, video, source):
                 before = rgb(frame, source)
+                clock(float(film.frames / (video.average_rate or 25) if frame.time is None else frame.time))
                 image = change(before.copy())  # which may write on it
                 if out is None:
                     film.time_base = 1 / rate if rate else frame.time_base
