@@ -74,11 +74,12 @@ Videos = DrawnVideos | FilmedVideos
 @dataclass(frozen=True)
 class Row:
     """A swapper of the table. network: the callable on canonical crops; None for those of REFERENCES and for finished
-    swaps in `path`."""
+    swaps in `path`. smooth: whether a student follows the faces of films smoothly."""
 
     name: str
     network: Any = None
     path: Path | None = None
+    smooth: bool = True
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -101,6 +102,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--interval", choices=tuple(UNITS), default="pairs", help="unit of the 95 %% intervals; default: pairs"
     )
+    text = (
+        "films only: students follow faces smoothly, as distill.swap does, or not, or both, as two rows; default: yes"
+    )
+    parser.add_argument("--smooth", choices=("yes", "no", "both"), default="yes", help=text)
     parser.add_argument("--against", metavar="SWAPPER", help="mark the differences to this row; default: to the best")
     parser.add_argument("--weights", nargs="+", default=[], metavar="FOLDER", help="folders to search for weight files")
     parser.add_argument("--out", type=Path, help="folder; default: runs/video/LIST")
@@ -122,7 +127,7 @@ def evaluate(args: argparse.Namespace) -> None:
     out = args.out or Path(exp.runs) / "video" / (args.videos.stem if args.videos else "synthetic")
     check_folder(out)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    rows = _rows(args.swappers, exp, device)
+    rows = _rows(args.swappers, exp, device, args.smooth if films else "yes")
     roles = {role: one.to(device) for role, one in build.estimators(exp).items()}
     if films if args.landmarks is None else args.landmarks:
         roles["landmarks"] = build.landmark_estimator(exp).to(device)
@@ -159,16 +164,19 @@ def _write(
     )
 
 
-def _rows(names: list[str], exp: Experiment, device: str) -> dict[str, Row]:
+def _rows(names: list[str], exp: Experiment, device: str, smooth: str) -> dict[str, Row]:
     """The swappers by the names of their rows. Raises ConfigError, ValueError."""
     rows: dict[str, Row] = {}
     for argument in names:
         row = _row(os.path.expanduser(argument), exp, device)
-        name, number = row.name, 1
-        while name in rows:
-            number += 1
-            name = f"{row.name}-{number}"
-        rows[name] = replace(row, name=name)
+        student = row.network is not None and row.path is not None
+        unsmoothed = [replace(row, name=f"{row.name}-unsmoothed", smooth=False)] if student and smooth != "yes" else []
+        for one in [*([] if unsmoothed and smooth == "no" else [row]), *unsmoothed]:
+            name, number = one.name, 1
+            while name in rows:
+                number += 1
+                name = f"{one.name}-{number}"
+            rows[name] = replace(one, name=name)
     return rows
 
 
@@ -305,8 +313,13 @@ def _whole_frames(
     """(seconds, whole frame) -> the frame with its face swapped: a student by distill.swap; a teacher on the canonical
     crop, which is pasted back."""
     if row.path is not None:
-        swapper = Swapper(row.path, exp, videos.detector, videos.entries[number].source, 1)
-        return lambda time, image: swapper(image)
+        swapper = Swapper(row.path, exp, videos.detector, videos.entries[number].source, 1, smooth=row.smooth)
+
+        def follow(time: float, image: np.ndarray) -> np.ndarray:
+            swapper.at(time)
+            return swapper(image)
+
+        return follow
 
     def change(time: float, image: np.ndarray) -> np.ndarray:
         points = videos.detector(image)
