@@ -9,13 +9,14 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -27,7 +28,7 @@ from distill.evaluate.pairs import RENDERED, SYNTHETIC
 from distill.video import containers, windows
 from eval.video.clip import CROP, Clip, Truth, inner_square
 from swapcore.files import read_rows
-from swapcore.images import DataError, decode, list_pictures, picture_side, resized, to_uint8
+from swapcore.images import DataError, decode, grid, list_pictures, picture_side, resized, to_uint8
 from teachers.exact import FRAMES_PER_SECOND, RENDERER, ExactTeacher, flow
 
 COLUMNS = ("source", "target", "swap", "name", "source_person", "target_person")  # of a list; the last four optional
@@ -95,12 +96,6 @@ class DrawnVideos:
             inner_from="the targets' own",
             truth=_truth(source_row, rows, size, self.drawn_at),
         )
-
-    def swapped(self, number: int, clip: Clip, network: Callable[[Tensor, Tensor], Tensor], device: Any) -> Tensor:
-        """The swap of a clip by a network (source, target) -> swap on canonical crops, which the frames are.
-
-        Raises ValueError naming the clip on swaps that are not finite or of another size."""
-        return swap_crops(clip.name, network, clip.source, clip.target, device)
 
     def finished(self, number: int, folder: Path) -> Tensor:
         """The swap of a clip that another program wrote: FOLDER/NAME/*.png or FOLDER/NAME.mp4. Raises DataError."""
@@ -294,6 +289,10 @@ def _entry(row: Any, path: Path, where: str) -> Entry:
     return Entry(name, files["source"], files["target"], files.get("swap"), *people)
 
 
-def chosen(count: int, frames: int) -> Sequence[int]:
-    """The numbers of at most `count` frames, evenly over all."""
-    return np.unique(np.linspace(0, frames - 1, min(count, frames)).round().astype(int)).tolist()
+def strip(clip: Clip, columns: Mapping[str, Tensor], count: int) -> Image.Image:
+    """A sheet of at most `count` frames, evenly over the clip, below each other: the source, and the canonical crops of
+    the columns' frames (T, 3, H, W) uint8 by title."""
+    places = np.unique(np.linspace(0, len(clip) - 1, count).round().astype(int)).tolist()
+    shown = {title: clip.crops(frames)[places] for title, frames in columns.items()}
+    cell = max(128, next(iter(shown.values())).shape[-1])
+    return grid({"source": clip.source[None].expand(len(places), -1, -1, -1), **shown}, cell)

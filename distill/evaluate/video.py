@@ -46,7 +46,7 @@ from distill import build, config
 from distill.config import ConfigError, Experiment, Teacher
 from distill.data import faces, synthetic
 from distill.evaluate import swappers
-from distill.evaluate.clips import DrawnVideos, FilmedVideos, chosen, swap_crops
+from distill.evaluate.clips import DrawnVideos, FilmedVideos, strip, swap_crops
 from distill.evaluate.differences import best, each_of, people_of, to_reference
 from distill.evaluate.measure import PHOTO_ESTIMATORS
 from distill.report import tables
@@ -62,7 +62,7 @@ from eval.video.view import ClipView, merged
 from swapcore import terminal, weights
 from swapcore.files import check_folder, digest, write_record, write_text
 from swapcore.hardware import environment
-from swapcore.images import grid, save_png
+from swapcore.images import save_png
 from swapcore.locks import folder_lock
 
 REFERENCES = ("copy-target", "exact", "listed")
@@ -271,7 +271,7 @@ def measure(
             facts[clip.name] = _facts(clip, view)
             people.append((clip.source_person, clip.target_person))
             if number < STRIPS:
-                strips[clip.name] = _strip(clip, columns)
+                strips[clip.name] = strip(clip, columns, STRIP_FRAMES)
     groups = [np.array(side) for side in zip(*people, strict=True)]
     shared = {
         "pairs": videos.name, "pairs_hash": digest([one["hash"] for one in facts.values()]), "pairs_count": len(videos),
@@ -365,14 +365,6 @@ def _differences(content: Mapping[str, Any], reference: str | None) -> dict[str,
     found = to_reference({name: each_of(row) for name, row in rows.items()}, reference, people_of(content["pairs"]))
     plain = {name: {key: one.as_dict() for key, one in row.items()} for name, row in found.items()}
     return {"reference": reference, "rows": plain}
-
-
-def _strip(clip: Clip, columns: Mapping[str, Tensor]) -> Any:
-    """Source, target and swaps of some frames, below each other in their order."""
-    places = chosen(STRIP_FRAMES, len(clip))
-    faces_of = {name: clip.crops(frames)[places] for name, frames in columns.items()}
-    cell = max(128, next(iter(faces_of.values())).shape[-1])
-    return grid({"source": clip.source[None].expand(len(places), -1, -1, -1), **faces_of}, cell)
 
 
 def _lines(content: Mapping[str, Any]) -> list[str]:
