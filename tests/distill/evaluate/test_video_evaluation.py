@@ -16,6 +16,7 @@ from distill.data.photos import read_manifest
 from distill.evaluate import clips
 from distill.evaluate import video as command
 from distill.evaluate.pairs import exact_swaps
+from distill.swap.swapper import Swapper
 from swapcore.images import DataError, to_uint8
 from teachers.exact import render, sample_identities, sample_sequence
 
@@ -217,6 +218,28 @@ def test_films_are_swapped_as_distill_swap_does_or_read_from_files(films, tmp_pa
     protocol = content["rows"]["listed"]["flicker"]["protocol"]
     assert protocol["data"]["detector"] == "yunet" and protocol["data"]["frames_per_second"] == [25.0]
     assert "by the target's landmarks" in protocol["alignment_of_swaps"] and "6 frames" in printed
+
+
+@needs_shared
+@pytest.mark.parametrize(("choice", "smoothed"), [("yes", [True]), ("no", [False]), ("both", [True, False])])
+def test_students_follow_faces_smoothly_or_not(choice, smoothed, films, tmp_path, monkeypatch):
+    made, times = [], []
+
+    class Spy(Swapper):
+        def __init__(self, *arguments, smooth):
+            super().__init__(*arguments, smooth=smooth)
+            made.append(smooth)
+
+        def at(self, time):
+            super().at(time)
+            times.append(time)
+
+    monkeypatch.setattr(command, "Swapper", Spy)
+    own = ["--recogniser", "synthetic_recogniser", "--pose", "synthetic_pose", "--no-landmarks", *WEIGHTS]
+    assert run(tmp_path / "out", student_file(tmp_path), "--videos", films, "--smooth", choice, *own) == 0
+    assert made == smoothed and times == pytest.approx([t / 25 for t in range(6)] * len(smoothed))
+    names = ["compact" if each else "compact-unsmoothed" for each in smoothed]
+    assert list(metrics_of(tmp_path / "out")["rows"]) == names
 
 
 @needs_shared
