@@ -27,13 +27,15 @@ from students.identity_encoder import IdentityEncoder, load_identity_encoder
 from swapcore import terminal, weights
 from swapcore.onnx import content_sha256
 from swapcore.weights import kinds
+from teachers.landmarks import Landmarks
 
 # role -> output of its estimator, where the names differ
 OUTPUTS = {"recogniser": "embedding", "trained_encoder": "embedding"}
 # architecture -> package, and the extra of setup.py that installs it
 PACKAGES = {"lpips": ("lpips", None), "fsanet": ("onnxruntime", "onnx"), "inception": ("torch-fidelity", "fid")}
 # teacher -> weight files used where the experiment names none: key -> name of a card
-DEFAULT_WEIGHTS = {"landmark_warp": {"landmarks": "3ddfa_v2_mb05"}}
+LANDMARKS = "3ddfa_v2_mb05"  # whose network also estimates landmarks
+DEFAULT_WEIGHTS = {"landmark_warp": {"landmarks": LANDMARKS}}
 
 
 def check_names(exp: Experiment) -> None:
@@ -164,6 +166,25 @@ def estimators(exp: Experiment) -> Estimators:
     if exp.eval.flip and "recogniser" in loaded:
         loaded["recogniser"] = mirrored(loaded["recogniser"])
     return Estimators(**loaded)
+
+
+def landmark_estimator(exp: Experiment) -> Estimator:
+    """68 landmarks of canonical crops, (N, 68, 2) in fractions of the side, where the network sees them: they move as
+    the face moves in its crop. NaN where there is no face. Raises WeightsError."""
+    card = CARDS[LANDMARKS]
+    path = weights.find(card.files[0], exp.weights)
+    network = _Seen(path).eval().requires_grad_(False)
+    return Estimator(network, f"{LANDMARKS} landmarks", weights.sha256(path)[:16], card.crop, card.colour_order)
+
+
+class _Seen(torch.nn.Module):
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.landmarks = Landmarks(path)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        points, is_face = self.landmarks.seen(images)
+        return torch.where(is_face[:, None, None], points, torch.nan)
 
 
 def _choices(exp: Experiment, metrics: Iterable[str]) -> dict[str, Choice]:

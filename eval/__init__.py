@@ -28,6 +28,7 @@ from .pose_error import POSE_ERROR
 from .region_errors import REGION_ERRORS
 from .sharpness import SHARPNESS
 from .size_mb import SIZE
+from .video import VIDEO_METRICS
 
 METRICS: dict[str, Metric] = {
     "id_retrieval": ID_RETRIEVAL,
@@ -52,12 +53,13 @@ METRICS: dict[str, Metric] = {
 
 
 def table_values(keys: Iterable[str]) -> list[Value]:
-    """Descriptions of measured keys in the order of tables: that of METRICS, then open-ended ones by name.
+    """Descriptions of measured keys in the order of tables: that of METRICS and VIDEO_METRICS, then open-ended
+    ones by name.
 
     A key of an older result that no current metric declares is its own title.
     """
     keys = set(keys)
-    declared = [value for metric in METRICS.values() for value in metric.values]
+    declared = [value for metric in (*METRICS.values(), *VIDEO_METRICS.values()) for value in metric.values]
     fixed = [value for value in declared if value.key in keys]
     others = sorted(keys - {value.key for value in fixed})
     return fixed + [find(key, declared) or Value(key, key) for key in others]

@@ -76,6 +76,11 @@ class Landmarks(nn.Module):
 
     def find(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Landmarks (N, 68, 2) and whether a picture shows a face, (N,) bool; without one the points are arbitrary."""
+        points, is_face = self.seen(images)
+        return self._aligned(points), is_face
+
+    def seen(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """As `find`, without moving the points to the canonical five: as a face moves in its crop, so do these."""
         images = images.float()
         if images.shape[-1] > FRAME:
             images = F.interpolate(images, (FRAME, FRAME), mode="bilinear", align_corners=False, antialias=True)
@@ -85,7 +90,7 @@ class Landmarks(nn.Module):
         # Comparisons with NaN are false: no face.
         is_face = (first - second).norm(dim=2).mean(1) < MOST_DISAGREEMENT
         is_face &= (five_points(points) - self.five).norm(dim=2).mean(1) < MOST_DISPLACEMENT
-        return self._aligned(points), is_face
+        return points, is_face
 
     def _see(self, images: Tensor, view: tuple[float, float, float]) -> Tensor:
         """Landmarks (N, 68, 2), in fractions of the side, read in one of VIEWS; outside a picture the view is black."""

@@ -60,6 +60,24 @@ def read(path: str | Path, indices: Iterable[int]) -> dict[int, np.ndarray]:
     return frames
 
 
+def stream(path: str | Path) -> Iterator[tuple[float, np.ndarray]]:
+    """All frames of a video in their order: when each is shown, in seconds, and the upright frame (H, W, 3) uint8 RGB.
+
+    A frame without a time of its own is shown at its number divided by the frame rate, 25 if that is unknown. Raises
+    DataError naming the file where it cannot be read to its end, and for HDR.
+    """
+    av, source = _av(), Path(path)
+    try:
+        with opened(source) as reader:
+            film = film_of(reader, source)
+            film.thread_type = "AUTO"
+            for number, frame in enumerate(_decode(reader, film, source)):
+                time = number / (film.average_rate or 25) if frame.time is None else frame.time
+                yield float(time), rgb(frame, source)
+    except (av.error.FFmpegError, IndexError, OSError) as error:
+        raise DataError(f"{source}: not a readable video ({_short(error)})") from None
+
+
 def convert(
     source: str | Path, target: str | Path, change: Callable[[np.ndarray], np.ndarray],
     check: Callable[[], None] = lambda: None, clock: Callable[[float], None] = lambda _: None,
