@@ -363,17 +363,19 @@ def test_tables_of_experiments_are_those_of_the_stored_comparisons():
     assert experiments.tables(text, ROOT / "experiments" / "results") == text
 
 
+STEPS_ON_H200 = (("step_captured", "b"), ("step_eager", "a"))
+
+
 def test_headlines_of_the_readme_are_stored_values():
     quick = read_json(ROOT / "experiments/results/quickstart/metrics.json")["rows"]["unet"]
-    taught = read_json(ROOT / "experiments/results/distil_faceshifter/metrics.json")["rows"]
     values = [row[1] for row in table_after("README.md", "quickstart then takes")[1:]]
     assert values[0] == f"{quick['id_retrieval_top1_pct']['value']:.1f} %"
     assert values[1] == f"{quick['size_mb']['value']:.2f} MB, {quick['latency_ms']['value']:.1f} ms"
-    student, teacher = (
-        f"{taught[name]['id_retrieval_top1_pct']['value']:.1f} %, {taught[name]['pose_error_deg']['value']:.2f}°"
-        for name in ("compact", "faceshifter")
-    )
-    assert values[2] == student
-    assert f"(its teacher has {teacher})" in (ROOT / "README.md").read_text()
-    exported = next(row for row in table_after("docs/export.md", "<!-- export -->") if row[:2] == ["onnx", "int8"])
-    assert values[3] == f"{exported[2]} MB, {exported[-2]} %"
+    sharp = read_json(ROOT / "experiments/results/sharp_96/comparison.json")
+    top, sharpness = (sharp["rows"]["sharp"]["values"][key]["mean"] for key in ("id_retrieval_top1_pct", "sharpness"))
+    assert values[2] == f"{top:.1f} %, {sharpness:.2f}"
+    exact = sharp["references"]["exact"]["id_retrieval_top1_pct"]
+    assert f"(the exact swap has {exact:.1f} %), sharpness" in (ROOT / "README.md").read_text()
+    steps = read_json(ROOT / "experiments/results/speed/h200.json")
+    ours, original = (steps[name][part]["samples_per_s"]["median"] for name, part in STEPS_ON_H200)
+    assert values[3] == f"{ours / original:.2f} times as fast"
