@@ -132,7 +132,11 @@ def _by_protocols(
     wanted = protocols.named(args.protocol)
     taken = sorted(chosen & {f"eval.{role}" for role in (*Estimators.__dataclass_fields__, "flip")})
     if taken and any(protocol.metrics for protocol in wanted):
-        raise ConfigError(f"--protocol: names its own estimators; leave out {', '.join(taken)}")
+        options = ", ".join(f"--{key.removeprefix('eval.').replace('_', '-')}" for key in taken)
+        raise ConfigError(
+            f"--protocol: the protocols of others name their own estimators; leave out {options}, or measure them and "
+            f"`ours` in two commands, each with its own --out"
+        )
     asked = exp.eval.metrics if "eval.metrics" in chosen else None
     results: dict[str, Any] = {}
     for protocol in wanted:

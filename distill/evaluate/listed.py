@@ -67,6 +67,11 @@ def casia(pictures: Path, file: Path) -> Chosen:
         if len(words) != 2:
             raise DataError(f"{file}: line {number}: expected `SOURCE TARGET`, got '{line.strip()[:80]}'")
         names = [_stem(word) for word in words]
+        if foreign := [name for name in names if not name.partition("-")[2]]:
+            raise DataError(
+                f"{file}: line {number}: '{foreign[0]}' names no person; the survey's pictures are PERSON-A_B. For "
+                f"pictures of other names write a CSV file: make_pairs.py csv"
+            )
         couples.append(Couple(*names, *(name.partition("-")[0] for name in names)))
     gallery = [(p.stem, p.stem.partition("-")[0]) for p in list_pictures(pictures)[0] if p.stem.endswith("-0_0")]
     split = file.stem.removeprefix("image_pairs_").replace("_", "-").capitalize()

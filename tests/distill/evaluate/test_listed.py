@@ -108,7 +108,11 @@ def test_what_is_missing_is_counted_and_named(survey, tmp_path):
     ("text", "message"),
     [
         ("0041-0_0.png\n", "line 1: expected `SOURCE TARGET`, got '0041-0_0.png'"),
-        ("a b\nc d e\n", "line 2: expected `SOURCE TARGET`"),
+        ("a-0_0 b-0_0\nc d e\n", "line 2: expected `SOURCE TARGET`"),
+        (
+            "0041-0_0 1268/1268_1.png\n",
+            "line 1: '1268_1' names no person; the survey's pictures are PERSON-A_B. For pictures of other names",
+        ),
         (
             "nobody-0_0 noone-0_0\n",
             "none of 1 pairs is left; the first: nobody-0_0 onto noone-0_0: nobody-0_0: no such",

@@ -173,7 +173,7 @@ def test_damaged_weights_name_file_and_key(swapped, tmp_path, capsys):
 def test_names_and_options_that_a_protocol_does_not_take(readers, swapped, tmp_path, capsys):
     for names, more, message in (
         (["cassia"], [], "unknown protocol 'cassia'; did you mean 'casia'?"),
-        (["casia"], ["--recogniser", "xiaoccer_128"], "names its own estimators; leave out eval.recogniser"),
+        (["casia"], ["--recogniser", "xiaoccer_128"], "name their own estimators; leave out --recogniser"),
         (["reface"], ["--metrics", "ssim_source"], "protocol reface has none of them"),
     ):
         assert run(swapped, tmp_path / "out", *names, more=["--weights", readers, *more]) == 2
