@@ -32,6 +32,8 @@ def keep(run: Path, out: Path) -> list[Path]:
     for key in FOLDERS:
         tree["data"][key] = tree["data"][key] and "FOLDER"
     tree |= {"weights": ["FOLDER"] if tree["weights"] else [], "runs": "runs"}
+    tree["tracking"]["uri"] = "none"
+    tree["student"]["weights"] = tree["student"].get("weights") and "FILE"
     written = [out / "experiment.yaml"]
     write_text(written[0], yaml.safe_dump(tree, sort_keys=False, default_flow_style=None, width=120))
     has_variants = (run / "comparison.json").is_file()

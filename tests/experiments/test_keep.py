@@ -28,6 +28,7 @@ def test_a_run_is_kept_in_small_files(runs, tmp_path):
     assert kept == {"experiment.yaml", "log.jsonl", "metrics.json", "run.json", "grid.png"}
     tree = yaml.safe_load((tmp_path / "one" / "experiment.yaml").read_text())
     assert tree["weights"] == ["FOLDER"] and tree["runs"] == "runs" and tree["train"]["steps"] == 4
+    assert tree["tracking"]["uri"] == "none" and tree["student"]["weights"] is None
     facts = yaml.safe_load((tmp_path / "one" / "run.json").read_text())
     assert facts["commit"] and facts["processor"] and facts["minutes"]["train"] >= 0 and facts["steps"] == 4
 
