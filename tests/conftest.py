@@ -14,6 +14,7 @@ import sys
 import warnings
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -54,6 +55,15 @@ def tracking_uri(folder: Path) -> str:
 def mlflow():
     """The package; the test is skipped without it."""
     return pytest.importorskip("mlflow", reason="pip install -e .")
+
+
+def module_of(path: Path) -> ModuleType:
+    """A script as a module, so that tests call its functions."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module, before = importlib.util.module_from_spec(spec), list(sys.path)
+    spec.loader.exec_module(module)
+    sys.path[:] = before  # a script puts the repository in place of its own folder
+    return module
 
 
 def script(path, *arguments) -> subprocess.CompletedProcess:

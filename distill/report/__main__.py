@@ -26,18 +26,15 @@ from swapcore.weights import ROOT
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = terminal.Parser("python -m distill.report", description="Tables over several runs.")
     commands = parser.add_subparsers(dest="table", required=True)
-    command = commands.add_parser("paper", help="size and accuracy tables of the field, as Markdown, HTML and CSV")
-    command.add_argument("--out", type=Path, default=Path("runs/paper"), help="output folder (default: runs/paper)")
-    command.add_argument(
-        "--results", type=Path, nargs="+", default=[], metavar="PATH",
-        help="metrics.json files, or folders of runs (default: experiments/results of a clone)",
-    )  # fmt: skip
-    command = commands.add_parser("field", help="accuracy tables of the field by protocol, as Markdown and CSV")
-    command.add_argument("--out", type=Path, default=Path("runs/field"), help="output folder (default: runs/field)")
-    command.add_argument(
-        "--results", type=Path, nargs="+", default=[], metavar="PATH",
-        help="metrics.json files, or folders of `python -m distill.evaluate --protocol`",
-    )  # fmt: skip
+    paper_results = "metrics.json files, or folders of runs (default: experiments/results of a clone)"
+    field_results = "metrics.json files, or folders of `python -m distill.evaluate --protocol`"
+    for name, text, results in (
+        ("paper", "size and accuracy tables of the field, as Markdown, HTML and CSV", paper_results),
+        ("field", "accuracy tables of the field by protocol, as Markdown and CSV", field_results),
+    ):
+        command, out = commands.add_parser(name, help=text), Path("runs") / name
+        command.add_argument("--out", type=Path, default=out, help=f"output folder (default: {out})")
+        command.add_argument("--results", type=Path, nargs="+", default=[], metavar="PATH", help=results)
     command = commands.add_parser("experiments", help="the tables of experiments/README.md, from the kept results")
     command.add_argument("--page", type=Path, default=ROOT / "experiments" / "README.md", help="the page to write")
     command = commands.add_parser("protocols", help="the texts of docs/protocols.md, from eval/protocols.yaml")

@@ -137,7 +137,7 @@ def test_the_recogniser_joins_features_of_crop_and_mirror_image_before_it_scales
 def test_files_of_another_network_are_refused(cosface, tmp_path):
     with pytest.raises(ValueError, match="CosFace_ACC99.28.pth: .*'cosface_vggface2'.*fc.weight: expected shape"):
         load_estimator("cosface_vggface2", cosface[1])
-    state = torch.load(cosface[1])
+    state = torch.load(cosface[1], weights_only=True)
     state.pop("module.layer2.3.prelu1.weight")
     torch.save(state, tmp_path / "cut.pth")
     with pytest.raises(ValueError, match="layer2.3.prelu1.weight: expected shape"):

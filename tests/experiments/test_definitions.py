@@ -1,11 +1,8 @@
 """The same swaps by several definitions: the definitions themselves, on pairs that are known by hand."""
 
-import importlib.util
-import sys
-
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, module_of
 from helpers.toy_pairs import ESTIMATORS, PEOPLE, changed, toy_pairs
 
 from eval.evaluation import Evaluation
@@ -15,11 +12,7 @@ from swapcore.files import read_json
 
 @pytest.fixture(scope="module")
 def definitions():
-    spec = importlib.util.spec_from_file_location("definitions", ROOT / "experiments" / "definitions.py")
-    module, before = importlib.util.module_from_spec(spec), list(sys.path)
-    spec.loader.exec_module(module)
-    sys.path[:] = before  # a script puts the repository in place of its own folder
-    return module
+    return module_of(ROOT / "experiments" / "definitions.py")
 
 
 def top1(pairs, swaps):

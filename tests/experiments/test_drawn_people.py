@@ -1,12 +1,9 @@
 """What networks of photographs read in drawn people, the order of swappers, and identity by shape and by paint."""
 
-import importlib.util
-import sys
-
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, SHARED, needs_shared, script
+from conftest import ROOT, SHARED, module_of, needs_shared, script
 
 from eval.measured import mean_of, packed
 from swapcore.files import read_json, write_record
@@ -18,11 +15,7 @@ POINTS = np.array([[24.0, 30], [40, 30], [32, 40], [26, 47], [38, 47]])
 
 @pytest.fixture(scope="module")
 def command():
-    spec = importlib.util.spec_from_file_location("drawn_people", PATH)
-    module, before = importlib.util.module_from_spec(spec), list(sys.path)
-    spec.loader.exec_module(module)
-    sys.path[:] = before  # a script puts the repository in place of its own folder
-    return module
+    return module_of(PATH)
 
 
 class Finder:

@@ -1,21 +1,14 @@
 """The share of its teacher's error that a student repeats, on constructed swaps."""
 
-import importlib.util
-import sys
-
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, module_of
 
 
 @pytest.fixture(scope="module")
 def inherited():
-    spec = importlib.util.spec_from_file_location("inherited", ROOT / "experiments" / "inherited.py")
-    module, before = importlib.util.module_from_spec(spec), list(sys.path)
-    spec.loader.exec_module(module)
-    sys.path[:] = before  # a script puts the repository in place of its own folder
-    return module
+    return module_of(ROOT / "experiments" / "inherited.py")
 
 
 def test_the_fit_finds_the_share_that_is_there(inherited):

@@ -1,18 +1,14 @@
 """Records: the row of a table, no record below the bar, and the command itself, shortened."""
 
-import importlib.util
 import subprocess
 import sys
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, module_of
 
 from distill.config import ConfigError
 
-spec, before = importlib.util.spec_from_file_location("record", ROOT / "experiments" / "record.py"), list(sys.path)
-record = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(record)
-sys.path[:] = before  # a script puts the repository in place of its own folder
+record = module_of(ROOT / "experiments" / "record.py")
 
 SHORT = (
     "data.train_people=8", "data.val_people=2", "data.test_people=6", "pseudo_gt.pairs=8", "pseudo_gt.shard_size=8",

@@ -1,21 +1,12 @@
 """A second recogniser is trained, and compared with the benchmark's on the same pairs."""
 
-import importlib.util
-import sys
-
 import pytest
-from conftest import ROOT
+from conftest import ROOT, module_of
 
 from distill import pretrain
 from swapcore.files import read_json
 
-spec, before = (
-    importlib.util.spec_from_file_location("second", ROOT / "experiments" / "second_recogniser.py"),
-    [*sys.path],
-)
-script = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(script)
-sys.path[:] = before  # a script puts the repository in place of its own folder
+script = module_of(ROOT / "experiments" / "second_recogniser.py")
 SMALL = ["--pairs", "8", "--gallery", "4", "--size", "64"]
 
 

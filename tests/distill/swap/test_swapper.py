@@ -115,9 +115,9 @@ def test_the_clock_of_a_film_tells_the_times_of_its_frames(tmp_path, monkeypatch
 
 def test_the_clock_of_an_animation_tells_the_times_of_its_frames(tmp_path):
     animation(tmp_path / "in.gif", 4, duration=(40, 80))
-    told = []
-    swap_frames(tmp_path / "in.gif", tmp_path / "out.gif", lambda image: image, told.append)
-    assert told == pytest.approx([0, 0.04, 0.12, 0.16])
+    times = []
+    swap_frames(tmp_path / "in.gif", tmp_path / "out.gif", lambda image: image, times.append)
+    assert times == pytest.approx([0, 0.04, 0.12, 0.16])
 
 
 @needs_shared
