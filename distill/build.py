@@ -120,8 +120,11 @@ def learner(exp: Experiment, encoder: IdentityEncoder, stage: str = "train") -> 
 
 
 def _start_from(path: str, made: Learner, name: str) -> None:
-    """Give a new student the weights of a trained one, of any resolution. Raises ConfigError."""
-    key, header, own = f"student.weights: {path}", header_of(path), made.encoder.card.name
+    """Give a new student the weights of a trained one, of any resolution. Raises ConfigError.
+
+    The identity encoder may be another one: the student then knows how to draw faces, not what the embeddings mean.
+    """
+    key = f"student.weights: {path}"
     if name in LEARNERS:
         raise ConfigError(f"{key}: student.name is '{name}', a teacher, which always starts from random weights")
     try:
@@ -129,13 +132,11 @@ def _start_from(path: str, made: Learner, name: str) -> None:
             trained = students.load(path, expected=name)
     except (ValueError, OSError) as error:
         raise ConfigError(f"student.weights: {error}") from None
-    if (encoder := header.get("identity_encoder", own)) != own:
-        raise ConfigError(f"{key}: trained with the identity encoder '{encoder}'; set student.identity_encoder")
     differing = [k for k, value in trained.options.items() if k != "resolution" and made.net.options[k] != value]
     if differing:
         raise ConfigError(f"{key}: its option {differing[0]} is {trained.options[differing[0]]!r}; set student.options")
     if hasattr(made.encoder, "weight_hash"):  # else networks without weights, for the check of names
-        check_encoder(path, header, made.encoder)
+        check_encoder(path, header_of(path), made.encoder)
         made.net.load_state_dict(trained.state_dict())
 
 

@@ -46,8 +46,9 @@ def starting_from(path, name="unet", width=16):
     )
 
 
-def test_a_student_starts_from_the_weights_of_a_trained_one_of_another_resolution(tmp_path):
-    trained = saved_student(tmp_path / "a.safetensors", resolution=96)
+@pytest.mark.parametrize("encoder", ["synthetic_identity", "foamliu_128"])
+def test_a_student_starts_from_the_weights_of_a_trained_one_of_another_resolution(encoder, tmp_path):
+    trained = saved_student(tmp_path / "a.safetensors", encoder=encoder, resolution=96)
     exp = starting_from(tmp_path / "a.safetensors")
     build.check_names(exp)
     made = build.learner(exp, build.identity_encoder(exp)).net
@@ -61,7 +62,7 @@ def test_a_student_starts_from_the_weights_of_a_trained_one_of_another_resolutio
     [
         ({}, {"width": 32}, r"its option width is 16; set student\.options"),
         ({"name": "compact"}, {}, "holds the student 'compact', expected 'unet'"),
-        ({"encoder": "foamliu_128"}, {}, r"identity encoder 'foamliu_128'; set student\.identity_encoder"),
+        ({"embedding_dim": 512}, {}, r"its option embedding_dim is 512; set student\.options"),
         ({}, {"name": "faceshifter"}, "a teacher, which always starts from random weights"),
     ],
 )
