@@ -120,9 +120,9 @@ def learner(exp: Experiment, encoder: IdentityEncoder, stage: str = "train") -> 
 
 
 def _start_from(path: str, made: Learner, name: str) -> None:
-    """Give a new student the weights of a trained one, of any resolution. Raises ConfigError.
+    """Give a new student the weights of a trained one, of any resolution and identity encoder. Raises ConfigError.
 
-    The identity encoder may be another one: the student then knows how to draw faces, not what the embeddings mean.
+    Where embeddings of the two encoders differ in size, the layers that read them keep their random weights.
     """
     key = f"student.weights: {path}"
     if name in LEARNERS:
@@ -132,12 +132,14 @@ def _start_from(path: str, made: Learner, name: str) -> None:
             trained = students.load(path, expected=name)
     except (ValueError, OSError) as error:
         raise ConfigError(f"student.weights: {error}") from None
-    differing = [k for k, value in trained.options.items() if k != "resolution" and made.net.options[k] != value]
+    free = ("resolution", "embedding_dim")
+    differing = [k for k, value in trained.options.items() if k not in free and made.net.options[k] != value]
     if differing:
         raise ConfigError(f"{key}: its option {differing[0]} is {trained.options[differing[0]]!r}; set student.options")
     if hasattr(made.encoder, "weight_hash"):  # else networks without weights, for the check of names
         check_encoder(path, header_of(path), made.encoder)
-        made.net.load_state_dict(trained.state_dict())
+        new = made.net.state_dict()
+        made.net.load_state_dict({k: v if v.shape == new[k].shape else new[k] for k, v in trained.state_dict().items()})
 
 
 def check_recogniser(exp: Experiment, trainer: str, where: str) -> None:
