@@ -139,7 +139,7 @@ def lacks_speed(swapper: Any, pairs: Any, device: torch.device) -> str:
 LATENCY = Metric(
     latency_ms,
     (
-        Value("latency_ms", "CPU ms", "ms", "{:.1f}", "lower", parts=True),
+        Value("latency_ms", "CPU ms", "ms", "{:.1f}", "lower", parts=True, cost=True),
         Value("latency_all_threads_ms", "all threads ms", "ms", "{:.1f}", "lower", brief=False),
         Value("latency_gpu_ms", "GPU ms", "ms", "{:.2f}", "lower", parts=True, brief=False),
     ),

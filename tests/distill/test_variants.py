@@ -114,6 +114,17 @@ def test_the_front_keeps_what_nothing_beats():
     assert comparison.front([3.0], [1.0]) == [0]
 
 
+@pytest.mark.parametrize(("operations", "shown"), [((1, 2), ["GMAC", "CPU ms"]), ((1, 1), [])])
+def test_the_plot_shows_times_only_of_networks_that_differ(operations, shown):
+    rows = {
+        name: {"values": {k: {"mean": v, "spread": None} for k, v in zip(keys, (quality, work, ms), strict=True)}}
+        for keys in [(comparison.QUALITY, "macs_g", "latency_ms")]
+        for name, quality, work, ms in zip("ab", (30.0, 60.0), operations, (7.0, 9.0), strict=True)
+    }
+    figure = comparison.plot("times", {"rows": rows})
+    assert [axes.get_xlabel() for axes in (figure.axes if figure else [])] == shown
+
+
 def test_names_in_the_plot_hide_neither_each_other_nor_leave_it():
     places = {"left": (1, 5), "beside": (1.02, 5.1), "close": (1.01, 4.9), "right": (3, 9), "low": (1, 0)}
     rows = {
@@ -131,6 +142,21 @@ def test_names_in_the_plot_hide_neither_each_other_nor_leave_it():
     assert {text.get_text() for text in axes.texts} == set(places)
     assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
     assert all(axes.bbox.x0 <= box.x0 and box.x1 <= axes.bbox.x1 and axes.bbox.y0 <= box.y0 for box in boxes)
+
+
+def test_a_name_in_the_plot_is_nearest_to_its_own_point():
+    places = {"far": (30, 10), "high": (7.2, 0.317), "low": (9.7, 0.312)}
+    rows = {k: {"macs_g": {"mean": x}, comparison.QUALITY: {"mean": y}} for k, (x, y) in places.items()}
+    axes = Figure(figsize=(4, 3.3), dpi=130).subplots()
+    axes.plot(*zip(*places.values(), strict=True), "o")
+    axes.set_ylim(0.26, 0.38)
+    axes.margins(x=0.18)
+    axes.figure.draw_without_rendering()
+    comparison._label(axes, rows, "macs_g", comparison.QUALITY)
+    for text in axes.texts[1:]:
+        box = text.get_window_extent()
+        far = {k: comparison._distance(box, axes.transData.transform(point)) for k, point in places.items()}
+        assert min(far, key=far.get) == text.get_text(), far
 
 
 def by_hand(variant, each, seed=0, people=None, where="here"):
