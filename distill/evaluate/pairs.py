@@ -15,13 +15,14 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from tqdm import tqdm
 
 import teachers
 from distill.config import ConfigError, Experiment
 from distill.data.photos import Photos, read_manifest
 from distill.data.renderer import refuse_others
-from eval.pairs import LANDMARKS, REGIONS, Origin, Pairs, merged
+from eval.pairs import LANDMARKS, PARSING, REGIONS, Origin, Pairs, merged
 from swapcore.files import digest, read_json, write_json
 from swapcore.images import SUFFIXES, DataError, decode, picture_side, resized, to_uint8
 from teachers.exact import RENDERER, SEGMENTS, occluder_mask
@@ -162,6 +163,7 @@ def load(listing: dict[str, Any], root: Path, resolution: int | None = None) -> 
         protocol=protocol,
         **_synthetic_fields(listing.get("pictures", {}), sources, targets, root, size),
         **_origins(listing.get("pictures", {}), sources, targets, [g["file"] for g in listing["gallery"]]),
+        **_parsing(listing, (sources, targets, [g["file"] for g in listing["gallery"]]), root, size),
     ), skipped
 
 
@@ -218,6 +220,17 @@ def _origins(pictures: dict[str, dict], sources: list[str], targets: list[str], 
     }
 
 
+def _parsing(listing: dict[str, Any], columns: Sequence[list[str]], root: Path, size: int) -> dict[str, torch.Tensor]:
+    """The fields of Pairs on the parsing maps that a list names: classes, so that no two are mixed in resizing. Empty
+    where it names none. Raises DataError for a missing or damaged map."""
+    files = {file: facts["parsing"] for file, facts in listing.get("pictures", {}).items() if "parsing" in facts}
+    if not files:
+        return {}
+    maps = {file: torch.tensor(decode(root / path, mode="L")) for file, path in files.items()}
+    maps = {file: F.interpolate(one[None], (size, size), mode="nearest-exact")[0] for file, one in maps.items()}
+    return {key: torch.stack([maps[file] for file in column]) for key, column in zip(PARSING, columns, strict=True)}
+
+
 def _origin(file: str, pictures: dict[str, dict]) -> str:
     """The name of the picture that a file was made from; `align_folder` keeps its ending before its own."""
     stem = Path(file).stem
@@ -246,7 +259,7 @@ def drawn_swaps(
         drawn = exact.drawn(*rows, side, extra=("segmentation",))
         swaps.append(resized(to_uint8(drawn.image), size))
         shown = region[drawn.segmentation.long()]
-        regions.append(torch.nn.functional.interpolate(shown, (size, size), mode="nearest-exact"))
+        regions.append(F.interpolate(shown, (size, size), mode="nearest-exact"))
     return torch.cat(swaps), torch.cat(regions)
 
 
@@ -264,7 +277,7 @@ def save(listing: dict[str, Any], root: Path, out: Path) -> Path:
         "pairs": [{**p, "source": moved(p["source"]), "target": moved(p["target"])} for p in listing["pairs"]],
         "gallery": [{**g, "file": moved(g["file"])} for g in listing["gallery"]],
         "pictures": {
-            moved(file): {**facts, **({"mask": moved(facts["mask"])} if "mask" in facts else {})}
+            moved(file): facts | {key: moved(facts[key]) for key in ("mask", "parsing") if key in facts}
             for file, facts in listing["pictures"].items()
         },
     }

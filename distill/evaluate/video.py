@@ -68,6 +68,10 @@ from swapcore.locks import folder_lock
 REFERENCES = ("copy-target", "exact", "listed")
 PEOPLE, FRAMES, STRIPS, STRIP_FRAMES = 6, 20, 3, 6  # of fewer than six pairs no difference is called sure
 
+NO_LANDMARKS = (
+    f"no landmarks were read; add --landmarks to read them by {build.LANDMARKS}, whose file is searched in the folders "
+    f"of --weights (it was trained on photographs, so drawn people are measured without it unless you ask)"
+)
 Videos = DrawnVideos | FilmedVideos
 
 
@@ -347,9 +351,9 @@ def _facts(clip: Clip, view: ClipView) -> dict[str, Any]:
 
 def _not_measured(videos: Videos, estimators: Mapping[str, Estimator]) -> dict[str, str]:
     missing = {
-        name: f"no {metric.needs} estimator; --{metric.needs} takes one"
+        name: NO_LANDMARKS
         for name, metric in VIDEO_METRICS.items()
-        if metric.needs and metric.needs not in estimators
+        if metric.needs == "landmarks" and "landmarks" not in estimators
     }
     return missing | ({} if videos.exact else {"exact_video_error": "the exact swap of films is unknown"})
 

@@ -125,6 +125,19 @@ def test_damaged_files_of_pairs_name_their_line(survey, tmp_path, text, message)
         casia(survey, tmp_path / "list")
 
 
+def test_a_mistyped_file_of_pairs_names_its_neighbours(survey, tmp_path):
+    root, file = survey
+    for name, message in (
+        ("image_pairs_normall.txt", "image_pairs_normall.txt: no such file in .*did you mean 'image_pairs_normal.txt'"),
+        ("faces/image_pairs_normal.txt", "no such file in .*faces; there is no .txt or .csv file"),
+        ("pairs/image_pairs_normal.txt", "no such file, nor the folder .*pairs; a path is relative to"),
+    ):
+        with pytest.raises(DataError, match=message):
+            listed.casia(root / "faces", root / name)
+    failed = make("csv", root / "faces", "--pairs", root / "mine.csv", "--out", tmp_path / "list")
+    assert failed.returncode == 2 and "mine.csv: no such file" in failed.stderr and "Errno" not in failed.stderr
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
