@@ -167,9 +167,9 @@ def chosen_list(args: argparse.Namespace) -> Path:
         pictures = args.folder / "faces" if (args.folder / "faces").is_dir() else args.folder
         beside = args.folder / "faces_landmarks"
         landmarks = landmarks or (beside if beside.is_dir() else None)
+        chosen = listed.every(listed.casia(pictures, args.pairs), args.every)
         if landmarks is None:
             print(f"{beside}: no such folder, and no --landmarks: a detector finds the landmarks")
-        chosen = listed.every(listed.casia(pictures, args.pairs), args.every)
     elif args.kind == "csv":
         chosen = listed.every(listed.from_csv(args.pairs, args.gallery), args.every)
     else:

@@ -112,6 +112,7 @@ def evaluate(args: argparse.Namespace) -> None:
         if args.experiment is None and "fooling_gap" in exp.eval.metrics and exp.eval.trained_encoder is None:
             exp = replace(exp, eval=replace(exp.eval, trained_encoder=_trained_encoder(args.swappers)))
     check_folder(out)
+    config.check_weights(exp.weights)
     chosen = {key for key, _ in config.parsed(overrides)}
     with folder_lock(out):
         if args.protocol:
@@ -148,13 +149,15 @@ def _by_protocols(
         try:
             estimators = build.estimators(changed)
         except ValueError as error:  # a file is missing or damaged; other protocols have other files
-            left_out[protocol.name] = str(error)
+            left_out[protocol.name] = f"{error}{protocols.remedy(protocol)}"
         if not changed.eval.metrics:
             left_out[protocol.name] = "; ".join(": ".join(one) for one in tables.grouped(missing).items())
         if protocol.name in left_out:
             print(f"protocol {protocol.name}: left out, since a file is missing or damaged; see the end")
             continue
         keys = chosen - {"eval.metrics"} if protocol.metrics else chosen
+        for warning in protocols.warnings(protocol, pairs):
+            print(f"! {warning}")
         by_protocol, folder = protocols.with_gallery(protocol, pairs), out / protocol.name
         same = by_protocol.hash == pairs.hash  # swaps of another gallery are kept apart, since its hash names them
         swaps = out / "swaps" if same else folder / "swaps"
@@ -162,7 +165,7 @@ def _by_protocols(
             args, changed, estimators, by_protocol, skipped, folder, keys, protocol.values, swaps, missing
         )
     if results:
-        write_text(out / "protocols.md", protocols.page(results, left_out))
+        write_text(out / "protocols.md", protocols.page(results, pairs, left_out))
         print(out / "protocols.md")
     if left_out:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in left_out.items())

@@ -34,6 +34,7 @@ EACH = 1000  # targets, and sources, of the numbered lists
 GIVEN, DETECTED = "from files", "by the detector"
 BY_FILES = "by landmarks from files"
 OF_OTHERS = "of any size, in the frame of the target's picture; aligned by the target's landmarks"
+OF_WHOLE = "of any size, in the frame of the target's picture; resized to the list's side"
 
 
 @dataclass(frozen=True)
@@ -164,8 +165,7 @@ def write(
         protocol |= {} if landmarks is not None else detector_facts(find_face)
     if masks is not None:
         protocol["parsing"] = GIVEN
-    if aligned:
-        protocol["swaps of others"] = OF_OTHERS
+    protocol["swaps of others"] = OF_OTHERS if aligned else OF_WHOLE
     content = pair_list(
         name, resolution, protocol, chosen.definition, pairs,
         [(facts[picture]["file"], person) for person, picture in gallery.items()], skipped,

@@ -25,6 +25,7 @@ from distill.data.renderer import refuse_others
 from eval.pairs import LANDMARKS, PARSING, REGIONS, Origin, Pairs, merged
 from swapcore.files import digest, read_json, write_json
 from swapcore.images import SUFFIXES, DataError, decode, picture_side, resized, to_uint8
+from swapcore.terminal import nearest
 from teachers.exact import RENDERER, SEGMENTS, occluder_mask
 
 FORMAT = 1
@@ -309,9 +310,18 @@ def read(
     """`load` a list, given by its folder or its pairs.json. Names on one line of the file `same_people` become one
     person. Raises DataError naming the file and the missing key."""
     path = Path(path)
+    if not path.exists():
+        beside = [p.name for p in path.parent.glob("*") if (p / "pairs.json").is_file()]
+        close = nearest(path.name, beside) if beside else ""
+        raise DataError(f"{path}: no such list{close}; `python datasets/make_pairs.py --help` says how to write one")
     path = path / "pairs.json" if path.is_dir() else path
     if not path.is_file():
         raise DataError(f"{path}: no such list; `python datasets/make_pairs.py --help` says how to write one")
+    if path.suffix.lower() != ".json":
+        raise DataError(
+            f"{path}: no list, which is a folder with pairs.json; of a file of pairs one is written by "
+            f"`python datasets/make_pairs.py casia FOLDER --pairs {path.name} --out LIST` (or csv), then give --pairs LIST"
+        )
     listing = read_json(path)
     try:
         if listing["format"] != FORMAT:

@@ -176,16 +176,38 @@ def with_gallery(protocol: Protocol, pairs: Pairs) -> Pairs:
     )
 
 
-def page(results: Mapping[str, Mapping[str, Any]], left_out: Mapping[str, str] | None = None) -> str:
+def warnings(protocol: Protocol, pairs: Pairs) -> list[str]:
+    """Why the numbers of a protocol mean little on these pairs."""
+    if protocol.name == OURS and pairs.target_landmarks is not None:
+        return [
+            f"{OURS} reads canonical crops, but the pictures of {pairs.name} are whole ones: write a second list with "
+            f"--align for it"
+        ]
+    return []
+
+
+def remedy(protocol: Protocol) -> str:
+    """The end of a message on a missing file: what else than the file helps."""
+    if protocol.metrics:
+        return ""
+    return f"; by --protocol {OURS} alone, --recogniser, --pose and --expression name other networks"
+
+
+def page(results: Mapping[str, Mapping[str, Any]], pairs: Pairs, left_out: Mapping[str, str] | None = None) -> str:
     """Markdown of a run by several protocols: a table for each, never two protocols in one, then the reasons why their
-    numbers differ, and the texts to which the values link. results: the content of metrics.json by protocol. left_out:
-    protocols by which nothing was measured, with the reason."""
+    numbers differ, and the texts to which the values link. results: the content of metrics.json by protocol. pairs: as
+    they were given. left_out: protocols by which nothing was measured, with the reason."""
     known, lines = read(), ["# One set of swaps, measured by several protocols", ""]
     for name, content in results.items():
         lines += [f"## {known[name].title}", "", _measured_with(content), ""]
         lines += [tables.as_markdown(content["rows"], content["differences"], f"#{name}"), ""]
         unmeasured = {**content["not_measured"], **known[name].unmeasured}
-        lines += [f"- {note}" for note in tables.notes({**content, "not_measured": unmeasured})] + [""]
+        notes = [*content["verdicts"], *tables.notes({**content, "not_measured": unmeasured})]
+        notes = [f"**{warning}**" for warning in warnings(known[name], pairs)] + [
+            note.replace("*", r"\*")
+            for note in notes  # which would begin a list
+        ]
+        lines += [f"- {note}" for note in notes] + [""]
     for name, reason in (left_out or {}).items():
         lines += [f"## {known[name].title}", "", f"Left out: {reason}.", ""]
     if len(results) > 1:
@@ -206,9 +228,11 @@ def _measured_with(content: Mapping[str, Any]) -> str:
         named = ", ".join([*(one["what"] for one in skipped[:3]), *(["..."] if len(skipped) > 3 else [])])
         facts.insert(0, f"{len(skipped)} left out ({named})")
     units = dict.fromkeys(tables.unit_of(cell) for cell in cells if cell.get("interval"))
-    brackets = f" In brackets: 95 % intervals by {', '.join(units)}." if units else ""
+    brackets = f"In brackets: 95 % intervals by {', '.join(units)}." if units else ""
     first = f"{pairs['count']} pairs of {pairs['name']} ({pairs['hash']}), gallery of {pairs['gallery']} people"
-    return f"{'; '.join([first, *facts])}.{brackets}"
+    known = {"alignment": "pictures", "landmarks": "landmarks", "swaps of others": "swaps"}
+    of_list = [f"{what} {pairs['protocol'][key]}" for key, what in known.items() if key in pairs["protocol"]]
+    return f"{'; '.join([first, *facts])}. {'. '.join([*of_list, ''])}{brackets}".strip()
 
 
 def differences(results: Mapping[str, Mapping[str, Any]]) -> list[str]:

@@ -119,8 +119,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 def evaluate(args: argparse.Namespace) -> None:
     films = args.videos is not None and not args.videos.is_dir()
-    if films and not args.videos.is_file():
-        raise ConfigError(f"--videos {args.videos}: no such list; name a folder of synthetic videos, a .csv or a .json")
+    if films and not (args.videos.is_file() and args.videos.suffix.lower() in (".csv", ".json")):
+        what = "no list" if args.videos.exists() else "no such list"
+        raise ConfigError(f"--videos {args.videos}: {what}; name a folder of synthetic videos, a .csv or a .json")
     chosen_estimators = {f"eval.{role}": getattr(args, role) for role in ("recogniser", "pose")}
     overrides = [
         *(PHOTO_ESTIMATORS.items() if films else ()),

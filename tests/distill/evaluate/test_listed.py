@@ -56,6 +56,7 @@ def test_the_surveys_file_gives_pairs_people_gallery_and_landmarks(survey, tmp_p
     assert [(o.source, o.target) for o in pairs.origins][2] == ("1268-0_1", "0041-0_1")
     assert pairs.protocol["dataset"] == "CASIA FaceSwapping" and pairs.protocol["split"] == "Normal"
     assert pairs.protocol["alignment"] == "as given" and pairs.protocol["landmarks"] == "from files"
+    assert pairs.protocol["swaps of others"] == listed.OF_WHOLE
     expected = torch.tensor((POINTS + 1) / (WIDE, HIGH), dtype=torch.float32)
     assert torch.allclose(pairs.target_landmarks[0], expected, atol=1e-4), "1268 is the second person"
     assert pairs.source_person[0] == pairs.source_person[1] == pairs.target_person[2]
@@ -134,6 +135,11 @@ def test_a_mistyped_file_of_pairs_names_its_neighbours(survey, tmp_path):
     ):
         with pytest.raises(DataError, match=message):
             listed.casia(root / "faces", root / name)
+    with pytest.raises(DataError, match="image_pairs_normal.txt: no list, which is a folder with .* --out LIST"):
+        read(file)  # the command once said that it was damaged, and to delete it
+    casia(survey, tmp_path / "lists" / "normal")
+    with pytest.raises(DataError, match="norml: no such list; did you mean 'normal'"):
+        read(tmp_path / "lists" / "norml")
     failed = make("csv", root / "faces", "--pairs", root / "mine.csv", "--out", tmp_path / "list")
     assert failed.returncode == 2 and "mine.csv: no such file" in failed.stderr and "Errno" not in failed.stderr
 

@@ -196,6 +196,8 @@ def test_the_page_has_a_table_a_protocol_and_says_why_numbers_differ(readers, sw
     assert len(tables) == 2 and "[2.60](#casia)" in tables[0] and "(#reliableswap)" not in tables[0]
     assert "10 pairs of mine (" in tables[0] and "gallery of 10 people; recogniser cosface_acc9928 (" in tables[0]
     assert "with mirrored features" in tables[0] and "mirrored" not in tables[1].partition("In brackets")[0]
+    assert "pictures as given. swaps of any size, in the frame of the target's picture; resized" in tables[0]
+    assert r"\n- \* surely differs from" in tables[0], "no list in a list"
     assert "In brackets: 95 % intervals by pairs." in tables[0] and "| ID top-1 % ↑ | [80.0](#casia) (50.0" in tables[0]
     assert "[0.0](#casia)" not in tables[0] and "] (" not in tables[0].partition("- ")[0]
     assert "(#casia)" not in tables[1] and "pose logits" in tables[1] and "pose error" not in tables[1]
@@ -240,9 +242,32 @@ def test_a_protocol_without_its_files_is_left_out_and_the_others_are_measured(re
         assert run(swapped, out, *names, more=["--weights", readers]) == 2
         captured = capsys.readouterr()
         assert "--protocol: 1 of 2 left out: ours: weights 'xiaoccer_128': mobilefacenet_xiaoccer" in captured.err
+        assert "by --protocol ours alone, --recogniser, --pose and --expression name other networks" in captured.err
         assert "get it from https://github.com/Xiaoccer" in captured.err and str(out / "protocols.md") in captured.out
         page = (out / "protocols.md").read_text()
         assert "[80.0](#casia)" in page and "## This project\n\nLeft out: weights 'xiaoccer_128'" in page
+
+
+def test_ours_on_whole_pictures_is_warned_of(readers, swapped, tmp_path, capsys):
+    root = tmp_path / "pictures"
+    (tmp_path / "points").mkdir()
+    for path in root.glob("*.png"):
+        (tmp_path / "points" / f"{path.stem}.txt").write_text("9 9\n20 9\n15 15\n10 22\n20 22\n")
+    whole = tmp_path / "whole"
+    listed.write(
+        "whole", listed.from_csv(tmp_path / "mine.csv"), root, whole, resolution=SIDE, landmarks=tmp_path / "points"
+    )
+    more = [*OWN, "--weights", readers, "--metrics", "id_retrieval"]
+    assert run((whole, swapped[1]), tmp_path / "out", "ours", more=more) == 0
+    text = "ours reads canonical crops, but the pictures of whole are whole ones: write a second list with --align"
+    assert text in capsys.readouterr().out and text in (tmp_path / "out" / "protocols.md").read_text()
+    assert run(swapped, tmp_path / "other", "ours", more=more) == 0 and "whole ones" not in capsys.readouterr().out
+
+
+def test_a_folder_of_weights_that_does_not_exist_is_an_option_s_error(swapped, tmp_path, capsys):
+    assert run(swapped, tmp_path / "out", "casia", more=["--weights", tmp_path / "nowhere"]) == 2
+    captured = capsys.readouterr()
+    assert "no such folder" in captured.err and "left out" not in captured.err and "protocol casia" not in captured.out
 
 
 def test_damaged_weights_name_file_and_key(swapped, tmp_path, capsys):

@@ -133,6 +133,8 @@ def test_what_synthetic_videos_are_not_is_refused(people, tmp_path, capsys):
     assert "lists pictures, not videos" in message("exact", "--videos", pictures)
     assert "manifest.jsonl: no such file; draw videos" in message("exact", "--videos", tmp_path)
     assert "no such list" in message("exact", "--videos", tmp_path / "nothing.csv")
+    (tmp_path / "pairs.txt").write_text("a b\n")
+    assert "pairs.txt: no list; name a folder" in message("exact", "--videos", tmp_path / "pairs.txt")
     assert "unknown swapper 'exat'; known: copy-target, exact" in message("exat", "--videos", people)
     assert "names no swapped video for 00000" in message("listed", "--videos", people)
     student = student_file(tmp_path)
