@@ -23,7 +23,7 @@ import numpy as np
 from tqdm import tqdm
 
 from distill.data.faces import FaceFinder, align, detector_facts, keeps
-from distill.evaluate.pairs import ALIGNED, AS_GIVEN, SOURCES, pair_list, save
+from distill.evaluate.pairs import ALIGNED, AS_GIVEN, OF_OTHERS, OF_WHOLE, SOURCES, pair_list, save
 from swapcore.files import sha256
 from swapcore.images import DataError, decode, list_pictures, save_png
 from swapcore.terminal import nearest
@@ -33,8 +33,6 @@ NUMBERED = {"celebahq": ("CelebA-HQ", 28000), "ffhq": ("FFHQ", 68000)}
 EACH = 1000  # targets, and sources, of the numbered lists
 GIVEN, DETECTED = "from files", "by the detector"
 BY_FILES = "by landmarks from files"
-OF_OTHERS = "of any size, in the frame of the target's picture; aligned by the target's landmarks"
-OF_WHOLE = "of any size, in the frame of the target's picture; resized to the list's side"
 
 
 @dataclass(frozen=True)

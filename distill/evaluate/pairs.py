@@ -36,6 +36,9 @@ FIRST_PICTURE = "one picture per person, the first, never a source"
 SOURCES = "the sources themselves: there is one picture per person"
 SYNTHETIC, RENDERED, AS_GIVEN = "synthetic people", "rendered in the canonical frame", "as given"
 ALIGNED = "by detected landmarks"
+# Of swaps that others made, in lists of pairs that others chose.
+OF_OTHERS = "of any size, in the frame of the target's picture; aligned by the target's landmarks"
+OF_WHOLE = "of any size, in the frame of the target's picture; resized to the list's side"
 LIST_AGAIN = "draw the people and write the list again"
 REGION_OF = {
     "skin": "skin", "brows": "eyes", "eyes": "eyes", "lips": "mouth", "mouth": "mouth", "teeth": "mouth"
@@ -319,8 +322,8 @@ def read(
         raise DataError(f"{path}: no such list; `python datasets/make_pairs.py --help` says how to write one")
     if path.suffix.lower() != ".json":
         raise DataError(
-            f"{path}: no list, which is a folder with pairs.json; of a file of pairs one is written by "
-            f"`python datasets/make_pairs.py casia FOLDER --pairs {path.name} --out LIST` (or csv), then give --pairs LIST"
+            f"{path}: no list, which is a folder with pairs.json; of a file of pairs `python datasets/make_pairs.py "
+            f"casia FOLDER --pairs {path.name} --out LIST` (or csv) writes one, then give --pairs LIST"
         )
     listing = read_json(path)
     try:

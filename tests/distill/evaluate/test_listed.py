@@ -85,6 +85,10 @@ def test_numbers_may_have_any_number_of_zeros(survey, tmp_path):
         picture(i, (SIDE, SIDE)).save(tmp_path / "reface" / f"{i:012d}.png")
     found = swappers.read_finished(tmp_path / "reface", pairs)
     assert found.naming == swappers.NUMBER and not found.missing
+    small = picture(1, (SIDE, SIDE)).resize((SIDE * 2, SIDE * 2), Image.Resampling.NEAREST)
+    small.save(tmp_path / "reface" / f"{1:012d}.png")  # whole pictures may have any size
+    again = swappers.read_finished(tmp_path / "reface", pairs)
+    assert (again.swaps.int() - found.swaps.int()).abs().float().mean() < 3
 
 
 def test_what_is_missing_is_counted_and_named(survey, tmp_path):
@@ -190,6 +194,14 @@ def test_whole_swaps_are_aligned_by_the_landmarks_of_their_target(survey, tmp_pa
     found = swappers.read_finished(folder, pairs)
     difference = (found.swaps.int() - pairs.target.int()).abs().float().mean()
     assert difference < 2, "the target itself, at twice its size, is the target's crop"
+    own = tmp_path / "own"
+    own.mkdir()
+    for i, origin in enumerate(pairs.origins):  # named as the list does, whole and of the target's size
+        Image.open(survey[0] / "faces" / f"{origin.target}.png").save(own / f"{i:05d}.png")
+    assert (swappers.read_finished(own, pairs).swaps.int() - pairs.target.int()).abs().float().mean() < 2
+    picture(1, (WIDE + 2, HIGH)).save(own / "00001.png")
+    with pytest.raises(DataError, match="122 x 90 pixels, the pairs have"):
+        swappers.read_finished(own, pairs)
     picture(1, (99, 99)).save(folder / "0041-0_0-1268-0_0.png")
     with pytest.raises(
         DataError, match="99 x 99 pixels, the target's picture 1268-0_0 has 120 x 90: a crop of another"
