@@ -230,7 +230,7 @@ def _measured_with(content: Mapping[str, Any]) -> str:
     units = dict.fromkeys(tables.unit_of(cell) for cell in cells if cell.get("interval"))
     brackets = f"In brackets: 95 % intervals by {', '.join(units)}." if units else ""
     first = f"{pairs['count']} pairs of {pairs['name']} ({pairs['hash']}), gallery of {pairs['gallery']} people"
-    known = {"alignment": "pictures", "landmarks": "landmarks", "swaps of others": "swaps"}
+    known = {"alignment": "Pictures", "landmarks": "Landmarks", "swaps of others": "Swaps"}
     of_list = [f"{what} {pairs['protocol'][key]}" for key, what in known.items() if key in pairs["protocol"]]
     return f"{'; '.join([first, *facts])}. {'. '.join([*of_list, ''])}{brackets}".strip()
 

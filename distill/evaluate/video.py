@@ -106,9 +106,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--interval", choices=tuple(UNITS), default="pairs", help="unit of the 95 %% intervals; default: pairs"
     )
-    text = (
-        "films only: students follow faces smoothly, as distill.swap does, or not, or both, as two rows; default: yes"
-    )
+    text = "films only: students follow faces smoothly as distill.swap does, or not, or both, in two rows; default: yes"
     parser.add_argument("--smooth", choices=("yes", "no", "both"), default="yes", help=text)
     parser.add_argument("--against", metavar="SWAPPER", help="mark the differences to this row; default: to the best")
     parser.add_argument("--weights", nargs="+", default=[], metavar="FOLDER", help="folders to search for weight files")

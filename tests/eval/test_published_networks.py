@@ -181,15 +181,15 @@ def test_the_masked_recogniser_loads_by_published_names(tmp_path):
     with torch.inference_mode():
         found = estimator(images, parsing=parsing)
         faces = networks.masked_faces(images, parsing, (6,))
-        assert torch.allclose(found, estimator.network.network(faces)[0]) and found.shape == (2, 512)
+        assert torch.allclose(found, estimator.network.network(faces)[0], atol=1e-4) and found.shape == (2, 512)
         assert torch.allclose(found.norm(dim=1), torch.ones(2), atol=1e-5)
         hidden = estimator(torch.flip(images, [0])[1:], parsing=parsing[1:])
-    assert torch.allclose(found[1:], hidden), "of a picture that is masked as a whole nothing is seen"
+    assert torch.allclose(found[1:], hidden, atol=1e-4), "of a picture that is masked as a whole nothing is seen"
     with pytest.raises(ValueError, match="the list has no parsing maps; write the list again with --masks"):
         estimator(images)
     state["output_layer.3.weight"] = state["output_layer.3.weight"][:, :-1]
     torch.save(state, path)
-    with pytest.raises(ValueError, match="model_ir_se50.pth: .*'arcface_reface'.*head.3.weight: expected shape"):
+    with pytest.raises(ValueError, match="ir_se50.pth: .*'arcface_reface'.*output_layer.3.weight: expected shape"):
         load_estimator("arcface_reface", path)
 
 

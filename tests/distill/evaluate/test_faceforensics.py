@@ -19,6 +19,7 @@ from distill.data import faces
 from distill.evaluate import __main__ as evaluate
 from distill.evaluate import faceforensics
 from distill.evaluate.pairs import read
+from swapcore.files import read_record, write_record
 from swapcore.frame import CANONICAL
 from swapcore.images import DataError
 from teachers.exact import ATTRIBUTES, render, sample_attributes, sample_identities
@@ -177,9 +178,9 @@ def test_videos_of_a_peer_may_have_another_size_but_no_other_shape(tree, tmp_pat
 
     assert max(differences()) < 3, "the target itself at twice its size is its crop"
     record = tmp_path / "list" / "faces" / "000" / "sampled.json"
-    info = json.loads(record.read_text())
+    info = read_record(record)
     assert info.pop("size") == [SIDE, SIDE]
-    record.write_text(json.dumps(info))  # as lists of earlier commits have it
+    write_record(record, info)  # as lists of earlier commits have it
     for path in (tmp_path / "Mine").glob("*.png"):
         path.unlink()
     faceforensics.finished_swaps(tree, "Mine", listing, tmp_path / "Mine")

@@ -196,7 +196,7 @@ def test_the_page_has_a_table_a_protocol_and_says_why_numbers_differ(readers, sw
     assert len(tables) == 2 and "[2.60](#casia)" in tables[0] and "(#reliableswap)" not in tables[0]
     assert "10 pairs of mine (" in tables[0] and "gallery of 10 people; recogniser cosface_acc9928 (" in tables[0]
     assert "with mirrored features" in tables[0] and "mirrored" not in tables[1].partition("In brackets")[0]
-    assert "pictures as given. swaps of any size, in the frame of the target's picture; resized" in tables[0]
+    assert "Pictures as given. Swaps of any size, in the frame of the target's picture; resized" in tables[0]
     assert "\n- \\* surely differs from" in tables[0], "no list in a list"
     assert "In brackets: 95 % intervals by pairs." in tables[0] and "| ID top-1 % ↑ | [80.0](#casia) (50.0" in tables[0]
     assert "[0.0](#casia)" not in tables[0] and "] (" not in tables[0].partition("- ")[0]
