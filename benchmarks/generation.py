@@ -32,10 +32,10 @@ from distill.schema import Teacher as TeacherSpec
 from distill.tracking import Tracker
 from swapcore import terminal
 from swapcore.hardware import environment
+from swapcore.irse50 import IRSE50
 from teachers import Teacher
 from teachers.faceshifter import AEINet, FaceShifterTeacher, HEARNet
 from teachers.hierfe import HieRFE
-from teachers.irse50 import IRSE50
 from teachers.irse101 import IRSE101
 from teachers.megafs import MegaFSTeacher, build_transfer
 from teachers.simswap import SimSwapGenerator, SimSwapTeacher

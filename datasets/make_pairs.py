@@ -73,6 +73,8 @@ def main(arguments: list[str] | None = None) -> int:
         command.add_argument("--align", action="store_true", help="align the pictures by landmarks (extra: video)")
         text = "folder of landmark files, PICTURE.txt with five lines `x y`; default: with --align the detector"
         command.add_argument("--landmarks", type=Path, metavar="FOLDER", help=text)
+        text = "folder of parsing maps, grey pictures of classes named as the pictures; --protocol reface masks by them"
+        command.add_argument("--masks", type=Path, metavar="FOLDER", help=text)
         if kind in ("casia", "csv"):
             command.add_argument("--pairs", type=Path, required=True, metavar="FILE", help="the pairs")
             text = "only every Nth pair of the file: all pictures of a list must fit into memory"
@@ -165,9 +167,9 @@ def chosen_list(args: argparse.Namespace) -> Path:
         pictures = args.folder / "faces" if (args.folder / "faces").is_dir() else args.folder
         beside = args.folder / "faces_landmarks"
         landmarks = landmarks or (beside if beside.is_dir() else None)
+        chosen = listed.every(listed.casia(pictures, args.pairs), args.every)
         if landmarks is None:
             print(f"{beside}: no such folder, and no --landmarks: a detector finds the landmarks")
-        chosen = listed.every(listed.casia(pictures, args.pairs), args.every)
     elif args.kind == "csv":
         chosen = listed.every(listed.from_csv(args.pairs, args.gallery), args.every)
     else:
@@ -175,7 +177,7 @@ def chosen_list(args: argparse.Namespace) -> Path:
     detector = _detector(args) if landmarks is None and (args.align or args.kind == "casia") else None
     return listed.write(
         args.out.name, chosen, pictures, args.out, resolution=args.resolution, landmarks=landmarks,
-        find_face=detector, aligned=args.align,
+        find_face=detector, aligned=args.align, masks=args.masks,
     )  # fmt: skip
 
 

@@ -199,6 +199,21 @@ CARDS = {
         options={"columns": 112},
         note="CosFace's SphereFace-20 trained on VGGFace2.",
     ),
+    "arcface_reface": EstimatorCard(
+        name="arcface_reface",
+        file="model_ir_se50.pth",
+        sha256=None,
+        url=None,
+        source="https://github.com/TreB1eN/InsightFace_Pytorch, IR-SE50, by the link in README.md of Sanoojan/REFace "
+        "@1bbd8cb",
+        licence="MIT for the code; none stated for the weights",
+        architecture="irse50",
+        outputs=("embedding",),
+        crop="whole frame to 112 x 112, bilinear without smoothing, [-1, 1], times the mask of the classes 1, 2, 3, 5, "
+        "6, 7, 9 of a parsing map; by averages to 256, rows 35 to 222 and columns 32 to 219 of it, by averages to 112",
+        options={"kept": (1, 2, 3, 5, 6, 7, 9)},
+        note="ArcFace IR-SE-50. A swap is masked by the parsing map of its target.",
+    ),
     "hopenet_casia": _hopenet("casia", "whole frame to 224 x 224, bilinear; ImageNet's mean and deviation", "bgr"),
     "hopenet_reface": _hopenet("reface", "whole frame to 224 x 224, bilinear; ImageNet's mean and deviation"),
     "hopenet_reliableswap": _hopenet(

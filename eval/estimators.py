@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from swapcore.files import sha256
 from swapcore.images import to_uint8
+from swapcore.irse50 import IRSE50, original_to_ours
 from swapcore.onnx import external_data
 from swapcore.weights import load_strictly, read_state
 
@@ -39,6 +40,7 @@ from .published_networks import (
     WhitenedParameters,
     angles_of_bins_deg,
     imagenet_scaled,
+    masked_faces,
     sphere_faces,
     whitened_faces,
     whole_frame,
@@ -75,10 +77,13 @@ class Estimator:
                 f"estimator '{self.name}' is in training mode, so its outputs depend on the batch; call .eval()"
             )
 
-    def __call__(self, *images: Tensor, landmarks: Tensor | None = None) -> Tensor:
-        """landmarks: (N, 5, 2) as fractions of the side, where they are known; most networks have no use for them."""
+    def __call__(self, *images: Tensor, landmarks: Tensor | None = None, parsing: Tensor | None = None) -> Tensor:
+        """landmarks: (N, 5, 2) as fractions of the side, parsing: (N, 1, S, S) uint8 classes of the parts of a face,
+        where they are known; most networks have no use for them."""
         if landmarks is not None and getattr(self.network, "takes_landmarks", False):
             return self.network(*images, landmarks)
+        if parsing is not None and getattr(self.network, "takes_parsing", False):
+            return self.network(*images, parsing)
         return self.network(*images)
 
     def to(self, device: Any) -> Estimator:
@@ -284,6 +289,30 @@ def _sphere20(card: EstimatorCard, output: str, paths: Sequence[Path]) -> nn.Mod
     return _Sphere(network, whole=network.fc.in_features == 512 * 7 * 7)
 
 
+class _Masked(nn.Module):
+    """IR-SE-50 on pictures of which a parsing map hides all but some classes."""
+
+    takes_parsing = True
+
+    def __init__(self, network: IRSE50, kept: Sequence[int]) -> None:
+        super().__init__()
+        self.network, self.kept = network, tuple(kept)
+
+    def forward(self, images: Tensor, parsing: Tensor | None = None) -> Tensor:
+        if parsing is None:
+            raise ValueError(
+                "this recogniser reads faces through masks, and the list has no parsing maps; write the list again "
+                "with --masks FOLDER"
+            )
+        return self.network(masked_faces(images, parsing, self.kept))[0]
+
+
+def _irse50(card: EstimatorCard, output: str, paths: Sequence[Path]) -> nn.Module:
+    network = IRSE50()
+    _load(network, card, paths, original_to_ours)
+    return _Masked(network, card.options["kept"])
+
+
 def _hopenet(card: EstimatorCard, output: str, paths: Sequence[Path]) -> nn.Module:
     network, side, unit = Hopenet(), card.options["side"], card.options["unit_range"]
     _load(network, card, paths, Hopenet.renamed)
@@ -317,6 +346,7 @@ ARCHITECTURES: dict[str, Callable[[EstimatorCard, str, Sequence[Path]], nn.Modul
     "inception": _inception,
     "squeezenet": _squeezenet,
     "sphere20": _sphere20,
+    "irse50": _irse50,
     "hopenet": _hopenet,
     "whitened_parameters": _whitened,
     "reconstruction": _reconstruction,

@@ -78,19 +78,22 @@ class View:
         if (role, column) not in cache:
             images = self.swaps if column == "swap" else getattr(self.pairs, column)
             # A swap has the target's landmarks: its own would depend on how well the swap shows a face.
-            landmarks = getattr(self.pairs, f"{'target' if column == 'swap' else column}_landmarks")
+            pictured = "target" if column == "swap" else column
+            beside = {key: getattr(self.pairs, f"{pictured}_{key}") for key in ("landmarks", "parsing")}
             owner = f"{self.name}'s" if column == "swap" else column
-            cache[role, column] = self._read(role, images, landmarks, owner)
+            cache[role, column] = self._read(role, images, beside, owner)
         return cache[role, column]
 
     @torch.inference_mode()
-    def _read(self, role: str, images: Tensor, landmarks: Tensor | None, owner: str) -> Tensor:
-        """Raises ValueError unless the readings have their shape, are finite and, from a recogniser, of unit length."""
+    def _read(self, role: str, images: Tensor, beside: Mapping[str, Tensor | None], owner: str) -> Tensor:
+        """beside: what is known of the images, where it is, as Estimator takes it.
+
+        Raises ValueError unless the readings have their shape, are finite and, from a recogniser, of unit length."""
         estimator, outputs = self.estimators.need(role), []
         for start in range(0, len(images), self.batch_size):
             batch = slice(start, start + self.batch_size)
-            points = {} if landmarks is None else {"landmarks": landmarks[batch].to(self.device)}
-            outputs.append(estimator(to_float(images[batch].to(self.device)), **points).float().cpu())
+            known = {key: values[batch].to(self.device) for key, values in beside.items() if values is not None}
+            outputs.append(estimator(to_float(images[batch].to(self.device)), **known).float().cpu())
         readings = torch.cat(outputs)
         problem = None
         if readings.ndim != 2 or len(readings) != len(images):

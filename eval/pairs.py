@@ -28,11 +28,15 @@ FIELDS = {
     "source_landmarks": ("n52", torch.float32),
     "target_landmarks": ("n52", torch.float32),
     "gallery_landmarks": ("p52", torch.float32),
+    "source_parsing": ("n1ss", torch.uint8),
+    "target_parsing": ("n1ss", torch.uint8),
+    "gallery_parsing": ("p1ss", torch.uint8),
 }
 LANDMARKS = ("source_landmarks", "target_landmarks", "gallery_landmarks")
-OPTIONAL = ("exact", "target_pose_deg", "mask", "occluder", "regions", *LANDMARKS)
+PARSING = ("source_parsing", "target_parsing", "gallery_parsing")
+OPTIONAL = ("exact", "target_pose_deg", "mask", "occluder", "regions", *LANDMARKS, *PARSING)
 # They follow from the targets and from the exact swaps, or are hashed only where a list has them.
-NOT_HASHED = ("occluder", "regions", *LANDMARKS)
+NOT_HASHED = ("occluder", "regions", *LANDMARKS, *PARSING)
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,8 @@ class Pairs:
     regions: (N, 1, H, H) uint8, what each pixel of the exact swaps shows, as a place in REGIONS.
     source_landmarks, target_landmarks (N, 5, 2), gallery_landmarks (P, 5, 2): float32, eyes, nose tip and mouth corners
     as fractions (x, y) of the side, all three or none; None for canonical crops, whose landmarks are all the same.
+    source_parsing, target_parsing (N, 1, H, H), gallery_parsing (P, 1, H, H): uint8, the class of each pixel by a face
+    parser, whose numbers the recogniser knows; all three or none.
     names: one for each pair, for files. origins: the pictures of each pair before they were cropped. protocol: further
     facts that values on these pairs depend on.
 
@@ -82,6 +88,9 @@ class Pairs:
     mask: Tensor | None = None
     occluder: Tensor | None = None
     regions: Tensor | None = None
+    source_parsing: Tensor | None = None
+    target_parsing: Tensor | None = None
+    gallery_parsing: Tensor | None = None
     source_landmarks: Tensor | None = None
     target_landmarks: Tensor | None = None
     gallery_landmarks: Tensor | None = None
@@ -113,10 +122,11 @@ class Pairs:
             raise self._error("mask", "no pixel of any target is inner face; give None if masks are unknown")
         if self.regions is not None and (highest := int(self.regions.max())) >= len(REGIONS):
             raise self._error("regions", f"expected values below {len(REGIONS)}, got {highest}; see eval.pairs.REGIONS")
-        known = [key for key in LANDMARKS if getattr(self, key) is not None]
-        if 0 < len(known) < len(LANDMARKS):
-            raise self._error(known[0], f"given without the other landmarks; give {', '.join(LANDMARKS)} or none")
-        for key in known:
+        for kind, keys in (("landmarks", LANDMARKS), ("parsing maps", PARSING)):
+            known = [key for key in keys if getattr(self, key) is not None]
+            if 0 < len(known) < len(keys):
+                raise self._error(known[0], f"given without the other {kind}; give {', '.join(keys)} or none")
+        for key in (key for key in LANDMARKS if getattr(self, key) is not None):
             if not torch.isfinite(getattr(self, key)).all():
                 raise self._error(key, "NaN or infinite landmarks; leave such pictures out")
         if self.origins is not None and len(self.origins) != len(self):
@@ -159,7 +169,7 @@ class Pairs:
     def hash(self) -> str:
         """First 16 hexadecimal digits of the sha256 over the arrays: equal for equal lists, names ignored.
 
-        Fields of NOT_HASHED are left out; landmarks only where the list has none.
+        Fields of NOT_HASHED are left out; landmarks and parsing maps only where the list has none.
         """
         digest = hashlib.sha256()
         for key in [key for key in FIELDS if key not in NOT_HASHED]:
@@ -167,7 +177,7 @@ class Pairs:
             digest.update(f"{key} {None if array is None else (tuple(array.shape), array.dtype)}\n".encode())
             if array is not None:
                 digest.update(np.ascontiguousarray(array.numpy()).data)
-        for array in (getattr(self, key) for key in LANDMARKS):
+        for array in (getattr(self, key) for key in (*LANDMARKS, *PARSING)):
             if array is not None:
                 digest.update(np.ascontiguousarray(array.numpy()).data)
         return digest.hexdigest()[:16]
@@ -219,6 +229,7 @@ def merged(pairs: Pairs, groups: Sequence[Sequence[int]]) -> Pairs:
         gallery=pairs.gallery[first],
         gallery_person=gallery[first],
         gallery_landmarks=None if pairs.gallery_landmarks is None else pairs.gallery_landmarks[first],
+        gallery_parsing=None if pairs.gallery_parsing is None else pairs.gallery_parsing[first],
         protocol={**pairs.protocol, "merged": counts},
     )
 

@@ -6,6 +6,7 @@ Facts are taken from these repositories, code is not:
   arXiv:1801.09414). Layout: MuggleWang/CosFace_pytorch @191354b, net.py.
 - Hopenet (Ruiz et al., CVPRW 2018, arXiv:1710.00925). Layout: natanielruiz/deep-head-pose @4b67b5c, code/hopenet.py.
 - WhitenedParameters: the first 3DDFA (Zhu et al., TPAMI 2017, arXiv:1804.01005). Layout: cleardusk/3DDFA @f2b1e1e.
+- IR-SE-50 of ArcFace is swapcore/irse50.py; its preparation, with masks, is here.
 - Reconstruction: Deng et al., CVPRW 2019, arXiv:1903.08527. Layout: sicxu/Deep3DFaceRecon_pytorch, as copied to
   Sanoojan/REFace @2965289, eval_tool/Deep3DFaceRecon_pytorch_edit/models/networks.py.
 
@@ -14,6 +15,8 @@ The preparations are those of the evaluations that use them: CASIA-NLPRAI/face-s
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -159,6 +162,14 @@ def whole_frame(images: Tensor, size: int, corners: bool = False) -> Tensor:
     if images.shape[-2:] == (size, size):
         return images
     return F.interpolate(images, (size, size), mode="bilinear", align_corners=corners)
+
+
+def masked_faces(images: Tensor, parsing: Tensor, kept: Sequence[int]) -> Tensor:
+    """Pictures (N, 3, S, S) to faces (N, 3, 112, 112), as REFace prepares them for IR-SE-50: grey where the parsing map
+    (N, 1, M, M) uint8 has none of the classes `kept`, then an inner part, by averages without interpolation."""
+    mask = torch.isin(parsing, torch.tensor(kept, dtype=parsing.dtype, device=parsing.device)).to(images)
+    faces = whole_frame(images, 112) * whole_frame(mask, 112)
+    return F.adaptive_avg_pool2d(F.adaptive_avg_pool2d(faces, 256)[:, :, 35:223, 32:220], 112)
 
 
 def imagenet_scaled(images: Tensor, unit: bool = True) -> Tensor:

@@ -15,12 +15,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from swapcore.frame import Crop
+from swapcore.irse50 import load_irse50
 from swapcore.weights import build_with, load_strictly, read_header, read_state, tensor_of, write_state
 
 from . import aei_net, hearnet
 from .aei_net import AEINet
 from .hearnet import HEARNet
-from .irse50 import load_irse50
 from .teacher import Teacher, network_hash
 
 __all__ = ["AEINet", "FaceShifterTeacher", "HEARNet", "read_metadata", "save_faceshifter"]

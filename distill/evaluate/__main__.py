@@ -112,12 +112,13 @@ def evaluate(args: argparse.Namespace) -> None:
         if args.experiment is None and "fooling_gap" in exp.eval.metrics and exp.eval.trained_encoder is None:
             exp = replace(exp, eval=replace(exp.eval, trained_encoder=_trained_encoder(args.swappers)))
     check_folder(out)
+    config.check_weights(exp.weights)
     chosen = {key for key, _ in config.parsed(overrides)}
     with folder_lock(out):
         if args.protocol:
             _by_protocols(args, exp, pairs, skipped, out, chosen)
         else:
-            _evaluate(args, exp, pairs, skipped, out, chosen)
+            _evaluate(args, exp, build.estimators(exp), pairs, skipped, out, chosen)
 
 
 def _by_protocols(
@@ -128,7 +129,9 @@ def _by_protocols(
     out: Path,
     chosen: set[str],
 ) -> None:
-    """Measure by each protocol into a folder of its own, and write the page that shows them side by side."""
+    """Measure by each protocol into a folder of its own, and write the page that shows them side by side.
+
+    Raises ConfigError, after that, where a protocol was left out because its files are missing or damaged."""
     wanted = protocols.named(args.protocol)
     taken = sorted(chosen & {f"eval.{role}" for role in (*Estimators.__dataclass_fields__, "flip")})
     if taken and any(protocol.metrics for protocol in wanted):
@@ -139,25 +142,34 @@ def _by_protocols(
         )
     asked = exp.eval.metrics if "eval.metrics" in chosen else None
     results: dict[str, Any] = {}
+    left_out: dict[str, str] = {}
     for protocol in wanted:
         print(f"protocol {protocol.name}: {protocol.title}, {protocol.code}")
-        changed, missing = protocols.applied(protocol, exp, asked)
+        changed, missing = protocols.applied(protocol, exp, pairs, asked)
+        try:
+            estimators = build.estimators(changed)
+        except ValueError as error:  # a file is missing or damaged; other protocols have other files
+            left_out[protocol.name] = f"{error}{protocols.remedy(protocol)}"
         if not changed.eval.metrics:
-            for metrics, reason in protocols.grouped(missing).items():
-                print(f"not measured: {metrics}: {reason}")
-            print(f"protocol {protocol.name}: nothing can be measured without these files")
+            left_out[protocol.name] = "; ".join(": ".join(one) for one in tables.grouped(missing).items())
+        if protocol.name in left_out:
+            print(f"protocol {protocol.name}: left out, since a file is missing or damaged; see the end")
             continue
         keys = chosen - {"eval.metrics"} if protocol.metrics else chosen
+        for warning in protocols.warnings(protocol, pairs):
+            print(f"! {warning}")
         by_protocol, folder = protocols.with_gallery(protocol, pairs), out / protocol.name
         same = by_protocol.hash == pairs.hash  # swaps of another gallery are kept apart, since its hash names them
         swaps = out / "swaps" if same else folder / "swaps"
         results[protocol.name] = _evaluate(
-            args, changed, by_protocol, skipped, folder, keys, protocol.values, swaps, missing
+            args, changed, estimators, by_protocol, skipped, folder, keys, protocol.values, swaps, missing
         )
-    if not results:
-        raise ConfigError(f"--protocol: no file for {', '.join(args.protocol)}; see above which, and from where")
-    write_text(out / "protocols.md", protocols.page(results))
-    print(out / "protocols.md")
+    if results:
+        write_text(out / "protocols.md", protocols.page(results, pairs, left_out))
+        print(out / "protocols.md")
+    if left_out:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in left_out.items())
+        raise ConfigError(f"--protocol: {len(left_out)} of {len(wanted)} left out: {reasons}")
 
 
 def _trained_encoder(names: Sequence[str]) -> str:
@@ -175,6 +187,7 @@ def _trained_encoder(names: Sequence[str]) -> str:
 def _evaluate(
     args: argparse.Namespace,
     exp: config.Experiment,
+    estimators: Estimators,
     pairs: Pairs,
     skipped: list[dict[str, str]],
     out: Path,
@@ -185,7 +198,6 @@ def _evaluate(
 ) -> dict[str, Any]:
     """Measure, write and print; returns the content of metrics.json. values: the only ones to keep. missing: metrics
     that lack a file, with the reason."""
-    estimators = build.estimators(exp)
     for line in skipped[:5]:
         print(f"skipped {line['what']}: {line['reason']}")
     if skipped:

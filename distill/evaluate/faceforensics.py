@@ -24,6 +24,7 @@ from tqdm import tqdm
 
 from distill.data.faces import FaceFinder, align, detector_facts, keeps, nose_offset
 from distill.evaluate.pairs import ALIGNED, pair_list
+from distill.evaluate.swappers import ASPECT
 from distill.video import frames as video
 from swapcore.files import digest, read_json, read_record, sha256, write_json, write_record
 from swapcore.images import DataError, save_png
@@ -81,8 +82,9 @@ def prepare(
 
 
 def finished_swaps(root: str | Path, method: str, listing: str | Path, out: str | Path) -> list[dict[str, str]]:
-    """Write the data set's own swaps of a list of `prepare` as OUT/<pair>.png, aligned by the targets' landmarks, to be
-    measured like any folder of swaps. Return the missing ones. Raises DataError where all are missing, and where OUT
+    """Write the swapped videos of a list of `prepare` as OUT/<pair>.png, aligned by the targets' landmarks, to be
+    measured like any folder of swaps: the data set's own, or a peer's in the same tree, whole and of any size. Return
+    the missing ones. Raises DataError where all are missing, and where OUT
     holds crops of another video or of other settings."""
     listing, out = Path(listing), Path(out)
     content = read_json(listing)
@@ -102,6 +104,7 @@ def finished_swaps(root: str | Path, method: str, listing: str | Path, out: str 
         numbers = {p: int(p.rsplit("_", 1)[1]) for p in pairs if not keeps(out / f"{p}.png", made_from, remedy)}
         try:
             images = video.read(videos / f"{name}.mp4", [info["indices"][n] for n in numbers.values()])
+            scale = _scale(images, info, root / "original_sequences", compression, name) if images else 1
         except DataError as error:
             missing.append({"what": f"video {name}", "reason": str(error)})
             continue
@@ -110,11 +113,31 @@ def finished_swaps(root: str | Path, method: str, listing: str | Path, out: str 
             if image is None:
                 missing.append({"what": pair, "reason": "the video ends before this frame"})
             else:
-                crop = align(image, np.array(info["faces"][number]), content["resolution"])
+                crop = align(image, np.array(info["faces"][number]) * scale, content["resolution"])
                 save_png(crop, out / f"{pair}.png", made_from=made_from)
     if not any(out.glob("*.png")):
         raise DataError(f"{videos}: none of {len(by_video)} swapped videos is there; the first: {missing[0]}")
     return missing
+
+
+def _scale(
+    images: dict[int, np.ndarray], info: dict[str, Any], originals: Path, compression: str, name: str
+) -> np.ndarray:
+    """(2,): width and height of a swapped video's frames, divided by those of its target's. Raises DataError for a
+    cropped one, in which the target's landmarks lie elsewhere."""
+    if "size" in info:
+        width, height = info["size"]
+    else:  # sampled before sizes were recorded
+        path = originals / "youtube" / compression / "videos" / f"{name.split('_')[0]}.mp4"
+        height, width = video.read(path, [info["indices"][0]])[info["indices"][0]].shape[:2]
+    own_height, own_width = next(iter(images.values())).shape[:2]
+    scale = np.array([own_width / width, own_height / height])
+    if not 1 / ASPECT < scale[0] / scale[1] < ASPECT:
+        raise DataError(
+            f"frames of {own_width} x {own_height} pixels, the target's have {width} x {height}: a crop of another "
+            f"frame; paste the swaps back into whole frames"
+        )
+    return scale
 
 
 def read_split(path: Path) -> list[tuple[str, str]]:
@@ -144,8 +167,9 @@ def evenly(count: int, frames: int) -> tuple[list[int], list[int]]:
 def _sample(path: Path, folder: Path, settings: dict[str, Any], find_face: FaceFinder) -> dict[str, Any]:
     """Align the sampled frames of a video into `folder`; return the content of its sampled.json.
 
-    faces: the five landmarks of each frame, or None. cut_off: frames missing at the end of the video. frontal: the
-    number of the most frontal frame. gallery: whether gallery.png exists. flaw: why the video cannot be used, or None.
+    faces: the five landmarks of each frame, or None. size: width and height of the frames. cut_off: frames missing at
+    the end of the video. frontal: the number of the most frontal frame. gallery: whether gallery.png exists. flaw: why
+    the video cannot be used, or None.
     """
     record, key, status = folder / "sampled.json", digest(settings), _status(path)
     if record.is_file():
@@ -171,6 +195,7 @@ def _sample(path: Path, folder: Path, settings: dict[str, Any], find_face: FaceF
         info["flaw"] = str(error)
         write_record(record, info)
         return info
+    info["size"] = [images[min(images)].shape[1], images[min(images)].shape[0]]
     info["cut_off"] = [index for index in info["indices"] if index not in images]
     landmarks = {index: find_face(image) for index, image in images.items()}
 

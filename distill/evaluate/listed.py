@@ -13,6 +13,7 @@ them, `{picture}.txt` with five lines `x y` in pixels, or from the detector.
 from __future__ import annotations
 
 import csv
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -22,16 +23,16 @@ import numpy as np
 from tqdm import tqdm
 
 from distill.data.faces import FaceFinder, align, detector_facts, keeps
-from distill.evaluate.pairs import ALIGNED, AS_GIVEN, SOURCES, pair_list, save
+from distill.evaluate.pairs import ALIGNED, AS_GIVEN, OF_OTHERS, OF_WHOLE, SOURCES, pair_list, save
 from swapcore.files import sha256
 from swapcore.images import DataError, decode, list_pictures, save_png
+from swapcore.terminal import nearest
 
 CASIA, CASIA_GALLERY = "CASIA FaceSwapping", "picture 0_0 of each person, which is also the source of some pairs"
 NUMBERED = {"celebahq": ("CelebA-HQ", 28000), "ffhq": ("FFHQ", 68000)}
 EACH = 1000  # targets, and sources, of the numbered lists
 GIVEN, DETECTED = "from files", "by the detector"
 BY_FILES = "by landmarks from files"
-OF_OTHERS = "of any size, in the frame of the target's picture; aligned by the target's landmarks"
 
 
 @dataclass(frozen=True)
@@ -114,15 +115,19 @@ def every(chosen: Chosen, step: int) -> Chosen:
 
 def write(
     name: str, chosen: Chosen, pictures: Path, out: Path, *, resolution: int = 256, landmarks: Path | None = None,
-    find_face: FaceFinder | None = None, aligned: bool = False,
+    find_face: FaceFinder | None = None, aligned: bool = False, masks: Path | None = None,
 ) -> Path:  # fmt: skip
     """Write OUT/pairs.json and, if `aligned`, the crops that it names; returns the path of the list.
 
     landmarks: folder of landmark files; find_face: the detector where there is no such folder. Without both, the
-    pictures count as canonical crops. Pairs without a picture, landmarks or a person in the gallery are skipped, with
-    the reason. Raises DataError where no pair is left.
+    pictures count as canonical crops. masks: folder of parsing maps, a grey picture of classes named as each picture.
+    Pairs without a picture, landmarks, a map or a person in the gallery are skipped, with the reason. Raises DataError
+    where no pair is left, and for masks of pictures that are to be aligned.
     """
+    if masks is not None and aligned:
+        raise DataError("--masks: parsing maps are of whole pictures, not of aligned crops; leave out --align")
     files = _by_stem(pictures)
+    maps = {} if masks is None else {s: os.path.relpath(masks / p, pictures) for s, p in _by_stem(masks).items()}
     known = chosen.gallery or [(c.source, c.source_person) for c in chosen.couples]
     wanted = dict.fromkeys([*(n for c in chosen.couples for n in (c.source, c.target)), *(n for n, _ in known)])
     flaws: dict[str, str] = {}
@@ -130,6 +135,8 @@ def write(
     for stem in tqdm(wanted, desc="read landmarks" if not aligned else "align faces", unit="picture", leave=False):
         try:
             facts[stem] = _facts(stem, files, pictures, out, resolution, landmarks, find_face, aligned)
+            if masks is not None:
+                facts[stem]["parsing"] = _map_of(stem, maps, masks)
         except DataError as error:
             flaws[stem] = str(error)
     gallery: dict[str, str] = {}
@@ -154,8 +161,9 @@ def write(
     if landmarks is not None or find_face is not None:
         protocol["landmarks"] = GIVEN if landmarks is not None else DETECTED
         protocol |= {} if landmarks is not None else detector_facts(find_face)
-    if aligned:
-        protocol["swaps of others"] = OF_OTHERS
+    if masks is not None:
+        protocol["parsing"] = GIVEN
+    protocol["swaps of others"] = OF_OTHERS if aligned else OF_WHOLE
     content = pair_list(
         name, resolution, protocol, chosen.definition, pairs,
         [(facts[picture]["file"], person) for person, picture in gallery.items()], skipped,
@@ -196,6 +204,13 @@ def _facts(
     return {**facts, "file": crop.as_posix()}
 
 
+def _map_of(stem: str, maps: dict[str, str], folder: Path) -> str:
+    """The parsing map of a picture, relative to the pictures. Raises DataError where there is none."""
+    if stem not in maps:
+        raise DataError(f"{stem}: no parsing map of this name in {folder}")
+    return Path(maps[stem]).as_posix()
+
+
 def read_landmarks(path: Path) -> np.ndarray:
     """The five points (5, 2) of a landmark file, in pixels. Raises DataError naming file and fault."""
     try:
@@ -230,8 +245,18 @@ def _stem(name: str) -> str:
 def _lines(file: Path) -> list[str]:
     try:
         return file.read_text(encoding="utf-8-sig").splitlines()
+    except FileNotFoundError:
+        raise DataError(f"{file}: no such file{_beside(file)}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{file}: not a list of pairs: {error}") from None
+
+
+def _beside(file: Path) -> str:
+    """The end of a message on a missing file: what is beside it, or that its folder is missing too."""
+    if not file.parent.is_dir():
+        return f", nor the folder {file.parent}; a path is relative to the folder in which you give the command"
+    texts = sorted(p.name for p in file.parent.iterdir() if p.suffix.lower() in (".txt", ".csv") and p.is_file())
+    return f" in {file.parent.resolve()}{nearest(file.name, texts) or '; there is no .txt or .csv file'}"
 
 
 def _rows(file: Path, columns: Sequence[str]) -> list[tuple[int, dict[str, str]]]:

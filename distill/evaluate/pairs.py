@@ -15,15 +15,17 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from tqdm import tqdm
 
 import teachers
 from distill.config import ConfigError, Experiment
 from distill.data.photos import Photos, read_manifest
 from distill.data.renderer import refuse_others
-from eval.pairs import LANDMARKS, REGIONS, Origin, Pairs, merged
+from eval.pairs import LANDMARKS, PARSING, REGIONS, Origin, Pairs, merged
 from swapcore.files import digest, read_json, write_json
 from swapcore.images import SUFFIXES, DataError, decode, picture_side, resized, to_uint8
+from swapcore.terminal import nearest
 from teachers.exact import RENDERER, SEGMENTS, occluder_mask
 
 FORMAT = 1
@@ -34,6 +36,9 @@ FIRST_PICTURE = "one picture per person, the first, never a source"
 SOURCES = "the sources themselves: there is one picture per person"
 SYNTHETIC, RENDERED, AS_GIVEN = "synthetic people", "rendered in the canonical frame", "as given"
 ALIGNED = "by detected landmarks"
+# Of swaps that others made, in lists of pairs that others chose.
+OF_OTHERS = "of any size, in the frame of the target's picture; aligned by the target's landmarks"
+OF_WHOLE = "of any size, in the frame of the target's picture; resized to the list's side"
 LIST_AGAIN = "draw the people and write the list again"
 REGION_OF = {
     "skin": "skin", "brows": "eyes", "eyes": "eyes", "lips": "mouth", "mouth": "mouth", "teeth": "mouth"
@@ -162,6 +167,7 @@ def load(listing: dict[str, Any], root: Path, resolution: int | None = None) -> 
         protocol=protocol,
         **_synthetic_fields(listing.get("pictures", {}), sources, targets, root, size),
         **_origins(listing.get("pictures", {}), sources, targets, [g["file"] for g in listing["gallery"]]),
+        **_parsing(listing, (sources, targets, [g["file"] for g in listing["gallery"]]), root, size),
     ), skipped
 
 
@@ -218,6 +224,17 @@ def _origins(pictures: dict[str, dict], sources: list[str], targets: list[str], 
     }
 
 
+def _parsing(listing: dict[str, Any], columns: Sequence[list[str]], root: Path, size: int) -> dict[str, torch.Tensor]:
+    """The fields of Pairs on the parsing maps that a list names: classes, so that no two are mixed in resizing. Empty
+    where it names none. Raises DataError for a missing or damaged map."""
+    files = {file: facts["parsing"] for file, facts in listing.get("pictures", {}).items() if "parsing" in facts}
+    if not files:
+        return {}
+    maps = {file: torch.tensor(decode(root / path, mode="L")) for file, path in files.items()}
+    maps = {file: F.interpolate(one[None], (size, size), mode="nearest-exact")[0] for file, one in maps.items()}
+    return {key: torch.stack([maps[file] for file in column]) for key, column in zip(PARSING, columns, strict=True)}
+
+
 def _origin(file: str, pictures: dict[str, dict]) -> str:
     """The name of the picture that a file was made from; `align_folder` keeps its ending before its own."""
     stem = Path(file).stem
@@ -246,7 +263,7 @@ def drawn_swaps(
         drawn = exact.drawn(*rows, side, extra=("segmentation",))
         swaps.append(resized(to_uint8(drawn.image), size))
         shown = region[drawn.segmentation.long()]
-        regions.append(torch.nn.functional.interpolate(shown, (size, size), mode="nearest-exact"))
+        regions.append(F.interpolate(shown, (size, size), mode="nearest-exact"))
     return torch.cat(swaps), torch.cat(regions)
 
 
@@ -264,7 +281,7 @@ def save(listing: dict[str, Any], root: Path, out: Path) -> Path:
         "pairs": [{**p, "source": moved(p["source"]), "target": moved(p["target"])} for p in listing["pairs"]],
         "gallery": [{**g, "file": moved(g["file"])} for g in listing["gallery"]],
         "pictures": {
-            moved(file): {**facts, **({"mask": moved(facts["mask"])} if "mask" in facts else {})}
+            moved(file): facts | {key: moved(facts[key]) for key in ("mask", "parsing") if key in facts}
             for file, facts in listing["pictures"].items()
         },
     }
@@ -296,9 +313,18 @@ def read(
     """`load` a list, given by its folder or its pairs.json. Names on one line of the file `same_people` become one
     person. Raises DataError naming the file and the missing key."""
     path = Path(path)
+    if not path.exists():
+        beside = [p.name for p in path.parent.glob("*") if (p / "pairs.json").is_file()]
+        close = nearest(path.name, beside) if beside else ""
+        raise DataError(f"{path}: no such list{close}; `python datasets/make_pairs.py --help` says how to write one")
     path = path / "pairs.json" if path.is_dir() else path
     if not path.is_file():
         raise DataError(f"{path}: no such list; `python datasets/make_pairs.py --help` says how to write one")
+    if path.suffix.lower() != ".json":
+        raise DataError(
+            f"{path}: no list, which is a folder with pairs.json; of a file of pairs `python datasets/make_pairs.py "
+            f"casia FOLDER --pairs {path.name} --out LIST` (or csv) writes one, then give --pairs LIST"
+        )
     listing = read_json(path)
     try:
         if listing["format"] != FORMAT:

@@ -16,7 +16,8 @@ import torch
 import yaml
 
 from distill.config import ConfigError, Experiment
-from eval import METRICS, table_values
+from distill.report import tables
+from eval import METRICS
 from eval.cards import CARDS
 from eval.metric import Value
 from eval.pairs import Pairs
@@ -26,6 +27,10 @@ from swapcore.terminal import markdown_table, nearest
 FILE = weights.ROOT / "eval" / "protocols.yaml"
 OURS = "ours"
 GALLERIES = ("list", "sources")
+NO_MASKS = (
+    "the list has no parsing maps, by which this protocol masks faces; write it again: datasets/make_pairs.py, "
+    "--masks FOLDER"
+)
 FACTS = ("recogniser", "alignment", "flip", "gallery", "pairs", "pose", "expression", "colour order")
 # The facts that a value depends on, by the role of the estimator that reads it; retrieval depends on `gallery` too.
 EXPLAINED_BY = {
@@ -45,6 +50,7 @@ class Protocol:
     metrics: Mapping[str, Sequence[str]]
     estimators: Mapping[str, str]
     flip: bool
+    masks: bool
     gallery: str
     facts: Mapping[str, str]
     quirks: Sequence[str]
@@ -95,6 +101,9 @@ def _check(where: str, protocol: Protocol) -> None:
     for role, card in protocol.estimators.items():
         if card not in CARDS:
             raise ConfigError(f"{where}: estimators.{role}: unknown card '{card}'{nearest(card, CARDS)}")
+    for key in ("flip", "masks"):
+        if not isinstance(getattr(protocol, key), bool):
+            raise ConfigError(f"{where}: {key}: expected true or false, got {getattr(protocol, key)!r}")
     if protocol.gallery not in GALLERIES:
         raise ConfigError(f"{where}: gallery: expected {' or '.join(GALLERIES)}, got '{protocol.gallery}'")
     for key in FACTS:
@@ -111,9 +120,11 @@ def named(names: Sequence[str]) -> list[Protocol]:
     return [known[name] for name in dict.fromkeys(names)]
 
 
-def applied(protocol: Protocol, exp: Experiment, metrics: Sequence[str] | None) -> tuple[Experiment, dict[str, str]]:
+def applied(
+    protocol: Protocol, exp: Experiment, pairs: Pairs, metrics: Sequence[str] | None
+) -> tuple[Experiment, dict[str, str]]:
     """The experiment with the protocol's metrics, estimators and flip, and the metrics that cannot be measured because
-    a file is missing, each with the message that names the file and its source.
+    a file is missing, or the masks of the pairs, each with the message that names it and its source.
 
     metrics: those that the user named, None for all of the protocol's. Raises ConfigError where none of them is left.
     """
@@ -127,7 +138,9 @@ def applied(protocol: Protocol, exp: Experiment, metrics: Sequence[str] | None) 
     missing = {}
     for metric in chosen:
         role = METRICS[metric].needs
-        if role is not None:
+        if protocol.masks and role == "recogniser" and pairs.target_parsing is None:
+            missing[metric] = NO_MASKS
+        elif role is not None:
             try:
                 weights.find_all(CARDS[protocol.estimators[role]].files, exp.weights)
             except weights.WeightsError as error:
@@ -151,59 +164,75 @@ def with_gallery(protocol: Protocol, pairs: Pairs) -> Pairs:
     first = {person: i for i, person in reversed(list(enumerate(pairs.source_person.tolist())))}
     people = sorted(first)
     rows = torch.tensor([first[person] for person in people])
-    points = {} if pairs.source_landmarks is None else {"gallery_landmarks": pairs.source_landmarks[rows]}
+    columns = {key: getattr(pairs, f"source_{key}") for key in ("landmarks", "parsing")}
+    beside = {f"gallery_{key}": column[rows] for key, column in columns.items() if column is not None}
     return replace(
         named_pairs,
         gallery=pairs.source[rows],
         gallery_person=torch.tensor(people),
         gallery_holds_sources=True,
         protocol={**named_pairs.protocol, "gallery": "the first source of each person, by the protocol"},
-        **points,
+        **beside,
     )
 
 
-def page(results: Mapping[str, Mapping[str, Any]]) -> str:
+def warnings(protocol: Protocol, pairs: Pairs) -> list[str]:
+    """Why the numbers of a protocol mean little on these pairs."""
+    if protocol.name == OURS and pairs.target_landmarks is not None:
+        return [
+            f"{OURS} reads canonical crops, but the pictures of {pairs.name} are whole ones: write a second list with "
+            f"--align for it"
+        ]
+    return []
+
+
+def remedy(protocol: Protocol) -> str:
+    """The end of a message on a missing file: what else than the file helps."""
+    if protocol.metrics:
+        return ""
+    return f"; by --protocol {OURS} alone, --recogniser, --pose and --expression name other networks"
+
+
+def page(results: Mapping[str, Mapping[str, Any]], pairs: Pairs, left_out: Mapping[str, str] | None = None) -> str:
     """Markdown of a run by several protocols: a table for each, never two protocols in one, then the reasons why their
-    numbers differ, and the texts to which the values link. results: the content of metrics.json by protocol."""
+    numbers differ, and the texts to which the values link. results: the content of metrics.json by protocol. pairs: as
+    they were given. left_out: protocols by which nothing was measured, with the reason."""
     known, lines = read(), ["# One set of swaps, measured by several protocols", ""]
     for name, content in results.items():
-        lines += [f"## {known[name].title}", "", _table(name, content["rows"]), ""]
-        lines += [f"- not measured: {what}: {why}" for what, why in _unmeasured(known[name], content).items()] + [""]
+        lines += [f"## {known[name].title}", "", _measured_with(content), ""]
+        lines += [tables.as_markdown(content["rows"], content["differences"], f"#{name}"), ""]
+        unmeasured = {**content["not_measured"], **known[name].unmeasured}
+        notes = [*content["verdicts"], *tables.notes({**content, "not_measured": unmeasured})]
+        notes = [f"**{warning}**" for warning in warnings(known[name], pairs)] + [
+            note.replace("*", r"\*")
+            for note in notes  # which would begin a list
+        ]
+        lines += [f"- {note}" for note in notes] + [""]
+    for name, reason in (left_out or {}).items():
+        lines += [f"## {known[name].title}", "", f"Left out: {reason}.", ""]
     if len(results) > 1:
         lines += ["## Why the numbers differ", "", *differences(results), ""]
     return "\n".join([*lines, *(line for name in results for line in text(known[name]))])
 
 
-def _unmeasured(protocol: Protocol, content: Mapping[str, Any]) -> dict[str, str]:
-    return {**grouped(content.get("not_measured", {})), **protocol.unmeasured}
-
-
-def grouped(reasons: Mapping[str, str]) -> dict[str, str]:
-    """Reasons by what has them; all of one reason together, with commas."""
-    by_reason: dict[str, list[str]] = {}
-    for what, reason in reasons.items():
-        by_reason.setdefault(reason, []).append(what)
-    return {", ".join(what): reason for reason, what in by_reason.items()}
-
-
-def _table(name: str, rows: Mapping[str, Any]) -> str:
-    values = table_values(key for row in rows.values() for key in row)
-    head = ["", *(f"{value.title}" for value in values)]
-    body = [
-        [
-            row,
-            *(
-                _link(name, value.format.format(cells[value.key]["value"])) if value.key in cells else "–"
-                for value in values
-            ),
-        ]
-        for row, cells in rows.items()
-    ]
-    return markdown_table([head, *body])
-
-
-def _link(name: str, text: str) -> str:
-    return f"[{text}](#{name})"
+def _measured_with(content: Mapping[str, Any]) -> str:
+    """The line over a table: pairs, what is missing of them, gallery, the networks, and the unit of the intervals."""
+    pairs, facts = content["pairs"], []
+    cells = [cell for row in content["rows"].values() for cell in row.values()]
+    for role in EXPLAINED_BY:
+        used = [cell["protocol"] for cell in cells if role in cell["protocol"]]
+        names = dict.fromkeys(f"{one[role]['name']} ({one[role]['weight_hash']})" for one in used)
+        mirrored = " with mirrored features" if role == "recogniser" and any(u["flip"] != "none" for u in used) else ""
+        facts += [f"{role} {name}{mirrored}" for name in names]
+    if skipped := pairs["skipped"]:
+        named = ", ".join([*(one["what"] for one in skipped[:3]), *(["..."] if len(skipped) > 3 else [])])
+        facts.insert(0, f"{len(skipped)} left out ({named})")
+    units = dict.fromkeys(tables.unit_of(cell) for cell in cells if cell.get("interval"))
+    brackets = f"In brackets: 95 % intervals by {', '.join(units)}." if units else ""
+    first = f"{pairs['count']} pairs of {pairs['name']} ({pairs['hash']}), gallery of {pairs['gallery']} people"
+    known = {"alignment": "Pictures", "landmarks": "Landmarks", "swaps of others": "Swaps"}
+    of_list = [f"{what} {pairs['protocol'][key]}" for key, what in known.items() if key in pairs["protocol"]]
+    return f"{'; '.join([first, *facts])}. {'. '.join([*of_list, ''])}{brackets}".strip()
 
 
 def differences(results: Mapping[str, Mapping[str, Any]]) -> list[str]:

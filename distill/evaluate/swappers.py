@@ -24,6 +24,7 @@ import students
 import teachers
 from distill import build
 from distill.config import ConfigError, Experiment, Teacher
+from distill.evaluate.pairs import OF_WHOLE
 from distill.train.learners import learner_of
 from eval import sanity
 from eval.cards import CARDS
@@ -157,9 +158,10 @@ def namings(pairs: Pairs, pattern: str | None = None) -> dict[str, Sequence[str]
 def read_finished(folder: Path, pairs: Pairs, pattern: str | None = None) -> FinishedSwaps:
     """A folder of swaps that another program wrote, one picture (.png, .jpg, .webp, .tif ...) for each pair.
 
-    Named as the list names its pairs, they are crops aligned like the pairs. Named by the pictures of source and target
-    (see PATTERNS), they are whole pictures in the target's frame, of any size: they are aligned by the target's
-    landmarks where the list has aligned its pictures, else resized like them. Numbers may have any number of zeros.
+    Named as the list names its pairs, they are crops aligned like the pairs, or whole pictures (`_own_named`). Named by
+    the pictures of source and target (see PATTERNS), they are whole pictures in the target's frame, of any size: they
+    are aligned by the target's landmarks where the list has aligned its pictures, else resized like them. Numbers may
+    have any number of zeros.
 
     Raises DataError where no pair has a picture, where one is damaged or has another shape, and where a pair has two.
     """
@@ -192,16 +194,21 @@ def read_finished(folder: Path, pairs: Pairs, pattern: str | None = None) -> Fin
     for i, name in enumerate(names):
         if i not in absent:
             whole = naming not in (OWN, NUMBER)
-            swaps[i] = _whole_picture(files[name], pairs, i) if whole else _crop(files[name], pairs)
+            swaps[i] = (_whole_picture if whole else _own_named)(files[name], pairs, i)
     return FinishedSwaps(folder.name, swaps, missing, naming, names)
 
 
-def _crop(path: Path, pairs: Pairs) -> torch.Tensor:
-    """A swap that is aligned like the pairs."""
+def _own_named(path: Path, pairs: Pairs, number: int) -> torch.Tensor:
+    """A swap that is aligned like the pairs. Of another size it is a whole picture where the list has whole ones, and
+    where it has the size of the target's picture; else it is refused."""
     pixels = torch.from_numpy(decode(path))
     if pixels.shape != pairs.target.shape[1:]:
         _, height, width = pixels.shape
         side = pairs.resolution
+        origin = pairs.origins[number] if pairs.origins is not None else None
+        as_target = origin is not None and origin.size == (width, height)
+        if as_target or pairs.protocol.get("swaps of others") == OF_WHOLE:
+            return _whole_picture(path, pairs, number)
         raise DataError(
             f"{path}: {width} x {height} pixels, the pairs have {side} x {side}; swap the crops of the "
             f"list, or read the list at that size with --resolution"

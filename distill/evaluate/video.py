@@ -68,6 +68,10 @@ from swapcore.locks import folder_lock
 REFERENCES = ("copy-target", "exact", "listed")
 PEOPLE, FRAMES, STRIPS, STRIP_FRAMES = 6, 20, 3, 6  # of fewer than six pairs no difference is called sure
 
+NO_LANDMARKS = (
+    f"no landmarks were read; add --landmarks to read them by {build.LANDMARKS}, whose file is searched in the folders "
+    f"of --weights (it was trained on photographs, so drawn people are measured without it unless you ask)"
+)
 Videos = DrawnVideos | FilmedVideos
 
 
@@ -102,9 +106,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--interval", choices=tuple(UNITS), default="pairs", help="unit of the 95 %% intervals; default: pairs"
     )
-    text = (
-        "films only: students follow faces smoothly, as distill.swap does, or not, or both, as two rows; default: yes"
-    )
+    text = "films only: students follow faces smoothly as distill.swap does, or not, or both, in two rows; default: yes"
     parser.add_argument("--smooth", choices=("yes", "no", "both"), default="yes", help=text)
     parser.add_argument("--against", metavar="SWAPPER", help="mark the differences to this row; default: to the best")
     parser.add_argument("--weights", nargs="+", default=[], metavar="FOLDER", help="folders to search for weight files")
@@ -115,8 +117,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 def evaluate(args: argparse.Namespace) -> None:
     films = args.videos is not None and not args.videos.is_dir()
-    if films and not args.videos.is_file():
-        raise ConfigError(f"--videos {args.videos}: no such list; name a folder of synthetic videos, a .csv or a .json")
+    if films and not (args.videos.is_file() and args.videos.suffix.lower() in (".csv", ".json")):
+        what = "no list" if args.videos.exists() else "no such list"
+        raise ConfigError(f"--videos {args.videos}: {what}; name a folder of synthetic videos, a .csv or a .json")
     chosen_estimators = {f"eval.{role}": getattr(args, role) for role in ("recogniser", "pose")}
     overrides = [
         *(PHOTO_ESTIMATORS.items() if films else ()),
@@ -347,9 +350,9 @@ def _facts(clip: Clip, view: ClipView) -> dict[str, Any]:
 
 def _not_measured(videos: Videos, estimators: Mapping[str, Estimator]) -> dict[str, str]:
     missing = {
-        name: f"no {metric.needs} estimator; --{metric.needs} takes one"
+        name: NO_LANDMARKS
         for name, metric in VIDEO_METRICS.items()
-        if metric.needs and metric.needs not in estimators
+        if metric.needs == "landmarks" and "landmarks" not in estimators
     }
     return missing | ({} if videos.exact else {"exact_video_error": "the exact swap of films is unknown"})
 

@@ -22,6 +22,7 @@ from eval.measured import depends_on
 from eval.metric import Value
 from swapcore.files import flatten
 
+OURS = "ours"  # of eval/protocols.yaml: its lists are not marked, since it measures as the command without --protocol
 ROLES = ("recogniser", "pose", "expression")
 
 
@@ -82,8 +83,8 @@ def tables(results: Sequence[Path] = (), book_path: Path = sizes.PUBLISHED) -> l
 
 
 def field(results: Sequence[Path] = (), book_path: Path = sizes.PUBLISHED) -> list[Table]:
-    """The published tables of accuracy, by protocol, with ours beside; then the values of runs that were measured by a
-    named protocol. Raises PaperError as `tables` does."""
+    """The published tables of accuracy, by protocol, with ours beside; then the values of runs by the protocol that
+    measured them, `ours` where they name none. Raises PaperError as `tables` does."""
     book = published.read(book_path)
     measured = [read_result(path) for path in find_results(results)]
     accuracy = [spec for spec in book["tables"] if any(_is_accuracy(key) for key in spec["columns"])]
@@ -91,11 +92,10 @@ def field(results: Sequence[Path] = (), book_path: Path = sizes.PUBLISHED) -> li
     quoted = [_published_table(book, spec, measured) for spec in accuracy]
     by_name: dict[str, list[Result]] = {}
     for result in measured:
-        by_name.setdefault(result.pairs.get("protocol", {}).get("measured_by", ""), []).append(result)
+        by_name.setdefault(result.pairs.get("protocol", {}).get("measured_by", OURS), []).append(result)
     own = [
         replace(table, protocol_name=f"{table.name}_{name}", protocol={"protocol": _where(name)} | dict(table.protocol))
         for name, group in by_name.items()
-        if name
         for table in measured_tables(group)
     ]
     return [*quoted, *own]

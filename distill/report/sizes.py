@@ -29,10 +29,10 @@ from students.mobilefacenet import MobileFaceNet
 from students.mobilefaceswap import MobileFaceSwap
 from students.mobilefsgan import MobileFSGAN
 from swapcore.files import write_text
+from swapcore.irse50 import IRSE50
 from swapcore.terminal import markdown_table, parser, run_command
 from teachers.faceshifter import AEINet, HEARNet
 from teachers.hierfe import HieRFE
-from teachers.irse50 import IRSE50
 from teachers.irse101 import IRSE101
 from teachers.megafs import FTM
 from teachers.simswap import SimSwapGenerator

@@ -83,11 +83,19 @@ def notes(content: Mapping[str, Any]) -> list[str]:
             if text := row.get(value.key, {}).get("caution"):
                 named.setdefault(f"{value.title}: {text}", []).append(name)
     lines += [f"{CAUTION} {text} ({', '.join(names)})" for text, names in named.items()]
-    lines += [f"not measured: {metric}: {reason}" for metric, reason in content.get("not_measured", {}).items()]
+    lines += [f"not measured: {what}: {why}" for what, why in grouped(content.get("not_measured", {})).items()]
     for name, then in content.get("environments", {}).items():
         if other := [f"{key} {then.get(key)}" for key in now if then.get(key) != now[key]]:
             lines.append(f"{name}: taken over, measured with {', '.join(other)}")
     return lines
+
+
+def grouped(reasons: Mapping[str, str]) -> dict[str, str]:
+    """Reasons by what has them; all of one reason together, with commas."""
+    by_reason: dict[str, list[str]] = {}
+    for what, reason in reasons.items():
+        by_reason.setdefault(reason, []).append(what)
+    return {", ".join(what): reason for reason, what in by_reason.items()}
 
 
 def as_text(rows: Mapping[str, Row], differences: Mapping[str, Any] | None = None) -> str:
@@ -107,6 +115,20 @@ def as_text(rows: Mapping[str, Row], differences: Mapping[str, Any] | None = Non
         if any(networks):
             lines.append(["  of its networks", *(network or "–" for network in networks)])
     return f"\n{terminal.text_table([['', *rows], *lines])}\n"
+
+
+def as_markdown(rows: Mapping[str, Row], differences: Mapping[str, Any] | None = None, link: str = "") -> str:
+    """The same table as Markdown, with the intervals in brackets. link: where every value leads, if anywhere."""
+    lines = [["", *rows]]
+    for value in columns(rows):
+        text, cells = value.format.format, []
+        for name, measured in ((name, row.get(value.key)) for name, row in rows.items()):
+            shown = text(measured["value"]) if measured else "–"
+            shown = f"[{shown}]({link})" if measured and link else shown
+            ends = f" ({' – '.join(map(text, measured['interval']))})" if measured and measured.get("interval") else ""
+            cells.append(f"{shown}{_signs(measured, differences, name, value)}{ends}")
+        lines.append([heading(value), *cells])
+    return terminal.markdown_table(lines)
 
 
 def _signs(measured: Mapping[str, Any] | None, differences: Mapping[str, Any] | None, name: str, value: Value) -> str:

@@ -51,7 +51,7 @@ EXACT_VIDEO_ERROR = VideoMetric(
     exact_video_error,
     (
         Value("video_exact_error", "error to exact swap", UNIT, "{:.4f}", "lower"),
-        Value("video_exact_worst", "  of the worst frame", UNIT, "{:.4f}", "lower"),
+        Value("video_exact_worst", "error of the worst frame", UNIT, "{:.4f}", "lower"),
         Value("video_error_flicker", "flicker of the error", UNIT, "{:.4f}", "lower"),
     ),
     lacks=lambda clip: "" if clip.truth is not None else "needs exact swaps, which only synthetic people have",

@@ -33,7 +33,7 @@ IDENTITY_CONSISTENCY = VideoMetric(
     identity_consistency,
     (
         Value("video_id_similarity", "cosine to source", "cosine", "{:.3f}", "higher"),
-        Value("video_id_deviation", "its deviation over time", "cosine", "{:.3f}", "lower"),
+        Value("video_id_deviation", "deviation of the cosine over time", "cosine", "{:.3f}", "lower"),
         Value("video_id_steadiness", "cosine of neighbours", "cosine", "{:.3f}", "higher"),
     ),
     needs="recogniser",

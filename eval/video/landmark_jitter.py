@@ -57,8 +57,8 @@ def known_jitter(clip: Clip) -> dict[str, float]:
 LANDMARK_JITTER = VideoMetric(
     landmark_jitter,
     (
-        Value("landmark_jitter_px", "landmark jitter", "pixels of 256", "{:.2f}", "lower"),
-        Value("landmark_jitter_excess_px", "  beyond the target's", "pixels of 256", "{:+.2f}", "target"),
+        Value("landmark_jitter_px", "landmark jitter, pixels of 256", "pixels of 256", "{:.2f}", "lower"),
+        Value("landmark_jitter_excess_px", "landmark jitter beyond the target's", "pixels of 256", "{:+.2f}", "target"),
     ),
     needs="landmarks",
 )

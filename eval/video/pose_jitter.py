@@ -27,8 +27,8 @@ def pose_jitter(view: ClipView) -> dict[str, Measured | None]:
 POSE_JITTER = VideoMetric(
     pose_jitter,
     (
-        Value("pose_jitter_deg", "pose jitter", "degrees", "{:.2f}", "lower"),
-        Value("pose_jitter_excess_deg", "  beyond the target's", "degrees", "{:+.2f}", "target"),
+        Value("pose_jitter_deg", "pose jitter, degrees", "degrees", "{:.2f}", "lower"),
+        Value("pose_jitter_excess_deg", "pose jitter beyond the target's", "degrees", "{:+.2f}", "target"),
     ),
     needs="pose",
 )

@@ -73,10 +73,10 @@ UNIT = "of values in [-1, 1]"
 TEMPORAL_FLICKER = VideoMetric(
     temporal_flicker,
     (
-        Value("flicker", "flicker, flow", UNIT, "{:.4f}", "lower"),
-        Value("flicker_excess", "  beyond the target's", UNIT, "{:+.4f}", "target"),
-        Value("flicker_exact", "flicker, exact flow", UNIT, "{:.4f}", "lower"),
-        Value("flicker_exact_excess", "  beyond target's, exact", UNIT, "{:+.4f}", "target"),
-        Value("flicker_own", "flicker, exact swap's flow", UNIT, "{:.4f}", "lower"),
+        Value("flicker", "flicker, optical flow", UNIT, "{:.4f}", "lower"),
+        Value("flicker_excess", "flicker beyond the target's", UNIT, "{:+.4f}", "target"),
+        Value("flicker_exact", "flicker, known motion", UNIT, "{:.4f}", "lower"),
+        Value("flicker_exact_excess", "flicker beyond the target's, known", UNIT, "{:+.4f}", "target"),
+        Value("flicker_own", "flicker, exact swap's motion", UNIT, "{:.4f}", "lower"),
     ),
 )

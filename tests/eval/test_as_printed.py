@@ -84,6 +84,22 @@ def test_a_swap_is_read_by_the_landmarks_of_its_target():
     assert pairs.hash != toy_pairs().hash and torch.equal(pairs.subset([2, 0]).target_landmarks, points[[2, 0]] + 1)
 
 
+class Hidden(Shown):
+    """The same of parsing maps."""
+
+    takes_landmarks, takes_parsing = False, True
+
+
+def test_a_swap_is_masked_by_the_parsing_map_of_its_target():
+    maps = torch.arange(PEOPLE, dtype=torch.uint8).view(PEOPLE, 1, 1, 1).expand(PEOPLE, 1, SIDE, SIDE).contiguous()
+    fields = {"source_parsing": maps, "target_parsing": maps + 50, "gallery_parsing": maps + 100}
+    pairs, network = changed(toy_pairs(), **fields), Hidden().eval()
+    evaluation = Evaluation(pairs, Estimators(Estimator(network, "r", "none")), batch_size=PEOPLE)
+    assert evaluation.measure(copy_source, ["id_retrieval"])["id_retrieval_top1_pct"].value == 100
+    assert torch.equal(network.seen[0], maps + 50) and torch.equal(network.seen[1], maps + 100)
+    assert pairs.hash != toy_pairs().hash and torch.equal(pairs.subset([2]).target_parsing, maps[[2]] + 50)
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
@@ -92,6 +108,9 @@ def test_a_swap_is_read_by_the_landmarks_of_its_target():
          "source_landmarks: NaN or infinite landmarks"),
         ({"target_landmarks": torch.zeros(PEOPLE, 4, 2)}, "target_landmarks: expected"),
         ({"origins": ()}, "origins: expected 8, got 0"),
+        ({"target_parsing": torch.zeros(PEOPLE, 1, SIDE, SIDE, dtype=torch.uint8)},
+         "target_parsing: given without the other parsing maps"),
+        ({"target_parsing": torch.zeros(PEOPLE, 1, 4, 4, dtype=torch.uint8)}, "target_parsing: expected"),
     ],
 )  # fmt: skip
 def test_damaged_landmarks_are_named(fields, message):

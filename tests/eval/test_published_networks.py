@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from helpers import goldens
 
 from eval import published_networks as networks
 from eval.cards import CARDS
@@ -166,6 +167,43 @@ def test_hopenet_loads_by_published_names_and_reads_as_each_protocol_wants(tmp_p
     assert logits.shape == (1, 198) and logits[0, 40] == 50 and logits[0, 66 + 30] == 50
 
 
+def test_the_masked_recogniser_loads_by_published_names(tmp_path):
+    """TreB1eN/InsightFace_Pytorch, as REFace's src/Face_models/encoders/model_irse.py has it."""
+    state, path = goldens.fill("arcface_irse50"), tmp_path / CARDS["arcface_reface"].file
+    shapes = {key: tuple(value.shape) for key, value in state.items()}
+    assert shapes["input_layer.0.weight"] == (64, 3, 3, 3) and shapes["body.23.res_layer.5.fc1.weight"][:2] == (32, 512)
+    assert shapes["output_layer.3.weight"] == (512, 512 * 7 * 7)
+    torch.save(state, path)
+    estimator = load_estimator("arcface_reface", path)
+    images = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(3)) * 2 - 1
+    parsing = torch.full((2, 1, 64, 64), 4, dtype=torch.uint8)
+    parsing[0] = 6
+    with torch.inference_mode():
+        found = estimator(images, parsing=parsing)
+        faces = networks.masked_faces(images, parsing, (6,))
+        assert torch.allclose(found, estimator.network.network(faces)[0], atol=1e-4) and found.shape == (2, 512)
+        assert torch.allclose(found.norm(dim=1), torch.ones(2), atol=1e-5)
+        hidden = estimator(torch.flip(images, [0])[1:], parsing=parsing[1:])
+    assert torch.allclose(found[1:], hidden, atol=1e-4), "of a picture that is masked as a whole nothing is seen"
+    with pytest.raises(ValueError, match="the list has no parsing maps; write the list again with --masks"):
+        estimator(images)
+    state["output_layer.3.weight"] = state["output_layer.3.weight"][:, :-1]
+    torch.save(state, path)
+    with pytest.raises(ValueError, match="ir_se50.pth: .*'arcface_reface'.*output_layer.3.weight: expected shape"):
+        load_estimator("arcface_reface", path)
+
+
+def test_a_mask_leaves_the_middle_of_the_scale():
+    parsing = torch.zeros(1, 1, 112, 112, dtype=torch.uint8)
+    parsing[..., :56] = 3
+    parsing[..., 56:] = 4  # hair, which is not kept
+    faces = networks.masked_faces(torch.ones(1, 3, 112, 112), parsing, (1, 2, 3, 5, 6, 7, 9))
+    edge = (128 - 32) * 112 / 188  # of the inner part: column 128 of 256, less the 32 that are cut off
+    assert faces.shape == (1, 3, 112, 112) and (faces[..., : int(edge) - 1] == 1).all()
+    assert (faces[..., int(edge) + 2 :] == 0).all(), "grey, not black"
+
+
 def test_an_estimator_without_use_for_landmarks_is_called_without_them():
     plain = Estimator(lambda images: images[:, :, 0, 0], name="corner", weight_hash="none")
-    assert plain(torch.zeros(2, 3, 4, 4), landmarks=torch.zeros(2, 5, 2)).shape == (2, 3)
+    beside = {"landmarks": torch.zeros(2, 5, 2), "parsing": torch.zeros(2, 1, 4, 4, dtype=torch.uint8)}
+    assert plain(torch.zeros(2, 3, 4, 4), **beside).shape == (2, 3)

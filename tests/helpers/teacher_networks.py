@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from helpers import goldens
+from swapcore import irse50
 from swapcore.weights import build_with
-from teachers import aei_net, hearnet, irse50, megafs, simswap
+from teachers import aei_net, hearnet, megafs, simswap
 from teachers.hierfe import HieRFE
 from teachers.irse101 import IRSE101
 from teachers.stylegan2 import StyleGAN2

@@ -8,11 +8,11 @@ from helpers import goldens
 from helpers.teacher_networks import filled, lively
 from torch.nn import functional as F
 
+from swapcore.irse50 import IRSE50
 from teachers import aei_net
 from teachers.aei_net import AEINet
 from teachers.faceshifter import arcface_112
 from teachers.hearnet import HEARNet
-from teachers.irse50 import IRSE50
 
 
 @torch.no_grad()

@@ -13,9 +13,9 @@ from torch.nn import functional as F
 from torchvision.models import resnet101
 
 from swapcore.frame import Crop
+from swapcore.irse50 import load_irse50
 from teachers import aei_net
 from teachers.faceshifter import AEINet, FaceShifterTeacher, HEARNet, arcface_112, read_metadata, save_faceshifter
-from teachers.irse50 import load_irse50
 
 
 def faces(name: str, size: int, count: int = 2) -> torch.Tensor:

@@ -11,10 +11,10 @@ import teachers
 from distill import build, config
 from distill.config import ConfigError, Teacher
 from students.identity_encoder import CARDS
+from swapcore.irse50 import IRSE50
 from swapcore.weights import WeightsError
 from teachers.faceshifter import AEINet, FaceShifterTeacher, HEARNet
 from teachers.hierfe import HieRFE
-from teachers.irse50 import IRSE50
 from teachers.megafs import MegaFSTeacher, build_transfer
 
 needs_files = [name for name, cls in teachers.TEACHERS.items() if cls.FILES]

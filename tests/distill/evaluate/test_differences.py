@@ -108,7 +108,7 @@ def test_default_metrics_that_measure_nothing_are_told(lists, tmp_path, capsys):
     assert evaluate.main([*arguments, "--recogniser", "synthetic_recogniser", "--pose", "synthetic_pose",
                           "--expression", "synthetic_pose"]) == 0  # fmt: skip
     printed = capsys.readouterr().out
-    assert "not measured: exact_match: the exact swaps are unknown, as for all photographs\n" in printed
+    assert "not measured: exact_match, region_errors: the exact swaps are unknown, as for all photographs\n" in printed
     content = json.loads((tmp_path / "metrics.json").read_text())
     assert list(content["not_measured"]) == ["exact_match", "region_errors", "size_mb", "latency_ms"]
 

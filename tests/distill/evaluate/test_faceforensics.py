@@ -19,6 +19,7 @@ from distill.data import faces
 from distill.evaluate import __main__ as evaluate
 from distill.evaluate import faceforensics
 from distill.evaluate.pairs import read
+from swapcore.files import read_record, write_record
 from swapcore.frame import CANONICAL
 from swapcore.images import DataError
 from teachers.exact import ATTRIBUTES, render, sample_attributes, sample_identities
@@ -159,6 +160,31 @@ def test_frames_of_another_video_are_not_kept(tree, tmp_path, clips):
     write_video(swapped, clips["000"][::-1])
     with pytest.raises(DataError, match=r"000_003_00\.png: made from other inputs: .*; delete .*Deepfakes, and give"):
         faceforensics.finished_swaps(tree, "Deepfakes", listing, tmp_path / "Deepfakes")
+
+
+def test_videos_of_a_peer_may_have_another_size_but_no_other_shape(tree, tmp_path, clips):
+    listing = prepare(tree, tmp_path / "list")
+    videos = tree / "manipulated_sequences" / "Mine" / "c23" / "videos"
+    write_video(videos / "000_003.mp4", [image.repeat(2, 0).repeat(2, 1) for image in clips["000"]])
+    write_video(videos / "003_000.mp4", [image[:96] for image in clips["003"]])
+    missing = {m["what"]: m["reason"] for m in faceforensics.finished_swaps(tree, "Mine", listing, tmp_path / "Mine")}
+    assert "frames of 128 x 96 pixels, the target's have 128 x 128: a crop of another" in missing["video 003_000"]
+
+    def differences():
+        pairs = read(listing)[0]
+        for name, target in zip(pairs.names[:FRAMES], pairs.target, strict=False):
+            swap = np.asarray(Image.open(tmp_path / "Mine" / f"{name}.png")).transpose(2, 0, 1)
+            yield np.abs(swap.astype(int) - target.numpy()).mean()
+
+    assert max(differences()) < 3, "the target itself at twice its size is its crop"
+    record = tmp_path / "list" / "faces" / "000" / "sampled.json"
+    info = read_record(record)
+    assert info.pop("size") == [SIDE, SIDE]
+    write_record(record, info)  # as lists of earlier commits have it
+    for path in (tmp_path / "Mine").glob("*.png"):
+        path.unlink()
+    faceforensics.finished_swaps(tree, "Mine", listing, tmp_path / "Mine")
+    assert max(differences()) < 3
 
 
 def test_frames_without_a_face(tree, tmp_path, clips):

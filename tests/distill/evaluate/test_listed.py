@@ -56,6 +56,7 @@ def test_the_surveys_file_gives_pairs_people_gallery_and_landmarks(survey, tmp_p
     assert [(o.source, o.target) for o in pairs.origins][2] == ("1268-0_1", "0041-0_1")
     assert pairs.protocol["dataset"] == "CASIA FaceSwapping" and pairs.protocol["split"] == "Normal"
     assert pairs.protocol["alignment"] == "as given" and pairs.protocol["landmarks"] == "from files"
+    assert pairs.protocol["swaps of others"] == listed.OF_WHOLE
     expected = torch.tensor((POINTS + 1) / (WIDE, HIGH), dtype=torch.float32)
     assert torch.allclose(pairs.target_landmarks[0], expected, atol=1e-4), "1268 is the second person"
     assert pairs.source_person[0] == pairs.source_person[1] == pairs.target_person[2]
@@ -84,6 +85,10 @@ def test_numbers_may_have_any_number_of_zeros(survey, tmp_path):
         picture(i, (SIDE, SIDE)).save(tmp_path / "reface" / f"{i:012d}.png")
     found = swappers.read_finished(tmp_path / "reface", pairs)
     assert found.naming == swappers.NUMBER and not found.missing
+    small = picture(1, (SIDE, SIDE)).resize((SIDE * 2, SIDE * 2), Image.Resampling.NEAREST)
+    small.save(tmp_path / "reface" / f"{1:012d}.png")  # whole pictures may have any size
+    again = swappers.read_finished(tmp_path / "reface", pairs)
+    assert (again.swaps.int() - found.swaps.int()).abs().float().mean() < 3
 
 
 def test_what_is_missing_is_counted_and_named(survey, tmp_path):
@@ -123,6 +128,24 @@ def test_damaged_files_of_pairs_name_their_line(survey, tmp_path, text, message)
     survey[1].write_text(text)
     with pytest.raises(DataError, match=message):
         casia(survey, tmp_path / "list")
+
+
+def test_a_mistyped_file_of_pairs_names_its_neighbours(survey, tmp_path):
+    root, file = survey
+    for name, message in (
+        ("image_pairs_normall.txt", "image_pairs_normall.txt: no such file in .*did you mean 'image_pairs_normal.txt'"),
+        ("faces/image_pairs_normal.txt", "no such file in .*faces; there is no .txt or .csv file"),
+        ("pairs/image_pairs_normal.txt", "no such file, nor the folder .*pairs; a path is relative to"),
+    ):
+        with pytest.raises(DataError, match=message):
+            listed.casia(root / "faces", root / name)
+    with pytest.raises(DataError, match="image_pairs_normal.txt: no list, which is a folder with .* --out LIST"):
+        read(file)  # the command once said that it was damaged, and to delete it
+    casia(survey, tmp_path / "lists" / "normal")
+    with pytest.raises(DataError, match="norml: no such list; did you mean 'normal'"):
+        read(tmp_path / "lists" / "norml")
+    failed = make("csv", root / "faces", "--pairs", root / "mine.csv", "--out", tmp_path / "list")
+    assert failed.returncode == 2 and "mine.csv: no such file" in failed.stderr and "Errno" not in failed.stderr
 
 
 @pytest.mark.parametrize(
@@ -171,6 +194,14 @@ def test_whole_swaps_are_aligned_by_the_landmarks_of_their_target(survey, tmp_pa
     found = swappers.read_finished(folder, pairs)
     difference = (found.swaps.int() - pairs.target.int()).abs().float().mean()
     assert difference < 2, "the target itself, at twice its size, is the target's crop"
+    own = tmp_path / "own"
+    own.mkdir()
+    for i, origin in enumerate(pairs.origins):  # named as the list does, whole and of the target's size
+        Image.open(survey[0] / "faces" / f"{origin.target}.png").save(own / f"{i:05d}.png")
+    assert (swappers.read_finished(own, pairs).swaps.int() - pairs.target.int()).abs().float().mean() < 2
+    picture(1, (WIDE + 2, HIGH)).save(own / "00001.png")
+    with pytest.raises(DataError, match="122 x 90 pixels, the pairs have"):
+        swappers.read_finished(own, pairs)
     picture(1, (99, 99)).save(folder / "0041-0_0-1268-0_0.png")
     with pytest.raises(
         DataError, match="99 x 99 pixels, the target's picture 1268-0_0 has 120 x 90: a crop of another"

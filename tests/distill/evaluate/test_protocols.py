@@ -11,9 +11,10 @@ from PIL import Image
 from distill.config import ConfigError
 from distill.evaluate import __main__ as evaluate
 from distill.evaluate import listed, protocols
+from distill.evaluate.pairs import read
 from eval import estimators
 from eval.cards import CARDS
-from swapcore.images import save_png
+from swapcore.images import DataError, save_png
 
 SIDE, PEOPLE = 32, 10
 BAD = (3, 7)  # pairs whose swap shows the target's person, in a pose that is (3, 4, 12) off
@@ -47,10 +48,24 @@ class Angles(torch.nn.Module):
         return torch.nn.functional.pad(angles[:, :, None], (0, 65)).flatten(1)
 
 
+class Masked(Person):
+    """Sees a person only where the parsing map has class 6."""
+
+    takes_parsing = True
+
+    def forward(self, images, parsing):
+        return super().forward(images * (parsing == 6))
+
+
+OWN = ["--recogniser", "synthetic_recogniser", "--pose", "synthetic_pose", "--expression", "synthetic_pose"]
+
+
 @pytest.fixture
 def readers(monkeypatch, tmp_path):
     """Networks that read what `portrait` writes in place of the published ones; the folder of their files."""
     built = {
+        "irse50": lambda card, output, paths: Masked(),
+        "face_regressor": lambda card, output, paths: Person() if output == "embedding" else Angles(False),
         "sphere20": lambda card, output, paths: Person(),
         "hopenet": lambda card, output, paths: Angles(card.options["logits"]),
         "whitened_parameters": lambda card, output, paths: Angles(False),
@@ -61,7 +76,7 @@ def readers(monkeypatch, tmp_path):
     folder = tmp_path / "weights"
     folder.mkdir()
     for card in CARDS.values():
-        if card.architecture in built:
+        if card.architecture in built and card.sha256 is None:  # the others are shipped
             (folder / card.file).write_text(card.name)
     return folder
 
@@ -112,7 +127,9 @@ def test_each_protocol_gives_the_number_known_by_hand(readers, swapped, tmp_path
     by_hand = sum((2 * square / 10) ** 0.5 for square in (9, 16, 144)) / 3 / 2
     assert reliable["pose_logits_l2"] == pytest.approx(by_hand) and reliable["id_retrieval_top1_pct"] == 80
     assert reliable["id_similarity_first_tenth"] == pytest.approx(1)
-    assert reface.keys() == {"pose_error_deg", "expression_error"}
+    assert reface.keys() == {"pose_error_deg", "expression_error"}, "the list has no masks"
+    content = json.loads((out / "reface" / "metrics.json").read_text())
+    assert content["not_measured"] == dict.fromkeys(("id_retrieval", "id_similarity"), protocols.NO_MASKS)
     assert "pictures named by {source}-{target}" in printed and "protocol casia: The CASIA survey" in printed
 
     one = json.loads((out / "casia" / "metrics.json").read_text())["rows"]["peer"]["id_retrieval_top1_pct"]["protocol"]
@@ -122,12 +139,67 @@ def test_each_protocol_gives_the_number_known_by_hand(readers, swapped, tmp_path
     assert two["protocol"]["flip"] == "none" and "the sources themselves" in two["protocol"]["gallery"]["definition"]
 
 
+def test_ours_gives_the_number_known_by_hand(readers, swapped, tmp_path):
+    metrics = "id_retrieval,id_similarity,pose_error,expression_error"
+    assert run(swapped, tmp_path / "out", "ours", more=[*OWN, "--metrics", metrics, "--weights", readers]) == 0
+    found = values(tmp_path / "out", "ours")
+    assert found["id_retrieval_top1_pct"] == 80 and found["id_similarity_source"] == pytest.approx(0.8)
+    assert found["pose_error_deg"] == pytest.approx(2.6) == found["expression_error"]
+
+
+HIDDEN = 5  # the pair whose target's parsing map has no part of a face
+
+
+def masks_of(swapped):
+    """Parsing maps of all pictures, and the list written again with them."""
+    root, _ = swapped
+    maps, pictures = root.parent / "maps", root.parent / "pictures"
+    maps.mkdir()
+    for path in pictures.glob("*.png"):
+        level = 0 if path.stem == f"t{HIDDEN}" else 6
+        Image.new("L", (SIDE * 2, SIDE * 2), level).save(maps / path.name)
+    out = root.parent / "masked"
+    listed.write("mine", listed.from_csv(root.parent / "mine.csv"), pictures, out, resolution=SIDE, masks=maps)
+    return maps, out
+
+
+def test_reface_masks_faces_by_parsing_maps(readers, swapped, tmp_path):
+    maps, listing = masks_of(swapped)
+    assert run((listing, swapped[1]), tmp_path / "out", "reface", more=["--weights", readers]) == 0
+    found = values(tmp_path / "out", "reface")
+    # Of 10 swaps 2 show another person and 1 is hidden: its cosine to all is 1 / sqrt(10), which is a miss.
+    assert found["id_retrieval_top1_pct"] == 70 == found["id_retrieval_top5_pct"]
+    assert found["id_similarity_source"] == pytest.approx((7 + 10**-0.5) / 10)
+    one = json.loads((tmp_path / "out" / "reface" / "metrics.json").read_text())["rows"]["peer"]
+    protocol = one["id_retrieval_top1_pct"]["protocol"]
+    assert protocol["data"]["parsing"] == "from files" and protocol["recogniser"]["name"] == "arcface_reface"
+
+
+def test_a_missing_or_damaged_parsing_map_is_named(swapped, tmp_path):
+    maps, out = masks_of(swapped)
+    pictures, pairs = out.parent / "pictures", listed.from_csv(out.parent / "mine.csv")
+    (maps / "t4.png").unlink()
+    content = json.loads(listed.write("m", pairs, pictures, tmp_path / "m", resolution=SIDE, masks=maps).read_text())
+    assert content["skipped"] == [{"what": "s4 onto t4", "reason": f"t4: no parsing map of this name in {maps}"}]
+    (maps / "t6.png").write_text("no picture")
+    with pytest.raises(DataError, match="t6.png: not a readable picture"):
+        read(tmp_path / "m")
+    with pytest.raises(DataError, match="--masks: parsing maps are of whole pictures"):
+        listed.write("m", pairs, pictures, tmp_path / "a", resolution=SIDE, masks=maps, aligned=True)
+
+
 def test_the_page_has_a_table_a_protocol_and_says_why_numbers_differ(readers, swapped, tmp_path):
     out = tmp_path / "out"
     assert run(swapped, out, "casia", "reliableswap", more=["--weights", readers]) == 0
     page = (out / "protocols.md").read_text()
     tables = [part for part in page.split("\n## ") if part.startswith(("The CASIA survey", "ReliableSwap\n"))]
     assert len(tables) == 2 and "[2.60](#casia)" in tables[0] and "(#reliableswap)" not in tables[0]
+    assert "10 pairs of mine (" in tables[0] and "gallery of 10 people; recogniser cosface_acc9928 (" in tables[0]
+    assert "with mirrored features" in tables[0] and "mirrored" not in tables[1].partition("In brackets")[0]
+    assert "Pictures as given. Swaps of any size, in the frame of the target's picture; resized" in tables[0]
+    assert "\n- \\* surely differs from" in tables[0], "no list in a list"
+    assert "In brackets: 95 % intervals by pairs." in tables[0] and "| ID top-1 % ↑ | [80.0](#casia) (50.0" in tables[0]
+    assert "[0.0](#casia)" not in tables[0] and "] (" not in tables[0].partition("- ")[0]
     assert "(#casia)" not in tables[1] and "pose logits" in tables[1] and "pose error" not in tables[1]
     why = page.split("## Why the numbers differ")[1].split("\n## ")[0]
     assert "pose error ° by [casia](#casia): peer 2.60" in why and "pose logits L2 by [reliableswap]" in why
@@ -141,7 +213,8 @@ def test_a_missing_network_is_named_with_its_source_and_the_rest_is_measured(rea
     out = tmp_path / "out"
     assert run(swapped, out, "casia", more=["--weights", readers]) == 0
     printed = capsys.readouterr().out
-    assert "not measured: id_retrieval: weights 'cosface_acc9928': CosFace_ACC99.28.pth is missing; get it" in printed
+    lacking = "not measured: id_retrieval, id_similarity: weights 'cosface_acc9928': CosFace_ACC99.28.pth is missing"
+    assert f"{lacking}; get it" in printed and printed.count("CosFace_ACC99.28.pth is missing") == 1
     assert "face-swapping-survey" in printed and "name its folder with --weights" in printed and "None" not in printed
     assert values(out, "casia").keys() == {"pose_error_deg", "expression_error", "ssim_source"}
     content = json.loads((out / "casia" / "metrics.json").read_text())
@@ -154,9 +227,47 @@ def test_a_missing_network_is_named_with_its_source_and_the_rest_is_measured(rea
 
 def test_without_any_file_the_command_fails_and_names_all(swapped, tmp_path, capsys):
     assert run(swapped, tmp_path / "out", "reface") == 2
+    errors = capsys.readouterr().err
+    assert "hopenet_robust_alpha1.pkl is missing; get it from https://github.com/natanielruiz" in errors
+    assert "epoch_20.pth is missing" in errors and "--protocol: 1 of 1 left out: reface: id_retrieval" in errors
+    assert not (tmp_path / "out" / "protocols.md").exists()
+
+
+def test_a_protocol_without_its_files_is_left_out_and_the_others_are_measured(readers, swapped, tmp_path, monkeypatch,
+                                                                              capsys):  # fmt: skip
+    monkeypatch.delenv("SWAPDISTILL_WEIGHTS", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    for names in (["casia", "ours"], ["ours", "casia"]):
+        out = tmp_path / "-".join(names)
+        assert run(swapped, out, *names, more=["--weights", readers]) == 2
+        captured = capsys.readouterr()
+        assert "--protocol: 1 of 2 left out: ours: weights 'xiaoccer_128': mobilefacenet_xiaoccer" in captured.err
+        assert "by --protocol ours alone, --recogniser, --pose and --expression name other networks" in captured.err
+        assert "get it from https://github.com/Xiaoccer" in captured.err and str(out / "protocols.md") in captured.out
+        page = (out / "protocols.md").read_text()
+        assert "[80.0](#casia)" in page and "## This project\n\nLeft out: weights 'xiaoccer_128'" in page
+
+
+def test_ours_on_whole_pictures_is_warned_of(readers, swapped, tmp_path, capsys):
+    root = tmp_path / "pictures"
+    (tmp_path / "points").mkdir()
+    for path in root.glob("*.png"):
+        (tmp_path / "points" / f"{path.stem}.txt").write_text("9 9\n20 9\n15 15\n10 22\n20 22\n")
+    whole = tmp_path / "whole"
+    listed.write(
+        "whole", listed.from_csv(tmp_path / "mine.csv"), root, whole, resolution=SIDE, landmarks=tmp_path / "points"
+    )
+    more = [*OWN, "--weights", readers, "--metrics", "id_retrieval"]
+    assert run((whole, swapped[1]), tmp_path / "out", "ours", more=more) == 0
+    text = "ours reads canonical crops, but the pictures of whole are whole ones: write a second list with --align"
+    assert text in capsys.readouterr().out and text in (tmp_path / "out" / "protocols.md").read_text()
+    assert run(swapped, tmp_path / "other", "ours", more=more) == 0 and "whole ones" not in capsys.readouterr().out
+
+
+def test_a_folder_of_weights_that_does_not_exist_is_an_option_s_error(swapped, tmp_path, capsys):
+    assert run(swapped, tmp_path / "out", "casia", more=["--weights", tmp_path / "nowhere"]) == 2
     captured = capsys.readouterr()
-    assert "hopenet_robust_alpha1.pkl is missing" in captured.out and "epoch_20.pth is missing" in captured.out
-    assert "no file for reface" in captured.err
+    assert "no such folder" in captured.err and "left out" not in captured.err and "protocol casia" not in captured.out
 
 
 def test_damaged_weights_name_file_and_key(swapped, tmp_path, capsys):
@@ -168,6 +279,33 @@ def test_damaged_weights_name_file_and_key(swapped, tmp_path, capsys):
         more = ["--weights", folder, "--metrics", metric]
         assert run(swapped, tmp_path / metric, "casia", more=more) == 2
         assert message in capsys.readouterr().err
+
+
+DAMAGED = [
+    ("reliableswap", "net_sphere20_data_vggface2_acc_9955.pth", [], "layer1.0.weight"),
+    ("reface", "epoch_20.pth", [], "backbone.conv1.weight"),
+    ("ours", "synthetic_recogniser.safetensors", OWN, "synthetic_recogniser.safetensors"),
+]
+
+
+@pytest.mark.parametrize(("name", "file", "more", "message"), DAMAGED, ids=[one[0] for one in DAMAGED])
+def test_damaged_files_of_each_protocol_are_named(name, file, more, message, swapped, tmp_path, capsys):
+    folder = tmp_path / "weights"
+    folder.mkdir()
+    torch.save({"fc.weight": torch.zeros(512, 9)}, folder / file)
+    metric = {"reface": "expression_error"}.get(name, "id_retrieval")
+    out = tmp_path / "out"
+    assert run(swapped, out, name, more=["--weights", folder, "--metrics", metric, *more]) == 2
+    errors = capsys.readouterr().err
+    assert f"left out: {name}: " in errors and file in errors and message in errors
+
+
+@pytest.mark.parametrize("name", ["casia", "reliableswap", "reface", "ours"])
+def test_a_damaged_swap_stops_every_protocol(name, readers, swapped, tmp_path, capsys):
+    (swapped[1] / "s2-t2.png").write_bytes((swapped[1] / "s2-t2.png").read_bytes()[:60])
+    more = [*(OWN if name == "ours" else ()), "--weights", readers]
+    assert run(swapped, tmp_path / "out", name, more=more) == 2
+    assert "s2-t2.png" in capsys.readouterr().err
 
 
 def test_names_and_options_that_a_protocol_does_not_take(readers, swapped, tmp_path, capsys):
@@ -210,6 +348,7 @@ def test_missing_swaps_are_counted_and_named(readers, swapped, tmp_path, capsys)
         (lambda book: book["reface"]["estimators"].update(pose="hope"), "estimators.pose: unknown card 'hope'"),
         (lambda book: book["ours"].update(gallery="all"), "gallery: expected list or sources, got 'all'"),
         (lambda book: book["ours"]["facts"].pop("flip"), "facts: lacks 'flip' in words"),
+        (lambda book: book["reface"].update(masks="ffhq"), "reface: masks: expected true or false, got 'ffhq'"),
     ],
 )
 def test_a_damaged_book_of_protocols_is_named(tmp_path, change, message):
@@ -222,8 +361,6 @@ def test_a_damaged_book_of_protocols_is_named(tmp_path, change, message):
 
 
 def test_the_gallery_of_sources_has_each_person_once(swapped):
-    from distill.evaluate.pairs import read
-
     pairs, _ = read(swapped[0])
     own = protocols.with_gallery(protocols.read()["reliableswap"], pairs)
     assert torch.equal(own.gallery, pairs.source[own.gallery_person.argsort()]) and own.gallery_holds_sources

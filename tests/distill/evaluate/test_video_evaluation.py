@@ -1,11 +1,13 @@
 """The command that measures swappers on videos: synthetic people, films, and what it refuses."""
 
+import html
 import json
+import re
 import shutil
 
 import numpy as np
 import pytest
-from conftest import SHARED, needs_shared
+from conftest import ROOT, SHARED, needs_shared
 from helpers.portraits import portraits
 from helpers.student_files import SIDE, student_file
 from helpers.videos import write_video
@@ -16,7 +18,9 @@ from distill.data.photos import read_manifest
 from distill.evaluate import clips
 from distill.evaluate import video as command
 from distill.evaluate.pairs import exact_swaps
+from distill.report import tables
 from distill.swap.swapper import Swapper
+from eval.video import VIDEO_METRICS
 from swapcore.images import DataError, to_uint8
 from teachers.exact import render, sample_identities, sample_sequence
 
@@ -65,10 +69,33 @@ def test_references_student_and_finished_swaps_in_one_table(people, tmp_path, ca
     assert set(content["rows"]["exact"]["flicker"]["details"]["frames"]) == set(videos.names)
     flow = content["videos"]["clips"]["00000"]["flow"]
     assert 0 < flow["mean_px"] < flow["zero_motion_px"] and "optical flow follows the exact motion" in printed
-    assert "landmark_jitter" in content["not_measured"] and "flicker of the error ↓" in printed
+    assert "flicker of the error ↓" in printed
+    assert "not measured: landmark_jitter: no landmarks were read; add --landmarks to read them by 3ddfa" in printed
     with Image.open(out / "strips" / "00000.png") as strip:
         assert "AI-generated" in strip.text["Comment"]
-    assert 'src="strips/00000.png"' in (out / "report.html").read_text()
+    page = (out / "report.html").read_text()
+    assert 'src="strips/00000.png"' in page
+    for value in tables.columns(content["rows"]):
+        assert f"<tr><td>{tables.heading(value)}</td>" in html.unescape(page) and tables.heading(value) in printed
+    for name, row in content["differences"]["rows"].items():
+        for key, one in row.items():
+            value = next(value for value in tables.columns(content["rows"]) if value.key == key)
+            cell = f"{value.format.format(rows[name][key])} {tables.mark(one)}"
+            assert cell in page and cell in printed, "page and print have the same marks"
+
+
+def test_the_tables_of_the_docs_have_the_rows_and_marks_of_the_command():
+    values = [value for metric in VIDEO_METRICS.values() for value in metric.values]
+    known = [tables.heading(value) for value in values]
+    assert len(set(known)) == len(known) and not any(title[0] == " " for title in known), "each says all by itself"
+    section = (ROOT / "docs" / "evaluation.md").read_text().split("\n## Video\n")[1].split("\n## ")[0]
+    found = [part for part in re.findall(r"(?:^\|.*\n)+", section, re.M) if part.startswith("| | copy-target")]
+    assert len(found) == 2
+    for table, reference in zip(found, ("student", "smoothed"), strict=True):
+        head, _, *rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()]
+        assert [row[0] for row in rows] == [title for title in known if title in [row[0] for row in rows]]
+        for cell, column in ((cell, column) for row in rows for cell, column in zip(row[1:], head[1:], strict=True)):
+            assert (cell[-1] in tables.SURE + tables.UNSURE) == (column != reference), (column, cell)
 
 
 def test_without_a_list_people_are_drawn(tmp_path, monkeypatch):
@@ -106,6 +133,8 @@ def test_what_synthetic_videos_are_not_is_refused(people, tmp_path, capsys):
     assert "lists pictures, not videos" in message("exact", "--videos", pictures)
     assert "manifest.jsonl: no such file; draw videos" in message("exact", "--videos", tmp_path)
     assert "no such list" in message("exact", "--videos", tmp_path / "nothing.csv")
+    (tmp_path / "pairs.txt").write_text("a b\n")
+    assert "pairs.txt: no list; name a folder" in message("exact", "--videos", tmp_path / "pairs.txt")
     assert "unknown swapper 'exat'; known: copy-target, exact" in message("exat", "--videos", people)
     assert "names no swapped video for 00000" in message("listed", "--videos", people)
     student = student_file(tmp_path)

@@ -277,6 +277,7 @@ def test_the_field_has_a_section_for_each_protocol_and_values_link_to_it(tmp_pat
     rows = {"simswap": {"id_retrieval_top1_pct": one}, "mine": {"id_retrieval_top1_pct": one}}
     whole = {"count": 4500, "gallery": 1291, "hash": "bb"}
     result(tmp_path / "full" / "casia", rows, protocol=measured | facts, **whole)
+    result(tmp_path / "full" / "plain", {"own": {"id_retrieval_top1_pct": value(60.0)}})
     result(tmp_path / "aligned" / "casia", rows, protocol=measured | facts | {"alignment": "by landmarks"}, **whole)
 
     def cell(name):
@@ -295,5 +296,6 @@ def test_the_field_has_a_section_for_each_protocol_and_values_link_to_it(tmp_pat
     section = text.split("\n## casia_normal\n")[1].split("\n## ")[0]
     assert "[**91.50**](#casia_normal)" in section and "published 90.00, +1.50" in section
     assert {link for link in re.findall(r"\]\(#(\S+?)\)", section)} == {"casia_normal"}
+    assert "own" in text.split("\n## measured_1_ours\n")[1] and "docs/protocols.md#ours" in text
     assert "docs/protocols.md#casia" in section and "mine" in text.split("Measured here: casia")[1]
     assert "inference weights" not in text and len(list(csv.DictReader((tmp_path / "out" / "field.csv").open()))) > 150
