@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .curves import dot
+from .curves import dot, rise
 
 CARDS = 440  # cards in all; `count` takes the first of them
 PANELS = 20  # of the cards: the first ones, broad, the closed curtain of long hair around the neck
@@ -55,8 +55,8 @@ class Scalp:
 
 def smooth(low: float, high: float, x: Tensor) -> Tensor:
     """0 below low, 1 above high (or the other way round), smooth between. curves.smooth() rounds in another way."""
-    t = ((x - low) * (1 / (high - low))).clamp(0, 1)
-    return t * t * (3 - 2 * t)
+    t = rise(low, high, x)
+    return t * t * torch.rsub(t, 3, alpha=2)
 
 
 def size_of(v: Tensor) -> Tensor:
