@@ -38,8 +38,9 @@ def constant(values: tuple[float, ...], device: torch.device, after: int = 2) ->
 
 
 def rgb(*channels: float, like: Tensor) -> Tensor:
-    """Three numbers to a constant colour (3, 1, 1) on the device of `like`. It is shared: never write into it."""
-    return constant(channels, like.device)
+    """Three numbers to a constant colour that fits points or pictures `like`, (3, 1, 1) for (n, P). It is shared: never
+    write into it."""
+    return constant(channels, like.device, like.ndim)
 
 
 def linear(colours: Sequence[tuple[float, float, float]]) -> Tensor:

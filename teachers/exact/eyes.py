@@ -25,10 +25,11 @@ def _frame(gaze: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _turned(local: Tensor, turn: Tensor) -> Tensor:
-    """The vectors (3, n, P) turned by the matrices (n, 3, 3), as plain sums: a matrix product is not exact."""
+    """The vectors (3, ..., n, P) turned by the matrices (n, 3, 3), as plain sums: a matrix product is not exact."""
     t = turn.permute(1, 2, 0)[..., None]
+    t = t.view(3, 3, *[1] * (local.ndim - 3), len(turn), 1)
     x, y, z = local
-    return torch.stack([x * row[0] + y * row[1] + z * row[2] for row in t])
+    return t[:, 0] * x + t[:, 1] * y + t[:, 2] * z
 
 
 def _window(reflected: Tensor, light: Tensor, size: float, blur: float) -> Tensor:
@@ -44,19 +45,20 @@ def _iris(u: Tensor, v: Tensor, r: Tensor, z: Numbers, pupil: Tensor) -> Tensor:
     fibre = noise(u * (0.5 / RADIUS) + 0.5, v * (0.5 / RADIUS) + 0.5, "iris")
     shade = 0.92 + 0.26 * fibre - 0.55 * v
     shade = shade * (1 - 0.80 * smooth(RADIUS - 0.12, RADIUS, r))
-    own = ramp(IRIS, z["iris_light"] * 0.92 + 0.10 * (z["iris_hue"] - 0.5))
+    own = ramp(IRIS, z["iris_light"] * 0.92 + 0.10 * (z["iris_hue"] - 0.5))[:, None]
     warm = rise(pupil + 0.13, pupil + 0.01, r) * (0.55 * z["iris_light"])
     colour = own * (1 + warm * (rgb(1.5, 0.85, 0.35, like=r) - 1))
     return colour * (shade.clamp_(min=0.1) * rise(pupil - 0.02, pupil + 0.022, r) + 0.012)
 
 
-def eye(local: Tensor, gaze: Tensor, turn: Tensor, side: int, z: Numbers, a: Numbers, light: Numbers) -> Tensor:
-    """Linear colour (3, n, P) of an eyeball.
+def eyes(local: Tensor, gaze: Tensor, turn: Tensor, side: Tensor, z: Numbers, a: Numbers, light: Numbers) -> Tensor:
+    """Linear colour (3, k, n, P) of k eyeballs of each picture.
 
-    local: unit directions (3, n, P) from its centre in the head's frame (y up, z to the front). gaze: unit direction
-    (3, n, 1) in the same frame. turn: (n, 3, 3) from the head's frame to view space. side: +1 for the person's left
-    eye (x > 0), -1 for the right. light: as in paint.skin.
+    local: unit directions (3, k, n, P) from their centres in the head's frame (y up, z to the front). gaze: unit
+    directions (3, k, n, 1) in the same frame. turn: (n, 3, 3) from the head's frame to view space. side: (k, 1, 1), +1
+    for the person's left eye (x > 0), -1 for the right. light: as in paint.skin.
     """
+    light = {name: v[:, None] for name, v in light.items()}
     right, up = _frame(gaze)
     u, v, w = dot(local, right), dot(local, up), dot(local, gaze)
     r = (u * u + v * v).sqrt() + 2 * (w < 0)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from . import hair_shade, held, outputs, raster, scene, shade, surface
 from .face import ATTRIBUTES, IDENTITY
-from .geometry import EYE_LEFT, EYE_RIGHT, HAIR, LASH, LENS, Geometry, build
+from .geometry import HAIR, LASH, LENS, Geometry, build
 from .noise import noise
 
 VERSION = 2  # of the pictures: increase it when any pixel changes, and train the networks of the benchmark again
@@ -162,8 +162,7 @@ def visible(g: Geometry, size: int) -> tuple[surface.Points, surface.Points | No
     kind = torch.full((len(g.strand_faces),), HAIR, dtype=torch.int8, device=device)
     cards = raster.setup(g.x, g.y, g.depth, g.strand_faces, kind, kind == HAIR, g.strand_active, side)
     raster.draw(cards, side, buffer, len(solid.picture), _strands(g, cards))
-    alone = (EYE_LEFT, EYE_RIGHT)
-    points = surface.points(raster.join(solid, cards), buffer, n, size, alone)
+    points = surface.points(raster.join(solid, cards), buffer, n, size)
     if g.lens_faces is None:
         return points, None
     kind = torch.full((len(g.lens_faces),), LENS, dtype=torch.int8, device=device)
@@ -171,7 +170,7 @@ def visible(g: Geometry, size: int) -> tuple[surface.Points, surface.Points | No
     front = torch.full_like(buffer, raster.EMPTY)
     raster.draw(lenses, side, front)
     front = torch.where(raster.depth_of(front) < raster.depth_of(buffer), front, raster.EMPTY)
-    return points, surface.points(lenses, front, n, size, alone)
+    return points, surface.points(lenses, front, n, size)
 
 
 def _strands(g: Geometry, cards: raster.Triangles) -> raster.Strands:
