@@ -24,7 +24,7 @@ def _frame(gaze: Tensor) -> tuple[Tensor, Tensor]:
     return side, torch.stack([y * side[2], z * side[0] - x * side[2], -y * side[0]])
 
 
-def _turned(local: Tensor, turn: Tensor) -> Tensor:
+def turned(local: Tensor, turn: Tensor) -> Tensor:
     """The vectors (3, ..., n, P) turned by the matrices (n, 3, 3), as plain sums: a matrix product is not exact."""
     t = turn.permute(1, 2, 0)[..., None]
     t = t.view(3, 3, *[1] * (local.ndim - 3), len(turn), 1)
@@ -76,7 +76,7 @@ def eyes(local: Tensor, gaze: Tensor, turn: Tensor, side: Tensor, z: Numbers, a:
     white = white * (1 - pink.clamp_(0, 1) * rgb(0.18, 0.52, 0.48, like=r))
     inside = smooth(RADIUS + 0.022, RADIUS - 0.022, r)
     colour = white + (_iris(u, v, r, z, pupil) - white) * inside
-    normal = _turned(local, turn)
+    normal = turned(local, turn)
     lid = 0.33 - 0.5 * a["blink"].clamp(max=0.35) - 0.06 * a["squint"]
     shade = 1 - 0.60 * smooth(lid - 0.34, lid + 0.02, local[1]) - 0.30 * smooth(0.55, 0.95, local[0].abs())
     shade = shade - 0.12 * smooth(-0.15, -0.34, local[1])
@@ -91,7 +91,7 @@ def _wet(
 ) -> Tensor:
     """What the wet surface mirrors: a softbox in the cornea, a faint window beside it, sky."""
     bulge = 0.75 * (r < RADIUS + 0.03)
-    ahead = _turned(gaze, turn)
+    ahead = turned(gaze, turn)
     cornea = normal + (normal - ahead) * bulge
     cornea = cornea / dot(cornea, cornea).sqrt()
     mirror = 2 * cornea[2] * cornea

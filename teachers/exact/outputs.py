@@ -7,9 +7,10 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
-from . import hair_scalp, mesh, paint, worn
-from .geometry import BACK, BODY, EYE_LEFT, EYE_RIGHT, GLASSES, HAIR, LASH, TEETH, TONGUE, Geometry, scalp, unit
+from . import eyes, hair_scalp, mesh, paint, worn
+from .geometry import BACK, BODY, EYE_LEFT, EYE_RIGHT, GLASSES, HAIR, LASH, TEETH, TONGUE, Geometry, scalp
 from .masks import MASKS
+from .mesh import unit
 from .shade import on_balls
 from .surface import Hits, Points, hits
 
@@ -27,12 +28,12 @@ def landmarks(g: Geometry) -> Tensor:
     """Left and right eye, nose tip, left and right mouth corner in the picture: (n, 5, 2) pixels x, y. A pixel's centre
     is at one half. The eyes are the fronts of the eyeballs; the mouth moves with the expression."""
     t = g.tables
-    fronts = [
-        g.view.project(g.view.pose((e[0], e[1], e[2] + r))) for e, r in zip(g.head.eyes, g.head.radius, strict=True)
+    balls = torch.cat([g.head.eyes[:, :2], g.head.eyes[:, 2:] + g.head.radius[:, None]], 1)[:, :, 0]
+    fronts = g.view.project(g.view.pose(balls.transpose(0, 1).flip(1)))[:2]
+    points = [
+        torch.cat([front, v[[t.nose, t.corners[1], t.corners[0]]]]) for front, v in zip(fronts, (g.x, g.y), strict=True)
     ]
-    points = [(v[0][0], v[1][0]) for v in reversed(fronts)]
-    points += [(g.x[k], g.y[k]) for k in (t.nose, t.corners[1], t.corners[0])]
-    return torch.stack([torch.stack(p, -1) for p in points], 1) / 2
+    return torch.stack(points).permute(2, 1, 0) / 2
 
 
 def inner_face(g: Geometry, p: Points) -> Tensor:
@@ -81,13 +82,11 @@ def depth(g: Geometry, p: Points) -> Tensor:
 def normals(g: Geometry, p: Points) -> Tensor:
     """(n, 3, size, size) unit normals of the head in the view (right, up, to the camera); 0 elsewhere."""
     t, parts = g.tables, []
-    vertex = torch.stack(g.normal)
-    vertex.index_copy_(1, t.lashes, vertex.index_select(1, t.lash_root))  # lashes: of their roots
+    vertex = g.normal.index_copy(1, t.lashes, g.normal.index_select(1, t.lash_root))  # lashes: of their roots
     for m, h in _every(p, HEAD):
         if m == EYE_LEFT:
             local = on_balls(g, h)
-            turn = [v[0][:, None] for v in g.view.turn]
-            value = [turn[i] * local[0] + turn[i + 1] * local[1] + turn[i + 2] * local[2] for i in (0, 3, 6)]
+            value = eyes.turned(local, g.view.turn[:, :, 0].permute(2, 0, 1))
         else:
             value = unit(h.moving(vertex))
         parts.append((h, value))

@@ -10,8 +10,9 @@ from torch.nn import functional as F
 
 from . import camera, eyes, glasses, hair_scalp, hair_shade, mesh, paint, raster, worn
 from .curves import constant, dot, hue, mix, rgb
-from .geometry import BODY, EYE_LEFT, GLASSES, HAIR, LASH, LENS, TEETH, TONGUE, Geometry, cap, scalp, unit
+from .geometry import BODY, EYE_LEFT, GLASSES, HAIR, LASH, LENS, TEETH, TONGUE, Geometry, cap, scalp
 from .masks import MASKS
+from .mesh import unit
 from .noise import interleaved
 from .surface import Hits, Points, hits
 
@@ -24,8 +25,8 @@ SHADOW_BITS, SHADOW_ZERO = 16, 1024  # the map's depth: in 2 ** 16 steps of the 
 def light(exact: Numbers, a: Numbers) -> Numbers:
     """The lights of pictures, (3, n, 1) each: unit vectors key, half (between key and eye) and rim in the view; colours
     key_colour, rim_colour, sky and ground. They depend on attributes only."""
-    key = torch.stack(camera.direction(exact["light_azimuth"], exact["light_elevation"]))
-    rim = torch.stack(camera.direction(exact["light_azimuth"] + 165, 0 * exact["light_azimuth"] + 17))
+    key = camera.direction(exact["light_azimuth"], exact["light_elevation"])
+    rim = camera.direction(exact["light_azimuth"] + 165, 0 * exact["light_azimuth"] + 17)
     warm, ambient = a["light_warmth"], a["ambient"]
     tint = torch.stack([1 + 0.10 * warm, 1 + 0 * warm, 1 - 0.14 * warm]).clamp(0.6, 1.4)
     around = hue(
@@ -33,7 +34,7 @@ def light(exact: Numbers, a: Numbers) -> Numbers:
         0.28 + 0.55 * a["background_value"],
     )  # fmt: skip
     return {
-        "key": key, "half": torch.stack(unit((key[0], key[1], key[2] + 1))), "rim": rim,
+        "key": key, "half": unit(key + rgb(0.0, 0.0, 1.0, like=warm)), "rim": rim,
         "key_colour": tint * a["light_strength"] * 2.6, "rim_colour": rgb(1.1, 1.1, 1.2, like=warm) * a["rim"],
         "sky": (rgb(0.96, 1.0, 1.06, like=warm) * 0.8 + 0.35 * around) * ambient * 1.5,
         "ground": (rgb(0.55, 0.45, 0.40, like=warm) * 0.5 + 0.30 * around) * ambient * 1.1,
@@ -63,14 +64,14 @@ def _skin(device: torch.device) -> Tensor:
 
 def _body(g: Geometry, p: Points, h: Hits, lit: Numbers, detail: float) -> Tensor:
     grown = scalp(h.x.device)
-    toward = g.view.unrotate(tuple(c.T for c in lit["key"]))
-    visible = mesh.visibility(g.tables, torch.cat(toward).T.double())
+    toward = g.view.unrotate(lit["key"].mT)
+    visible = mesh.visibility(g.tables, toward[:, 0].double())
     line = hair_scalp.scalp_line(grown, g.a).T
-    tangent = g.view.rotate(tuple(c.T for c in hair_scalp.scalp_tangent(grown, g.a)))
+    tangent = g.view.rotate(hair_scalp.scalp_tangent(grown, g.a).mT)
     places = (c.T for c in hair_scalp.scalp_places(grown, g.a))
     moving = h.moving(torch.stack([*g.normal, *tangent, visible, line, g.depth[: len(line)], *places]))
     visible, inside, depth, across, along = moving[6:]
-    normal, tangent = unit(moving[:3]), torch.stack(unit(moving[3:6]))
+    normal, tangent = unit(moving[:3]), unit(moving[3:6])
     open_ = _out_of_shadow(g, p, h, depth, lit)
     x, y, z, *masks, occlusion, angle = h.static(_skin(h.x.device))
     masks = torch.stack(masks)
@@ -85,7 +86,7 @@ def _body(g: Geometry, p: Points, h: Hits, lit: Numbers, detail: float) -> Tenso
     share, strands, locks = hair_shade.scalp_mask(inside, across, along, skin.x, skin.y, g.a, min(1.0, detail))
     colour = mix(
         colour,
-        hair_shade.shade_scalp(torch.stack(normal), tangent, inside, strands, locks, g.a, _hair_light(g, lit)),
+        hair_shade.shade_scalp(normal, tangent, inside, strands, locks, g.a, _hair_light(g, lit)),
         share,
     )
     worn_share, cloth = worn.cloth(skin.x, skin.y, skin.z, g.a)
@@ -128,26 +129,23 @@ def _hair_light(g: Geometry, lit: Numbers) -> Numbers:
 def _eyes(g: Geometry, p: Points, h: Hits, lit: Numbers, detail: float) -> Tensor:
     side = constant((1.0, -1.0), h.x.device)
     x, y = g.a["gaze_x"] * 0.45 - side * 0.03, (g.a["gaze_y"] * 0.3).expand(2, -1, -1)
-    ahead = torch.stack(unit((x, y, torch.ones_like(x))))
-    turn = torch.stack([v[0] for v in g.view.turn], 1).view(-1, 3, 3)
-    return eyes.eyes(on_balls(g, h), ahead, turn, side, g.traits, g.a, lit)
+    ahead = unit(torch.stack([x, y, torch.ones_like(x)]))
+    return eyes.eyes(on_balls(g, h), ahead, g.view.turn[:, :, 0].permute(2, 0, 1), side, g.traits, g.a, lit)
 
 
 def on_balls(g: Geometry, h: Hits) -> Tensor:
     """Unit directions (3, 2, n, P) from the centres of the eyeballs to their points, in the head's frame."""
     directions = cap(h.x.device)[0].T.contiguous()
     inside = [(v - g.start[EYE_LEFT]) % directions.shape[1] for v in h.vertex]
-    return torch.stack(unit(h.blend(directions, inside)))
+    return unit(h.blend(directions, inside))
 
 
 def _teeth(g: Geometry, p: Points, h: Hits, lit: Numbers, detail: float) -> Tensor:
-    normal = torch.stack(unit(h.moving(torch.stack(g.normal))))
-    return eyes.teeth(*h.static(g.tables.rest_rows), normal, g.traits, g.a, lit, detail)
+    return eyes.teeth(*h.static(g.tables.rest_rows), unit(h.moving(g.normal)), g.traits, g.a, lit, detail)
 
 
 def _tongue(g: Geometry, p: Points, h: Hits, lit: Numbers, detail: float) -> Tensor:
-    normal = torch.stack(unit(h.moving(torch.stack(g.normal))))
-    return eyes.tongue(*h.static(g.tables.rest_rows), normal, g.traits, g.a, lit)
+    return eyes.tongue(*h.static(g.tables.rest_rows), unit(h.moving(g.normal)), g.traits, g.a, lit)
 
 
 def _lashes(g: Geometry, p: Points, h: Hits, lit: Numbers, detail: float) -> Tensor:
@@ -160,11 +158,10 @@ def _strands(g: Geometry, p: Points, h: Hits, lit: Numbers, detail: float) -> Te
     points = g.cards.used.shape[2] + 1
     node = [torch.div(v - g.start[HAIR], 2, rounding_mode="floor") for v in h.vertex]
     row = torch.arange(n, device=h.x.device)[:, None]
-    directions = [g.view.rotate(tuple(v[..., k].permute(1, 2, 0).reshape(-1, n) for k in range(3)))
-                  for v in (g.cards.normal, g.cards.tangent)]  # fmt: skip
-    table = torch.stack([*directions[0], *directions[1], g.cards.open.permute(1, 2, 0).reshape(-1, n)])
+    directions = [g.view.rotate(v.permute(3, 1, 2, 0).reshape(3, -1, n)) for v in (g.cards.normal, g.cards.tangent)]
+    table = torch.cat([*directions, g.cards.open.permute(1, 2, 0).reshape(1, -1, n)])
     values = h.blend(table.flatten(1), [k * n + row for k in node])
-    normal, tangent = torch.stack(unit(values[:3])), torch.stack(unit(values[3:6]))
+    normal, tangent = unit(values[:3]), unit(values[3:6])
     across = h.weighted([((v - g.start[HAIR]) & 1) * 2.0 - 1 for v in h.vertex])
     along = h.weighted([(k % points).float() / (points - 1) for k in node])
     card = torch.div(node[0], points, rounding_mode="floor")
@@ -191,7 +188,7 @@ def lenses(g: Geometry, p: Points, lit: Numbers) -> tuple[Tensor, Tensor]:
     out = torch.zeros(4, len(p.material) + 1, device=p.slot.device)
     h = hits(p, LENS)
     if h is not None:
-        normal = unit(tuple(_of_glasses(g, h, g.glasses.normals)))
+        normal = unit(_of_glasses(g, h, g.glasses.normals))  # twice unit, as ever: it rounds
         height = h.blend(glasses.HEIGHT.to(h.x.device), [v - g.start[GLASSES] for v in h.vertex])
         colour, share = glasses.lens(*normal, height, lit["key"], g.a)
         out.index_copy_(1, h.write.view(-1), torch.stack([*colour, share]).view(4, -1))
@@ -199,9 +196,9 @@ def lenses(g: Geometry, p: Points, lit: Numbers) -> tuple[Tensor, Tensor]:
     return out[:3], out[3:]
 
 
-def _of_glasses(g: Geometry, h: Hits, vectors: tuple[Tensor, Tensor, Tensor]) -> Tensor:
-    """Unit vectors (3, n, P) interpolated from those of the glasses' vertices, (G, n) each."""
+def _of_glasses(g: Geometry, h: Hits, vectors: Tensor) -> Tensor:
+    """Unit vectors (3, n, P) interpolated from those of the glasses' vertices, (3, G, n)."""
     n = len(g.a["glasses"])
     row = torch.arange(n, device=h.x.device)[:, None]
     index = [(v - g.start[GLASSES]) * n + row for v in h.vertex]
-    return torch.stack(unit(h.blend(torch.stack(vectors).flatten(1), index)))
+    return unit(h.blend(vectors.flatten(1), index))
