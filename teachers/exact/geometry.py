@@ -32,8 +32,8 @@ class Geometry:
 
     x, y: samples; depth: dm towards the camera, at which they are drawn, see BACK; all (V, n). The vertices are those
     of the head, the left and the right eye, the hair cards and the glasses; `start` tells where those of a material
-    begin. normal: of the head's vertices, unit, in the view, (3, V of the head, n). exact: the attributes in float64, name
-    -> (n, 1), a: in float32; traits: of the persons, float32.
+    begin. normal: of the head's vertices, unit, in the view, (3, V, n). exact: the attributes in float64, name
+    -> (n, 1), a: in float32; traits: of the persons, float32; style: of hair_scalp.style().
 
     solid: faces (F, 3) and materials (F,) of all but hair cards and lenses; solid_active (F, n): which are drawn in
     which picture, None for all. strand_faces, strand_active: of the hair cards; lens_faces, lens_active: of the lenses.
@@ -46,6 +46,7 @@ class Geometry:
     traits: Numbers
     exact: Numbers
     a: Numbers
+    style: Numbers
     x: Tensor
     y: Tensor
     depth: Tensor
@@ -120,8 +121,9 @@ def build(identity: Tensor, attributes: Tensor, size: int) -> Geometry:
     normal = mesh.normals(t, head.face)
     view = camera.place(t, head, exact, 2 * size)
 
-    skin = _dressed(t, head.face, normal, traits, a)
-    cards = _hair(head.face, a, size)
+    style = hair_scalp.style(a)
+    skin = _dressed(t, head.face, normal, traits, a, style)
+    cards = _hair(head.face, a, style, size)
     edges = cards.points.permute(4, 1, 2, 3, 0).reshape(3, -1, n)
     wears = a["glasses"].T > 0.5
     worn = _glasses(t, head, a, view) if wears.any() else None
@@ -139,7 +141,7 @@ def build(identity: Tensor, attributes: Tensor, size: int) -> Geometry:
         solid = torch.cat([solid[0], frame]), torch.cat([solid[1], solid[1].new_full((len(frame),), GLASSES)])
     active = cards.used.permute(1, 2, 0).reshape(-1, n)
     return Geometry(
-        tables=t, head=head, view=view, traits=traits, exact=exact, a=a, x=x, y=y, depth=depth,
+        tables=t, head=head, view=view, traits=traits, exact=exact, a=a, style=style, x=x, y=y, depth=depth,
         normal=_turned(t, view.rotate(normal), normal), cards=cards, start=start, glasses=worn,
         solid=solid, solid_active=solid_active,
         strand_faces=strand_faces(t.rest.device, *cards.used.shape[1:]) + start[HAIR],
@@ -187,16 +189,16 @@ def _glasses(t: mesh.Tables, head: mesh.Blended, a: Numbers, view: camera.Camera
     return Glasses(points, view.rotate(normals))
 
 
-def _hair(face: Tensor, a: Numbers, size: int) -> hair.Ribbons:
+def _hair(face: Tensor, a: Numbers, style: Numbers, size: int) -> hair.Ribbons:
     detail = min(1.0, size / 256)
     count, segments = next(cards for smallest, *cards in CARDS if size >= smallest)
-    return hair.grow(scalp(face.device), face.permute(2, 1, 0), a, count, segments, detail)
+    return hair.grow(scalp(face.device), face.permute(2, 1, 0), a, style, count, segments, detail)
 
 
-def _dressed(t: mesh.Tables, face: Tensor, normal: Tensor, z: Numbers, a: Numbers) -> Tensor:
+def _dressed(t: mesh.Tables, face: Tensor, normal: Tensor, z: Numbers, a: Numbers, style: Numbers) -> Tensor:
     """The head with its lashes shortened, and its scalp pushed out under the hair."""
     share = 0.08 + 0.32 * z["lashes"].T
-    out = (hair_scalp.scalp_push(scalp(t.rest.device), a) + clothes.cloth_push(t.rest, a)).T
+    out = (hair_scalp.scalp_push(scalp(t.rest.device), a, style) + clothes.cloth_push(t.rest, a)).T
     beard, moustache = (t.masks[MASKS.index(name)][:, None] for name in ("beard", "moustache"))
     out = out * t.is_body[:, None] + torch.maximum(beard * z["beard"].T * 0.045, moustache * z["moustache"].T * 0.022)
     root = face.index_select(1, t.lash_root)

@@ -30,9 +30,8 @@ def landmarks(g: Geometry) -> Tensor:
     t = g.tables
     balls = torch.cat([g.head.eyes[:, :2], g.head.eyes[:, 2:] + g.head.radius[:, None]], 1)[:, :, 0]
     fronts = g.view.project(g.view.pose(balls.transpose(0, 1).flip(1)))[:2]
-    points = [
-        torch.cat([front, v[[t.nose, t.corners[1], t.corners[0]]]]) for front, v in zip(fronts, (g.x, g.y), strict=True)
-    ]
+    fixed = (t.nose, t.corners[1], t.corners[0])
+    points = [torch.cat([eye, *(v[k : k + 1] for k in fixed)]) for eye, v in zip(fronts, (g.x, g.y), strict=True)]
     return torch.stack(points).permute(2, 1, 0) / 2
 
 
@@ -124,7 +123,7 @@ def _parts_of_skin(g: Geometry, h: Hits) -> Tensor:
     """Labels (n, P) uint8 of points of the body."""
     rest = h.static(g.tables.rest_rows)
     lip, mouth = (h.static(g.tables.masks[MASKS.index(name)]) for name in ("lip", "mouth"))
-    line = h.moving(hair_scalp.scalp_line(scalp(h.x.device), g.a).T.contiguous())
+    line = h.moving(hair_scalp.scalp_line(scalp(h.x.device), g.a).T)
     label = torch.full_like(h.write, SEGMENTS.index("skin"), dtype=torch.uint8)
     chosen = {
         "lips": lip > 0, "mouth": mouth > 0.5, "brows": paint.brow(*rest, g.traits) > 0.3,

@@ -44,6 +44,7 @@ def light(exact: Numbers, a: Numbers) -> Numbers:
 def colours(g: Geometry, p: Points, lit: Numbers, detail: float) -> Tensor:
     """Linear colours (3, N + 1) of the points; the last one is black and stands for no point."""
     out = torch.zeros(3, len(p.material) + 1, device=p.slot.device)
+    lit = hair_shade.light_of_hair({**lit, "colour": lit["key_colour"]}, g.a, g.style)
     painters = {
         BODY: _body, EYE_LEFT: _eyes, TEETH: _teeth, TONGUE: _tongue, LASH: _lashes, HAIR: _strands, GLASSES: _frames,
     }  # fmt: skip
@@ -67,8 +68,8 @@ def _body(g: Geometry, p: Points, h: Hits, lit: Numbers, detail: float) -> Tenso
     toward = g.view.unrotate(lit["key"].mT)
     visible = mesh.visibility(g.tables, toward[:, 0].double())
     line = hair_scalp.scalp_line(grown, g.a).T
-    tangent = g.view.rotate(hair_scalp.scalp_tangent(grown, g.a).mT)
-    places = (c.T for c in hair_scalp.scalp_places(grown, g.a))
+    tangent = g.view.rotate(hair_scalp.scalp_tangent(grown, g.a, g.style).mT)
+    places = (c.T for c in hair_scalp.scalp_places(grown, g.a, g.style))
     moving = h.moving(torch.stack([*g.normal, *tangent, visible, line, g.depth[: len(line)], *places]))
     visible, inside, depth, across, along = moving[6:]
     normal, tangent = unit(moving[:3]), unit(moving[3:6])
@@ -83,10 +84,10 @@ def _body(g: Geometry, p: Points, h: Hits, lit: Numbers, detail: float) -> Tenso
         x, y, z, *normal, visible * open_, occlusion * (0.3 + 0.7 * open_), angle, inside, masks,
     )  # fmt: skip
     colour = paint.skin(skin, g.traits, g.a, lit, detail)
-    share, strands, locks = hair_shade.scalp_mask(inside, across, along, skin.x, skin.y, g.a, min(1.0, detail))
+    share, strands, locks = hair_shade.scalp_mask(inside, across, along, skin.x, skin.y, g.a, g.style, min(1.0, detail))
     colour = mix(
         colour,
-        hair_shade.shade_scalp(normal, tangent, inside, strands, locks, g.a, _hair_light(g, lit)),
+        hair_shade.shade_scalp(normal, tangent, inside, strands, locks, g.style, lit),
         share,
     )
     worn_share, cloth = worn.cloth(skin.x, skin.y, skin.z, g.a)
@@ -120,10 +121,6 @@ def _shadow_map(p: Points) -> Tensor:
     cover = count / (4 * SHADOW_BLUR * SHADOW_BLUR * pool * pool)
     depth = (total / count.clamp(min=1) - SHADOW_ZERO) / (raster.DEPTH_STEPS >> SHADOW_BITS)
     return torch.stack([cover, cover * depth], 1)
-
-
-def _hair_light(g: Geometry, lit: Numbers) -> Numbers:
-    return hair_shade.light_of_hair({**lit, "colour": lit["key_colour"]}, g.a)
 
 
 def _eyes(g: Geometry, p: Points, h: Hits, lit: Numbers, detail: float) -> Tensor:
@@ -166,7 +163,7 @@ def _strands(g: Geometry, p: Points, h: Hits, lit: Numbers, detail: float) -> Te
     along = h.weighted([(k % points).float() / (points - 1) for k in node])
     card = torch.div(node[0], points, rounding_mode="floor")
     seed = g.cards.seed.T.reshape(-1).index_select(0, (card * n + row).view(-1)).view(card.shape)
-    return hair_shade.shade(normal, tangent, across, along, seed, values[6], _hair_light(g, lit))
+    return hair_shade.shade(normal, tangent, across, along, seed, values[6], lit)
 
 
 def _frames(g: Geometry, p: Points, h: Hits, lit: Numbers, detail: float) -> Tensor:
