@@ -105,3 +105,11 @@ def _hue(h: float | Tensor, s: float | Tensor, v: float | Tensor, device: torch.
 @lru_cache(maxsize=256)
 def _shared_hue(h: float, s: float, v: float, device: torch.device) -> Tensor:
     return _hue(h, s, v, device)
+
+
+def by_kind(number: Tensor, edges: tuple[float, ...]) -> tuple[Tensor, ...]:
+    """The rows of number (n, 1) below the first of the edges, then those below the second, and so on; all in one look
+    of the host at the device."""
+    kind = torch.bucketize(number[:, 0], constant(edges, number.device, 0), right=True)
+    counts = (kind[:, None] == torch.arange(len(edges) + 1, device=number.device)).sum(0).tolist()
+    return kind.argsort(stable=True).split(counts)

@@ -54,9 +54,9 @@ class Ribbons:
 
 
 class _Roots(NamedTuple):
-    """What the roots' places tell: edge, 1 at the hairline, 0 deep inside; two factors of the length, short fine hair at
-    the forehead, and cropped sides and nape; drop, the way over the head and down to height 0, dm; inside, dm from the
-    hairline; within, 0 outside of it and 1 inside; panel, 1 of the cards that are none of PANELS. All (R,)."""
+    """What the roots' places tell, (R,) each. edge: 1 at the hairline, 0 deep inside; fine, cropped: factors of the
+    length at the forehead, and on sides and nape; drop: the way over the head and down to height 0, dm; inside: dm
+    inside the hairline; within: 0 outside of it, 1 inside; loose: True of all but the PANELS."""
 
     edge: Tensor
     fine: Tensor
@@ -195,8 +195,8 @@ def grow(
     """Cards for n pictures.
 
     vertices: (n, V, 3) of the heads in their own frame, with expression, before turning and before `scalp_push`.
-    a: attributes (n, 1). s: style(a). count: cards to use, PANELS + 1 to CARDS; they get wider as they get fewer. segments: per
-    card, at least 3. detail: size of the picture / 256, at most 1; chooses finer or coarser strands.
+    a: attributes (n, 1). s: style(a). count: cards to use, PANELS + 1 to CARDS; they get wider as they get fewer.
+    segments: per card, at least 3. detail: size of the picture / 256, at most 1; chooses finer or coarser strands.
     Raises ValueError for another count or fewer segments.
     """
     if not PANELS < count <= CARDS or segments < 3:

@@ -148,7 +148,8 @@ def _lit(
 def light_of_hair(light: dict[str, Tensor], a: dict[str, Tensor], s: dict[str, Tensor]) -> dict[str, Tensor]:
     """The light with the hair's own colour and gloss, for `shade` and `shade_scalp`.
 
-    light: key and half (unit directions to the light and halfway to the viewer), colour, sky, ground (3, n, 1). s: of hair_scalp.style()."""
+    light: key and half (unit directions to the light and halfway to the viewer), colour, sky, ground (3, n, 1). s: of
+    hair_scalp.style()."""
     return {**light, "hair": hair_colour(a) * (1 - 0.25 * s["curly"]), "gloss": 1 - 0.75 * s["curly"]}
 
 

@@ -7,12 +7,13 @@ face: what they hide must come from the target in a face swap. Only exact arithm
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from .curves import bump, hue, mix, smooth
+from .curves import bump, by_kind, hue, mix, smooth
 from .noise import noise
 
 KINDS = (0.26, 0.50, 0.74)  # occluder_kind below: microphone, cup, book, else scarf
@@ -20,57 +21,69 @@ Share = Tensor
 Thing = tuple[Tensor, Share]
 
 
-def occluder(x: Tensor, y: Tensor, a: dict[str, Tensor]) -> Thing:
-    """Linear colours (3, n, S, S) and shares (n, S, S) in [0, 1] of the objects at x (to the right) and y (down).
+def occluder(size: int, a: dict[str, Tensor]) -> Thing:
+    """Linear colours (3, n, size, size) and shares (n, size, size) in [0, 1] of the objects of attributes a, name ->
+    (n, 1). The share is 0 where a["occluder"] is at most 0.5.
 
-    x, y: (n, S, S), sides of the picture from its middle, in [-.5, .5]. The share is 0 where a["occluder"] is 0.
-
-    Used of a, name -> (n, 1): occluder, _kind, _x, _y, _hue in [0, 1]; light_azimuth, _elevation, _strength, _warmth,
-    ambient.
+    Used of a: occluder, occluder_kind, _x, _y, _hue in [0, 1]; light_azimuth, _elevation, _strength, _warmth, ambient.
     """
-    side = x.shape[-1]
-    colour, share = torch.zeros(3, *x.shape, device=x.device), torch.zeros(x.shape, device=x.device)
-    number = sum((a["occluder_kind"][:, 0] >= edge).long() for edge in KINDS)
-    number = torch.where(a["occluder"][:, 0] > 0, number, -1)
-    soft = max(0.0025, 0.6 / side)
-    low, high = y.amax((0, 2)), x.abs().amin((0, 1))
-    for k, (draw, top, wide) in enumerate(
-        ((_microphone, 0.08, 0.35), (_cup, 0.0, 0.52), (_book, 0.0, 0.56), (_scarf, 0.0, 0.60))
-    ):
-        rows = (number == k).nonzero()[:, 0]
+    n, device = len(a["occluder"]), a["occluder"].device
+    colour, share = torch.zeros(3, n, size, size, device=device), torch.zeros(n, size, size, device=device)
+    numbers = _light(a) | {name: a[name] for name in ("occluder_x", "occluder_y", "occluder_hue", "ambient")}
+    packed = torch.stack(list(numbers.values()))
+    kind = torch.where(a["occluder"] > 0.5, a["occluder_kind"], -1)
+    things = (_microphone, 0.08, 0.35), (_cup, 0.0, 0.52), (_book, 0.0, 0.56), (_scarf, 0.0, 0.60)
+    for (draw, top, wide), rows in zip(things, by_kind(kind, (0.0, *KINDS))[1:], strict=True):
         if len(rows):
-            # Only the part of the picture that such an object can reach.
-            lines, columns = (low > top).nonzero()[:, 0], (high < wide).nonzero()[:, 0]
-            near = rows[:, None, None], lines[None, :, None], columns[None, None]
-            some = {name: a[name][rows] for name in a if name.startswith(("occluder", "light", "ambient"))}
-            drawn, covered = draw(x[near].flatten(1), y[near].flatten(1), some, soft)
-            place = len(rows), len(lines), len(columns)
-            share[near] = covered.view(place)
-            for channel, values in zip(colour, drawn, strict=True):
-                channel[near] = values.view(place)
+            lines, columns = _reach(size, top, wide)
+            axis = _axis(size, device)
+            y, x = axis[lines, None].expand(len(rows), -1, columns.stop - columns.start), axis[columns]
+            some = dict(zip(numbers, packed.index_select(1, rows), strict=True))
+            drawn, covered = draw(x.expand_as(y).flatten(1), y.flatten(1), some, max(0.0025, 0.6 / size))
+            share[rows, lines, columns] = covered.view(y.shape)
+            colour[:, rows, lines, columns] = drawn.view(3, *y.shape)
     return colour, share * a["occluder"].clamp(0, 1)[..., None]
+
+
+def _axis(size: int, device: torch.device) -> Tensor:
+    return (torch.arange(size, device=device) + 0.5) / size - 0.5
+
+
+@lru_cache
+def _reach(size: int, top: float, wide: float) -> tuple[slice, slice]:
+    """Lines below `top` and columns within `wide` of the middle: the part of the picture that an object can reach."""
+    axis = _axis(size, torch.device("cpu"))
+    first = int((axis.abs() >= wide).sum()) // 2
+    return slice(int((axis <= top).sum()), size), slice(first, size - first)
+
+
+def _light(a: dict[str, Tensor]) -> dict[str, Tensor]:
+    """What _lit() needs of the lights: the direction to the key light and its colour; of the direction halfway to the
+    viewer, which has the same x and y, z and the length before it is made a unit."""
+    azimuth, elevation = (a[k].double() * (math.pi / 180) for k in ("light_azimuth", "light_elevation"))
+    x = (azimuth.sin() * elevation.cos()).float()
+    y, z = elevation.sin().float(), (azimuth.cos() * elevation.cos()).float()
+    half = z + 1
+    warm, strength = 0.10 * a["light_warmth"].clamp(-2, 2), 1.04 * a["light_strength"]
+    return {
+        "light_x": x, "light_y": y, "light_z": z, "half_z": half, "half": (x * x + y * y + half * half).sqrt(),
+        "red": (1 + warm) * strength, "green": strength, "blue": (1 - 1.4 * warm) * strength,
+    }  # fmt: skip
 
 
 def _lit(albedo: Tensor, nx: Tensor, ny: Tensor, nz: Tensor, a: dict[str, Tensor], gloss: float = 0.0) -> Tensor:
     """Albedo (3, n, P) or (3, n, 1) under the key and the ambient light; unit normals (n, P), y up, z to the viewer."""
-    azimuth, elevation = (a[k].double() * (math.pi / 180) for k in ("light_azimuth", "light_elevation"))
-    lx = (azimuth.sin() * elevation.cos()).float()
-    ly, lz = elevation.sin().float(), (azimuth.cos() * elevation.cos()).float()
-    facing = ((nx * lx + ny * ly + nz * lz + 0.12) * (1 / 1.12)).clamp(min=0)
-    warm = 0.10 * a["light_warmth"].clamp(-2, 2)
-    key = torch.stack([1 + warm, torch.ones_like(warm), 1 - 1.4 * warm]) * (1.04 * a["light_strength"])
+    sideways = nx * a["light_x"] + ny * a["light_y"]
+    facing = ((sideways + nz * a["light_z"] + 0.12) * (1 / 1.12)).clamp_(min=0)
+    key = torch.stack([a["red"], a["green"], a["blue"]])
     ambient = a["ambient"] * (0.80 + 0.30 * ny)
     out = albedo * (key * facing + ambient)
     if not gloss:
         return out
-    hx, hy, hz = lx, ly, lz + 1
-    length = (hx * hx + hy * hy + hz * hz).sqrt()
-    near = ((nx * hx + ny * hy + nz * hz) / length).clamp(min=0)
-    near = near * near
-    near = near * near
-    near = near * near
-    near = near * near
-    return out + key * (near * near * gloss)
+    near = ((sideways + nz * a["half_z"]) / a["half"]).clamp_(min=0)
+    for _ in range(5):
+        near = near * near
+    return out + key * (near * gloss)
 
 
 def _lit_flat(albedo: Tensor, up: float, front: float, a: dict[str, Tensor], gloss: float = 0.0) -> Tensor:

@@ -140,15 +140,8 @@ def _draw(identity: Tensor, attributes: Tensor, size: int, extra: Collection[str
 
 def _held(a: dict[str, Tensor], size: int) -> tuple[Tensor, Tensor]:
     """Linear colour (n, 3, size, size) and share (n, 1, size, size) of the objects held before the faces."""
-    n, device = len(a["occluder"]), a["occluder"].device
-    colour, share = torch.zeros(n, 3, size, size, device=device), torch.zeros(n, 1, size, size, device=device)
-    rows = (a["occluder"][:, 0] > 0.5).nonzero()[:, 0]
-    if len(rows):
-        axis = (torch.arange(size, device=device) + 0.5) / size - 0.5
-        y, x = (v.expand(len(rows), -1, -1) for v in torch.meshgrid(axis, axis, indexing="ij"))
-        drawn, opaque = held.occluder(x, y, {name: v[rows] for name, v in a.items()})
-        colour[rows], share[rows, 0] = drawn.transpose(0, 1), opaque
-    return colour, share
+    colour, share = held.occluder(size, a)
+    return colour.transpose(0, 1), share[:, None]
 
 
 def visible(g: Geometry, size: int) -> tuple[surface.Points, surface.Points | None]:

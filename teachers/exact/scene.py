@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .curves import bump, constant, hue, hues, mix, rise, smooth
+from .curves import bump, by_kind, constant, hue, hues, mix, rise, smooth
 from .noise import noise
 
 GRID = 64  # points in a row of the coarse grid; an edge in the background is at least as soft as two of them
@@ -76,14 +76,6 @@ def _between(side: int, size: int, device: torch.device) -> tuple[Tensor, Tensor
     place = ((torch.arange(size, dtype=torch.float64) + 0.5) * side / size - 0.5).clamp(0, side - 1)
     low = place.floor().clamp(max=side - 2).long()
     return low.to(device), (low + 1).to(device), (place - low).float().to(device)
-
-
-def by_kind(number: Tensor, edges: tuple[float, ...]) -> tuple[Tensor, ...]:
-    """The rows of number (n, 1) below the first of the edges, then those below the second, and so on; all in one look
-    of the host at the device."""
-    kind = torch.bucketize(number[:, 0], constant(edges, number.device, 0), right=True)
-    counts = (kind[:, None] == torch.arange(len(edges) + 1, device=number.device)).sum(0).tolist()
-    return kind.argsort(stable=True).split(counts)
 
 
 def _chances(phase: Tensor) -> Tensor:
