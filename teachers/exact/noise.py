@@ -105,7 +105,8 @@ def noise(x: Tensor, y: Tensor, *kinds: str) -> Tensor | tuple[Tensor, ...]:
 
     Returns (..., P) for one kind, else a tuple of them. Exact: a point's value does not depend on its neighbours.
     """
-    grid = interleaved(x - x.floor(), y - y.floor()).mul_(2).sub_(1)
+    grid = interleaved(x, y)
+    grid = (grid - grid.floor()).mul_(2).sub_(1)
     values = F.grid_sample(
         _chosen(x.device, kinds), grid.flatten(0, -3)[None], mode="bilinear", padding_mode="border", align_corners=True
     )[0].view(-1, *grid.shape[:-1])

@@ -14,12 +14,13 @@ import torch
 from torch import Tensor
 
 from . import hair_shade, held, outputs, raster, scene, shade, surface
+from .curves import constant
 from .face import ATTRIBUTES, IDENTITY
 from .geometry import HAIR, LASH, LENS, Geometry, build
 from .noise import noise
 
 VERSION = 2  # of the pictures: increase it when any pixel changes, and train the networks of the benchmark again
-CHUNK_PIXELS, CHUNK_PIXELS_GPU = 160_000, 4_000_000  # drawn at once; the arrays of a chunk fit in a CPU's cache
+CHUNK_PIXELS, CHUNK_PIXELS_GPU = 160_000, 5_000_000  # drawn at once; the arrays of a chunk fit in a CPU's cache
 OPAQUE = 0.999  # share of an object from which on it hides a pixel
 SMALLEST, LARGEST = 16, 1024
 OUTPUTS = ("depth", "normals", "correspondence", "segmentation")
@@ -176,8 +177,9 @@ def _strands(g: Geometry, cards: raster.Triangles) -> raster.Strands:
     card = torch.div(inside, segments, rounding_mode="floor")
     low = (inside - card * segments).float() / segments
     step = torch.full_like(low, 1 / segments)
-    across = torch.where(upper, 1.0, -1.0), torch.where(upper, 0.0, 2.0), torch.where(upper, -2.0, 0.0)
-    along = low, torch.where(upper, step, 0.0), step
+    at = (-1.0, 2.0, 0.0), (1.0, 0.0, -2.0)
+    across = torch.where(upper, *(constant(v, low.device, 1) for v in at[::-1]))
+    along = torch.stack([low, torch.where(upper, step, 0.0), step])
     seed = g.cards.seed.reshape(-1).index_select(0, cards.picture * g.cards.seed.shape[1] + card)
     return raster.Strands(across, along, seed, hair_shade.opaque)
 

@@ -151,8 +151,8 @@ def _hits(p: Points) -> dict[int, Hits]:
     chosen = order.index_select(0, torch.cat([i.view(-1) for i in index]))
     write = torch.where(torch.cat([o.view(-1) for o in own]), chosen, len(p.material))
     triangle, x, y = (v.index_select(0, chosen) for v in (p.triangle, p.x, p.y))
-    corner = [c.index_select(0, triangle) for c in p.triangles.corner]
-    vertex = [torch.div(c, n, rounding_mode="floor") for c in corner]
+    corner = p.triangles.corner.index_select(1, triangle)
+    vertex = torch.div(corner, n, rounding_mode="floor")
     every = (*corner, *vertex, *p.triangles.barycentric(triangle, x, y), write, x, y)
     parts = zip(*(v.split([shape.numel() for shape in shapes.values()]) for v in every), strict=True)
     found = {}
