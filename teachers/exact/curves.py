@@ -31,6 +31,29 @@ def smooth(a: float | Tensor, b: float | Tensor, x: Tensor) -> Tensor:
     return torch.rsub(t, 3, alpha=2).mul_(t).mul_(t)  # twice a number is exact, so `alpha` rounds once
 
 
+def rises(x: Sequence[Tensor], *bounds: tuple[int, float, float]) -> Tensor:
+    """rise(a, b, x[k]) of several (k, a, b) at once: (K, ...)."""
+    which, low, high = zip(*bounds, strict=True)
+    values = torch.stack([x[k] for k in which])
+    scale = tuple(1 / (b - a) for a, b in zip(low, high, strict=True))
+    low, scale = (constant(numbers, values.device, values.ndim - 1) for numbers in (low, scale))
+    return values.sub_(low).mul_(scale).clamp_(0, 1)
+
+
+def smooths(x: Sequence[Tensor], *bounds: tuple[int, float, float]) -> Tensor:
+    """smooth(a, b, x[k]) of several (k, a, b) at once: (K, ...)."""
+    t = rises(x, *bounds)
+    return torch.rsub(t, 3, alpha=2).mul_(t).mul_(t)
+
+
+def bumps(x: Sequence[Tensor], *places: tuple[int, float, float]) -> Tensor:
+    """bump(((x[k] - a) / b) ** 2) of several (k, a, b) at once: (K, ...)."""
+    which, middle, wide = zip(*places, strict=True)
+    values = torch.stack([x[k] for k in which])
+    middle, wide = (constant(numbers, values.device, values.ndim - 1) for numbers in (middle, wide))
+    return bump(values.sub_(middle).div_(wide).square_())
+
+
 @lru_cache(maxsize=1024)
 def constant(values: tuple[float, ...], device: torch.device, after: int = 2) -> Tensor:
     """Numbers as (K, 1, 1), or with other ones `after` K, on a device. They are shared: never write into them."""

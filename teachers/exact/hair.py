@@ -125,6 +125,7 @@ def _walk(
     long, hangs = s["long"], s["long"] * (1 - fringed)
     tied = 1 - s["back"]
     skull = (t.skull[:1] + (t.skull[1:] - t.skull[:1]) * (0.5 * long * tied)[..., None])[:, None]
+    room = 0.60 + 0.14 * chance[5], 0.92 + 0.15 * chance[1], 0.56 + 0.20 * chance[1]
     loft = long * (0.02 + 0.3 * a["hair_volume"]) * tied
     inner = (0.65 * long) * (1 - chance[1])  # hair on the sides fills the way from the mass to the skin
     layer = 0.010 + (0.012 + 0.25 * a["hair_volume"] * tied + 0.02 * long) * chance[1]
@@ -136,7 +137,7 @@ def _walk(
     for i in range(segments):
         share = (i + 1) / segments
         out = soft_normal(p)
-        d = comb(p, a, s, fringed)
+        d = comb(p, s, fringed)
         hug = 1 - long * smooth(*FREE, p[1])
         d = unit(d)
         d = d - out * (dot(d, out) * (hug * s["smoothed"]))
@@ -154,22 +155,23 @@ def _walk(
         surface = _look(skull, w)[0] + rise
         held = torch.where(w[1] > -0.75, torch.maximum(r, surface), r)
         p = centre + w * (held + (surface - held) * ((1 - long * free) * s["smoothed"]))
-        p = _clear_face(p, chance, hangs)
+        p = _clear_face(p, hangs, room)
         line.append(p)
     return torch.stack(line), length
 
 
-def _clear_face(p: Tensor, chance: Tensor, share: Tensor) -> Tensor:
-    """Push hanging hair off the face and away from the neck."""
+def _clear_face(p: Tensor, share: Tensor, room: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+    """Push hanging hair off the face and away from the neck. room: where it may hang, dm, (R,) each: beside the face,
+    in front of the ears, and around the neck."""
     x, y, z = p
     before, level, low = smooths(p, (2, 0.80, 0.98), (1, 7.85, 7.6), (1, 6.9, 6.5))
     ahead, low = before * level * share, low * share
     side = torch.where(x >= 0, 1.0, -1.0)
     wide = x.abs()
-    x = side * (wide + (torch.maximum(wide, 0.60 + 0.14 * chance[5]) - wide) * ahead)
-    z = z + (torch.minimum(z, 0.92 + 0.15 * chance[1]) - z) * ahead
+    x = side * (wide + (torch.maximum(wide, room[0]) - wide) * ahead)
+    z = z + (torch.minimum(z, room[1]) - z) * ahead
     gap = (x * x + (z - 0.35) * (z - 0.35)).clamp(min=1e-4).sqrt()
-    grow = 1 + (torch.maximum(gap, 0.56 + 0.20 * chance[1]) / gap - 1) * low
+    grow = 1 + (torch.maximum(gap, room[2]) / gap - 1) * low
     return torch.stack([x * grow, y, 0.35 + (z - 0.35) * grow])
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .curves import constant, dot, rise
+from .curves import constant, dot, rise, rises
 
 CARDS = 440  # cards in all; `count` takes the first of them
 PANELS = 20  # of the cards: the first ones, broad, the closed curtain of long hair around the neck
@@ -63,11 +63,8 @@ def smooth(low: float, high: float, x: Tensor) -> Tensor:
 
 
 def smooths(p: Sequence[Tensor], *bounds: tuple[int, float, float]) -> Tensor:
-    """smooth(low, high, p[k]) of several (k, low, high) at once: (K, ...)."""
-    which, low, high = zip(*bounds, strict=True)
-    x = torch.stack([p[k] for k in which])
-    scale = tuple(1 / (b - a) for a, b in zip(low, high, strict=True))
-    t = ((x - constant(low, x.device, x.ndim - 1)) * constant(scale, x.device, x.ndim - 1)).clamp_(0, 1)
+    """smooth(low, high, p[k]) of several (k, low, high) at once: (K, ...). curves.smooths() rounds in another way."""
+    t = rises(p, *bounds)
     return t * t * torch.rsub(t, 3, alpha=2)
 
 
@@ -209,6 +206,8 @@ def style(a: dict[str, Tensor]) -> dict[str, Tensor]:
         "fringe": fringe, "parted": (long + swept).clamp(max=1), "recede": (a["hair_line"] * 0.55).clamp(-0.4, 1),
         "flat": flat, "sides": flat * (0.35 + 0.45 * long) + 0.01 + long * (0.02 + 0.25 * volume),
         "puffy": 0.10 + 0.62 * length, "smoothed": 1 - afro,
+        "parting": 0.95 * a["hair_part"], "slant": 0.30 * a["hair_part"], "ball": 0.8 * afro,
+        "raised": 0.35 * swept,
     }  # fmt: skip
 
 
@@ -222,7 +221,7 @@ def scalp_line(tables: Scalp, a: dict[str, Tensor]) -> Tensor:
 def hair_mass(top: Tensor, front: Tensor, a: dict[str, Tensor], s: dict[str, Tensor]) -> Tensor:
     """Thickness (n, ...) dm of the hair's mass deep inside the hair, at points p of which top is smooth(*TOP, p[1]) and
     front is smooth(*FRONT, p[2])."""
-    crown = s["flat"] * (1 + 0.35 * s["swept"] * front)
+    crown = s["flat"] * (1 + s["raised"] * front)
     full = s["sides"] + (crown - s["sides"]) * top
     full = full + (0.045 - full) * s["back"]
     puffy = s["puffy"] * (0.75 + 0.35 * top) + a["hair_volume"]
@@ -243,13 +242,13 @@ def _top(p: Tensor) -> Tensor:
     return smooth(7.62, 8.05, p[1] + 0.30 * smooth(0.7, 1.2, p[2]))
 
 
-def comb(p: Tensor, a: dict[str, Tensor], s: dict[str, Tensor], front: Tensor | None = None) -> Tensor:
+def comb(p: Tensor, s: dict[str, Tensor], front: Tensor | None = None) -> Tensor:
     """Directions (3, n, K), not of unit length, in which hair is combed at points p (3, n or 1, K).
 
     front: share (n, K) of the fringe, by default from the place."""
     x, y, z = p
     top = _top(p)
-    away = ((x - 0.95 * a["hair_part"]) * 9).clamp(-1, 1)
+    away = ((x - s["parting"]) * 9).clamp(-1, 1)
     aside = away * (0.25 + 0.75 * top) + 0.1 * x
     back = -0.10 - 0.35 * top + (0.42 - 0.26 * top) * s["long"]  # long hair on the sides falls before the ears
     sweep = torch.stack(torch.broadcast_tensors(aside, top - 0.95, back))
@@ -260,11 +259,11 @@ def comb(p: Tensor, a: dict[str, Tensor], s: dict[str, Tensor], front: Tensor | 
     ways = torch.broadcast_tensors(p - column(WHORL, p), sweep, column(KNOT, p) - p)
     crop, sweep, tail = unit(torch.stack(ways, 1)).unbind(1)
     d = crop + (sweep - crop) * parted
-    ahead = 0.25 * x + 0.30 * a["hair_part"]
+    ahead = 0.25 * x + s["slant"]
     ahead = torch.stack([ahead, *constant((-0.35, 1.0), p.device).expand(2, *ahead.shape)])
     d = d + (ahead - d) * front
     d = d + (tail - d) * (s["back"] * (1 - front))
-    return d + ((p - column(CENTRE, p)) * 1.2 - d) * (0.8 * s["afro"])
+    return d + ((p - column(CENTRE, p)) * 1.2 - d) * s["ball"]
 
 
 def scalp_tangent(tables: Scalp, a: dict[str, Tensor], s: dict[str, Tensor]) -> Tensor:
@@ -272,7 +271,7 @@ def scalp_tangent(tables: Scalp, a: dict[str, Tensor], s: dict[str, Tensor]) -> 
     style(a)."""
     p = tables.rest[:, None]
     out = soft_normal(p)
-    d = comb(p, a, s)
+    d = comb(p, s)
     return unit(d - out * dot(d, out))
 
 

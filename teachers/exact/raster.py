@@ -70,7 +70,7 @@ def setup(
     (xa, ya), (xb, yb), (xc, yc) = a, b, c = [torch.stack([x, y]).index_select(1, k) for k in faces.unbind(1)]
     area = (xb - xa) * (yc - ya) - (xc - xa) * (yb - ya)
     least, most = torch.minimum(torch.minimum(a, b), c), torch.maximum(torch.maximum(a, b), c)
-    (left, top), (right, bottom) = least, most
+    left, right = least[0], most[0]
     (first_column, first), (last_column, last) = (least - 0.5).ceil_(), (most - 0.5).floor_()
     seen = (last >= first) & (last >= 0) & (first < side) & (left < side) & (right > 0)
     seen &= (area < -1e-9) | ((area > 1e-9) & two_sided[:, None])
