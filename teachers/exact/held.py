@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .curves import bump, by_kind, hue, mix, smooth
+from .curves import bump, bumps, by_kind, hue, hues, mix, smooth, smooths
 from .noise import noise
 
 KINDS = (0.26, 0.50, 0.74)  # occluder_kind below: microphone, cup, book, else scarf
@@ -283,32 +283,27 @@ def _book(x: Tensor, y: Tensor, a: dict[str, Tensor], soft: float) -> Thing:
     grain, wide = noise(u * 3.0, v * 3.0 + a["occluder_hue"], "pore", "wide")
     board = cloth * (1 + 0.05 * grain + 0.04 * wide)
     spine = smooth(0.036 + soft, 0.036 - soft, au)
-    hinge = bump(((au - 0.050) / 0.008) ** 2)
     # On the right board, which is the front: a frame, a title and a name.
-    fu, fv = u - 0.20, edge
-    frame = bump(((fv - 0.035) / 0.0035) ** 2) * smooth(0.130, 0.126, fu.abs()) + bump(
-        ((fu.abs() - 0.126) / 0.0035) ** 2
-    ) * smooth(0.033, 0.037, fv)
+    right, title, name = (u - 0.20).abs(), (edge - 0.105).abs(), (edge - 0.160).abs()
+    hinge, upper, side, *bands, rim = bumps(
+        (au, edge, right), (0, 0.050, 0.008), (1, 0.035, 0.0035), (2, 0.126, 0.0035), (1, 0.06, 0.004),
+        (1, 0.13, 0.004), (1, 0.0, 0.006),
+    )  # fmt: skip
     letters = noise(u * 2.3 + a["occluder_hue"] * 9, 0 * v + 0.4, "streak")
-    title = (
-        smooth(0.018 + soft, 0.018 - soft, (fv - 0.105).abs())
-        * smooth(0.092, 0.086, fu.abs())
-        * smooth(-0.5, 0.1, letters)
-    )
-    name = (
-        smooth(0.007 + soft, 0.007 - soft, (fv - 0.160).abs())
-        * smooth(0.060, 0.055, fu.abs())
-        * smooth(-0.4, 0.2, letters)
-    )
-    bands = (bump(((edge - 0.06) / 0.004) ** 2) + bump(((edge - 0.13) / 0.004) ** 2)) * spine
-    print_ = (frame + title + name + bands).clamp(max=1)
+    across, below, title, wide_, thick, name, short, thin = smooths(
+        (right, edge, title, letters, name), (0, 0.130, 0.126), (1, 0.033, 0.037), (2, 0.018 + soft, 0.018 - soft),
+        (0, 0.092, 0.086), (3, -0.5, 0.1), (4, 0.007 + soft, 0.007 - soft), (0, 0.060, 0.055), (3, -0.4, 0.2),
+    )  # fmt: skip
+    frame = upper * across + side * below
+    words = title * wide_ * thick, name * short * thin
+    print_ = (frame + words[0] + words[1] + (bands[0] + bands[1]) * spine).clamp(max=1)
     albedo = mix(board, gold, print_ * 0.8) * (1 - 0.35 * hinge)
     side = torch.where(u > 0, 1.0, -1.0)
     sx, sz = _round(u, u.new_tensor(0.046))
     nx = torch.where(au < 0.040, sx, side * 0.20)
     nz = torch.where(au < 0.040, sz, torch.full_like(sz, 0.97))
     cover = _lit(albedo, nx, 0.05 + 0 * nx, nz, a, 0.12)
-    cover = cover * (1 - 0.25 * bump((edge / 0.006) ** 2))
+    cover = cover * (1 - 0.25 * rim)
     inside = smooth(soft, -soft, au - half)
     cover_share = smooth(-soft, soft, edge) * inside
     # The pages: thin lines along their edge, behind the boards.
@@ -337,8 +332,10 @@ def _scarf(x: Tensor, y: Tensor, a: dict[str, Tensor], soft: float) -> Thing:
     knit = edge * 70 + ((stitches - stitches.floor()) * 2 - 1).abs() * 1.2
     knit = ((knit - knit.floor()) * 2 - 1).abs()
     fade = min(1.0, 0.0022 / soft)
-    tone = hue(a["occluder_hue"], 0.20 + 0.35 * a["occluder_x"], 0.35 + 0.35 * a["occluder_y"])
-    second = hue(a["occluder_hue"] + 0.08, 0.25, 0.75)
+    tone, second = hues(
+        (a["occluder_hue"], 0.20 + 0.35 * a["occluder_x"], 0.35 + 0.35 * a["occluder_y"]),
+        (a["occluder_hue"] + 0.08, 0.25, 0.75),
+    )
     bands = edge * 3.1 + a["occluder_hue"] * 3
     banded = smooth(0.36, 0.40, (bands - bands.floor() - 0.5).abs()) * (a["occluder_x"] * 7 % 1 > 0.55)
     wool = mix(tone, second, banded) * (1 + fade * (0.22 * knit - 0.14) + 0.05 * grain)

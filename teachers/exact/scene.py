@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .curves import bump, by_kind, constant, hue, hues, mix, rise, smooth
+from .curves import bump, by_kind, constant, hue, hues, mix, rise, smooth, smooths
 from .noise import noise
 
 GRID = 64  # points in a row of the coarse grid; an edge in the background is at least as soft as two of them
@@ -267,17 +267,22 @@ def _landscape(u: Tensor, v: Tensor, a: dict[str, Tensor], c: Chances) -> Tensor
     colour = mix(sky, low * 1.08, cloud) * (0.85 + 0.35 * a["background_value"])
     city = (c[13] > 0.55).float()
     land = mix(land, town, city)
-    for k, (distance, soft) in enumerate(((0.75, 0.02), (0.40, 0.028), (0.05, 0.036))):
-        ridge, rough = noise(u * (0.10 + 0.05 * k) + c[9 + k] * 7, 0 * v + c[6 + k] + 0.3 * k, "wide", "medium")
-        column = u * (9 - 2 * k) + c[10 + k] * 50
-        steps = _draws(u.device)[k][(column.floor().long() * 37) & (DRAWS - 1)]
-        edge = (column - column.floor() - 0.5).abs()
-        tower = v - level + (steps * 0.30 - 0.10)
-        top = level + 0.05 * k - 0.045 * ridge - 0.012 * rough
-        shade = (1 - 0.35 * dusk) * (1 + 0.07 * medium + 0.12 * (steps - 0.5) * city)
-        cover = smooth(-soft, soft, tower) * smooth(0.62, 0.46, edge) * (city * (k > 0))
-        cover = torch.maximum(cover, smooth(-soft, soft, v - top))
-        colour = mix(colour, mix(land, low * 0.85, constant((distance,), u.device, 1)) * shade, cover)
+    # Three ranges of hills or houses, the farthest first.
+    device, count = u.device, range(3)
+    place = torch.stack(c[9:12]) * 7, torch.stack(c[6:9]) + constant(tuple(0.3 * k for k in count), device)
+    x = u * constant(tuple(0.10 + 0.05 * k for k in count), device) + place[0]
+    ridge, rough = noise(x, place[1].expand_as(x), "wide", "medium")
+    column = u * constant((9.0, 7.0, 5.0), device) + torch.stack(c[10:13]) * 50
+    steps = _draws(device)[:3].gather(1, ((column.floor().long() * 37) & (DRAWS - 1)).flatten(1)).view(column.shape)
+    edge = smooth(0.62, 0.46, (column - column.floor() - 0.5).abs())
+    tower = v - level + (steps * 0.30 - 0.10)
+    top = level + constant((0.0, 0.05, 0.10), device) - 0.045 * ridge - 0.012 * rough
+    soft = [(k, -s, s) for k, s in enumerate((0.02, 0.028, 0.036) * 2)]
+    tower, top = smooths((*tower, *(v - top)), *soft).split(3)
+    cover = torch.maximum(tower * edge * (city * constant((0.0, 1.0, 1.0), device)), top)
+    shade = (1 - 0.35 * dusk) * (1 + 0.07 * medium + 0.12 * (steps - 0.5) * city)
+    for k, distance in enumerate((0.75, 0.40, 0.05)):
+        colour = mix(colour, mix(land, low * 0.85, constant((distance,), device, 1)) * shade[k], cover[k])
     return colour
 
 
