@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .curves import bump, bumps, by_kind, hue, hues, mix, smooth, smooths
+from .curves import bump, bumps, by_kind, constant, hue, hues, mix, smooth, smooths
 from .noise import noise
 
 KINDS = (0.26, 0.50, 0.74)  # occluder_kind below: microphone, cup, book, else scarf
@@ -72,10 +72,11 @@ def _light(a: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _lit(albedo: Tensor, nx: Tensor, ny: Tensor, nz: Tensor, a: dict[str, Tensor], gloss: float = 0.0) -> Tensor:
-    """Albedo (3, n, P) or (3, n, 1) under the key and the ambient light; unit normals (n, P), y up, z to the viewer."""
+    """Albedo (3, n, P) or (3, n, 1) under the key and the ambient light; unit normals (n, P) or constant, y up, z to
+    the viewer. Or of k surfaces at once: (3, k, n, P) and (k, n, P)."""
     sideways = nx * a["light_x"] + ny * a["light_y"]
     facing = ((sideways + nz * a["light_z"] + 0.12) * (1 / 1.12)).clamp_(min=0)
-    key = torch.stack([a["red"], a["green"], a["blue"]])
+    key = torch.stack([a["red"], a["green"], a["blue"]]).view(3, *[1] * (albedo.ndim - 3), -1, 1)
     ambient = a["ambient"] * (0.80 + 0.30 * ny)
     out = albedo * (key * facing + ambient)
     if not gloss:
@@ -86,10 +87,12 @@ def _lit(albedo: Tensor, nx: Tensor, ny: Tensor, nz: Tensor, a: dict[str, Tensor
     return out + key * (near * gloss)
 
 
-def _lit_flat(albedo: Tensor, up: float, front: float, a: dict[str, Tensor], gloss: float = 0.0) -> Tensor:
-    """_lit() of a flat surface whose normal looks up and to the viewer."""
-    nil = torch.zeros_like(a["ambient"])
-    return _lit(albedo, nil, nil + up, nil + front, a, gloss)
+def _lit_flat(
+    albedo: Tensor, up: tuple[float, ...], front: tuple[float, ...], a: dict[str, Tensor], gloss: float
+) -> Tensor:
+    """_lit() of k flat surfaces (3, k, n, P), whose normals look up and to the viewer."""
+    nil, up, front = (constant(v, albedo.device) for v in ((0.0,), up, front))
+    return _lit(albedo, nil, up, front, a, gloss)
 
 
 def _turned(x: Tensor, y: Tensor, cx: Tensor, cy: Tensor, degrees: Tensor) -> tuple[Tensor, Tensor]:
@@ -139,7 +142,8 @@ def _microphone(x: Tensor, y: Tensor, a: dict[str, Tensor], soft: float) -> Thin
     )
     belt = smooth(0.012 + soft, 0.012 - soft, (v - 0.01 * bz).abs()) * (1 - foam)
     nx, nz = bx.clamp(-0.99, 0.99), (1 - bx.clamp(-0.99, 0.99) ** 2).sqrt()
-    ball = mix(ball, _lit(hue(0.6, 0.03, 0.5, like=cx), nx, 0 * nx, nz, a, 0.7), belt)
+    level = constant((0.0,), nx.device, 1)
+    ball = mix(ball, _lit(hue(0.6, 0.03, 0.5, like=cx), nx, level, nz, a, 0.7), belt)
     ball_share = smooth(soft, -soft, (r2.clamp(min=1e-12).sqrt() - 1) * radius)
 
     below = (v - high * 0.8).clamp(min=0)
@@ -148,7 +152,7 @@ def _microphone(x: Tensor, y: Tensor, a: dict[str, Tensor], soft: float) -> Thin
     collar = smooth(0.035 + soft, 0.035 - soft, below)
     groove = bump(((below - 0.040) / 0.004) ** 2)
     body = mix(hue(0.62, 0.10, 0.14, like=cx), hue(0.6, 0.04, 0.45, like=cx), collar)
-    handle = _lit(body * (1 - 0.6 * groove), nx, 0 * nx, nz, a, 0.35)
+    handle = _lit(body * (1 - 0.6 * groove), nx, level, nz, a, 0.35)
     handle = handle * (0.45 + 0.55 * smooth(-0.01, 0.05, below))
     handle_share = smooth(soft, -soft, u.abs() - half) * (v > 0)
     return mix(handle, ball, ball_share), torch.maximum(ball_share, handle_share)
@@ -179,7 +183,7 @@ def _cup(x: Tensor, y: Tensor, a: dict[str, Tensor], soft: float) -> Thing:
     medium, streak = noise(cup.nx * 0.3 + a["occluder_hue"], cup.v * 1.2, "medium", "streak")
     glaze = cup.tint * (1 + 0.02 * streak)
     outside = mix(_paper(cup, medium, a), glaze, cup.mug)
-    body = _lit(outside, cup.nx, 0.12 + 0 * cup.nx, cup.nz, a, 0.30)
+    body = _lit(outside, cup.nx, constant((0.12,), x.device, 1), cup.nz, a, 0.30)
     body = body * (1 - 0.30 * bump(((cup.down - 0.052) / 0.022) ** 2) * (1 - cup.mug))  # the lid's shadow
     share = _in_column(cup, cup.half) * smooth(-soft, soft, cup.v)
     closed, lid = _lid(cup, body, a)
@@ -227,20 +231,22 @@ def _lid(cup: _Cup, under: Tensor, a: dict[str, Tensor]) -> Thing:
     disc, and a plateau on it."""
     soft, plateau = cup.soft, 0.118  # half the plateau's width
     plastic = mix(_white(a), hue(0.6, 0.05, 0.10, like=cup.mug), (a["occluder_hue"] > 0.5).float())
-    disc = _lit_flat(plastic * 0.9, 0.75, 0.55, a, 0.1)
+    flat = plastic[:, None] * constant((0.9, 0.95), plastic.device)
+    disc, top = _lit_flat(flat, (0.75, 0.8), (0.55, 0.5), a, 0.1).unbind(1)
     disc = disc * (0.75 + 0.25 * _ellipse(cup.u, cup.v - 0.002, cup.rim, 0.034, 0.01))
-    nx, nz = _round(cup.u, cup.rim)
-    skirt = _lit(plastic, nx, 0.1 + 0 * nx, nz, a, 0.4) * (1 - 0.30 * bump(((cup.down - 0.010) / 0.006) ** 2))
-    skirt_share = _in_column(cup, cup.rim) * smooth(-soft, soft, cup.v + 0.012)
-    skirt_share = skirt_share * smooth(0.040 + soft, 0.040 - soft, cup.down)
-    colour = mix(mix(under, disc, cup.mouth), skirt, skirt_share * smooth(-soft, soft, cup.v - 0.034 * nz))
-    nx, nz = _round(cup.u, cup.u.new_tensor(plateau))
+    half = torch.stack([cup.rim, torch.full_like(cup.rim, plateau)])
+    nx, nz = _round(cup.u, half)
+    skirt, wall = _lit(plastic[:, None], nx, constant((0.1,), nx.device), nz, a, 0.4).unbind(1)
+    skirt = skirt * (1 - 0.30 * bump(((cup.down - 0.010) / 0.006) ** 2))
+    column, inner = _in_column(cup, half)
+    lower, upper = smooth(-soft, soft, cup.v - 0.034 * nz[0]), smooth(soft, -soft, cup.v - 0.024 * nz[1])
     high = cup.v + 0.036
-    wall = _in_column(cup, plateau) * smooth(-soft, soft, high) * smooth(soft, -soft, cup.v - 0.024 * nz)
-    plate = _ellipse(cup.u, high, plateau, 0.024, soft)
-    colour = mix(colour, _lit(plastic, nx, 0.1 + 0 * nx, nz, a, 0.4), wall)
-    colour = mix(colour, _lit_flat(plastic * 0.95, 0.8, 0.5, a, 0.1), plate)
-    return colour, torch.maximum(torch.maximum(cup.mouth, plate), torch.maximum(skirt_share, wall))
+    above, raised = smooths((cup.v + 0.012, high), (0, -soft, soft), (1, -soft, soft))
+    skirt_share = column * above * smooth(0.040 + soft, 0.040 - soft, cup.down)
+    colour = mix(mix(under, disc, cup.mouth), skirt, skirt_share * lower)
+    wall_share, plate = inner * raised * upper, _ellipse(cup.u, high, plateau, 0.024, soft)
+    colour = mix(mix(colour, wall, wall_share), top, plate)
+    return colour, torch.maximum(torch.maximum(cup.mouth, plate), torch.maximum(skirt_share, wall_share))
 
 
 def _mug(cup: _Cup, under: Tensor, body: Tensor, glaze: Tensor, a: dict[str, Tensor]) -> Thing:
@@ -250,8 +256,9 @@ def _mug(cup: _Cup, under: Tensor, body: Tensor, glaze: Tensor, a: dict[str, Ten
     coffee = _ellipse(cup.u, cup.v - 0.012, 0.140, 0.026, cup.soft)
     well = glaze * (0.35 + 0.3 * smooth(-0.03, 0.0, cup.v))
     well = mix(well, hue(0.06, 0.75, 0.24, like=cup.mug), coffee)
-    colour = mix(under, _lit_flat(glaze * 1.05, 0.6, 0.75, a, 0.2), cup.mouth)
-    colour = mix(colour, _lit_flat(well, 0.8, 0.4, a), inside)
+    lip = _lit_flat((glaze * 1.05)[:, None], (0.6,), (0.75,), a, 0.2)[:, 0]
+    well = _lit_flat(well[:, None], (0.8,), (0.4,), a, 0.0)[:, 0]
+    colour = mix(mix(under, lip, cup.mouth), well, inside)
     handle, ring = _handle(cup, body, a)
     return mix(colour, handle, ring * (1 - cup.mouth)), torch.maximum(cup.mouth, ring)
 
@@ -302,14 +309,14 @@ def _book(x: Tensor, y: Tensor, a: dict[str, Tensor], soft: float) -> Thing:
     sx, sz = _round(u, u.new_tensor(0.046))
     nx = torch.where(au < 0.040, sx, side * 0.20)
     nz = torch.where(au < 0.040, sz, torch.full_like(sz, 0.97))
-    cover = _lit(albedo, nx, 0.05 + 0 * nx, nz, a, 0.12)
+    cover = _lit(albedo, nx, constant((0.05,), nx.device, 1), nz, a, 0.12)
     cover = cover * (1 - 0.25 * rim)
     inside = smooth(soft, -soft, au - half)
     cover_share = smooth(-soft, soft, edge) * inside
     # The pages: thin lines along their edge, behind the boards.
     lines = noise(u * 0.2, edge * 26, "pore")
     pages = hue(0.11, 0.14, 0.86, like=cx) * (0.90 + 0.06 * lines)
-    block = _lit_flat(pages, 0.85, 0.5, a) * (0.55 + 0.45 * smooth(0.0, 0.02, -edge))
+    block = _lit_flat(pages[:, None], (0.85,), (0.5,), a, 0.0)[:, 0] * (0.55 + 0.45 * smooth(0.0, 0.02, -edge))
     block_share = smooth(-soft, soft, edge + 0.016 * smooth(0.0, 0.06, au)) * smooth(soft, -soft, au - half + 0.012)
     return mix(block, cover, cover_share), torch.maximum(cover_share, block_share)
 
