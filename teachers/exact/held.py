@@ -17,6 +17,7 @@ from .curves import bump, bumps, by_kind, constant, hue, hues, mix, smooth, smoo
 from .noise import noise
 
 KINDS = (0.26, 0.50, 0.74)  # occluder_kind below: microphone, cup, book, else scarf
+PLATEAU = 0.118  # of a cup's lid: half its width
 Share = Tensor
 Thing = tuple[Tensor, Share]
 
@@ -109,12 +110,17 @@ def _round(u: Tensor, half: Tensor) -> tuple[Tensor, Tensor]:
     return across, (1 - across * across).sqrt()
 
 
-def _ellipse(u: Tensor, v: Tensor, wide: float | Tensor, high: float, soft: float) -> Tensor:
-    """How much a point is in the ellipse of half axes wide and high about 0; its edge is equally soft all around."""
-    p, q = u / wide, v / high
+def _ellipses(u: Tensor, v: Tensor, *shapes: tuple[float, float | Tensor, float, float]) -> Tensor:
+    """How much a point is in ellipses, each (height of the middle, half axes wide and high, softness): (k, n, P). Their
+    edges are equally soft all around."""
+    below, wide, high, soft = zip(*shapes, strict=True)
+    wide = torch.stack([w if isinstance(w, Tensor) else constant((w,), u.device, 1).expand(len(u), 1) for w in wide])
+    high, below = constant(high, u.device), constant(below, u.device)
+    p, q = u / wide, (v - below) / high
     squared = p * p + q * q
     p, q = p / wide, q / high
-    return smooth(soft, -soft, (squared - 1) / (4 * (p * p + q * q)).clamp(min=1e-4).sqrt())
+    away = (squared - 1) / (4 * (p * p + q * q)).clamp(min=1e-4).sqrt()
+    return smooths(away, *((k, s, -s) for k, s in enumerate(soft)))
 
 
 def _microphone(x: Tensor, y: Tensor, a: dict[str, Tensor], soft: float) -> Thing:
@@ -140,28 +146,31 @@ def _microphone(x: Tensor, y: Tensor, a: dict[str, Tensor], soft: float) -> Thin
     ball = _lit(ball_colour, bx, -by, bz, a) + _lit(torch.zeros_like(grille), bx, -by, bz, a, 0.35) * (1 - foam) * (
         0.4 + wire
     )
-    belt = smooth(0.012 + soft, 0.012 - soft, (v - 0.01 * bz).abs()) * (1 - foam)
-    nx, nz = bx.clamp(-0.99, 0.99), (1 - bx.clamp(-0.99, 0.99) ** 2).sqrt()
-    level = constant((0.0,), nx.device, 1)
-    ball = mix(ball, _lit(hue(0.6, 0.03, 0.5, like=cx), nx, level, nz, a, 0.7), belt)
-    ball_share = smooth(soft, -soft, (r2.clamp(min=1e-12).sqrt() - 1) * radius)
-
     below = (v - high * 0.8).clamp(min=0)
     half = 0.056 - 0.05 * below.clamp(max=0.4)
+    belt, ball_share, collar, shown, handle_share = smooths(
+        ((v - 0.01 * bz).abs(), (r2.clamp(min=1e-12).sqrt() - 1) * radius, below, u.abs() - half),
+        (0, 0.012 + soft, 0.012 - soft), (1, soft, -soft), (2, 0.035 + soft, 0.035 - soft), (2, -0.01, 0.05),
+        (3, soft, -soft),
+    )  # fmt: skip
+    nx, nz = bx.clamp(-0.99, 0.99), (1 - bx.clamp(-0.99, 0.99) ** 2).sqrt()
+    level = constant((0.0,), nx.device, 1)
+    ball = mix(ball, _lit(hue(0.6, 0.03, 0.5, like=cx), nx, level, nz, a, 0.7), belt * (1 - foam))
+
     nx, nz = _round(u, half)
-    collar = smooth(0.035 + soft, 0.035 - soft, below)
     groove = bump(((below - 0.040) / 0.004) ** 2)
     body = mix(hue(0.62, 0.10, 0.14, like=cx), hue(0.6, 0.04, 0.45, like=cx), collar)
     handle = _lit(body * (1 - 0.6 * groove), nx, level, nz, a, 0.35)
-    handle = handle * (0.45 + 0.55 * smooth(-0.01, 0.05, below))
-    handle_share = smooth(soft, -soft, u.abs() - half) * (v > 0)
+    handle = handle * (0.45 + 0.55 * shown)
+    handle_share = handle_share * (v > 0)
     return mix(handle, ball, ball_share), torch.maximum(ball_share, handle_share)
 
 
 class _Cup(NamedTuple):
     """Points (n, P) of a cup or mug. u, v: right and down from the middle of its mouth; down: v along the circles
-    around it, which hang lower in the middle; half: half its width there; nx, nz: its normals; mouth: share in the
-    ellipse of its mouth. mug: 1 of a mug, 0 of a paper cup; rim: half the width of the mouth; both (n, 1).
+    around it, which hang lower in the middle; half: half its width there; nx, nz: its normals; shares in
+    ellipses: mouth, the same with a soft edge, gleam, that of the plateau of a lid, plate, inside and coffee of a mug;
+    plateau: half its width. mug: 1 of a mug, 0 of a paper cup; rim: half the width of the mouth; both (n, 1).
     tint: (3, n, 1). soft: of edges."""
 
     u: Tensor
@@ -171,6 +180,10 @@ class _Cup(NamedTuple):
     nx: Tensor
     nz: Tensor
     mouth: Tensor
+    gleam: Tensor
+    plate: Tensor
+    inside: Tensor
+    coffee: Tensor
     mug: Tensor
     rim: Tensor
     tint: Tensor
@@ -199,9 +212,12 @@ def _cup_at(x: Tensor, y: Tensor, a: dict[str, Tensor], soft: float) -> _Cup:
     half = 0.150 + 0.012 * mug - 0.17 * v.clamp(min=0) * (1 - 0.85 * mug)
     nx, nz = _round(u, half)
     rim = 0.158 + 0.004 * mug
-    mouth = _ellipse(u, v - 0.002, rim, 0.034, soft)
+    ellipses = _ellipses(
+        u, v, (0.002, rim, 0.034, soft), (0.002, rim, 0.034, 0.01), (-0.036, PLATEAU, 0.024, soft),
+        (0.002, rim * 0.93, 0.0316, soft), (0.012, 0.140, 0.026, soft),
+    )  # fmt: skip
     tint = hue(a["occluder_hue"], 0.50 - 0.15 * mug, 0.55 + 0.15 * mug)
-    return _Cup(u, v, v - nz * 0.030, half, nx, nz, mouth, mug, rim, tint, soft)
+    return _Cup(u, v, v - nz * 0.030, half, nx, nz, *ellipses, mug, rim, tint, soft)
 
 
 def _in_column(cup: _Cup, half: float | Tensor) -> Tensor:
@@ -229,36 +245,35 @@ def _white(a: dict[str, Tensor]) -> Tensor:
 def _lid(cup: _Cup, under: Tensor, a: dict[str, Tensor]) -> Thing:
     """Colours (3, n, P) with a white or black lid over those under it, and its share: a skirt wider than the cup, a
     disc, and a plateau on it."""
-    soft, plateau = cup.soft, 0.118  # half the plateau's width
+    soft = cup.soft
     plastic = mix(_white(a), hue(0.6, 0.05, 0.10, like=cup.mug), (a["occluder_hue"] > 0.5).float())
     flat = plastic[:, None] * constant((0.9, 0.95), plastic.device)
     disc, top = _lit_flat(flat, (0.75, 0.8), (0.55, 0.5), a, 0.1).unbind(1)
-    disc = disc * (0.75 + 0.25 * _ellipse(cup.u, cup.v - 0.002, cup.rim, 0.034, 0.01))
-    half = torch.stack([cup.rim, torch.full_like(cup.rim, plateau)])
+    disc = disc * (0.75 + 0.25 * cup.gleam)
+    half = torch.stack([cup.rim, torch.full_like(cup.rim, PLATEAU)])
     nx, nz = _round(cup.u, half)
     skirt, wall = _lit(plastic[:, None], nx, constant((0.1,), nx.device), nz, a, 0.4).unbind(1)
     skirt = skirt * (1 - 0.30 * bump(((cup.down - 0.010) / 0.006) ** 2))
     column, inner = _in_column(cup, half)
-    lower, upper = smooth(-soft, soft, cup.v - 0.034 * nz[0]), smooth(soft, -soft, cup.v - 0.024 * nz[1])
-    high = cup.v + 0.036
-    above, raised = smooths((cup.v + 0.012, high), (0, -soft, soft), (1, -soft, soft))
-    skirt_share = column * above * smooth(0.040 + soft, 0.040 - soft, cup.down)
+    above, raised, below, lower, upper = smooths(
+        (cup.v + 0.012, cup.v + 0.036, cup.down, cup.v - 0.034 * nz[0], cup.v - 0.024 * nz[1]),
+        (0, -soft, soft), (1, -soft, soft), (2, 0.040 + soft, 0.040 - soft), (3, -soft, soft), (4, soft, -soft),
+    )  # fmt: skip
+    skirt_share = column * above * below
     colour = mix(mix(under, disc, cup.mouth), skirt, skirt_share * lower)
-    wall_share, plate = inner * raised * upper, _ellipse(cup.u, high, plateau, 0.024, soft)
-    colour = mix(mix(colour, wall, wall_share), top, plate)
-    return colour, torch.maximum(torch.maximum(cup.mouth, plate), torch.maximum(skirt_share, wall_share))
+    wall_share = inner * raised * upper
+    colour = mix(mix(colour, wall, wall_share), top, cup.plate)
+    return colour, torch.maximum(torch.maximum(cup.mouth, cup.plate), torch.maximum(skirt_share, wall_share))
 
 
 def _mug(cup: _Cup, under: Tensor, body: Tensor, glaze: Tensor, a: dict[str, Tensor]) -> Thing:
     """Colours (3, n, P) with the lip of a mug, coffee in it and a handle over those under it, and the share of lip and
     handle; body: share of the mug's body."""
-    inside = _ellipse(cup.u, cup.v - 0.002, cup.rim * 0.93, 0.0316, cup.soft)
-    coffee = _ellipse(cup.u, cup.v - 0.012, 0.140, 0.026, cup.soft)
     well = glaze * (0.35 + 0.3 * smooth(-0.03, 0.0, cup.v))
-    well = mix(well, hue(0.06, 0.75, 0.24, like=cup.mug), coffee)
+    well = mix(well, hue(0.06, 0.75, 0.24, like=cup.mug), cup.coffee)
     lip = _lit_flat((glaze * 1.05)[:, None], (0.6,), (0.75,), a, 0.2)[:, 0]
     well = _lit_flat(well[:, None], (0.8,), (0.4,), a, 0.0)[:, 0]
-    colour = mix(mix(under, lip, cup.mouth), well, inside)
+    colour = mix(mix(under, lip, cup.mouth), well, cup.inside)
     handle, ring = _handle(cup, body, a)
     return mix(colour, handle, ring * (1 - cup.mouth)), torch.maximum(cup.mouth, ring)
 
@@ -333,8 +348,13 @@ def _scarf(x: Tensor, y: Tensor, a: dict[str, Tensor], soft: float) -> Thing:
     # Folds run around the neck, bent by noise; each is a soft roll with a shadow where the next one lies on it.
     along = edge * 9.5 + 0.22 * wide + 0.5 * slant * u * 6 + 0.8 * nx * nx
     roll = along - along.floor()
-    slope = (0.45 - roll) * 1.3 * smooth(1.0, 0.85, roll)
-    crease = smooth(0.80, 1.0, roll) + 0.45 * smooth(0.10, 0.0, roll)
+    bands = edge * 3.1 + a["occluder_hue"] * 3
+    thick, end, start, banded, lower, upper, sides = smooths(
+        (roll, (bands - bands.floor() - 0.5).abs(), edge, u.abs() - half), (0, 1.0, 0.85), (0, 0.80, 1.0),
+        (0, 0.10, 0.0), (1, 0.36, 0.40), (2, -0.01, 0.05), (2, -soft * 1.5, soft * 1.5), (3, soft * 1.5, -soft * 1.5),
+    )  # fmt: skip
+    slope = (0.45 - roll) * 1.3 * thick
+    crease = end + 0.45 * start
     stitches = u * 62 + 3 * medium
     knit = edge * 70 + ((stitches - stitches.floor()) * 2 - 1).abs() * 1.2
     knit = ((knit - knit.floor()) * 2 - 1).abs()
@@ -343,11 +363,9 @@ def _scarf(x: Tensor, y: Tensor, a: dict[str, Tensor], soft: float) -> Thing:
         (a["occluder_hue"], 0.20 + 0.35 * a["occluder_x"], 0.35 + 0.35 * a["occluder_y"]),
         (a["occluder_hue"] + 0.08, 0.25, 0.75),
     )
-    bands = edge * 3.1 + a["occluder_hue"] * 3
-    banded = smooth(0.36, 0.40, (bands - bands.floor() - 0.5).abs()) * (a["occluder_x"] * 7 % 1 > 0.55)
+    banded = banded * (a["occluder_x"] * 7 % 1 > 0.55)
     wool = mix(tone, second, banded) * (1 + fade * (0.22 * knit - 0.14) + 0.05 * grain)
     length = (1 + slope * slope).sqrt()
     lit = _lit(wool, nx * 0.9 / length, slope / length, nz / length, a)
-    lit = lit * (1 - 0.55 * crease) * (0.70 + 0.30 * smooth(-0.01, 0.05, edge))
-    share = smooth(-soft * 1.5, soft * 1.5, edge) * smooth(soft * 1.5, -soft * 1.5, u.abs() - half)
-    return lit, share
+    lit = lit * (1 - 0.55 * crease) * (0.70 + 0.30 * lower)
+    return lit, upper * sides

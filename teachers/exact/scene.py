@@ -94,9 +94,9 @@ def _draws(device: torch.device) -> Tensor:
 
 def _discs(
     u: Tensor, v: Tensor, seed: Sequence[Tensor], layers: Sequence[tuple[float, float, float]]
-) -> list[tuple[Tensor, ...]]:
-    """Round spots in layers, each one spot in every cell of a turned grid. For each layer: how much each point (n, P)
-    is in its spot, and three numbers in [0, 1] of the spot.
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Round spots in layers, each one spot in every cell of a turned grid. How much each point is in its spot, and
+    three numbers in [0, 1] of the spot: (layers, n, P) each.
 
     seed: of each layer any number (n, 1), moves the grid. layers: of each the cells per picture, the angle of the grid,
     and how soft the edge is, in radii; it is never finer than the coarse grid.
@@ -118,12 +118,15 @@ def _discs(
     edge = torch.maximum(finest, constant(soft, u.device))
     inside = rise(1 + edge, 1 - edge, distance)
     inside = (3 - 2 * inside) * inside * inside * (0.82 + 0.22 * rim * rim).clamp(max=1.1)
-    return list(zip(inside, one, two, three, strict=True))
+    return inside, one, two, three
 
 
-def _box(u: Tensor, v: Tensor, x: Tensor, y: float | Tensor, wide: Tensor, high: float | Tensor) -> Tensor:
-    """How much a point is in the rectangle about (x, y) of half sides wide, high, with soft edges."""
-    return smooth(-0.030, 0.030, wide - (u - x).abs()) * smooth(-0.030, 0.030, high - (v - y).abs())
+def _boxes(u: Tensor, v: Tensor, *boxes: tuple[Tensor, float | Tensor, Tensor, float | Tensor]) -> list[Tensor]:
+    """How much a point is in rectangles, each (x, y, wide, high): about (x, y), of half sides wide and high, with soft
+    edges."""
+    inside = [side for x, y, wide, high in boxes for side in (wide - (u - x).abs(), high - (v - y).abs())]
+    soft = smooths(inside, *((k, -0.030, 0.030) for k in range(len(inside))))
+    return [soft[k] * soft[k + 1] for k in range(0, len(inside), 2)]
 
 
 def _studio(u: Tensor, v: Tensor, a: dict[str, Tensor], c: Chances) -> Tensor:
@@ -189,8 +192,8 @@ def _picture(colour: Tensor, r: _Room) -> Tensor:
     """A framed picture on the wall."""
     x, shelf = _away(r)
     y, wide, high = -0.16 + 0.10 * r.c[13], 0.06 * r.c[14], 0.05 * r.c[15]
-    frame = _box(r.x, r.v, x, y, 0.12 + wide, 0.14 + high) * (1 - shelf)
-    inner = _box(r.x, r.v, x, y, 0.09 + wide, 0.11 + high) * (1 - shelf)
+    frame, inner = _boxes(r.x, r.v, (x, y, 0.12 + wide, 0.14 + high), (x, y, 0.09 + wide, 0.11 + high))
+    frame, inner = frame * (1 - shelf), inner * (1 - shelf)
     return mix(mix(colour, r.dark * 0.7, frame), r.accent * (0.9 + 0.25 * r.rough), inner)
 
 
@@ -201,11 +204,14 @@ def _shelves(colour: Tensor, r: _Room) -> Tensor:
     index = (column.floor().long() * 29 + row.floor().long() * 83) & (DRAWS - 1)
     tall, which, bright = (t.take(index) for t in _draws(r.u.device)[:3])
     inside = row - row.floor()
-    book = smooth(-0.06, 0.22, inside - 0.42 * tall) * smooth(0.0, 0.16, 1 - inside)
-    book = book * smooth(0.62, 0.30, (column - column.floor() - 0.5).abs())
-    books = mix(r.accent, r.wall * 0.8, smooth(0.35, 0.65, which)) * (0.25 + 0.9 * bright)
-    shelves = _box(r.x, r.v, x - 0.08, -0.05, 0.26 + 0.06 * r.c[14], 0.8) * shelf
-    return mix(colour, mix(r.dark * 0.5, books, book * 0.85), shelves)
+    lower, upper, middle, which = smooths(
+        (inside - 0.42 * tall, 1 - inside, (column - column.floor() - 0.5).abs(), which),
+        (0, -0.06, 0.22), (1, 0.0, 0.16), (2, 0.62, 0.30), (3, 0.35, 0.65),
+    )  # fmt: skip
+    book = lower * upper * middle
+    books = mix(r.accent, r.wall * 0.8, which) * (0.25 + 0.9 * bright)
+    (shelves,) = _boxes(r.x, r.v, (x - 0.08, -0.05, 0.26 + 0.06 * r.c[14], 0.8))
+    return mix(colour, mix(r.dark * 0.5, books, book * 0.85), shelves * shelf)
 
 
 def _window(colour: Tensor, r: _Room) -> Tensor:
@@ -213,11 +219,13 @@ def _window(colour: Tensor, r: _Room) -> Tensor:
     there = (r.c[5] > 0.22).float()
     at, half = 0.40 + 0.10 * (r.c[6] - 0.5), 0.13 + 0.05 * r.c[9]
     dx, dy = r.x - at, r.v + 0.15
-    bars = smooth(0.032, 0.0, dx.abs()) + smooth(0.030, 0.0, (r.v + 0.20 - 0.1 * r.c[4]).abs())
-    panes = mix(_outside(r), r.wall * 0.75, bars.clamp(max=1) * 0.75)
-    colour = mix(colour, panes, _box(r.x, r.v, at, -0.17, half, 0.36) * there)
-    curtain = smooth(-0.03, 0.03, 0.075 - (dx + half + 0.03).abs()) * smooth(0.45, 0.35, r.v) * there
-    colour = mix(colour, _cloth(r), curtain * 0.92)
+    upright, across, cloth, end = smooths(
+        (dx.abs(), (r.v + 0.20 - 0.1 * r.c[4]).abs(), 0.075 - (dx + half + 0.03).abs(), r.v),
+        (0, 0.032, 0.0), (1, 0.030, 0.0), (2, -0.03, 0.03), (3, 0.45, 0.35),
+    )  # fmt: skip
+    panes = mix(_outside(r), r.wall * 0.75, (upright + across).clamp(max=1) * 0.75)
+    (hole,) = _boxes(r.x, r.v, (at, -0.17, half, 0.36))
+    colour = mix(mix(colour, panes, hole * there), _cloth(r), cloth * end * there * 0.92)
     return colour + hue(0.10, 0.2, 0.6, like=at) * (bump((dx * dx + dy * dy) * 16) * 0.35 * there)
 
 
@@ -302,14 +310,17 @@ def _foliage(u: Tensor, v: Tensor, a: dict[str, Tensor], c: Chances) -> Tensor:
     gap = smooth(0.6, 2.0, wide + 0.35 * medium + 0.9 * c[5] - 1.6 * height)
     colour = mix(mix(deep, leaf, smooth(-1.6, 1.6, wide + 0.4 * medium)), bright, gap * 0.8)
     low = smooth(0.9, 0.2, height)
-    *leaves, (inside, one, _, three) = _discs(
+    spots, one, two, three = _discs(
         u, v, (*c[6:9], c[11]), ((3.6, 0.4, 0.30), (5.5, 1.1, 0.30), (8.0, 2.0, 0.30), (8.5, 0.8, 0.14))
     )
-    for share, (spot, first, second, third) in zip((0.75, 0.6, 0.45), leaves, strict=True):
-        green = mix(mix(deep, leaf, smooth(0.0, 0.5, first)), sunny, smooth(0.55, 1.0, first) * low)
-        cover = spot.clamp(max=1) * (share * (0.15 + 0.85 * second))
-        colour = mix(colour, green, cover * ((1 - 0.8 * gap) * smooth(0.2, 0.5, third)))
-    sun = inside * smooth(0.62, 0.95, three) * smooth(-0.6, 0.9, wide - 1.5 * (height - 0.4)) * (0.25 + 0.75 * one)
+    leafy, lit, seen = smooths((one[:3], three[:3]), (0, 0.0, 0.5), (0, 0.55, 1.0), (1, 0.2, 0.5))
+    green = mix(mix(deep[:, None], leaf[:, None], leafy), sunny[:, None], lit * low)
+    cover = spots[:3].clamp(max=1) * (constant((0.75, 0.6, 0.45), u.device) * (0.15 + 0.85 * two[:3]))
+    cover = cover * ((1 - 0.8 * gap) * seen)
+    for k in range(3):
+        colour = mix(colour, green[:, k], cover[k])
+    shining, free = smooths((three[3], wide - 1.5 * (height - 0.4)), (0, 0.62, 0.95), (1, -0.6, 0.9))
+    sun = spots[3] * shining * free * (0.25 + 0.75 * one[3])
     colour = mix(colour, bright * 0.9, (sun * 0.75).clamp(max=1))
     return colour * (1.12 - 0.45 * smooth(0.1, 1.0, height))
 
@@ -325,11 +336,12 @@ def _lights(u: Tensor, v: Tensor, a: dict[str, Tensor], c: Chances) -> Tensor:
     colour = mix(sky, ground, smooth(-0.35, 0.25, v + 0.05 * wide)) * (1 + 0.22 * wide + 0.06 * medium).clamp(min=0.3)
     street = bump((v - 0.02 - 0.1 * c[3]) ** 2 * 18)
     colour = colour + hue(0.08, 0.45, 0.5, like=value) * (street * 0.30)
-    lamp = [hue(h, s, 1, like=value) for h, s in ((0.09, 0.55), (0.12, 0.22), (0.0, 0.75), (0.52, 0.5))]
-    lamps = _discs(u, v, c[4:7], ((2.6, 0.5, 0.09), (4.2, 1.3, 0.12), (6.5, 2.2, 0.16)))
-    for k, (inside, one, two, three) in enumerate(lamps):
-        lit = inside * smooth(0.50, 0.60, three) * (0.10 + 0.90 * two * two) * (0.12 + 0.88 * street)
-        tint = mix(mix(lamp[0], lamp[1], smooth(0.35, 0.5, one)), lamp[2], smooth(0.70, 0.74, one))
-        tint = mix(tint, lamp[3], smooth(0.88, 0.92, one))
-        colour = colour + tint * (lit * (0.45 + 0.30 * k))
+    lamp = [hue(h, s, 1, like=value)[:, None] for h, s in ((0.09, 0.55), (0.12, 0.22), (0.0, 0.75), (0.52, 0.5))]
+    spots, one, two, three = _discs(u, v, c[4:7], ((2.6, 0.5, 0.09), (4.2, 1.3, 0.12), (6.5, 2.2, 0.16)))
+    on, pale, red, green = smooths((three, one), (0, 0.50, 0.60), (1, 0.35, 0.5), (1, 0.70, 0.74), (1, 0.88, 0.92))
+    lit = spots * on * (0.10 + 0.90 * two * two) * (0.12 + 0.88 * street)
+    lit = lit * constant((0.45, 0.75, 1.05), u.device)
+    tint = mix(mix(mix(lamp[0], lamp[1], pale), lamp[2], red), lamp[3], green) * lit
+    for k in range(3):
+        colour = colour + tint[:, k]
     return colour

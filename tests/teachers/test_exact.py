@@ -10,6 +10,7 @@ from helpers.drawn import GOLDEN, changed, mean_person, plain, thumbnails
 from torch.nn import functional as F
 
 import teachers
+from benchmarks import roofline
 from swapcore.frame import CANONICAL
 from teachers.exact import (
     ATTRIBUTES,
@@ -30,6 +31,7 @@ from teachers.exact import (
     sample_identities,
 )
 
+MOST_OPERATIONS = 9000  # of a call at 64 px that draws everything; 15,041 of commit bef7c1e
 RENDERER = importlib.import_module("teachers.exact.render")  # the package's name `render` is the function
 
 
@@ -120,6 +122,24 @@ def test_same_bytes_in_any_chunks(monkeypatch):
     for pictures in (1, 2):
         monkeypatch.setattr(RENDERER, "CHUNK_PIXELS", pictures * 64 * 64)
         assert same(whole, render(identity, attributes, 64, OUTPUTS))
+
+
+def test_a_call_has_few_operations_whatever_the_batch(monkeypatch):
+    """Of pictures with all that there is to draw: every background and object, glasses, blur and noise. A GPU waits for
+    the host, which launches each of them; views are not launched."""
+    monkeypatch.setattr(RENDERER, "CHUNK_PIXELS", 20 * 64 * 64)
+    identity, attributes = sample_identities(20, 1), changed(
+        sample_attributes(20, 2, sensor=True), background_kind=torch.linspace(0, 0.99, 20), occluder=1, bald=0,
+        occluder_kind=torch.linspace(0, 0.99, 20), glasses=1, glasses_dark=torch.linspace(0, 1, 20), jaw=0.3,
+    )  # fmt: skip
+    render(identity, attributes, 64)  # makes the tables
+    calls = []
+    for rows in (slice(None), slice(None, None, 4)):
+        with roofline.Operations(1e9, 1e9) as counted:
+            render(identity[rows], attributes[rows], 64)
+        calls.append(counted.calls)
+        assert counted.calls <= MOST_OPERATIONS, counted.table(20)
+    assert calls[0] == calls[1]
 
 
 def test_same_bytes_with_one_thread_or_two():
