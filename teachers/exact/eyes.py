@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .curves import bump, dot, linear, ramp, rgb, rise, smooth
+from .curves import bump, dot, linear, ramp, rgb, rise, rises, smooth
 from .noise import noise
 from .paint import skin_tone
 
@@ -32,12 +32,15 @@ def turned(local: Tensor, turn: Tensor) -> Tensor:
     return t[:, 0] * x + t[:, 1] * y + t[:, 2] * z
 
 
-def _window(reflected: Tensor, light: Tensor, size: float, blur: float) -> Tensor:
-    """A square softbox in the direction `light` (3, n, 1), seen in the mirror direction (3, n, P)."""
-    side, up = _frame(light)
+def _windows(reflected: Tensor, lights: Tensor, size: float, blur: tuple[float, float]) -> Tensor:
+    """Square softboxes in two directions, lights (3, 2, 1, n, 1), of the edges `blur`, seen in the mirror direction
+    (3, k, n, P): (2, k, n, P)."""
+    reflected = reflected[:, None]
+    side, up = _frame(lights)
     x, y = dot(reflected, side).abs_(), dot(reflected, up).abs_()
-    box = rise(size + blur, size - blur, x) * rise(1.15 * size + blur, 1.15 * size - blur, y)
-    return box * (dot(reflected, light) > 0)
+    edges = [(k, w + b, w - b) for k, (w, b) in enumerate((w, b) for w in (size, 1.15 * size) for b in blur)]
+    box = rises((*x, *y), *edges).view(2, 2, *x.shape[1:])
+    return box[0] * box[1] * (dot(reflected, lights) > 0)
 
 
 def _iris(u: Tensor, v: Tensor, r: Tensor, z: Numbers, pupil: Tensor) -> Tensor:
@@ -99,10 +102,9 @@ def _wet(
     x, y, depth = light["key"]
     # The catch light stays on the cornea, above the pupil, wherever the light is: without one an eye looks dull.
     ahead = torch.stack([0.55 * x, 0.32 + 0.25 * y, 0.75 + 0 * y])
-    box = _window(mirror, ahead / dot(ahead, ahead).sqrt(), 0.16, 0.08) * 2.4
-    fill = torch.stack([-x, 0.4 * y, depth + 0.35])
-    fill = fill / dot(fill, fill).sqrt()
-    box = box + _window(mirror, fill, 0.16, 0.14) * 0.11
+    lights = torch.stack([ahead, torch.stack([-x, 0.4 * y, depth + 0.35])], 1)
+    box, fill = _windows(mirror, lights / dot(lights, lights).sqrt(), 0.16, (0.08, 0.14))
+    box = box * 2.4 + fill * 0.11
     sky = (0.025 + 0.06 * rise(0.0, 0.6, mirror[1])) * shade
     lit = box * rise(0.36, 0.24, local[1])
     return light["key_colour"] * lit + ambient * sky

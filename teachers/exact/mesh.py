@@ -239,12 +239,13 @@ def harmonics(x, y, z) -> list:
 
     The visibility of head.npz is baked with them.
     """
+    xx, yy, xy, yz, xz = x * x, y * y, x * y, y * z, x * z
+    thrice_xx, across, five_zz, seven_zz = 3 * x * x, xx - yy, 5 * z * z, 7 * z * z
+    odd, even, high, higher = thrice_xx - yy, xx - 3 * y * y, seven_zz - 1, seven_zz - 3
     return [
         0 * x + 1, y, z, x,
-        x * y, y * z, 3 * z * z - 1, x * z, x * x - y * y,
-        y * (3 * x * x - y * y), x * y * z, y * (5 * z * z - 1), z * (5 * z * z - 3), x * (5 * z * z - 1),
-        z * (x * x - y * y), x * (x * x - 3 * y * y),
-        x * y * (x * x - y * y), y * z * (3 * x * x - y * y), x * y * (7 * z * z - 1), y * z * (7 * z * z - 3),
-        35 * z * z * z * z - 30 * z * z + 3, x * z * (7 * z * z - 3), (x * x - y * y) * (7 * z * z - 1),
-        x * z * (x * x - 3 * y * y), x * x * x * x - 6 * x * x * y * y + y * y * y * y,
+        xy, yz, 3 * z * z - 1, xz, across,
+        y * odd, xy * z, y * (five_zz - 1), z * (five_zz - 3), x * (five_zz - 1), z * across, x * even,
+        xy * across, yz * odd, xy * high, yz * higher, 35 * z * z * z * z - 30 * z * z + 3, xz * higher, across * high,
+        xz * even, xx * x * x - 6 * x * x * y * y + yy * y * y,
     ]  # fmt: skip

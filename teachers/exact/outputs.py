@@ -49,7 +49,7 @@ def inner_face(g: Geometry, p: Points) -> Tensor:
 
 def _per_pixel(p: Points, values: Tensor) -> Tensor:
     """Values of the points (C, N + 1) at the pixels' upper left samples: (n, C, size, size)."""
-    upper_left = p.slot[:, 0].reshape(-1)
+    upper_left = p.slot[0].view(-1)
     return torch.stack([v.index_select(0, upper_left).view(p.n, p.size, p.size) for v in values], 1)
 
 

@@ -71,7 +71,7 @@ class Person:
 def smoothstep(low: float, high: float, x: Tensor) -> Tensor:
     """0 below low, 1 above high, with level ends."""
     t = ((x - low) / (high - low)).clamp(0, 1)
-    return t * t * (3 - 2 * t)
+    return t * t * torch.rsub(t, 3, alpha=2)
 
 
 def _columns(identity: Tensor, names) -> Tensor:

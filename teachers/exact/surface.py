@@ -21,8 +21,8 @@ SAME_DEPTH = int(0.05 * raster.DEPTH_STEPS)  # dm
 class Points:
     """The coloured points of n pictures. triangle, picture, x, y, material (N,).
 
-    Of the samples, (n, 4, size * size): slot, the point, N where a sample sees no triangle; kinds, the material,
-    NOTHING where there is none; nearest, the keys."""
+    Of the samples: slot (4, n, size * size), the point, N where a sample sees no triangle; (n, 4, size * size) kinds,
+    the material, NOTHING where there is none, and nearest, the keys."""
 
     triangles: raster.Triangles
     triangle: Tensor
@@ -69,7 +69,7 @@ def points(triangles: raster.Triangles, buffer: Tensor, n: int, size: int) -> Po
     flat = own.view(-1).nonzero()[:, 0]
     place = torch.full((own.numel(),), len(flat), dtype=torch.int64, device=buffer.device)
     place[flat] = torch.arange(len(flat), device=buffer.device)
-    slot = place.index_select(0, slot.view(-1)).view(slot.shape)
+    slot = place.index_select(0, slot.transpose(0, 1).reshape(-1)).view(4, n, -1)
     picture = torch.div(flat, 4 * size * size, rounding_mode="floor")
     inside = flat - picture * (4 * size * size)
     sample = torch.div(inside, size * size, rounding_mode="floor")
@@ -165,9 +165,9 @@ def _hits(p: Points) -> dict[int, Hits]:
 def average(p: Points, values: Tensor, behind: Tensor) -> Tensor:
     """Values of the points (C, N + 1) to pixels (n, C, size, size). behind (C, n, size * size): of the samples that see
     no triangle; the last point counts as nothing."""
-    found = [values.gather(1, p.slot[:, sample].reshape(1, -1).expand(len(values), -1)) for sample in range(4)]
+    found = [values.gather(1, sample.view(1, -1).expand(len(values), -1)) for sample in p.slot]
     total = found[0].add_(found[1]).add_(found[2]).add_(found[3]).view(behind.shape)
-    total.add_(behind * (p.slot == len(p.material)).sum(1)).mul_(0.25)
+    total.add_(behind * (p.slot == len(p.material)).sum(0)).mul_(0.25)
     return total.transpose(0, 1).reshape(p.n, -1, p.size, p.size)
 
 

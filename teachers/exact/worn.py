@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .curves import bump, bumps, hue, hues, mix, rise, smooth, smooths
+from .curves import bump, bumps, constant, hue, hues, mix, rise, smooth, smooths
 from .noise import noise
 
 V_NECK, SHIRT, ROLL = 0.34, 0.50, 0.76  # collar from here on; a round neck below
@@ -17,9 +17,9 @@ V_NECK, SHIRT, ROLL = 0.34, 0.50, 0.76  # collar from here on; a round neck belo
 
 def _kind(a: dict[str, Tensor]) -> tuple[Tensor, ...]:
     """Round neck, V-neck, shirt and roll neck: 1 or 0 each, (n, 1)."""
-    c = a["collar"]
-    edges = [c >= V_NECK, c >= SHIRT, c >= ROLL]
-    return tuple(k.float() for k in (~edges[0], edges[0] & ~edges[1], edges[1] & ~edges[2], edges[2]))
+    device = a["collar"].device
+    kind = torch.bucketize(a["collar"], constant((V_NECK, SHIRT, ROLL), device, 0), right=True)
+    return (kind == constant((0.0, 1.0, 2.0, 3.0), device)).float().unbind(0)
 
 
 def _inside(x: Tensor, y: Tensor, z: Tensor, a: dict[str, Tensor]) -> Tensor:
