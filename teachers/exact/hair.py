@@ -34,6 +34,7 @@ from .hair_scalp import (
     smooth,
     smooths,
     soft_normal,
+    top,
     unit,
 )
 
@@ -137,7 +138,7 @@ def _walk(
     for i in range(segments):
         share = (i + 1) / segments
         out = soft_normal(p)
-        d = comb(p, s, fringed)
+        d = comb(p, top(p), s, fringed)
         hug = 1 - long * smooth(*FREE, p[1])
         d = unit(d)
         d = d - out * (dot(d, out) * (hug * s["smoothed"]))
@@ -148,8 +149,8 @@ def _walk(
         w = p - centre
         r = size_of(w)
         w = w / r
-        top, front, low, lower, free = smooths(p, (1, *TOP), (2, *FRONT), (1, 8.1, 7.75), (1, 7.35, 6.75), (1, *FREE))
-        rise = hair_mass(top, front, a, s) * (roots.within * min(1.0, 0.35 + 1.4 * share))
+        crown, ahead, low, lower, free = smooths(p, (1, *TOP), (2, *FRONT), (1, 8.1, 7.75), (1, 7.35, 6.75), (1, *FREE))
+        rise = hair_mass(crown, ahead, a, s) * (roots.within * min(1.0, 0.35 + 1.4 * share))
         rise = rise * (1 - low * inner)
         rise = rise + layer * min(1.0, 1.5 * share) + loft * (low * (1 - 0.8 * lower))
         surface = _look(skull, w)[0] + rise

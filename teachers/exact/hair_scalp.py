@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -233,28 +234,40 @@ def scalp_push(tables: Scalp, a: dict[str, Tensor], s: dict[str, Tensor]) -> Ten
     """(n, V) dm by which the vertices are moved out along their normals. s: style(a)."""
     inside = scalp_line(tables, a)
     edge = ((inside + 0.01) / (0.24 + 0.10 * s["afro"])).clamp(0, 1)
-    top, front = smooths(tables.rest[:, None], (1, *TOP), (2, *FRONT))
-    return hair_mass(top, front, a, s) * (edge * edge * (3 - 2 * edge))
+    return hair_mass(*_at_rest(tables).mass, a, s) * (edge * edge * (3 - 2 * edge))
 
 
-def _top(p: Tensor) -> Tensor:
+def top(p: Tensor) -> Tensor:
     """1 on the top of the head, 0 on its sides, at points p (3, ...)."""
     return smooth(7.62, 8.05, p[1] + 0.30 * smooth(0.7, 1.2, p[2]))
 
 
-def comb(p: Tensor, s: dict[str, Tensor], front: Tensor | None = None) -> Tensor:
-    """Directions (3, n, K), not of unit length, in which hair is combed at points p (3, n or 1, K).
+class _AtRest(NamedTuple):
+    """Of the vertices of the rest head: mass, what hair_mass() needs; top as of top(); normal, soft_normal()."""
+
+    mass: Tensor
+    top: Tensor
+    normal: Tensor
+
+
+@lru_cache
+def _at_rest(t: Scalp) -> _AtRest:
+    p = t.rest[:, None]
+    return _AtRest(smooths(p, (1, *TOP), (2, *FRONT)), top(p), soft_normal(p))
+
+
+def comb(p: Tensor, high: Tensor, s: dict[str, Tensor], front: Tensor | None = None) -> Tensor:
+    """Directions (3, n, K), not of unit length, in which hair is combed at points p (3, n or 1, K). high: top(p).
 
     front: share (n, K) of the fringe, by default from the place."""
     x, y, z = p
-    top = _top(p)
     away = ((x - s["parting"]) * 9).clamp(-1, 1)
-    aside = away * (0.25 + 0.75 * top) + 0.1 * x
-    back = -0.10 - 0.35 * top + (0.42 - 0.26 * top) * s["long"]  # long hair on the sides falls before the ears
-    sweep = torch.stack(torch.broadcast_tensors(aside, top - 0.95, back))
+    aside = away * (0.25 + 0.75 * high) + 0.1 * x
+    back = -0.10 - 0.35 * high + (0.42 - 0.26 * high) * s["long"]  # long hair on the sides falls before the ears
+    sweep = torch.stack(torch.broadcast_tensors(aside, high - 0.95, back))
     parted = s["parted"]
     if front is None:
-        parted = parted * (1 - s["fringe"] * top)
+        parted = parted * (1 - s["fringe"] * high)
         front = smooth(0.86, 1.04, z + 0.5 * x * x) * smooth(0.68, 0.54, x.abs()) * s["fringe"]
     ways = torch.broadcast_tensors(p - column(WHORL, p), sweep, column(KNOT, p) - p)
     crop, sweep, tail = unit(torch.stack(ways, 1)).unbind(1)
@@ -270,14 +283,14 @@ def scalp_tangent(tables: Scalp, a: dict[str, Tensor], s: dict[str, Tensor]) -> 
     """Combing direction (3, n, V) of unit length at the vertices, in the head's frame, along the rest head's skull. s:
     style(a)."""
     p = tables.rest[:, None]
-    out = soft_normal(p)
-    d = comb(p, s)
+    out = _at_rest(tables).normal
+    d = comb(p, _at_rest(tables).top, s)
     return unit(d - out * dot(d, out))
 
 
 def scalp_places(tables: Scalp, a: dict[str, Tensor], s: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
     """Places (n, V) each, in noise tiles, across and along the combed hair at the vertices. s: style(a)."""
-    parted = s["parted"] * (1 - s["back"]) * (1 - s["fringe"] * _top(tables.rest))
+    parted = s["parted"] * (1 - s["back"]) * (1 - s["fringe"] * _at_rest(tables).top)
     across, along = tables.crop[:, None] + (tables.sweep - tables.crop)[:, None] * parted
     across = across + (tables.sweep[1] - across) * s["back"] + a["hair_phase"]
     along = along + (tables.sweep[0] - along) * s["back"] + 0.37 * a["hair_phase"]

@@ -203,10 +203,13 @@ def _sensor(picture: Tensor, a: dict[str, Tensor]) -> Tensor:
     if a["noise"].any():
         size = picture.shape[-1]
         axis = torch.arange(size, device=picture.device) / 256
-        phase = a["noise_phase"] * 16
-        y, x = (v.reshape(1, -1) for v in torch.meshgrid(axis, axis, indexing="ij"))
-        grain = [noise(x * 1.0 + phase + k * 0.37, y * 1.0 + phase * 3 + k * 0.61, "grain") for k in range(3)]
-        grain = torch.stack(grain, 1).view(-1, 3, size, size)
+        phase = a["noise_phase"][..., None] * 16
+        y, x = (v.reshape(-1) for v in torch.meshgrid(axis, axis, indexing="ij"))
+        x, y = (
+            x + phase + constant((0.0, 0.37, 0.74), x.device, 1),
+            y + phase * 3 + constant((0.0, 0.61, 1.22), x.device, 1),
+        )
+        grain = noise(x, y, "grain").view(picture.shape)
         picture = picture + grain * (0.04 * a["noise"])[..., None, None]
     return picture.clamp(0, 1)
 
