@@ -31,7 +31,7 @@ from teachers.exact import (
     sample_identities,
 )
 
-MOST_OPERATIONS = 9000  # of a call at 64 px that draws everything; 15,041 of commit bef7c1e
+MOST_OPERATIONS = 8400  # of a call at 64 px that draws everything: 8,210; 14,922 before, at commit bef7c1e
 RENDERER = importlib.import_module("teachers.exact.render")  # the package's name `render` is the function
 
 
