@@ -7,6 +7,7 @@ version of torch, whatever the batch: all arithmetic on points is exactly rounde
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
 from typing import NamedTuple
 
@@ -108,8 +109,9 @@ def _check(identity: Tensor, attributes: Tensor, size: int) -> None:
 
 
 def _chunks(identity: Tensor, attributes: Tensor, size: int, *more: Tensor):
-    """The rows in parts that are drawn at once."""
-    step = max(1, (CHUNK_PIXELS_GPU if identity.is_cuda else CHUNK_PIXELS) // size**2)
+    """The rows in parts that are drawn at once, as few and as even as they can be."""
+    most = max(1, (CHUNK_PIXELS_GPU if identity.is_cuda else CHUNK_PIXELS) // size**2)
+    step = math.ceil(len(identity) / math.ceil(len(identity) / most))
     return zip(*(v.float().split(step) for v in (identity, attributes, *more)), strict=True)
 
 
