@@ -1,4 +1,5 @@
-"""Milliseconds per picture of teachers/exact: `python benchmarks/render.py [--threads 1] [--against FOLDER]`.
+"""Milliseconds per picture of teachers/exact, and operations of a call: `python benchmarks/render.py [--threads 1]
+[--against FOLDER]`.
 
 `--against` times the renderer of another checkout in turns with this one, each in a process of its own: both meet the
 same load of the machine. It needs `render`, `sample_identities` and `sample_attributes`, which every version has.
@@ -22,21 +23,29 @@ start.command(__name__)
 from swapcore import terminal
 from swapcore.files import write_json
 
-# Reads a size, prints the milliseconds per picture of one call. The current folder is the checkout.
+# Reads "ms" and a size, prints the milliseconds per picture of one call; or "operations" and a size, prints those of a
+# call, views left out. The current folder is the checkout.
 PROGRAM = """
-import signal, sys, time
+import runpy, signal, sys, time
 signal.signal(signal.SIGINT, signal.SIG_DFL)
 sys.path.insert(0, "")
 import torch
 from teachers.exact import render, sample_attributes, sample_identities
 threads, batch, device = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
+Operations = runpy.run_path(sys.argv[4])["Operations"]
 torch.set_num_threads(threads)
 identity, attributes = sample_identities(batch, 0).to(device), sample_attributes(batch, 1).to(device)
 print(torch.__version__, flush=True)
 for line in sys.stdin:
-    started = time.perf_counter()
-    render(identity, attributes, int(line)).image.cpu()
-    print((time.perf_counter() - started) / batch * 1000, flush=True)
+    asked, size = line.split()
+    if asked == "operations":
+        with Operations(1, 1) as counted:
+            render(identity, attributes, int(size))
+        print(counted.calls, flush=True)
+    else:
+        started = time.perf_counter()
+        render(identity, attributes, int(size)).image.cpu()
+        print((time.perf_counter() - started) / batch * 1000, flush=True)
 """
 
 
@@ -47,7 +56,8 @@ class Renderer:
         if not (folder / "teachers" / "exact" / "__init__.py").is_file():
             raise ValueError(f"--against {folder}: no checkout of this project: teachers/exact is missing")
         self.folder = folder
-        words = [sys.executable, "-c", PROGRAM, *map(str, (args.threads, args.batch, args.device))]
+        numbers = args.threads, args.batch, args.device, HERE / "benchmarks" / "roofline.py"
+        words = [sys.executable, "-c", PROGRAM, *map(str, numbers)]
         self.process = subprocess.Popen(
             words, cwd=folder, env=os.environ | {"OMP_NUM_THREADS": str(args.threads)}, text=True,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE,
@@ -56,9 +66,16 @@ class Renderer:
 
     def ms(self, size: int) -> float:
         """Milliseconds per picture of one call."""
-        self.process.stdin.write(f"{size}\n")
+        return float(self._ask("ms", size))
+
+    def operations(self, size: int) -> int:
+        """Of one call, views left out; a CPU draws a large batch in several parts, each with all of them."""
+        return int(self._ask("operations", size))
+
+    def _ask(self, what: str, size: int) -> str:
+        self.process.stdin.write(f"{what} {size}\n")
         self.process.stdin.flush()
-        return float(self._answer())
+        return self._answer()
 
     def _answer(self) -> str:
         line = self.process.stdout.readline()
@@ -97,9 +114,18 @@ def run(args: argparse.Namespace) -> None:
         rows = []
         for size in args.sizes:
             times = measure(renderers, size, args.runs)
-            print(row(size, times), flush=True)
-            own = {"size": size, "ms": statistics.median(times[0]), "least_ms": min(times[0])}
-            rows.append(own | ({"against_ms": statistics.median(times[1])} if len(times) > 1 else {}))
+            operations = [renderer.operations(size) for renderer in renderers]
+            print(row(size, times, operations), flush=True)
+            own = {
+                "size": size,
+                "ms": statistics.median(times[0]),
+                "least_ms": min(times[0]),
+                "operations": operations[0],
+            }
+            other = (
+                {"against_ms": statistics.median(times[1]), "against_operations": operations[1]} if times[1:] else {}
+            )
+            rows.append(own | other)
     finally:
         for renderer in renderers:
             renderer.close()
@@ -116,12 +142,15 @@ def measure(renderers: list[Renderer], size: int, runs: int) -> list[list[float]
     return [list(column) for column in zip(*rounds, strict=True)]
 
 
-def row(size: int, times: list[list[float]]) -> str:
+def row(size: int, times: list[list[float]], operations: list[int]) -> str:
     """A line of the table. The ratio is the median of those of single rounds: both calls met the same load."""
     line = f"{size:5} px {statistics.median(times[0]):7.1f} ms a picture  (min {min(times[0]):.1f})"
+    line += f"  {operations[0]:,} operations a call"
     if len(times) > 1:
         ratio = statistics.median(own / other for own, other in zip(*times, strict=True))
-        line += f"  against {statistics.median(times[1]):7.1f} ms: {ratio:.2f} times as long"
+        line += (
+            f"  against {statistics.median(times[1]):7.1f} ms: {ratio:.2f} times as long, {operations[1]:,} operations"
+        )
     return line
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from .mesh import Blended, Tables
 
-Vector = tuple[Tensor, Tensor, Tensor]
 EYES_PX, MOUTH_PX, FACE_PX = 63, 57, 67  # of 256: between the eyes, between the mouth's corners, from eyes to mouth
 MIDDLE = (121 + 188) / 2 / 256  # height in the picture of the middle between eyes and mouth
 INSIDE = -0.35  # dm: the point that stays in place as the head turns lies this far behind the eyes and the mouth
@@ -17,37 +17,36 @@ INSIDE = -0.35  # dm: the point that stays in place as the head turns lies this 
 
 @dataclass
 class Camera:
-    """turn: the rotation from the head to the view, nine (1, n), row by row. pivot: about which it turns. centre: the
-    point after turning that the picture keeps in place. per_dm: sides of the picture per decimetre at the centre,
+    """Of n pictures; vectors are (3, K, n), x, y, z.
+
+    turn: (3, 3, 1, n), the rotation from the head to the view. pivot (3, 1, n): about which it turns. centre (3, 1, n):
+    the point after turning that the picture keeps in place. per_dm: sides of the picture per decimetre at the centre,
     (1, n). distance: dm from the camera to the centre, (1, n). shift: of the picture, in sides, 2 x (1, n). side:
     samples in a row."""
 
-    turn: list[Tensor]
-    pivot: Vector
-    centre: Vector
+    turn: Tensor
+    pivot: Tensor
+    centre: Tensor
     per_dm: Tensor
     distance: Tensor
     shift: tuple[Tensor, Tensor]
     side: int
 
-    def rotate(self, v: Vector) -> Vector:
-        """Directions (K, n) of the head in the view."""
-        r = self.turn
-        return tuple(r[i] * v[0] + r[i + 1] * v[1] + r[i + 2] * v[2] for i in (0, 3, 6))
+    def rotate(self, v: Tensor) -> Tensor:
+        """Directions of the head in the view."""
+        return self.turn[:, 0] * v[0] + self.turn[:, 1] * v[1] + self.turn[:, 2] * v[2]
 
-    def unrotate(self, v: Vector) -> Vector:
-        """Directions (K, n) of the view in the head."""
-        r = self.turn
-        return tuple(r[i] * v[0] + r[i + 3] * v[1] + r[i + 6] * v[2] for i in (0, 1, 2))
+    def unrotate(self, v: Tensor) -> Tensor:
+        """Directions of the view in the head."""
+        return self.turn[0] * v[0] + self.turn[1] * v[1] + self.turn[2] * v[2]
 
-    def pose(self, v: Vector) -> Vector:
-        """Points (K, n) of the head in the view, dm."""
-        moved = self.rotate(tuple(a - b for a, b in zip(v, self.pivot, strict=True)))
-        return tuple(a + b for a, b in zip(moved, self.pivot, strict=True))
+    def pose(self, v: Tensor) -> Tensor:
+        """Points of the head in the view, dm."""
+        return self.rotate(v - self.pivot) + self.pivot
 
-    def project(self, v: Vector) -> Vector:
-        """Points (K, n) of the view to samples x and y in the picture, and to depth: dm towards the camera."""
-        x, y, z = (a - b for a, b in zip(v, self.centre, strict=True))
+    def project(self, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Points of the view to samples x and y in the picture, and to depth: dm towards the camera; (K, n) each."""
+        x, y, z = v - self.centre
         near = self.distance / (self.distance - z) * self.per_dm
         return (0.5 + self.shift[0] + x * near) * self.side, (MIDDLE + self.shift[1] - y * near) * self.side, z
 
@@ -57,37 +56,34 @@ def place(tables: Tables, head: Blended, a: dict[str, Tensor], side: int) -> Cam
 
     The neutral face's eyes and mouth fit the canonical crop (a least-squares scale), so expression does not move it.
     """
-    row = {name: a[name].T.float() for name in ("scale", "distance", "shift_x", "shift_y")}
+    zoom, distance, *shift = torch.stack([a[name].T for name in ("scale", "distance", "shift_x", "shift_y")]).float()
     left, right = head.eyes
-    corners = [[v[k : k + 1] for v in head.rest] for k in tables.mouth_ends]
-    eyes = [(p + q) * 0.5 for p, q in zip(left, right, strict=True)]
-    mouth = [(p + q) * 0.5 for p, q in zip(*corners, strict=True)]
+    corners = [head.rest[:, k : k + 1] for k in tables.mouth_ends]
+    eyes, mouth = (left + right) * 0.5, (corners[0] + corners[1]) * 0.5
     wide, lips, high = left[0] - right[0], corners[0][0] - corners[1][0], eyes[1] - mouth[1]
     scale = (EYES_PX * wide + MOUTH_PX * lips + 2 * FACE_PX * high) / (wide * wide + lips * lips + 2 * high * high)
-    pivot = (0 * eyes[0], mouth[1] - 0.55, eyes[2] - 1.05)
+    pivot = torch.stack([0 * wide, mouth[1] - 0.55, eyes[2] - 1.05])
     turn = rotation(a["yaw"].T, a["pitch"].T, a["roll"].T)
-    camera = Camera(
-        turn, pivot, pivot, scale / 256 * row["scale"], row["distance"], (row["shift_x"], row["shift_y"]), side
-    )
-    middle = tuple((p + q) * 0.5 for p, q in zip(eyes, mouth, strict=True))
-    camera.centre = camera.pose((middle[0], middle[1], middle[2] + INSIDE))
+    camera = Camera(turn, pivot, pivot, scale / 256 * zoom, distance, tuple(shift), side)
+    middle = (eyes + mouth) * 0.5
+    middle[2] += INSIDE
+    camera.centre = camera.pose(middle)
     return camera
 
 
-def rotation(yaw: Tensor, pitch: Tensor, roll: Tensor) -> list[Tensor]:
-    """The matrix about_z @ about_x @ about_y of angles in degrees, float64: nine float32, each shaped like the angles.
+def rotation(yaw: Tensor, pitch: Tensor, roll: Tensor) -> Tensor:
+    """The matrix about_z @ about_x @ about_y of angles in degrees, float64: (3, 3, ...) float32.
 
     Positive yaw turns the face to the right of the picture, positive pitch up, positive roll clockwise in the picture.
     """
-    y, p, r = (v * (math.pi / 180) for v in (yaw, -pitch, -roll))
-    cy, sy, cp, sp, cr, sr = y.cos(), y.sin(), p.cos(), p.sin(), r.cos(), r.sin()
-    tilted = [cy, 0 * cy, sy, sp * sy, cp, -sp * cy, -cp * sy, sp, cp * cy]
-    top = [cr * tilted[k] - sr * tilted[3 + k] for k in range(3)]
-    middle = [sr * tilted[k] + cr * tilted[3 + k] for k in range(3)]
-    return [v.float() for v in (*top, *middle, *tilted[6:])]
+    angles = torch.stack([yaw, -pitch, -roll]) * (math.pi / 180)
+    (cy, cp, cr), (sy, sp, sr) = angles.cos(), angles.sin()
+    top = torch.stack([cy, 0 * cy, sy])
+    middle, last = torch.stack([sp * sy, cp, -sp * cy]), torch.stack([-cp * sy, sp, cp * cy])
+    return torch.stack([cr * top - sr * middle, sr * top + cr * middle, last]).float()
 
 
-def direction(azimuth: Tensor, elevation: Tensor) -> Vector:
-    """Unit vectors of the view towards a light, from its angles in degrees, float64."""
+def direction(azimuth: Tensor, elevation: Tensor) -> Tensor:
+    """Unit vectors (3, ...) float32 of the view towards a light, from its angles in degrees, float64."""
     a, e = azimuth * (math.pi / 180), elevation * (math.pi / 180)
-    return tuple(v.float() for v in (a.sin() * e.cos(), e.sin() + 0 * a, a.cos() * e.cos()))
+    return torch.stack([a.sin() * e.cos(), e.sin() + 0 * a, a.cos() * e.cos()]).float()

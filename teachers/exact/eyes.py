@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .curves import bump, dot, linear, ramp, rgb, rise, smooth
+from .curves import bump, dot, linear, ramp, rgb, rise, rises, smooth
 from .noise import noise
 from .paint import skin_tone
 
@@ -24,19 +24,23 @@ def _frame(gaze: Tensor) -> tuple[Tensor, Tensor]:
     return side, torch.stack([y * side[2], z * side[0] - x * side[2], -y * side[0]])
 
 
-def _turned(local: Tensor, turn: Tensor) -> Tensor:
-    """The vectors (3, n, P) turned by the matrices (n, 3, 3), as plain sums: a matrix product is not exact."""
+def turned(local: Tensor, turn: Tensor) -> Tensor:
+    """The vectors (3, ..., n, P) turned by the matrices (n, 3, 3), as plain sums: a matrix product is not exact."""
     t = turn.permute(1, 2, 0)[..., None]
+    t = t.view(3, 3, *[1] * (local.ndim - 3), len(turn), 1)
     x, y, z = local
-    return torch.stack([x * row[0] + y * row[1] + z * row[2] for row in t])
+    return t[:, 0] * x + t[:, 1] * y + t[:, 2] * z
 
 
-def _window(reflected: Tensor, light: Tensor, size: float, blur: float) -> Tensor:
-    """A square softbox in the direction `light` (3, n, 1), seen in the mirror direction (3, n, P)."""
-    side, up = _frame(light)
+def _windows(reflected: Tensor, lights: Tensor, size: float, blur: tuple[float, float]) -> Tensor:
+    """Square softboxes in two directions, lights (3, 2, 1, n, 1), of the edges `blur`, seen in the mirror direction
+    (3, k, n, P): (2, k, n, P)."""
+    reflected = reflected[:, None]
+    side, up = _frame(lights)
     x, y = dot(reflected, side).abs_(), dot(reflected, up).abs_()
-    box = rise(size + blur, size - blur, x) * rise(1.15 * size + blur, 1.15 * size - blur, y)
-    return box * (dot(reflected, light) > 0)
+    edges = [(k, w + b, w - b) for k, (w, b) in enumerate((w, b) for w in (size, 1.15 * size) for b in blur)]
+    box = rises((*x, *y), *edges).view(2, 2, *x.shape[1:])
+    return box[0] * box[1] * (dot(reflected, lights) > 0)
 
 
 def _iris(u: Tensor, v: Tensor, r: Tensor, z: Numbers, pupil: Tensor) -> Tensor:
@@ -44,19 +48,20 @@ def _iris(u: Tensor, v: Tensor, r: Tensor, z: Numbers, pupil: Tensor) -> Tensor:
     fibre = noise(u * (0.5 / RADIUS) + 0.5, v * (0.5 / RADIUS) + 0.5, "iris")
     shade = 0.92 + 0.26 * fibre - 0.55 * v
     shade = shade * (1 - 0.80 * smooth(RADIUS - 0.12, RADIUS, r))
-    own = ramp(IRIS, z["iris_light"] * 0.92 + 0.10 * (z["iris_hue"] - 0.5))
+    own = ramp(IRIS, z["iris_light"] * 0.92 + 0.10 * (z["iris_hue"] - 0.5))[:, None]
     warm = rise(pupil + 0.13, pupil + 0.01, r) * (0.55 * z["iris_light"])
     colour = own * (1 + warm * (rgb(1.5, 0.85, 0.35, like=r) - 1))
     return colour * (shade.clamp_(min=0.1) * rise(pupil - 0.02, pupil + 0.022, r) + 0.012)
 
 
-def eye(local: Tensor, gaze: Tensor, turn: Tensor, side: int, z: Numbers, a: Numbers, light: Numbers) -> Tensor:
-    """Linear colour (3, n, P) of an eyeball.
+def eyes(local: Tensor, gaze: Tensor, turn: Tensor, side: Tensor, z: Numbers, a: Numbers, light: Numbers) -> Tensor:
+    """Linear colour (3, k, n, P) of k eyeballs of each picture.
 
-    local: unit directions (3, n, P) from its centre in the head's frame (y up, z to the front). gaze: unit direction
-    (3, n, 1) in the same frame. turn: (n, 3, 3) from the head's frame to view space. side: +1 for the person's left
-    eye (x > 0), -1 for the right. light: as in paint.skin.
+    local: unit directions (3, k, n, P) from their centres in the head's frame (y up, z to the front). gaze: unit
+    directions (3, k, n, 1) in the same frame. turn: (n, 3, 3) from the head's frame to view space. side: (k, 1, 1), +1
+    for the person's left eye (x > 0), -1 for the right. light: as in paint.skin.
     """
+    light = {name: v[:, None] for name, v in light.items()}
     right, up = _frame(gaze)
     u, v, w = dot(local, right), dot(local, up), dot(local, gaze)
     r = (u * u + v * v).sqrt() + 2 * (w < 0)
@@ -74,7 +79,7 @@ def eye(local: Tensor, gaze: Tensor, turn: Tensor, side: int, z: Numbers, a: Num
     white = white * (1 - pink.clamp_(0, 1) * rgb(0.18, 0.52, 0.48, like=r))
     inside = smooth(RADIUS + 0.022, RADIUS - 0.022, r)
     colour = white + (_iris(u, v, r, z, pupil) - white) * inside
-    normal = _turned(local, turn)
+    normal = turned(local, turn)
     lid = 0.33 - 0.5 * a["blink"].clamp(max=0.35) - 0.06 * a["squint"]
     shade = 1 - 0.60 * smooth(lid - 0.34, lid + 0.02, local[1]) - 0.30 * smooth(0.55, 0.95, local[0].abs())
     shade = shade - 0.12 * smooth(-0.15, -0.34, local[1])
@@ -89,7 +94,7 @@ def _wet(
 ) -> Tensor:
     """What the wet surface mirrors: a softbox in the cornea, a faint window beside it, sky."""
     bulge = 0.75 * (r < RADIUS + 0.03)
-    ahead = _turned(gaze, turn)
+    ahead = turned(gaze, turn)
     cornea = normal + (normal - ahead) * bulge
     cornea = cornea / dot(cornea, cornea).sqrt()
     mirror = 2 * cornea[2] * cornea
@@ -97,10 +102,9 @@ def _wet(
     x, y, depth = light["key"]
     # The catch light stays on the cornea, above the pupil, wherever the light is: without one an eye looks dull.
     ahead = torch.stack([0.55 * x, 0.32 + 0.25 * y, 0.75 + 0 * y])
-    box = _window(mirror, ahead / dot(ahead, ahead).sqrt(), 0.16, 0.08) * 2.4
-    fill = torch.stack([-x, 0.4 * y, depth + 0.35])
-    fill = fill / dot(fill, fill).sqrt()
-    box = box + _window(mirror, fill, 0.16, 0.14) * 0.11
+    lights = torch.stack([ahead, torch.stack([-x, 0.4 * y, depth + 0.35])], 1)
+    box, fill = _windows(mirror, lights / dot(lights, lights).sqrt(), 0.16, (0.08, 0.14))
+    box = box * 2.4 + fill * 0.11
     sky = (0.025 + 0.06 * rise(0.0, 0.6, mirror[1])) * shade
     lit = box * rise(0.36, 0.24, local[1])
     return light["key_colour"] * lit + ambient * sky

@@ -24,7 +24,6 @@ CARDS = ((192, hair.CARDS, 7), (80, 280, 5), (0, 170, 4))  # pictures from this 
 CAP_RINGS, CAP_AROUND, CAP_DEGREES = 8, 20, 88  # of the eyeballs, which are sphere caps around +z
 
 Numbers = dict[str, Tensor]
-Vector = tuple[Tensor, Tensor, Tensor]
 
 
 @dataclass
@@ -33,8 +32,8 @@ class Geometry:
 
     x, y: samples; depth: dm towards the camera, at which they are drawn, see BACK; all (V, n). The vertices are those
     of the head, the left and the right eye, the hair cards and the glasses; `start` tells where those of a material
-    begin. normal: of the head's vertices, unit, in the view, (V of the head, n). exact: the attributes in float64, name
-    -> (n, 1), a: in float32; traits: of the persons, float32.
+    begin. normal: of the head's vertices, unit, in the view, (3, V, n). exact: the attributes in float64, name
+    -> (n, 1), a: in float32; traits: of the persons, float32; style: of hair_scalp.style().
 
     solid: faces (F, 3) and materials (F,) of all but hair cards and lenses; solid_active (F, n): which are drawn in
     which picture, None for all. strand_faces, strand_active: of the hair cards; lens_faces, lens_active: of the lenses.
@@ -47,10 +46,11 @@ class Geometry:
     traits: Numbers
     exact: Numbers
     a: Numbers
+    style: Numbers
     x: Tensor
     y: Tensor
     depth: Tensor
-    normal: Vector
+    normal: Tensor
     cards: hair.Ribbons
     start: dict[int, int]
     glasses: Glasses | None
@@ -108,37 +108,31 @@ def strand_faces(device: torch.device, cards: int, segments: int) -> Tensor:
     return torch.cat([lower, upper]).to(device)
 
 
-def unit(v) -> Vector:
-    """Vectors of unit length."""
-    length = (v[0] * v[0] + v[1] * v[1] + v[2] * v[2]).clamp(min=1e-20).sqrt()
-    return v[0] / length, v[1] / length, v[2] / length
-
-
 def build(identity: Tensor, attributes: Tensor, size: int) -> Geometry:
     """The surfaces of pictures of identity (n, K) and attributes (n, A), for `size` pixels of 2 x 2 samples."""
     t, n = mesh.tables(identity.device), len(identity)
-    exact = {name: attributes[:, i : i + 1].double() for i, name in enumerate(ATTRIBUTES)}
-    a = {name: v.float() for name, v in exact.items()}
+    exact, a = (
+        dict(zip(ATTRIBUTES, numbers.T.contiguous()[..., None], strict=True))
+        for numbers in (attributes.double(), attributes.float())
+    )
     who = person(identity)
-    traits = {name: v.float() for name, v in who.traits.items()}
+    traits = dict(zip(who.traits, torch.stack(list(who.traits.values())).float(), strict=True))
     head = mesh.blend(t, who, exact)
-    normal = mesh.normals(t, *head.face)
+    normal = mesh.normals(t, head.face)
     view = camera.place(t, head, exact, 2 * size)
 
-    skin = _dressed(t, head.face, normal, traits, a)
-    cards = _hair(head.face, a, size)
-    edges = tuple(cards.points[..., k].permute(1, 2, 3, 0).reshape(-1, n) for k in range(3))
+    style = hair_scalp.style(a)
+    skin = _dressed(t, head.face, normal, traits, a, style)
+    cards = _hair(head.face, a, style, size)
+    edges = cards.points.permute(4, 1, 2, 3, 0).reshape(3, -1, n)
     wears = a["glasses"].T > 0.5
     worn = _glasses(t, head, a, view) if wears.any() else None
     parts = {BODY: _turned(t, view.pose(skin), skin), **_eyeballs(head, view), HAIR: view.pose(edges)}
     if worn is not None:
         parts[GLASSES] = view.pose(worn.points)
-    counts = [len(v[0]) for v in parts.values()]
-    start = dict(zip(parts, itertools.accumulate(counts, initial=0), strict=False))
-    x, y, depth = view.project(tuple(torch.cat(v) for v in zip(*parts.values(), strict=True)))
-    for part, back in BACK.items():
-        inner = t.inner[part]
-        depth = depth.index_copy(0, inner, depth.index_select(0, inner) - back)
+    start = dict(zip(parts, itertools.accumulate((v.shape[1] for v in parts.values()), initial=0), strict=False))
+    x, y, depth = view.project(torch.cat(list(parts.values()), 1))
+    depth[: len(t.rest)] -= _back(t.rest.device)
 
     solid, solid_active, lens_faces = _solid(t.rest.device), None, None
     if worn is not None:
@@ -147,7 +141,7 @@ def build(identity: Tensor, attributes: Tensor, size: int) -> Geometry:
         solid = torch.cat([solid[0], frame]), torch.cat([solid[1], solid[1].new_full((len(frame),), GLASSES)])
     active = cards.used.permute(1, 2, 0).reshape(-1, n)
     return Geometry(
-        tables=t, head=head, view=view, traits=traits, exact=exact, a=a, x=x, y=y, depth=depth,
+        tables=t, head=head, view=view, traits=traits, exact=exact, a=a, style=style, x=x, y=y, depth=depth,
         normal=_turned(t, view.rotate(normal), normal), cards=cards, start=start, glasses=worn,
         solid=solid, solid_active=solid_active,
         strand_faces=strand_faces(t.rest.device, *cards.used.shape[1:]) + start[HAIR],
@@ -156,19 +150,28 @@ def build(identity: Tensor, attributes: Tensor, size: int) -> Geometry:
     )  # fmt: skip
 
 
-def _turned(t: mesh.Tables, moved: Vector, still: Vector) -> Vector:
+@lru_cache
+def _back(device: torch.device) -> Tensor:
+    """BACK of the head's vertices, (V, 1)."""
+    t = mesh.tables(device)
+    back = torch.zeros(len(t.rest), 1, device=device)
+    for part, distance in BACK.items():
+        back[t.inner[part]] = distance
+    return back
+
+
+def _turned(t: mesh.Tables, moved: Tensor, still: Tensor) -> Tensor:
     """Vectors of the head's vertices: as in `moved` where they turn with the head, as in `still` on the shoulders."""
     share = t.turning[:, None]
-    return tuple(p * share + q * (1 - share) for p, q in zip(moved, still, strict=True))
+    return moved * share + still * (1 - share)
 
 
-def _eyeballs(head: mesh.Blended, view: camera.Camera) -> dict[int, Vector]:
+def _eyeballs(head: mesh.Blended, view: camera.Camera) -> dict[int, Tensor]:
     """The vertices of both eyeballs in the view, by material."""
-    directions = cap(head.radius[0].device)[0]
-    return {
-        material: view.pose(tuple(c + directions[:, k : k + 1] * radius for k, c in enumerate(middle)))
-        for material, middle, radius in zip((EYE_LEFT, EYE_RIGHT), head.eyes, head.radius, strict=True)
-    }
+    directions = cap(head.radius.device)[0].T[None, ..., None]
+    balls = (head.eyes + directions * head.radius[:, None]).transpose(0, 1)  # (3, 2, C, n)
+    left, right = view.pose(balls.flatten(1, 2)).view(balls.shape).unbind(1)
+    return {EYE_LEFT: left, EYE_RIGHT: right}
 
 
 @lru_cache
@@ -180,30 +183,23 @@ def _fit(device: torch.device) -> Fit:
 
 
 def _glasses(t: mesh.Tables, head: mesh.Blended, a: Numbers, view: camera.Camera) -> Glasses:
-    """The glasses: points in the head's frame, and normals in the view, (G, n) each of x, y, z."""
-    vertices = torch.stack(head.rest, -1).transpose(0, 1)
-    eyes = torch.stack([torch.cat(e).T for e in head.eyes], 1)
-    worn = glasses(vertices, eyes, a, _fit(t.rest.device))
-    points, normals = (tuple(v[..., k].T.contiguous() for k in range(3)) for v in worn)
+    """The glasses: points in the head's frame, and normals in the view, (3, G, n)."""
+    worn = glasses(head.rest.permute(2, 1, 0), head.eyes[:, :, 0].permute(2, 0, 1), a, _fit(t.rest.device))
+    points, normals = (v.permute(2, 1, 0).contiguous() for v in worn)
     return Glasses(points, view.rotate(normals))
 
 
-def _hair(face: Vector, a: Numbers, size: int) -> hair.Ribbons:
+def _hair(face: Tensor, a: Numbers, style: Numbers, size: int) -> hair.Ribbons:
     detail = min(1.0, size / 256)
-    vertices = torch.stack(face, -1).transpose(0, 1)
     count, segments = next(cards for smallest, *cards in CARDS if size >= smallest)
-    return hair.grow(scalp(vertices.device), vertices, a, count, segments, detail)
+    return hair.grow(scalp(face.device), face.permute(2, 1, 0), a, style, count, segments, detail)
 
 
-def _dressed(t: mesh.Tables, face: Vector, normal: Vector, z: Numbers, a: Numbers) -> Vector:
+def _dressed(t: mesh.Tables, face: Tensor, normal: Tensor, z: Numbers, a: Numbers, style: Numbers) -> Tensor:
     """The head with its lashes shortened, and its scalp pushed out under the hair."""
     share = 0.08 + 0.32 * z["lashes"].T
-    out = (hair_scalp.scalp_push(scalp(t.rest.device), a) + clothes.cloth_push(t.rest, a)).T
+    out = (hair_scalp.scalp_push(scalp(t.rest.device), a, style) + clothes.cloth_push(t.rest, a)).T
     beard, moustache = (t.masks[MASKS.index(name)][:, None] for name in ("beard", "moustache"))
     out = out * t.is_body[:, None] + torch.maximum(beard * z["beard"].T * 0.045, moustache * z["moustache"].T * 0.022)
-    points = []
-    for v, direction in zip(face, normal, strict=True):
-        root = v.index_select(0, t.lash_root)
-        v = v.index_copy(0, t.lashes, root + (v.index_select(0, t.lashes) - root) * share)
-        points.append(v + direction * out)
-    return tuple(points)
+    root = face.index_select(1, t.lash_root)
+    return face.index_copy(1, t.lashes, root + (face.index_select(1, t.lashes) - root) * share) + normal * out

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .curves import bump, hue, mix, smooth
+from .curves import bump, hue, hues, mix, smooth, smooths
 
 AROUND, SECTION, BRIDGE, TEMPLE = 32, 8, 7, 12  # points: of a rim, around a tube, of the bridge, of a temple
 EYES_APART = 0.616  # dm, of the mean face; everything scales with it
@@ -273,12 +273,11 @@ def _tubes(path: Path, across: Path, upright: Path, wide: Tensor, deep: Tensor) 
     across, upright: the axes of their sections at each ring; wide, deep: half sides along these. All of them broadcast.
     """
     su, sv = SECTIONS.to(path[0].device).unbind(1)
-    points, normals = [], []
-    for p, a, u in zip(path, across, upright, strict=True):
-        p, a, u = (v[..., None] for v in torch.broadcast_tensors(p, a, u))
-        points.append((p + a * (su * wide[..., None]) + u * (sv * deep[..., None])).flatten(1))
-        normals.append((a * su + u * sv).flatten(1))
-    return torch.stack(points, 2), _unit(torch.stack(normals, 2))
+    every = torch.broadcast_tensors(*path, *across, *upright)
+    p, a, u = (torch.stack(every[k : k + 3], -1)[..., None, :] for k in (0, 3, 6))
+    su, sv, wide, deep = su[:, None], sv[:, None], wide[..., None, None], deep[..., None, None]
+    points = p + a * (su * wide) + u * (sv * deep)
+    return points.flatten(1, 3), _unit((a * su + u * sv).flatten(1, 3))
 
 
 def _unit(v: Tensor) -> Tensor:
@@ -293,13 +292,14 @@ def frame_colour(a: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
     pick = pick - pick.floor()
     dark = a["glasses_dark"]
     gold, silver = (hue(h, s, 0.79, like=pick) for h, s in ((0.11, 0.42), (0.60, 0.03)))
+    coloured, faint = hues((pick * 0.9, 0.55, 0.42), (pick, 0.08, 0.13))
+    black, grey = smooths((dark,), (0, 0.35, 0.65), (0, 0.35, 0.55))
     wire = mix(gold, silver, (pick > 0.5).float())
-    wire = mix(wire, wire * 0.06, smooth(0.35, 0.65, dark))
-    coloured = hue(pick * 0.9, 0.55, 0.42)
+    wire = mix(wire, wire * 0.06, black)
     brown = hue(0.06, 0.65, 0.30, like=pick)
     acetate = mix(coloured, brown, (pick > 0.35).float())
-    acetate = mix(acetate, hue(pick, 0.08, 0.13), smooth(0.35, 0.55, dark))
-    return mix(wire, acetate, thick), (1 - thick) * (1 - 0.6 * smooth(0.35, 0.65, dark))
+    acetate = mix(acetate, faint, grey)
+    return mix(wire, acetate, thick), (1 - thick) * (1 - 0.6 * black)
 
 
 def lens(

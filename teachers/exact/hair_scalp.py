@@ -7,13 +7,16 @@ point only exactly rounded operations are used.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from .curves import dot
+from .curves import constant, dot, rise, rises
 
 CARDS = 440  # cards in all; `count` takes the first of them
 PANELS = 20  # of the cards: the first ones, broad, the closed curtain of long hair around the neck
@@ -21,6 +24,7 @@ CENTRE = (0.0, 7.45, 0.50)  # of the skull
 HALF = (0.74, 1.06, 0.98)  # half axes of the ellipsoid that gives the soft normals
 WHORL = (0.12, 8.50, 0.02)
 KNOT = (0.0, 7.55, -0.62)  # where hair that is tied back comes together
+TOP, FRONT = (7.55, 8.15), (0.5, 1.2)  # heights, and depths, between which the mass of hair grows to that of the crown
 GRID, REACH = 40, 2.0  # the skull's map: cells along a side, half width of the stereographic plane
 RADIUS = 0.85  # of the head, turns the angle of the hairline into a length
 
@@ -33,7 +37,7 @@ LINE = ((0, 7.96), (12, 7.97), (22, 7.98), (30, 7.94), (37, 7.85), (44, 7.71), (
 RECEDED = ((0, 8.10), (10, 8.18), (20, 8.36), (29, 8.34), (37, 8.12), (45, 7.86), (52, 7.62), *AROUND_EAR)
 
 
-@dataclass
+@dataclass(eq=False)
 class Scalp:
     """Tables of the rest head with V vertices and CARDS = R cards. Made once by `scalp`."""
 
@@ -55,13 +59,19 @@ class Scalp:
 
 def smooth(low: float, high: float, x: Tensor) -> Tensor:
     """0 below low, 1 above high (or the other way round), smooth between. curves.smooth() rounds in another way."""
-    t = ((x - low) * (1 / (high - low))).clamp(0, 1)
-    return t * t * (3 - 2 * t)
+    t = rise(low, high, x)
+    return t * t * torch.rsub(t, 3, alpha=2)
+
+
+def smooths(p: Sequence[Tensor], *bounds: tuple[int, float, float]) -> Tensor:
+    """smooth(low, high, p[k]) of several (k, low, high) at once: (K, ...). curves.smooths() rounds in another way."""
+    t = rises(p, *bounds)
+    return t * t * torch.rsub(t, 3, alpha=2)
 
 
 def size_of(v: Tensor) -> Tensor:
     """Lengths (...) of vectors (3, ...)."""
-    return (v[0] * v[0] + v[1] * v[1] + v[2] * v[2]).clamp(min=1e-12).sqrt()
+    return dot(v, v).clamp(min=1e-12).sqrt()
 
 
 def unit(v: Tensor) -> Tensor:
@@ -73,8 +83,9 @@ def cross(a: Tensor, b: Tensor) -> Tensor:
     return torch.stack([a[1] * b[2] - a[2] * b[1], a[2] * b[0] - a[0] * b[2], a[0] * b[1] - a[1] * b[0]])
 
 
-def column(values, like: Tensor) -> Tensor:
-    return torch.tensor(values, dtype=like.dtype, device=like.device)[:, None, None]
+def column(values: tuple[float, ...], like: Tensor) -> Tensor:
+    """A constant vector (3, 1, ...) for vectors `like` (3, ...). It is shared: never write into it."""
+    return constant(values, like.device, like.ndim - 1)
 
 
 # Static tables
@@ -181,15 +192,24 @@ def scalp(rest: Tensor, body: Tensor) -> Scalp:
 
 
 def style(a: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Shares (n, 1) in [0, 1] of the ways to comb and cut, from the attributes."""
-    length, curl = a["hair_length"], a["hair_curl"]
-    long = smooth(0.5, 0.75, length)
-    afro = smooth(0.55, 0.8, curl) * (1 - long)
+    """Shares (n, 1) in [0, 1] of the ways to comb and cut, from the attributes, and thicknesses of the hair's mass."""
+    length, curl, volume = a["hair_length"], a["hair_curl"], a["hair_volume"]
+    long, swept, buzz, grown, afro, curly, wavy, fringe = smooths(
+        (length, curl, a["hair_fringe"]), (0, 0.5, 0.75), (0, 0.24, 0.32), (0, 0.14, 0.08), (0, 0.1, 0.5),
+        (1, 0.55, 0.8), (1, 0.4, 0.9), (1, 0.3, 0.75), (2, 0, 0.3),
+    )  # fmt: skip
+    afro = afro * (1 - long)
     back = a["hair_back"] * (1 - afro)
-    swept = smooth(0.24, 0.32, length) * (1 - back) * (1 - afro)
-    recede = (a["hair_line"] * 0.55).clamp(-0.4, 1)
-    buzz = smooth(0.14, 0.08, length)
-    return {"long": long, "afro": afro, "back": back, "swept": swept, "recede": recede, "buzz": buzz}
+    swept = swept * (1 - back) * (1 - afro)
+    flat = 0.022 + volume * 0.5 + 0.10 * grown * (0.4 + volume * 4)
+    return {
+        "long": long, "afro": afro, "back": back, "swept": swept, "buzz": buzz, "curly": curly, "wavy": wavy,
+        "fringe": fringe, "parted": (long + swept).clamp(max=1), "recede": (a["hair_line"] * 0.55).clamp(-0.4, 1),
+        "flat": flat, "sides": flat * (0.35 + 0.45 * long) + 0.01 + long * (0.02 + 0.25 * volume),
+        "puffy": 0.10 + 0.62 * length, "smoothed": 1 - afro,
+        "parting": 0.95 * a["hair_part"], "slant": 0.30 * a["hair_part"], "ball": 0.8 * afro,
+        "raised": 0.35 * swept,
+    }  # fmt: skip
 
 
 def scalp_line(tables: Scalp, a: dict[str, Tensor]) -> Tensor:
@@ -199,72 +219,78 @@ def scalp_line(tables: Scalp, a: dict[str, Tensor]) -> Tensor:
     return torch.where(a["bald"] > 0.5, torch.full_like(line, -1), line)
 
 
-def hair_mass(p: Tensor, a: dict[str, Tensor], s: dict[str, Tensor]) -> Tensor:
-    """Thickness (n, ...) dm of the hair's mass over points p (3, ..., K) deep inside the hair."""
-    top = smooth(7.55, 8.15, p[1])
-    volume = a["hair_volume"]
-    flat = 0.022 + volume * 0.5 + 0.10 * smooth(0.1, 0.5, a["hair_length"]) * (0.4 + volume * 4)
-    crown = flat * (1 + 0.35 * s["swept"] * smooth(0.5, 1.2, p[2]))
-    sides = flat * (0.35 + 0.45 * s["long"]) + 0.01 + s["long"] * (0.02 + 0.25 * volume)
-    full = sides + (crown - sides) * top
+def hair_mass(top: Tensor, front: Tensor, a: dict[str, Tensor], s: dict[str, Tensor]) -> Tensor:
+    """Thickness (n, ...) dm of the hair's mass deep inside the hair, at points p of which top is smooth(*TOP, p[1]) and
+    front is smooth(*FRONT, p[2])."""
+    crown = s["flat"] * (1 + s["raised"] * front)
+    full = s["sides"] + (crown - s["sides"]) * top
     full = full + (0.045 - full) * s["back"]
-    puffy = (0.10 + 0.62 * a["hair_length"]) * (0.75 + 0.35 * top) + volume
+    puffy = s["puffy"] * (0.75 + 0.35 * top) + a["hair_volume"]
     full = full + (puffy - full) * s["afro"]
     return full + (0.018 - full) * s["buzz"]
 
 
-def scalp_push(tables: Scalp, a: dict[str, Tensor]) -> Tensor:
-    """(n, V) dm by which the vertices are moved out along their normals."""
-    s, inside = style(a), scalp_line(tables, a)
-    wide = 0.24 + 0.10 * s["afro"]
-    edge = ((inside + 0.01) / wide).clamp(0, 1)
-    return hair_mass(tables.rest[:, None], a, s) * (edge * edge * (3 - 2 * edge))
+def scalp_push(tables: Scalp, a: dict[str, Tensor], s: dict[str, Tensor]) -> Tensor:
+    """(n, V) dm by which the vertices are moved out along their normals. s: style(a)."""
+    inside = scalp_line(tables, a)
+    edge = ((inside + 0.01) / (0.24 + 0.10 * s["afro"])).clamp(0, 1)
+    return hair_mass(*_at_rest(tables).mass, a, s) * (edge * edge * (3 - 2 * edge))
 
 
-def _top(p: Tensor) -> Tensor:
+def top(p: Tensor) -> Tensor:
     """1 on the top of the head, 0 on its sides, at points p (3, ...)."""
     return smooth(7.62, 8.05, p[1] + 0.30 * smooth(0.7, 1.2, p[2]))
 
 
-def comb(p: Tensor, a: dict[str, Tensor], s: dict[str, Tensor], front: Tensor | None = None) -> Tensor:
-    """Directions (3, n, K), not of unit length, in which hair is combed at points p (3, n or 1, K).
+class _AtRest(NamedTuple):
+    """Of the vertices of the rest head: mass, what hair_mass() needs; top as of top(); normal, soft_normal()."""
+
+    mass: Tensor
+    top: Tensor
+    normal: Tensor
+
+
+@lru_cache
+def _at_rest(t: Scalp) -> _AtRest:
+    p = t.rest[:, None]
+    return _AtRest(smooths(p, (1, *TOP), (2, *FRONT)), top(p), soft_normal(p))
+
+
+def comb(p: Tensor, high: Tensor, s: dict[str, Tensor], front: Tensor | None = None) -> Tensor:
+    """Directions (3, n, K), not of unit length, in which hair is combed at points p (3, n or 1, K). high: top(p).
 
     front: share (n, K) of the fringe, by default from the place."""
     x, y, z = p
-    whorl, knot, centre = (column(v, p) for v in (WHORL, KNOT, CENTRE))
-    crop = unit(p - whorl)
-    top = _top(p)
-    away = ((x - 0.95 * a["hair_part"]) * 9).clamp(-1, 1)
-    aside = away * (0.25 + 0.75 * top) + 0.1 * x
-    back = -0.10 - 0.35 * top + (0.42 - 0.26 * top) * s["long"]  # long hair on the sides falls before the ears
-    sweep = torch.stack([aside, top - 0.95 + 0 * aside, back + 0 * aside])
-    tail = unit(knot - p)
-    fringe = smooth(0, 0.3, a["hair_fringe"])
-    parted = (s["long"] + s["swept"]).clamp(max=1)
+    away = ((x - s["parting"]) * 9).clamp(-1, 1)
+    aside = away * (0.25 + 0.75 * high) + 0.1 * x
+    back = -0.10 - 0.35 * high + (0.42 - 0.26 * high) * s["long"]  # long hair on the sides falls before the ears
+    sweep = torch.stack(torch.broadcast_tensors(aside, high - 0.95, back))
+    parted = s["parted"]
     if front is None:
-        parted = parted * (1 - fringe * top)
-        front = smooth(0.86, 1.04, z + 0.5 * x * x) * smooth(0.68, 0.54, x.abs()) * fringe
-    d = crop + (unit(sweep) - crop) * parted
-    ahead = 0.25 * x + 0.30 * a["hair_part"]
-    ahead = torch.stack([ahead, -0.35 + 0 * ahead, 1 + 0 * ahead])
+        parted = parted * (1 - s["fringe"] * high)
+        front = smooth(0.86, 1.04, z + 0.5 * x * x) * smooth(0.68, 0.54, x.abs()) * s["fringe"]
+    ways = torch.broadcast_tensors(p - column(WHORL, p), sweep, column(KNOT, p) - p)
+    crop, sweep, tail = unit(torch.stack(ways, 1)).unbind(1)
+    d = crop + (sweep - crop) * parted
+    ahead = 0.25 * x + s["slant"]
+    ahead = torch.stack([ahead, *constant((-0.35, 1.0), p.device).expand(2, *ahead.shape)])
     d = d + (ahead - d) * front
     d = d + (tail - d) * (s["back"] * (1 - front))
-    return d + ((p - centre) * 1.2 - d) * (0.8 * s["afro"])
+    return d + ((p - column(CENTRE, p)) * 1.2 - d) * s["ball"]
 
 
-def scalp_tangent(tables: Scalp, a: dict[str, Tensor]) -> Tensor:
-    """Combing direction (3, n, V) of unit length at the vertices, in the head's frame, along the rest head's skull."""
-    p, s = tables.rest[:, None], style(a)
-    out = soft_normal(p)
-    d = comb(p, a, s)
+def scalp_tangent(tables: Scalp, a: dict[str, Tensor], s: dict[str, Tensor]) -> Tensor:
+    """Combing direction (3, n, V) of unit length at the vertices, in the head's frame, along the rest head's skull. s:
+    style(a)."""
+    p = tables.rest[:, None]
+    out = _at_rest(tables).normal
+    d = comb(p, _at_rest(tables).top, s)
     return unit(d - out * dot(d, out))
 
 
-def scalp_places(tables: Scalp, a: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """Places (n, V) each, in noise tiles, across and along the combed hair at the vertices."""
-    s = style(a)
-    top = _top(tables.rest)
-    parted = (s["long"] + s["swept"]).clamp(max=1) * (1 - s["back"]) * (1 - smooth(0, 0.3, a["hair_fringe"]) * top)
+def scalp_places(tables: Scalp, a: dict[str, Tensor], s: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """Places (n, V) each, in noise tiles, across and along the combed hair at the vertices. s: style(a)."""
+    parted = s["parted"] * (1 - s["back"]) * (1 - s["fringe"] * _at_rest(tables).top)
     across, along = tables.crop[:, None] + (tables.sweep - tables.crop)[:, None] * parted
     across = across + (tables.sweep[1] - across) * s["back"] + a["hair_phase"]
     along = along + (tables.sweep[0] - along) * s["back"] + 0.37 * a["hair_phase"]
@@ -273,5 +299,9 @@ def scalp_places(tables: Scalp, a: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
 
 def soft_normal(p: Tensor) -> Tensor:
     """Unit normals of the ellipsoid through the points (3, ...)."""
-    half = column(HALF, p)
-    return unit((p - column(CENTRE, p)) / (half * half))
+    return unit((p - column(CENTRE, p)) / _square(HALF, p.device, p.ndim - 1))
+
+
+@lru_cache
+def _square(values: tuple[float, ...], device: torch.device, after: int) -> Tensor:
+    return constant(values, device, after) ** 2

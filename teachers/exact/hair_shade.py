@@ -15,7 +15,7 @@ from torch.nn.functional import grid_sample
 
 from .curves import dot, linear, ramp
 from .hair import SHEETS
-from .hair_scalp import smooth, style
+from .hair_scalp import smooth, smooths
 from .noise import interleaved
 
 PATTERNS, ACROSS, ALONG = 32, 40, 48  # of each kind of pattern; cells across and along a card
@@ -145,12 +145,12 @@ def _lit(
     return out + colour * (first * (tone * tone) * (0.030 * light["gloss"]))
 
 
-def light_of_hair(light: dict[str, Tensor], a: dict[str, Tensor]) -> dict[str, Tensor]:
+def light_of_hair(light: dict[str, Tensor], a: dict[str, Tensor], s: dict[str, Tensor]) -> dict[str, Tensor]:
     """The light with the hair's own colour and gloss, for `shade` and `shade_scalp`.
 
-    light: key and half (unit directions to the light and halfway to the viewer), colour, sky, ground (3, n, 1)."""
-    curly = smooth(0.4, 0.9, a["hair_curl"])
-    return {**light, "hair": hair_colour(a) * (1 - 0.25 * curly), "gloss": 1 - 0.75 * curly}
+    light: key and half (unit directions to the light and halfway to the viewer), colour, sky, ground (3, n, 1). s: of
+    hair_scalp.style()."""
+    return {**light, "hair": hair_colour(a) * (1 - 0.25 * s["curly"]), "gloss": 1 - 0.75 * s["curly"]}
 
 
 def shade(
@@ -170,35 +170,41 @@ def shade(
 
 
 def scalp_mask(
-    line: Tensor, across: Tensor, along: Tensor, x: Tensor, y: Tensor, a: dict[str, Tensor], detail: float
+    line: Tensor,
+    across: Tensor,
+    along: Tensor,
+    x: Tensor,
+    y: Tensor,
+    a: dict[str, Tensor],
+    s: dict[str, Tensor],
+    detail: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Share of hair over skin (n, P) in [0, 1] and the noise that `shade_scalp` needs, strands and locks (n, P).
 
     line: `scalp_line` at the points (n, P). across, along: `scalp_places`. x, y: of the rest head, dm. detail: size of
     the picture / 256, at most 1."""
     strands, locks, grain, curls = _noise(across, along)
-    s = style(a)
-    front = smooth(7.5, 7.7, y)  # roots fade over the forehead and the temples, less around the ears
+    front, crown = smooths(
+        (y,), (0, 7.5, 7.7), (0, 7.95, 8.15)
+    )  # roots fade over the forehead and the temples, less around the ears
     ragged = (0.007 * strands + (0.008 + 0.010 * front) * grain) * detail + 0.005 * locks
-    curly = (0.9 - 0.6 * s["long"]) * smooth(0.3, 0.75, a["hair_curl"])
+    curly = (0.9 - 0.6 * s["long"]) * s["wavy"]
     strands = strands + (0.4 * grain + 1.3 * (0.6 - curls.abs()) - strands) * curly
     soft = 0.045 + 0.035 * s["buzz"] + 0.03 * (1 - detail) + 0.03 * front
     t = ((line + ragged - 0.05 * front * soft) / (2 * soft) + 0.5).clamp(0, 1)
     mask = t * t * (3 - 2 * t)
-    combed = (s["long"] + s["swept"]).clamp(max=1) * (1 - s["back"]) * (a["hair_fringe"] == 0)
+    combed = s["parted"] * (1 - s["back"]) * (a["hair_fringe"] == 0)
     apart = ((x - 0.95 * a["hair_part"]).abs() * 55 + 0.15 * strands).clamp(0, 1)
-    mask = mask * (1 - (0.42 * combed) * (1 - apart) * smooth(7.95, 8.15, y))
+    mask = mask * (1 - (0.42 * combed) * (1 - apart) * crown)
     thin = (0.90 + 0.07 * grain * detail).clamp(0, 1)
     return mask * (1 - s["buzz"] * (1 - thin * (0.72 + 0.2 * a["hair_dark"]))), strands * detail, locks
 
 
 def shade_scalp(
-    normal: Tensor, tangent: Tensor, line: Tensor, strands: Tensor, locks: Tensor, a: dict[str, Tensor], light: dict
+    normal: Tensor, tangent: Tensor, line: Tensor, strands: Tensor, locks: Tensor, s: dict[str, Tensor], light: dict
 ) -> Tensor:
     """Linear colour (3, n, P) of the scalp's hair, lit. line, strands and locks (n, P) as in `scalp_mask`."""
-    s = style(a)
-    curly = smooth(0.4, 0.9, a["hair_curl"])
-    tone = (1 + (0.19 + 0.11 * curly) * strands + 0.08 * locks).clamp(0.3, 1.7)
+    tone = (1 + (0.19 + 0.11 * s["curly"]) * strands + 0.08 * locks).clamp(0.3, 1.7)
     open_ = 0.74 + 0.26 * smooth(0.02, 0.28, line)
     open_ = open_ + (0.95 - open_) * s["buzz"]
     return _lit(normal, tangent, tone, open_, 0.05 * locks + 0.05 * strands, light)

@@ -7,76 +7,93 @@ face: what they hide must come from the target in a face swap. Only exact arithm
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from .curves import bump, hue, mix, smooth
+from .curves import bump, bumps, by_kind, constant, hue, hues, mix, smooth, smooths
 from .noise import noise
 
 KINDS = (0.26, 0.50, 0.74)  # occluder_kind below: microphone, cup, book, else scarf
+PLATEAU = 0.118  # of a cup's lid: half its width
 Share = Tensor
 Thing = tuple[Tensor, Share]
 
 
-def occluder(x: Tensor, y: Tensor, a: dict[str, Tensor]) -> Thing:
-    """Linear colours (3, n, S, S) and shares (n, S, S) in [0, 1] of the objects at x (to the right) and y (down).
+def occluder(size: int, a: dict[str, Tensor]) -> Thing:
+    """Linear colours (3, n, size, size) and shares (n, size, size) in [0, 1] of the objects of attributes a, name ->
+    (n, 1). The share is 0 where a["occluder"] is at most 0.5.
 
-    x, y: (n, S, S), sides of the picture from its middle, in [-.5, .5]. The share is 0 where a["occluder"] is 0.
-
-    Used of a, name -> (n, 1): occluder, _kind, _x, _y, _hue in [0, 1]; light_azimuth, _elevation, _strength, _warmth,
-    ambient.
+    Used of a: occluder, occluder_kind, _x, _y, _hue in [0, 1]; light_azimuth, _elevation, _strength, _warmth, ambient.
     """
-    side = x.shape[-1]
-    colour, share = torch.zeros(3, *x.shape, device=x.device), torch.zeros(x.shape, device=x.device)
-    number = sum((a["occluder_kind"][:, 0] >= edge).long() for edge in KINDS)
-    number = torch.where(a["occluder"][:, 0] > 0, number, -1)
-    soft = max(0.0025, 0.6 / side)
-    low, high = y.amax((0, 2)), x.abs().amin((0, 1))
-    for k, (draw, top, wide) in enumerate(
-        ((_microphone, 0.08, 0.35), (_cup, 0.0, 0.52), (_book, 0.0, 0.56), (_scarf, 0.0, 0.60))
-    ):
-        rows = (number == k).nonzero()[:, 0]
+    n, device = len(a["occluder"]), a["occluder"].device
+    colour, share = torch.zeros(3, n, size, size, device=device), torch.zeros(n, size, size, device=device)
+    numbers = _light(a) | {name: a[name] for name in ("occluder_x", "occluder_y", "occluder_hue", "ambient")}
+    packed = torch.stack(list(numbers.values()))
+    kind = torch.where(a["occluder"] > 0.5, a["occluder_kind"], -1)
+    things = (_microphone, 0.08, 0.35), (_cup, 0.0, 0.52), (_book, 0.0, 0.56), (_scarf, 0.0, 0.60)
+    for (draw, top, wide), rows in zip(things, by_kind(kind, (0.0, *KINDS))[1:], strict=True):
         if len(rows):
-            # Only the part of the picture that such an object can reach.
-            lines, columns = (low > top).nonzero()[:, 0], (high < wide).nonzero()[:, 0]
-            near = rows[:, None, None], lines[None, :, None], columns[None, None]
-            some = {name: a[name][rows] for name in a if name.startswith(("occluder", "light", "ambient"))}
-            drawn, covered = draw(x[near].flatten(1), y[near].flatten(1), some, soft)
-            place = len(rows), len(lines), len(columns)
-            share[near] = covered.view(place)
-            for channel, values in zip(colour, drawn, strict=True):
-                channel[near] = values.view(place)
+            lines, columns = _reach(size, top, wide)
+            axis = _axis(size, device)
+            y, x = axis[lines, None].expand(len(rows), -1, columns.stop - columns.start), axis[columns]
+            some = dict(zip(numbers, packed.index_select(1, rows), strict=True))
+            drawn, covered = draw(x.expand_as(y).flatten(1), y.flatten(1), some, max(0.0025, 0.6 / size))
+            share[rows, lines, columns] = covered.view(y.shape)
+            colour[:, rows, lines, columns] = drawn.view(3, *y.shape)
     return colour, share * a["occluder"].clamp(0, 1)[..., None]
 
 
-def _lit(albedo: Tensor, nx: Tensor, ny: Tensor, nz: Tensor, a: dict[str, Tensor], gloss: float = 0.0) -> Tensor:
-    """Albedo (3, n, P) or (3, n, 1) under the key and the ambient light; unit normals (n, P), y up, z to the viewer."""
+def _axis(size: int, device: torch.device) -> Tensor:
+    return (torch.arange(size, device=device) + 0.5) / size - 0.5
+
+
+@lru_cache
+def _reach(size: int, top: float, wide: float) -> tuple[slice, slice]:
+    """Lines below `top` and columns within `wide` of the middle: the part of the picture that an object can reach."""
+    axis = _axis(size, torch.device("cpu"))
+    first = int((axis.abs() >= wide).sum()) // 2
+    return slice(int((axis <= top).sum()), size), slice(first, size - first)
+
+
+def _light(a: dict[str, Tensor]) -> dict[str, Tensor]:
+    """What _lit() needs of the lights: the direction to the key light and its colour; of the direction halfway to the
+    viewer, which has the same x and y, z and the length before it is made a unit."""
     azimuth, elevation = (a[k].double() * (math.pi / 180) for k in ("light_azimuth", "light_elevation"))
-    lx = (azimuth.sin() * elevation.cos()).float()
-    ly, lz = elevation.sin().float(), (azimuth.cos() * elevation.cos()).float()
-    facing = ((nx * lx + ny * ly + nz * lz + 0.12) * (1 / 1.12)).clamp(min=0)
-    warm = 0.10 * a["light_warmth"].clamp(-2, 2)
-    key = torch.stack([1 + warm, torch.ones_like(warm), 1 - 1.4 * warm]) * (1.04 * a["light_strength"])
+    x = (azimuth.sin() * elevation.cos()).float()
+    y, z = elevation.sin().float(), (azimuth.cos() * elevation.cos()).float()
+    half = z + 1
+    warm, strength = 0.10 * a["light_warmth"].clamp(-2, 2), 1.04 * a["light_strength"]
+    return {
+        "light_x": x, "light_y": y, "light_z": z, "half_z": half, "half": (x * x + y * y + half * half).sqrt(),
+        "red": (1 + warm) * strength, "green": strength, "blue": (1 - 1.4 * warm) * strength,
+    }  # fmt: skip
+
+
+def _lit(albedo: Tensor, nx: Tensor, ny: Tensor, nz: Tensor, a: dict[str, Tensor], gloss: float = 0.0) -> Tensor:
+    """Albedo (3, n, P) or (3, n, 1) under the key and the ambient light; unit normals (n, P) or constant, y up, z to
+    the viewer. Or of k surfaces at once: (3, k, n, P) and (k, n, P)."""
+    sideways = nx * a["light_x"] + ny * a["light_y"]
+    facing = ((sideways + nz * a["light_z"] + 0.12) * (1 / 1.12)).clamp_(min=0)
+    key = torch.stack([a["red"], a["green"], a["blue"]]).view(3, *[1] * (albedo.ndim - 3), -1, 1)
     ambient = a["ambient"] * (0.80 + 0.30 * ny)
     out = albedo * (key * facing + ambient)
     if not gloss:
         return out
-    hx, hy, hz = lx, ly, lz + 1
-    length = (hx * hx + hy * hy + hz * hz).sqrt()
-    near = ((nx * hx + ny * hy + nz * hz) / length).clamp(min=0)
-    near = near * near
-    near = near * near
-    near = near * near
-    near = near * near
-    return out + key * (near * near * gloss)
+    near = ((sideways + nz * a["half_z"]) / a["half"]).clamp_(min=0)
+    for _ in range(5):
+        near = near * near
+    return out + key * (near * gloss)
 
 
-def _lit_flat(albedo: Tensor, up: float, front: float, a: dict[str, Tensor], gloss: float = 0.0) -> Tensor:
-    """_lit() of a flat surface whose normal looks up and to the viewer."""
-    nil = torch.zeros_like(a["ambient"])
-    return _lit(albedo, nil, nil + up, nil + front, a, gloss)
+def _lit_flat(
+    albedo: Tensor, up: tuple[float, ...], front: tuple[float, ...], a: dict[str, Tensor], gloss: float
+) -> Tensor:
+    """_lit() of k flat surfaces (3, k, n, P), whose normals look up and to the viewer."""
+    nil, up, front = (constant(v, albedo.device) for v in ((0.0,), up, front))
+    return _lit(albedo, nil, up, front, a, gloss)
 
 
 def _turned(x: Tensor, y: Tensor, cx: Tensor, cy: Tensor, degrees: Tensor) -> tuple[Tensor, Tensor]:
@@ -93,12 +110,17 @@ def _round(u: Tensor, half: Tensor) -> tuple[Tensor, Tensor]:
     return across, (1 - across * across).sqrt()
 
 
-def _ellipse(u: Tensor, v: Tensor, wide: float | Tensor, high: float, soft: float) -> Tensor:
-    """How much a point is in the ellipse of half axes wide and high about 0; its edge is equally soft all around."""
-    p, q = u / wide, v / high
+def _ellipses(u: Tensor, v: Tensor, *shapes: tuple[float, float | Tensor, float, float]) -> Tensor:
+    """How much a point is in ellipses, each (height of the middle, half axes wide and high, softness): (k, n, P). Their
+    edges are equally soft all around."""
+    below, wide, high, soft = zip(*shapes, strict=True)
+    wide = torch.stack([w if isinstance(w, Tensor) else constant((w,), u.device, 1).expand(len(u), 1) for w in wide])
+    high, below = constant(high, u.device), constant(below, u.device)
+    p, q = u / wide, (v - below) / high
     squared = p * p + q * q
     p, q = p / wide, q / high
-    return smooth(soft, -soft, (squared - 1) / (4 * (p * p + q * q)).clamp(min=1e-4).sqrt())
+    away = (squared - 1) / (4 * (p * p + q * q)).clamp(min=1e-4).sqrt()
+    return smooths(away, *((k, s, -s) for k, s in enumerate(soft)))
 
 
 def _microphone(x: Tensor, y: Tensor, a: dict[str, Tensor], soft: float) -> Thing:
@@ -124,27 +146,31 @@ def _microphone(x: Tensor, y: Tensor, a: dict[str, Tensor], soft: float) -> Thin
     ball = _lit(ball_colour, bx, -by, bz, a) + _lit(torch.zeros_like(grille), bx, -by, bz, a, 0.35) * (1 - foam) * (
         0.4 + wire
     )
-    belt = smooth(0.012 + soft, 0.012 - soft, (v - 0.01 * bz).abs()) * (1 - foam)
-    nx, nz = bx.clamp(-0.99, 0.99), (1 - bx.clamp(-0.99, 0.99) ** 2).sqrt()
-    ball = mix(ball, _lit(hue(0.6, 0.03, 0.5, like=cx), nx, 0 * nx, nz, a, 0.7), belt)
-    ball_share = smooth(soft, -soft, (r2.clamp(min=1e-12).sqrt() - 1) * radius)
-
     below = (v - high * 0.8).clamp(min=0)
     half = 0.056 - 0.05 * below.clamp(max=0.4)
+    belt, ball_share, collar, shown, handle_share = smooths(
+        ((v - 0.01 * bz).abs(), (r2.clamp(min=1e-12).sqrt() - 1) * radius, below, u.abs() - half),
+        (0, 0.012 + soft, 0.012 - soft), (1, soft, -soft), (2, 0.035 + soft, 0.035 - soft), (2, -0.01, 0.05),
+        (3, soft, -soft),
+    )  # fmt: skip
+    nx, nz = bx.clamp(-0.99, 0.99), (1 - bx.clamp(-0.99, 0.99) ** 2).sqrt()
+    level = constant((0.0,), nx.device, 1)
+    ball = mix(ball, _lit(hue(0.6, 0.03, 0.5, like=cx), nx, level, nz, a, 0.7), belt * (1 - foam))
+
     nx, nz = _round(u, half)
-    collar = smooth(0.035 + soft, 0.035 - soft, below)
     groove = bump(((below - 0.040) / 0.004) ** 2)
     body = mix(hue(0.62, 0.10, 0.14, like=cx), hue(0.6, 0.04, 0.45, like=cx), collar)
-    handle = _lit(body * (1 - 0.6 * groove), nx, 0 * nx, nz, a, 0.35)
-    handle = handle * (0.45 + 0.55 * smooth(-0.01, 0.05, below))
-    handle_share = smooth(soft, -soft, u.abs() - half) * (v > 0)
+    handle = _lit(body * (1 - 0.6 * groove), nx, level, nz, a, 0.35)
+    handle = handle * (0.45 + 0.55 * shown)
+    handle_share = handle_share * (v > 0)
     return mix(handle, ball, ball_share), torch.maximum(ball_share, handle_share)
 
 
 class _Cup(NamedTuple):
     """Points (n, P) of a cup or mug. u, v: right and down from the middle of its mouth; down: v along the circles
-    around it, which hang lower in the middle; half: half its width there; nx, nz: its normals; mouth: share in the
-    ellipse of its mouth. mug: 1 of a mug, 0 of a paper cup; rim: half the width of the mouth; both (n, 1).
+    around it, which hang lower in the middle; half: half its width there; nx, nz: its normals; shares in
+    ellipses: mouth, the same with a soft edge, gleam, that of the plateau of a lid, plate, inside and coffee of a mug;
+    plateau: half its width. mug: 1 of a mug, 0 of a paper cup; rim: half the width of the mouth; both (n, 1).
     tint: (3, n, 1). soft: of edges."""
 
     u: Tensor
@@ -154,6 +180,10 @@ class _Cup(NamedTuple):
     nx: Tensor
     nz: Tensor
     mouth: Tensor
+    gleam: Tensor
+    plate: Tensor
+    inside: Tensor
+    coffee: Tensor
     mug: Tensor
     rim: Tensor
     tint: Tensor
@@ -166,7 +196,7 @@ def _cup(x: Tensor, y: Tensor, a: dict[str, Tensor], soft: float) -> Thing:
     medium, streak = noise(cup.nx * 0.3 + a["occluder_hue"], cup.v * 1.2, "medium", "streak")
     glaze = cup.tint * (1 + 0.02 * streak)
     outside = mix(_paper(cup, medium, a), glaze, cup.mug)
-    body = _lit(outside, cup.nx, 0.12 + 0 * cup.nx, cup.nz, a, 0.30)
+    body = _lit(outside, cup.nx, constant((0.12,), x.device, 1), cup.nz, a, 0.30)
     body = body * (1 - 0.30 * bump(((cup.down - 0.052) / 0.022) ** 2) * (1 - cup.mug))  # the lid's shadow
     share = _in_column(cup, cup.half) * smooth(-soft, soft, cup.v)
     closed, lid = _lid(cup, body, a)
@@ -182,9 +212,12 @@ def _cup_at(x: Tensor, y: Tensor, a: dict[str, Tensor], soft: float) -> _Cup:
     half = 0.150 + 0.012 * mug - 0.17 * v.clamp(min=0) * (1 - 0.85 * mug)
     nx, nz = _round(u, half)
     rim = 0.158 + 0.004 * mug
-    mouth = _ellipse(u, v - 0.002, rim, 0.034, soft)
+    ellipses = _ellipses(
+        u, v, (0.002, rim, 0.034, soft), (0.002, rim, 0.034, 0.01), (-0.036, PLATEAU, 0.024, soft),
+        (0.002, rim * 0.93, 0.0316, soft), (0.012, 0.140, 0.026, soft),
+    )  # fmt: skip
     tint = hue(a["occluder_hue"], 0.50 - 0.15 * mug, 0.55 + 0.15 * mug)
-    return _Cup(u, v, v - nz * 0.030, half, nx, nz, mouth, mug, rim, tint, soft)
+    return _Cup(u, v, v - nz * 0.030, half, nx, nz, *ellipses, mug, rim, tint, soft)
 
 
 def _in_column(cup: _Cup, half: float | Tensor) -> Tensor:
@@ -212,33 +245,35 @@ def _white(a: dict[str, Tensor]) -> Tensor:
 def _lid(cup: _Cup, under: Tensor, a: dict[str, Tensor]) -> Thing:
     """Colours (3, n, P) with a white or black lid over those under it, and its share: a skirt wider than the cup, a
     disc, and a plateau on it."""
-    soft, plateau = cup.soft, 0.118  # half the plateau's width
+    soft = cup.soft
     plastic = mix(_white(a), hue(0.6, 0.05, 0.10, like=cup.mug), (a["occluder_hue"] > 0.5).float())
-    disc = _lit_flat(plastic * 0.9, 0.75, 0.55, a, 0.1)
-    disc = disc * (0.75 + 0.25 * _ellipse(cup.u, cup.v - 0.002, cup.rim, 0.034, 0.01))
-    nx, nz = _round(cup.u, cup.rim)
-    skirt = _lit(plastic, nx, 0.1 + 0 * nx, nz, a, 0.4) * (1 - 0.30 * bump(((cup.down - 0.010) / 0.006) ** 2))
-    skirt_share = _in_column(cup, cup.rim) * smooth(-soft, soft, cup.v + 0.012)
-    skirt_share = skirt_share * smooth(0.040 + soft, 0.040 - soft, cup.down)
-    colour = mix(mix(under, disc, cup.mouth), skirt, skirt_share * smooth(-soft, soft, cup.v - 0.034 * nz))
-    nx, nz = _round(cup.u, cup.u.new_tensor(plateau))
-    high = cup.v + 0.036
-    wall = _in_column(cup, plateau) * smooth(-soft, soft, high) * smooth(soft, -soft, cup.v - 0.024 * nz)
-    plate = _ellipse(cup.u, high, plateau, 0.024, soft)
-    colour = mix(colour, _lit(plastic, nx, 0.1 + 0 * nx, nz, a, 0.4), wall)
-    colour = mix(colour, _lit_flat(plastic * 0.95, 0.8, 0.5, a, 0.1), plate)
-    return colour, torch.maximum(torch.maximum(cup.mouth, plate), torch.maximum(skirt_share, wall))
+    flat = plastic[:, None] * constant((0.9, 0.95), plastic.device)
+    disc, top = _lit_flat(flat, (0.75, 0.8), (0.55, 0.5), a, 0.1).unbind(1)
+    disc = disc * (0.75 + 0.25 * cup.gleam)
+    half = torch.stack([cup.rim, torch.full_like(cup.rim, PLATEAU)])
+    nx, nz = _round(cup.u, half)
+    skirt, wall = _lit(plastic[:, None], nx, constant((0.1,), nx.device), nz, a, 0.4).unbind(1)
+    skirt = skirt * (1 - 0.30 * bump(((cup.down - 0.010) / 0.006) ** 2))
+    column, inner = _in_column(cup, half)
+    above, raised, below, lower, upper = smooths(
+        (cup.v + 0.012, cup.v + 0.036, cup.down, cup.v - 0.034 * nz[0], cup.v - 0.024 * nz[1]),
+        (0, -soft, soft), (1, -soft, soft), (2, 0.040 + soft, 0.040 - soft), (3, -soft, soft), (4, soft, -soft),
+    )  # fmt: skip
+    skirt_share = column * above * below
+    colour = mix(mix(under, disc, cup.mouth), skirt, skirt_share * lower)
+    wall_share = inner * raised * upper
+    colour = mix(mix(colour, wall, wall_share), top, cup.plate)
+    return colour, torch.maximum(torch.maximum(cup.mouth, cup.plate), torch.maximum(skirt_share, wall_share))
 
 
 def _mug(cup: _Cup, under: Tensor, body: Tensor, glaze: Tensor, a: dict[str, Tensor]) -> Thing:
     """Colours (3, n, P) with the lip of a mug, coffee in it and a handle over those under it, and the share of lip and
     handle; body: share of the mug's body."""
-    inside = _ellipse(cup.u, cup.v - 0.002, cup.rim * 0.93, 0.0316, cup.soft)
-    coffee = _ellipse(cup.u, cup.v - 0.012, 0.140, 0.026, cup.soft)
     well = glaze * (0.35 + 0.3 * smooth(-0.03, 0.0, cup.v))
-    well = mix(well, hue(0.06, 0.75, 0.24, like=cup.mug), coffee)
-    colour = mix(under, _lit_flat(glaze * 1.05, 0.6, 0.75, a, 0.2), cup.mouth)
-    colour = mix(colour, _lit_flat(well, 0.8, 0.4, a), inside)
+    well = mix(well, hue(0.06, 0.75, 0.24, like=cup.mug), cup.coffee)
+    lip = _lit_flat((glaze * 1.05)[:, None], (0.6,), (0.75,), a, 0.2)[:, 0]
+    well = _lit_flat(well[:, None], (0.8,), (0.4,), a, 0.0)[:, 0]
+    colour = mix(mix(under, lip, cup.mouth), well, cup.inside)
     handle, ring = _handle(cup, body, a)
     return mix(colour, handle, ring * (1 - cup.mouth)), torch.maximum(cup.mouth, ring)
 
@@ -270,38 +305,33 @@ def _book(x: Tensor, y: Tensor, a: dict[str, Tensor], soft: float) -> Thing:
     grain, wide = noise(u * 3.0, v * 3.0 + a["occluder_hue"], "pore", "wide")
     board = cloth * (1 + 0.05 * grain + 0.04 * wide)
     spine = smooth(0.036 + soft, 0.036 - soft, au)
-    hinge = bump(((au - 0.050) / 0.008) ** 2)
     # On the right board, which is the front: a frame, a title and a name.
-    fu, fv = u - 0.20, edge
-    frame = bump(((fv - 0.035) / 0.0035) ** 2) * smooth(0.130, 0.126, fu.abs()) + bump(
-        ((fu.abs() - 0.126) / 0.0035) ** 2
-    ) * smooth(0.033, 0.037, fv)
+    right, title, name = (u - 0.20).abs(), (edge - 0.105).abs(), (edge - 0.160).abs()
+    hinge, upper, side, *bands, rim = bumps(
+        (au, edge, right), (0, 0.050, 0.008), (1, 0.035, 0.0035), (2, 0.126, 0.0035), (1, 0.06, 0.004),
+        (1, 0.13, 0.004), (1, 0.0, 0.006),
+    )  # fmt: skip
     letters = noise(u * 2.3 + a["occluder_hue"] * 9, 0 * v + 0.4, "streak")
-    title = (
-        smooth(0.018 + soft, 0.018 - soft, (fv - 0.105).abs())
-        * smooth(0.092, 0.086, fu.abs())
-        * smooth(-0.5, 0.1, letters)
-    )
-    name = (
-        smooth(0.007 + soft, 0.007 - soft, (fv - 0.160).abs())
-        * smooth(0.060, 0.055, fu.abs())
-        * smooth(-0.4, 0.2, letters)
-    )
-    bands = (bump(((edge - 0.06) / 0.004) ** 2) + bump(((edge - 0.13) / 0.004) ** 2)) * spine
-    print_ = (frame + title + name + bands).clamp(max=1)
+    across, below, title, wide_, thick, name, short, thin = smooths(
+        (right, edge, title, letters, name), (0, 0.130, 0.126), (1, 0.033, 0.037), (2, 0.018 + soft, 0.018 - soft),
+        (0, 0.092, 0.086), (3, -0.5, 0.1), (4, 0.007 + soft, 0.007 - soft), (0, 0.060, 0.055), (3, -0.4, 0.2),
+    )  # fmt: skip
+    frame = upper * across + side * below
+    words = title * wide_ * thick, name * short * thin
+    print_ = (frame + words[0] + words[1] + (bands[0] + bands[1]) * spine).clamp(max=1)
     albedo = mix(board, gold, print_ * 0.8) * (1 - 0.35 * hinge)
     side = torch.where(u > 0, 1.0, -1.0)
     sx, sz = _round(u, u.new_tensor(0.046))
     nx = torch.where(au < 0.040, sx, side * 0.20)
     nz = torch.where(au < 0.040, sz, torch.full_like(sz, 0.97))
-    cover = _lit(albedo, nx, 0.05 + 0 * nx, nz, a, 0.12)
-    cover = cover * (1 - 0.25 * bump((edge / 0.006) ** 2))
+    cover = _lit(albedo, nx, constant((0.05,), nx.device, 1), nz, a, 0.12)
+    cover = cover * (1 - 0.25 * rim)
     inside = smooth(soft, -soft, au - half)
     cover_share = smooth(-soft, soft, edge) * inside
     # The pages: thin lines along their edge, behind the boards.
     lines = noise(u * 0.2, edge * 26, "pore")
     pages = hue(0.11, 0.14, 0.86, like=cx) * (0.90 + 0.06 * lines)
-    block = _lit_flat(pages, 0.85, 0.5, a) * (0.55 + 0.45 * smooth(0.0, 0.02, -edge))
+    block = _lit_flat(pages[:, None], (0.85,), (0.5,), a, 0.0)[:, 0] * (0.55 + 0.45 * smooth(0.0, 0.02, -edge))
     block_share = smooth(-soft, soft, edge + 0.016 * smooth(0.0, 0.06, au)) * smooth(soft, -soft, au - half + 0.012)
     return mix(block, cover, cover_share), torch.maximum(cover_share, block_share)
 
@@ -318,19 +348,24 @@ def _scarf(x: Tensor, y: Tensor, a: dict[str, Tensor], soft: float) -> Thing:
     # Folds run around the neck, bent by noise; each is a soft roll with a shadow where the next one lies on it.
     along = edge * 9.5 + 0.22 * wide + 0.5 * slant * u * 6 + 0.8 * nx * nx
     roll = along - along.floor()
-    slope = (0.45 - roll) * 1.3 * smooth(1.0, 0.85, roll)
-    crease = smooth(0.80, 1.0, roll) + 0.45 * smooth(0.10, 0.0, roll)
+    bands = edge * 3.1 + a["occluder_hue"] * 3
+    thick, end, start, banded, lower, upper, sides = smooths(
+        (roll, (bands - bands.floor() - 0.5).abs(), edge, u.abs() - half), (0, 1.0, 0.85), (0, 0.80, 1.0),
+        (0, 0.10, 0.0), (1, 0.36, 0.40), (2, -0.01, 0.05), (2, -soft * 1.5, soft * 1.5), (3, soft * 1.5, -soft * 1.5),
+    )  # fmt: skip
+    slope = (0.45 - roll) * 1.3 * thick
+    crease = end + 0.45 * start
     stitches = u * 62 + 3 * medium
     knit = edge * 70 + ((stitches - stitches.floor()) * 2 - 1).abs() * 1.2
     knit = ((knit - knit.floor()) * 2 - 1).abs()
     fade = min(1.0, 0.0022 / soft)
-    tone = hue(a["occluder_hue"], 0.20 + 0.35 * a["occluder_x"], 0.35 + 0.35 * a["occluder_y"])
-    second = hue(a["occluder_hue"] + 0.08, 0.25, 0.75)
-    bands = edge * 3.1 + a["occluder_hue"] * 3
-    banded = smooth(0.36, 0.40, (bands - bands.floor() - 0.5).abs()) * (a["occluder_x"] * 7 % 1 > 0.55)
+    tone, second = hues(
+        (a["occluder_hue"], 0.20 + 0.35 * a["occluder_x"], 0.35 + 0.35 * a["occluder_y"]),
+        (a["occluder_hue"] + 0.08, 0.25, 0.75),
+    )
+    banded = banded * (a["occluder_x"] * 7 % 1 > 0.55)
     wool = mix(tone, second, banded) * (1 + fade * (0.22 * knit - 0.14) + 0.05 * grain)
     length = (1 + slope * slope).sqrt()
     lit = _lit(wool, nx * 0.9 / length, slope / length, nz / length, a)
-    lit = lit * (1 - 0.55 * crease) * (0.70 + 0.30 * smooth(-0.01, 0.05, edge))
-    share = smooth(-soft * 1.5, soft * 1.5, edge) * smooth(soft * 1.5, -soft * 1.5, u.abs() - half)
-    return lit, share
+    lit = lit * (1 - 0.55 * crease) * (0.70 + 0.30 * lower)
+    return lit, upper * sides

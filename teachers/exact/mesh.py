@@ -179,13 +179,13 @@ def _fans(faces: np.ndarray, count: int) -> np.ndarray:
 
 @dataclass
 class Blended:
-    """Heads before they turn: rest and face (V, n) x, y, z of the neutral and of the acting face; eyes, the centres of
-    the left and right eye, 2 x (1, n) x, y, z; radius, 2 x (1, n)."""
+    """Heads before they turn: rest and face (3, V, n) x, y, z of the neutral and of the acting face; of the left and
+    right eye the centres, eyes (2, 3, 1, n), and radius (2, 1, n)."""
 
-    rest: tuple[Tensor, Tensor, Tensor]
-    face: tuple[Tensor, Tensor, Tensor]
-    eyes: tuple[tuple[Tensor, ...], ...]
-    radius: tuple[Tensor, Tensor]
+    rest: Tensor
+    face: Tensor
+    eyes: Tensor
+    radius: Tensor
 
 
 def blend(t: Tables, person: Person, attributes: dict[str, Tensor]) -> Blended:
@@ -193,14 +193,11 @@ def blend(t: Tables, person: Person, attributes: dict[str, Tensor]) -> Blended:
     rest = t.base[:, None] + _sum(t.shapes, shape_weights(person))
     face = rest + _sum(t.actions, action_weights(attributes))
     count = len(t.rest)
-    x, y, z = (rest / THOUSANDTHS).float().view(3, count + 2, -1).unbind(0)
-    eyes = tuple((x[i : i + 1], y[i : i + 1], z[i : i + 1]) for i in (count, count + 1))
-    radius = tuple(
-        ((x[k] - e[0]) ** 2 + (y[k] - e[1]) ** 2 + (z[k] - e[2]) ** 2).sqrt()
-        for k, e in zip(t.eye_edge, eyes, strict=True)
-    )
-    moved = (face / THOUSANDTHS).float().view(3, count + 2, -1)[:, :count]
-    return Blended((x[:count], y[:count], z[:count]), tuple(moved.unbind(0)), eyes, radius)
+    rest, face = ((v / THOUSANDTHS).float().view(3, count + 2, -1) for v in (rest, face))
+    out = torch.stack([rest[:, k] for k in t.eye_edge], 1) - rest[:, count:]
+    out = out * out
+    eyes = rest[:, count:].transpose(0, 1)[:, :, None]
+    return Blended(rest[:, :count], face[:, :count], eyes, (out[0] + out[1] + out[2]).sqrt()[:, None])
 
 
 def _sum(shapes: Tensor, weights: Tensor) -> Tensor:
@@ -209,29 +206,30 @@ def _sum(shapes: Tensor, weights: Tensor) -> Tensor:
     return shapes @ (weights * 2.0**WEIGHT_BITS).round().T / 2.0**WEIGHT_BITS
 
 
-def normals(t: Tables, x: Tensor, y: Tensor, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Unit normals of the vertices, (V, n) each, weighted by the area of the faces around them."""
-    a, b, c = t.smooth_faces.unbind(1)
-    ux, uy, uz = (v.index_select(0, b) - v.index_select(0, a) for v in (x, y, z))
-    vx, vy, vz = (v.index_select(0, c) - v.index_select(0, a) for v in (x, y, z))
-    faces = (uy * vz - uz * vy, uz * vx - ux * vz, ux * vy - uy * vx)
-    sums = []
-    for component in faces:
-        padded = torch.cat([component, torch.zeros_like(component[:1])])
-        total = padded.index_select(0, t.fan[:, 0])
-        for k in range(1, t.fan.shape[1]):
-            total = total + padded.index_select(0, t.fan[:, k])
-        sums.append(total)
-    length = (sums[0] * sums[0] + sums[1] * sums[1] + sums[2] * sums[2]).clamp(min=1e-20).sqrt()
-    return sums[0] / length, sums[1] / length, sums[2] / length
+def normals(t: Tables, points: Tensor) -> Tensor:
+    """Unit normals of the vertices (3, V, n), weighted by the area of the faces around them."""
+    a, b, c = (points.index_select(1, k) for k in t.smooth_faces.unbind(1))
+    (ux, uy, uz), (vx, vy, vz) = b - a, c - a
+    faces = torch.stack([uy * vz - uz * vy, uz * vx - ux * vz, ux * vy - uy * vx])
+    faces = torch.cat([faces, torch.zeros_like(faces[:, :1])], 1)
+    total = faces.index_select(1, t.fan[:, 0])
+    for k in range(1, t.fan.shape[1]):
+        total += faces.index_select(1, t.fan[:, k])
+    return unit(total)
+
+
+def unit(v: Tensor) -> Tensor:
+    """The vectors (3, ...) at unit length."""
+    x, y, z = v * v
+    return v / (x + y + z).clamp(min=1e-20).sqrt()
 
 
 def visibility(t: Tables, direction: Tensor) -> Tensor:
-    """The visible share of the light from `direction` (n, 3) float64, unit, in the head's frame: (V, n) float32.
+    """The visible share of the light from `direction` (3, n) float64, unit, in the head's frame: (V, n) float32.
 
     Of 400 directions, baked into 25 spherical harmonics per vertex on the neutral mean head.
     """
-    wave = torch.stack(harmonics(*direction.unbind(1)))  # (25, n)
+    wave = torch.stack(harmonics(*direction))  # (25, n)
     wave = (wave * 2.0**HARMONIC_BITS).round()
     return ((t.visibility @ wave) / 2.0 ** (VISIBILITY_BITS + HARMONIC_BITS)).float().clamp(0, 1)
 
@@ -241,12 +239,13 @@ def harmonics(x, y, z) -> list:
 
     The visibility of head.npz is baked with them.
     """
+    xx, yy, xy, yz, xz = x * x, y * y, x * y, y * z, x * z
+    thrice_xx, across, five_zz, seven_zz = 3 * x * x, xx - yy, 5 * z * z, 7 * z * z
+    odd, even, high, higher = thrice_xx - yy, xx - 3 * y * y, seven_zz - 1, seven_zz - 3
     return [
         0 * x + 1, y, z, x,
-        x * y, y * z, 3 * z * z - 1, x * z, x * x - y * y,
-        y * (3 * x * x - y * y), x * y * z, y * (5 * z * z - 1), z * (5 * z * z - 3), x * (5 * z * z - 1),
-        z * (x * x - y * y), x * (x * x - 3 * y * y),
-        x * y * (x * x - y * y), y * z * (3 * x * x - y * y), x * y * (7 * z * z - 1), y * z * (7 * z * z - 3),
-        35 * z * z * z * z - 30 * z * z + 3, x * z * (7 * z * z - 3), (x * x - y * y) * (7 * z * z - 1),
-        x * z * (x * x - 3 * y * y), x * x * x * x - 6 * x * x * y * y + y * y * y * y,
+        xy, yz, 3 * z * z - 1, xz, across,
+        y * odd, xy * z, y * (five_zz - 1), z * (five_zz - 3), x * (five_zz - 1), z * across, x * even,
+        xy * across, yz * odd, xy * high, yz * higher, 35 * z * z * z * z - 30 * z * z + 3, xz * higher, across * high,
+        xz * even, xx * x * x - 6 * x * x * y * y + yy * y * y,
     ]  # fmt: skip

@@ -101,12 +101,13 @@ def interleaved(x: Tensor, y: Tensor) -> Tensor:
 
 
 def noise(x: Tensor, y: Tensor, *kinds: str) -> Tensor | tuple[Tensor, ...]:
-    """The tiles of some kinds at coordinates x, y of shape (n, P), one tile per unit.
+    """The tiles of some kinds at coordinates x, y of shape (..., P), one tile per unit.
 
-    Returns (n, P) for one kind, else a tuple of them. Exact: a point's value does not depend on its neighbours.
+    Returns (..., P) for one kind, else a tuple of them. Exact: a point's value does not depend on its neighbours.
     """
-    grid = interleaved(x - x.floor(), y - y.floor()).mul_(2).sub_(1)
+    grid = interleaved(x, y)
+    grid = (grid - grid.floor()).mul_(2).sub_(1)
     values = F.grid_sample(
-        _chosen(x.device, kinds), grid[None], mode="bilinear", padding_mode="border", align_corners=True
-    )[0]
+        _chosen(x.device, kinds), grid.flatten(0, -3)[None], mode="bilinear", padding_mode="border", align_corners=True
+    )[0].view(-1, *grid.shape[:-1])
     return values[0] if len(kinds) == 1 else values.unbind(0)

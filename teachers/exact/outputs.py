@@ -7,9 +7,11 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
-from . import hair_scalp, mesh, paint, worn
-from .geometry import BACK, BODY, EYE_LEFT, EYE_RIGHT, GLASSES, HAIR, LASH, TEETH, TONGUE, Geometry, cap, scalp, unit
+from . import eyes, hair_scalp, mesh, paint, worn
+from .geometry import BACK, BODY, EYE_LEFT, EYE_RIGHT, GLASSES, HAIR, LASH, TEETH, TONGUE, Geometry, scalp
 from .masks import MASKS
+from .mesh import unit
+from .shade import on_balls
 from .surface import Hits, Points, hits
 
 SEGMENTS = (
@@ -17,7 +19,7 @@ SEGMENTS = (
 )  # fmt: skip
 """Values of the segmentation, by place: background 0, skin 1, and so on. Beards are skin, lashes are eyes; mouth: its
 cavity and the tongue."""
-HEAD = (BODY, EYE_LEFT, EYE_RIGHT, TEETH, TONGUE, LASH)
+HEAD = (BODY, EYE_LEFT, TEETH, TONGUE, LASH)  # as of hits()
 SAME_PLACE = 0.05  # dm
 EYEBALL = 0.14  # dm, radius on the mean head
 
@@ -26,12 +28,11 @@ def landmarks(g: Geometry) -> Tensor:
     """Left and right eye, nose tip, left and right mouth corner in the picture: (n, 5, 2) pixels x, y. A pixel's centre
     is at one half. The eyes are the fronts of the eyeballs; the mouth moves with the expression."""
     t = g.tables
-    fronts = [
-        g.view.project(g.view.pose((e[0], e[1], e[2] + r))) for e, r in zip(g.head.eyes, g.head.radius, strict=True)
-    ]
-    points = [(v[0][0], v[1][0]) for v in reversed(fronts)]
-    points += [(g.x[k], g.y[k]) for k in (t.nose, t.corners[1], t.corners[0])]
-    return torch.stack([torch.stack(p, -1) for p in points], 1) / 2
+    balls = torch.cat([g.head.eyes[:, :2], g.head.eyes[:, 2:] + g.head.radius[:, None]], 1)[:, :, 0]
+    fronts = g.view.project(g.view.pose(balls.transpose(0, 1).flip(1)))[:2]
+    fixed = (t.nose, t.corners[1], t.corners[0])
+    points = [torch.cat([eye, *(v[k : k + 1] for k in fixed)]) for eye, v in zip(fronts, (g.x, g.y), strict=True)]
+    return torch.stack(points).permute(2, 1, 0) / 2
 
 
 def inner_face(g: Geometry, p: Points) -> Tensor:
@@ -48,7 +49,7 @@ def inner_face(g: Geometry, p: Points) -> Tensor:
 
 def _per_pixel(p: Points, values: Tensor) -> Tensor:
     """Values of the points (C, N + 1) at the pixels' upper left samples: (n, C, size, size)."""
-    upper_left = p.slot[:, 0].reshape(-1)
+    upper_left = p.slot[0].view(-1)
     return torch.stack([v.index_select(0, upper_left).view(p.n, p.size, p.size) for v in values], 1)
 
 
@@ -57,8 +58,7 @@ def _dense(p: Points, channels: int, empty: float, parts: Iterable[tuple[Hits, S
     elsewhere."""
     out = torch.full((channels, len(p.material) + 1), empty, device=p.slot.device)
     for h, values in parts:
-        for channel, value in zip(out, values, strict=True):
-            channel.index_copy_(0, h.write.view(-1), value.reshape(-1))
+        out.index_copy_(1, h.write.view(-1), torch.stack(tuple(values)).view(channels, -1))
     out[:, -1] = empty
     return _per_pixel(p, out)
 
@@ -81,22 +81,15 @@ def depth(g: Geometry, p: Points) -> Tensor:
 def normals(g: Geometry, p: Points) -> Tensor:
     """(n, 3, size, size) unit normals of the head in the view (right, up, to the camera); 0 elsewhere."""
     t, parts = g.tables, []
-    vertex = [c.index_copy(0, t.lashes, c.index_select(0, t.lash_root)) for c in g.normal]  # lashes: of their roots
+    vertex = g.normal.index_copy(1, t.lashes, g.normal.index_select(1, t.lash_root))  # lashes: of their roots
     for m, h in _every(p, HEAD):
-        if m in (EYE_LEFT, EYE_RIGHT):
-            local = _on_ball(g, h, m)
-            turn = [v[0][:, None] for v in g.view.turn]
-            value = [turn[i] * local[0] + turn[i + 1] * local[1] + turn[i + 2] * local[2] for i in (0, 3, 6)]
+        if m == EYE_LEFT:
+            local = on_balls(g, h)
+            value = eyes.turned(local, g.view.turn[:, :, 0].permute(2, 0, 1))
         else:
-            value = unit(tuple(h.moving(c) for c in vertex))
+            value = unit(h.moving(vertex))
         parts.append((h, value))
     return _dense(p, 3, 0.0, parts)
-
-
-def _on_ball(g: Geometry, h: Hits, material: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Unit directions, 3 x (n, P), from the centre of an eyeball to its points, in the head's frame."""
-    directions = cap(h.x.device)[0].T.contiguous()
-    return unit(tuple(h.blend(c, [v - g.start[material] for v in h.vertex]) for c in directions))
 
 
 def correspondence(g: Geometry, p: Points) -> Tensor:
@@ -104,11 +97,10 @@ def correspondence(g: Geometry, p: Points) -> Tensor:
     of two people, or of two pictures of one person, has the same value."""
     parts = []
     for m, h in _every(p, HEAD):
-        if m in (EYE_LEFT, EYE_RIGHT):
-            centre = g.tables.eye_centres[m - EYE_LEFT]
-            value = [c + EYEBALL * v for c, v in zip(centre.unbind(0), _on_ball(g, h, m), strict=True)]
+        if m == EYE_LEFT:
+            value = g.tables.eye_centres.T[..., None, None] + EYEBALL * on_balls(g, h)
         else:
-            value = [h.static(row) for row in g.tables.rest_rows]
+            value = h.static(g.tables.rest_rows)
         parts.append((h, value))
     return _dense(p, 3, float("nan"), parts)
 
@@ -129,9 +121,9 @@ def segmentation(g: Geometry, p: Points, occluder: Tensor) -> Tensor:
 
 def _parts_of_skin(g: Geometry, h: Hits) -> Tensor:
     """Labels (n, P) uint8 of points of the body."""
-    rest = [h.static(row) for row in g.tables.rest_rows]
+    rest = h.static(g.tables.rest_rows)
     lip, mouth = (h.static(g.tables.masks[MASKS.index(name)]) for name in ("lip", "mouth"))
-    line = h.moving(hair_scalp.scalp_line(scalp(h.x.device), g.a).T.contiguous())
+    line = h.moving(hair_scalp.scalp_line(scalp(h.x.device), g.a).T)
     label = torch.full_like(h.write, SEGMENTS.index("skin"), dtype=torch.uint8)
     chosen = {
         "lips": lip > 0, "mouth": mouth > 0.5, "brows": paint.brow(*rest, g.traits) > 0.3,

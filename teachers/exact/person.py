@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -71,7 +72,21 @@ class Person:
 def smoothstep(low: float, high: float, x: Tensor) -> Tensor:
     """0 below low, 1 above high, with level ends."""
     t = ((x - low) / (high - low)).clamp(0, 1)
-    return t * t * (3 - 2 * t)
+    return t * t * torch.rsub(t, 3, alpha=2)
+
+
+def _steps(*steps: tuple[float, float, Tensor]) -> Tensor:
+    """smoothstep() of several (low, high, x (n, 1)) at once: (K, n, 1)."""
+    low, high, x = zip(*steps, strict=True)
+    x = torch.stack(x)
+    wide = tuple(b - a for a, b in zip(low, high, strict=True))
+    t = ((x - _double(low, x.device)) / _double(wide, x.device)).clamp(0, 1)
+    return t * t * torch.rsub(t, 3, alpha=2)
+
+
+@lru_cache
+def _double(numbers: tuple[float, ...], device: torch.device) -> Tensor:
+    return torch.tensor(numbers, dtype=torch.float64, device=device)[:, None, None]
 
 
 def _columns(identity: Tensor, names) -> Tensor:
@@ -93,7 +108,7 @@ def person(identity: Tensor) -> Person:
     }  # fmt: skip
     shares = torch.special.ndtr(_columns(identity, OUTLINES)) ** 3
     deviation, female, male, adult = (
-        torch.tensor([values.get(name, 0.0) for name in SLIDERS], dtype=torch.float64, device=identity.device)
+        _double(tuple(values.get(name, 0.0) for name in SLIDERS), identity.device)[:, 0, 0]
         for values in (SLIDERS, FEMALE, MALE, ADULT)
     )
     sliders = _columns(identity, SLIDERS) * (CALM * deviation) + female * (1 - gender) + male * gender + adult
@@ -111,20 +126,24 @@ def _paint(numbers: Tensor, t: dict[str, Tensor]) -> dict[str, Tensor]:
     z = dict(zip(PAINT, numbers.clamp(-2, 2).split(1, 1), strict=True))
     flat = dict(zip(PAINT, torch.special.ndtr(numbers).split(1, 1), strict=True))
     gender, age = t["gender"], t["age"]
-    woman, man = 1 - gender, smoothstep(0.5, 0.9, gender)
+    woman = 1 - gender
     tone = (0.86 * t["african"] + 0.38 * t["asian"] + 0.22 * t["caucasian"] + 0.10 * z["tone"]).clamp(0.05, 1)
-    beard = smoothstep(0.60, 0.64, flat["beard"]) * (0.45 + 0.55 * (flat["beard"] - 0.6) / 0.4).clamp(0, 1) * man
-    alone = smoothstep(0.80, 0.84, flat["moustache"]) * 0.8 * man
+    man, feminine, bearded, alone, shaven, pale, mole = _steps(
+        (0.5, 0.9, gender), (0.5, 0.9, woman), (0.60, 0.64, flat["beard"]), (0.80, 0.84, flat["moustache"]),
+        (0.9, 0.92, flat["moustache"]), (0.35, 0.45, tone), (0.35, 0.40, z["mole"]),
+    )  # fmt: skip
+    beard = bearded * (0.45 + 0.55 * (flat["beard"] - 0.6) / 0.4).clamp(0, 1) * man
+    alone = alone * 0.8 * man
     plain = ("undertone", "redness", "lip_hue", "brow_warm")
     return {
         **{name: z[name] for name in plain}, "tone": tone,
         "redness": z["redness"] + 0.3 * (gender + age) * (1 - tone), "texture": 0.7 * z["texture"],
         "iris_hue": flat["iris_hue"], "iris_light": (1.3 * flat["iris_light"] ** 1.5 * (1 - tone) - 0.1).clamp(0, 1),
         "lip_dark": flat["lip_dark"],
-        "freckles": (0.5 * z["freckles"] - 0.25).clamp(0, 1) * (1 - smoothstep(0.35, 0.45, tone)),
-        "mole": smoothstep(0.35, 0.40, z["mole"]), "mole_x": 0.6 * (2 * flat["mole_x"] - 1),
+        "freckles": (0.5 * z["freckles"] - 0.25).clamp(0, 1) * (1 - pale),
+        "mole": mole, "mole_x": 0.6 * (2 * flat["mole_x"] - 1),
         "mole_y": 6.35 + 0.70 * flat["mole_y"],
-        "beard": beard * (1 - smoothstep(0.9, 0.92, flat["moustache"])), "moustache": torch.maximum(beard, alone),
+        "beard": beard * (1 - shaven), "moustache": torch.maximum(beard, alone),
         "stubble": (man * (0.42 + 0.28 * z["stubble"])).clamp(0, 1),
         "brow_thickness": (-0.45 + gender + 0.4 * z["brow_thickness"]).clamp(-1.5, 1.5),
         "brow_arch": 0.5 * woman - 0.3 * gender + 0.6 * z["brow_arch"], "brow_length": z["brow_length"],
@@ -132,7 +151,7 @@ def _paint(numbers: Tensor, t: dict[str, Tensor]) -> dict[str, Tensor]:
         "brow_dark": (0.55 + 0.4 * tone + 0.16 * z["brow_dark"]).clamp(0.1, 1),
         "eye_bags": (0.24 + 0.5 * age + 0.16 * z["eye_bags"]).clamp(0, 1),
         "wrinkles": (1.05 * (age - 0.06) + 0.1 * z["wrinkles"]).clamp(0, 1),
-        "makeup": (smoothstep(0.5, 0.9, woman) * (0.35 + 0.3 * z["makeup"])).clamp(0, 1),
+        "makeup": (feminine * (0.35 + 0.3 * z["makeup"])).clamp(0, 1),
         "lashes": (0.25 + 0.45 * woman + 0.15 * z["lashes"]).clamp(0, 1),
     }  # fmt: skip
 

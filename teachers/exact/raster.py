@@ -27,18 +27,14 @@ FARTHEST = 32 * DEPTH_STEPS  # the depth of a key is FARTHEST less the steps tow
 
 @dataclass
 class Triangles:
-    """Drawn triangles of all pictures, T in all. corner: 3 x (T,) index into the flattened (V, n) vertex arrays; face:
-    the number of the triangle in its list. b1, b2: slopes in x and y of the barycentric coordinates of the second and
-    third corner, which are 0 at (x0, y0). depth: at the first corner, and its change to the other two. first, last:
-    rows."""
+    """Drawn triangles of all pictures, T in all. corner: (3, T) index into the flattened (V, n) vertex arrays; face:
+    the number of the triangle in its list. plane (9, T): a point (x0, y0); slopes in x and y of the barycentric
+    coordinates of the second corner, and of the third, which are 0 there; depth at the first corner, and its change to
+    the other two. first, last: rows."""
 
-    corner: tuple[Tensor, Tensor, Tensor]
+    corner: Tensor
     picture: Tensor
-    x0: Tensor
-    y0: Tensor
-    b1: tuple[Tensor, Tensor]
-    b2: tuple[Tensor, Tensor]
-    depth: tuple[Tensor, Tensor, Tensor]
+    plane: Tensor
     first: Tensor
     last: Tensor
     face: Tensor
@@ -46,19 +42,19 @@ class Triangles:
 
     def barycentric(self, triangle: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Weights (P,) of the three corners at the samples (x, y) of triangles (P,)."""
-        dx, dy = x - self.x0.index_select(0, triangle), y - self.y0.index_select(0, triangle)
-        one = dx * self.b1[0].index_select(0, triangle) + dy * self.b1[1].index_select(0, triangle)
-        two = dx * self.b2[0].index_select(0, triangle) + dy * self.b2[1].index_select(0, triangle)
+        x0, y0, one_x, one_y, two_x, two_y = self.plane[:6].index_select(1, triangle)
+        dx, dy = x - x0, y - y0
+        one, two = dx * one_x + dy * one_y, dx * two_x + dy * two_y
         return 1 - one - two, one, two
 
 
 @dataclass
 class Strands:
-    """What cards need beside their triangles: across and along, at the first corner and its change to the other two,
-    (T,) each; seed (T,); opaque: tells of across, along and seed (P,) of fragments which of them show a strand."""
+    """What cards need beside their triangles: across and along (3, T), at the first corner and its change to the other
+    two; seed (T,); opaque: tells of across, along and seed (P,) of fragments which of them show a strand."""
 
-    across: tuple[Tensor, Tensor, Tensor]
-    along: tuple[Tensor, Tensor, Tensor]
+    across: Tensor
+    along: Tensor
     seed: Tensor
     opaque: Callable[[Tensor, Tensor, Tensor], Tensor]
 
@@ -71,34 +67,29 @@ def setup(
     faces (F, 3); material and two_sided (F,); active (F, n) bool or None: which are drawn at all; side: samples in a
     row."""
     n = x.shape[1]
-    c = faces.unbind(1)
-    (xa, xb, xc), (ya, yb, yc) = ([v.index_select(0, k) for k in c] for v in (x, y))
+    (xa, ya), (xb, yb), (xc, yc) = a, b, c = [torch.stack([x, y]).index_select(1, k) for k in faces.unbind(1)]
     area = (xb - xa) * (yc - ya) - (xc - xa) * (yb - ya)
-    first = torch.minimum(torch.minimum(ya, yb), yc).sub_(0.5).ceil_()
-    last = torch.maximum(torch.maximum(ya, yb), yc).sub_(0.5).floor_()
-    left, right = torch.minimum(torch.minimum(xa, xb), xc), torch.maximum(torch.maximum(xa, xb), xc)
+    least, most = torch.minimum(torch.minimum(a, b), c), torch.maximum(torch.maximum(a, b), c)
+    left, right = least[0], most[0]
+    (first_column, first), (last_column, last) = (least - 0.5).ceil_(), (most - 0.5).floor_()
     seen = (last >= first) & (last >= 0) & (first < side) & (left < side) & (right > 0)
     seen &= (area < -1e-9) | ((area > 1e-9) & two_sided[:, None])
-    seen &= (right - 0.5).floor() >= (left - 0.5).ceil()  # covers the centre of a column
+    seen &= last_column >= first_column  # covers the centre of a column
     if active is not None:
         seen &= active
-    kept = seen.reshape(-1).nonzero()[:, 0]
+    kept = seen.view(-1).nonzero()[:, 0]
     face = torch.div(kept, n, rounding_mode="floor")
     picture = kept - face * n
-    corner = tuple(k.index_select(0, face) * n + picture for k in c)
-    flat = [v.reshape(-1) for v in (x, y, depth)]
-    (xa, xb, xc), (ya, yb, yc) = (
-        [v.reshape(-1).index_select(0, kept) for v in vs] for vs in ((xa, xb, xc), (ya, yb, yc))
-    )
-    per = 1 / area.reshape(-1).index_select(0, kept)
-    za, zb, zc = (flat[2].index_select(0, k) for k in corner)
-    return Triangles(
-        corner, picture, xa - 0.5, ya - 0.5,
-        ((yc - ya) * per, (xa - xc) * per), ((ya - yb) * per, (xb - xa) * per),
-        (za, zb - za, zc - za),
-        *(row.reshape(-1).index_select(0, kept) for row in (first.clamp_(min=0), last.clamp_(max=side - 1))),
-        face, material.index_select(0, face),
-    )  # fmt: skip
+    corner = faces.T.contiguous().index_select(1, face) * n + picture
+    rows = torch.stack([first.clamp(min=0), last.clamp(max=side - 1), area])
+    first, last, area = rows.flatten(1).index_select(1, kept)
+    (xa, ya), (xb, yb), (xc, yc) = (v.flatten(1).index_select(1, kept) for v in (a, b, c))
+    per = 1 / area
+    za, zb, zc = depth.flatten().index_select(0, corner.view(-1)).view(3, -1)
+    plane = torch.stack([
+        xa - 0.5, ya - 0.5, (yc - ya) * per, (xa - xc) * per, (ya - yb) * per, (xb - xa) * per, za, zb - za, zc - za
+    ])  # fmt: skip
+    return Triangles(corner, picture, plane, first, last, face, material.index_select(0, face))
 
 
 def draw(t: Triangles, side: int, buffer: Tensor, offset: int = 0, strands: Strands | None = None) -> None:
@@ -111,28 +102,25 @@ def draw(t: Triangles, side: int, buffer: Tensor, offset: int = 0, strands: Stra
     owner = torch.repeat_interleave(rows)
     start = t.first - (rows.cumsum(0) - rows)
     row = torch.arange(len(owner), device=device) + start.index_select(0, owner)
-    dy = row - t.y0.index_select(0, owner)
-    x0 = t.x0.index_select(0, owner)
-    one_x, two_x = t.b1[0].index_select(0, owner), t.b2[0].index_select(0, owner)
-    one, two = dy * t.b1[1].index_select(0, owner), dy * t.b2[1].index_select(0, owner)
-    one, two = one - one_x * x0, two - two_x * x0  # at the left end of the row
-    low, high = torch.zeros_like(one), torch.full_like(one, side - 1.0)
-    for slope, value in ((one_x, one), (two_x, two), (-one_x - two_x, 1 - one - two)):
-        # Inside is slope * x + value >= 0. An edge that does not bound an end gives a bound far outside, or, where all
-        # of the row is on its wrong side, one that empties the span.
-        low = torch.maximum(low, -value / slope.clamp(min=FLAT))
-        high = torch.minimum(high, (value + slope * (side - 1)) / (-slope).clamp(min=FLAT) + (side - 1))
+    x0, y0, one_x, one_y, two_x, two_y, *depths = t.plane.index_select(1, owner)
+    dy = row - y0
+    one, two = dy * one_y - one_x * x0, dy * two_y - two_x * x0  # at the left end of the row
+    # Inside is slope * x + value >= 0 for all edges. An edge that does not bound an end gives a bound far outside, or,
+    # where all of the row is on its wrong side, one that empties the span.
+    slope = torch.stack([one_x, two_x, -one_x - two_x])
+    value = torch.stack([one, two, 1 - one - two])
+    low = (-value / slope.clamp(min=FLAT)).amax(0)
+    high = ((value + slope * (side - 1)) / (-slope).clamp_(min=FLAT) + (side - 1)).amin(0)
     low, high = (low - OVERLAP).ceil_(), (high + OVERLAP).floor_()
     low, high = low.clamp_(min=0), high.clamp_(max=side - 1)
     count = (high - low + 1).clamp_(min=0).long()
 
-    def line(at: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-        """The slope along a row, and the value at its left end, of numbers of the corners."""
-        first, second, third = (v.index_select(0, owner) for v in at)
+    def line(first: Tensor, second: Tensor, third: Tensor) -> tuple[Tensor, Tensor]:
+        """The slope along a row, and the value at its left end, of a number of the corners, as in Triangles.plane."""
         return second * one_x + third * two_x, first + second * one + third * two
 
     # Depth goes along a row in whole steps: the key of the n-th sample of all pictures is base + n * step.
-    slope, depth = line(t.depth)
+    slope, depth = line(*depths)
     step = -((slope * DEPTH_STEPS).round().long() << ID_BITS)
     origin = t.picture.index_select(0, owner) * (side * side) + row.long() * side
     base = (FARTHEST - (depth * DEPTH_STEPS).round().long()) << ID_BITS
@@ -148,7 +136,7 @@ def draw(t: Triangles, side: int, buffer: Tensor, offset: int = 0, strands: Stra
         x = (sample - origin.index_select(0, span)).float()
         u, along = (
             value.index_select(0, span).add_(slope.index_select(0, span).mul_(x))
-            for slope, value in (line(strands.across), line(strands.along))
+            for slope, value in (line(*at.index_select(1, owner)) for at in (strands.across, strands.along))
         )
         kept = strands.opaque(u, along, strands.seed.index_select(0, owner).index_select(0, span)).nonzero()[:, 0]
         sample, key = sample.index_select(0, kept), key.index_select(0, kept)
@@ -158,12 +146,7 @@ def draw(t: Triangles, side: int, buffer: Tensor, offset: int = 0, strands: Stra
 def join(a: Triangles, b: Triangles) -> Triangles:
     """Both lists as one; the numbers of b start after those of a."""
 
-    def both(one, two):
-        if isinstance(one, tuple):
-            return tuple(torch.cat(pair) for pair in zip(one, two, strict=True))
-        return torch.cat([one, two])
-
-    return Triangles(*(both(getattr(a, f.name), getattr(b, f.name)) for f in fields(Triangles)))
+    return Triangles(*(torch.cat([getattr(a, f.name), getattr(b, f.name)], -1) for f in fields(Triangles)))
 
 
 def depth_of(key: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ version of torch, whatever the batch: all arithmetic on points is exactly rounde
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
 from typing import NamedTuple
 
@@ -14,12 +15,13 @@ import torch
 from torch import Tensor
 
 from . import hair_shade, held, outputs, raster, scene, shade, surface
+from .curves import constant
 from .face import ATTRIBUTES, IDENTITY
-from .geometry import EYE_LEFT, EYE_RIGHT, HAIR, LASH, LENS, Geometry, build
+from .geometry import HAIR, LASH, LENS, Geometry, build
 from .noise import noise
 
 VERSION = 2  # of the pictures: increase it when any pixel changes, and train the networks of the benchmark again
-CHUNK_PIXELS, CHUNK_PIXELS_GPU = 160_000, 4_000_000  # drawn at once; the arrays of a chunk fit in a CPU's cache
+CHUNK_PIXELS, CHUNK_PIXELS_GPU = 160_000, 5_000_000  # drawn at once; the arrays of a chunk fit in a CPU's cache
 OPAQUE = 0.999  # share of an object from which on it hides a pixel
 SMALLEST, LARGEST = 16, 1024
 OUTPUTS = ("depth", "normals", "correspondence", "segmentation")
@@ -107,8 +109,9 @@ def _check(identity: Tensor, attributes: Tensor, size: int) -> None:
 
 
 def _chunks(identity: Tensor, attributes: Tensor, size: int, *more: Tensor):
-    """The rows in parts that are drawn at once."""
-    step = max(1, (CHUNK_PIXELS_GPU if identity.is_cuda else CHUNK_PIXELS) // size**2)
+    """The rows in parts that are drawn at once, as few and as even as they can be."""
+    most = max(1, (CHUNK_PIXELS_GPU if identity.is_cuda else CHUNK_PIXELS) // size**2)
+    step = math.ceil(len(identity) / math.ceil(len(identity) / most))
     return zip(*(v.float().split(step) for v in (identity, attributes, *more)), strict=True)
 
 
@@ -140,15 +143,8 @@ def _draw(identity: Tensor, attributes: Tensor, size: int, extra: Collection[str
 
 def _held(a: dict[str, Tensor], size: int) -> tuple[Tensor, Tensor]:
     """Linear colour (n, 3, size, size) and share (n, 1, size, size) of the objects held before the faces."""
-    n, device = len(a["occluder"]), a["occluder"].device
-    colour, share = torch.zeros(n, 3, size, size, device=device), torch.zeros(n, 1, size, size, device=device)
-    rows = (a["occluder"][:, 0] > 0.5).nonzero()[:, 0]
-    if len(rows):
-        axis = (torch.arange(size, device=device) + 0.5) / size - 0.5
-        y, x = (v.expand(len(rows), -1, -1) for v in torch.meshgrid(axis, axis, indexing="ij"))
-        drawn, opaque = held.occluder(x, y, {name: v[rows] for name, v in a.items()})
-        colour[rows], share[rows, 0] = drawn.transpose(0, 1), opaque
-    return colour, share
+    colour, share = held.occluder(size, a)
+    return colour.transpose(0, 1), share[:, None]
 
 
 def visible(g: Geometry, size: int) -> tuple[surface.Points, surface.Points | None]:
@@ -162,8 +158,7 @@ def visible(g: Geometry, size: int) -> tuple[surface.Points, surface.Points | No
     kind = torch.full((len(g.strand_faces),), HAIR, dtype=torch.int8, device=device)
     cards = raster.setup(g.x, g.y, g.depth, g.strand_faces, kind, kind == HAIR, g.strand_active, side)
     raster.draw(cards, side, buffer, len(solid.picture), _strands(g, cards))
-    alone = (EYE_LEFT, EYE_RIGHT)
-    points = surface.points(raster.join(solid, cards), buffer, n, size, alone)
+    points = surface.points(raster.join(solid, cards), buffer, n, size)
     if g.lens_faces is None:
         return points, None
     kind = torch.full((len(g.lens_faces),), LENS, dtype=torch.int8, device=device)
@@ -171,7 +166,7 @@ def visible(g: Geometry, size: int) -> tuple[surface.Points, surface.Points | No
     front = torch.full_like(buffer, raster.EMPTY)
     raster.draw(lenses, side, front)
     front = torch.where(raster.depth_of(front) < raster.depth_of(buffer), front, raster.EMPTY)
-    return points, surface.points(lenses, front, n, size, alone)
+    return points, surface.points(lenses, front, n, size)
 
 
 def _strands(g: Geometry, cards: raster.Triangles) -> raster.Strands:
@@ -184,8 +179,9 @@ def _strands(g: Geometry, cards: raster.Triangles) -> raster.Strands:
     card = torch.div(inside, segments, rounding_mode="floor")
     low = (inside - card * segments).float() / segments
     step = torch.full_like(low, 1 / segments)
-    across = torch.where(upper, 1.0, -1.0), torch.where(upper, 0.0, 2.0), torch.where(upper, -2.0, 0.0)
-    along = low, torch.where(upper, step, 0.0), step
+    at = (-1.0, 2.0, 0.0), (1.0, 0.0, -2.0)
+    across = torch.where(upper, *(constant(v, low.device, 1) for v in at[::-1]))
+    along = torch.stack([low, torch.where(upper, step, 0.0), step])
     seed = g.cards.seed.reshape(-1).index_select(0, cards.picture * g.cards.seed.shape[1] + card)
     return raster.Strands(across, along, seed, hair_shade.opaque)
 
@@ -209,10 +205,13 @@ def _sensor(picture: Tensor, a: dict[str, Tensor]) -> Tensor:
     if a["noise"].any():
         size = picture.shape[-1]
         axis = torch.arange(size, device=picture.device) / 256
-        phase = a["noise_phase"] * 16
-        y, x = (v.reshape(1, -1) for v in torch.meshgrid(axis, axis, indexing="ij"))
-        grain = [noise(x * 1.0 + phase + k * 0.37, y * 1.0 + phase * 3 + k * 0.61, "grain") for k in range(3)]
-        grain = torch.stack(grain, 1).view(-1, 3, size, size)
+        phase = a["noise_phase"][..., None] * 16
+        y, x = (v.reshape(-1) for v in torch.meshgrid(axis, axis, indexing="ij"))
+        x, y = (
+            x + phase + constant((0.0, 0.37, 0.74), x.device, 1),
+            y + phase * 3 + constant((0.0, 0.61, 1.22), x.device, 1),
+        )
+        grain = noise(x, y, "grain").view(picture.shape)
         picture = picture + grain * (0.04 * a["noise"])[..., None, None]
     return picture.clamp(0, 1)
 

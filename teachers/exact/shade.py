@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from . import camera, eyes, glasses, hair_scalp, hair_shade, mesh, paint, raster, worn
-from .curves import dot, hue, mix, rgb
-from .geometry import BODY, EYE_LEFT, EYE_RIGHT, GLASSES, HAIR, LASH, LENS, TEETH, TONGUE, Geometry, cap, scalp, unit
+from .curves import constant, dot, hue, mix, rgb
+from .geometry import BODY, EYE_LEFT, GLASSES, HAIR, LASH, LENS, TEETH, TONGUE, Geometry, cap, scalp
 from .masks import MASKS
+from .mesh import unit
 from .noise import interleaved
 from .surface import Hits, Points, hits
 
@@ -22,8 +25,8 @@ SHADOW_BITS, SHADOW_ZERO = 16, 1024  # the map's depth: in 2 ** 16 steps of the 
 def light(exact: Numbers, a: Numbers) -> Numbers:
     """The lights of pictures, (3, n, 1) each: unit vectors key, half (between key and eye) and rim in the view; colours
     key_colour, rim_colour, sky and ground. They depend on attributes only."""
-    key = torch.stack(camera.direction(exact["light_azimuth"], exact["light_elevation"]))
-    rim = torch.stack(camera.direction(exact["light_azimuth"] + 165, 0 * exact["light_azimuth"] + 17))
+    key = camera.direction(exact["light_azimuth"], exact["light_elevation"])
+    rim = camera.direction(exact["light_azimuth"] + 165, 0 * exact["light_azimuth"] + 17)
     warm, ambient = a["light_warmth"], a["ambient"]
     tint = torch.stack([1 + 0.10 * warm, 1 + 0 * warm, 1 - 0.14 * warm]).clamp(0.6, 1.4)
     around = hue(
@@ -31,7 +34,7 @@ def light(exact: Numbers, a: Numbers) -> Numbers:
         0.28 + 0.55 * a["background_value"],
     )  # fmt: skip
     return {
-        "key": key, "half": torch.stack(unit((key[0], key[1], key[2] + 1))), "rim": rim,
+        "key": key, "half": unit(key + rgb(0.0, 0.0, 1.0, like=warm)), "rim": rim,
         "key_colour": tint * a["light_strength"] * 2.6, "rim_colour": rgb(1.1, 1.1, 1.2, like=warm) * a["rim"],
         "sky": (rgb(0.96, 1.0, 1.06, like=warm) * 0.8 + 0.35 * around) * ambient * 1.5,
         "ground": (rgb(0.55, 0.45, 0.40, like=warm) * 0.5 + 0.30 * around) * ambient * 1.1,
@@ -41,49 +44,50 @@ def light(exact: Numbers, a: Numbers) -> Numbers:
 def colours(g: Geometry, p: Points, lit: Numbers, detail: float) -> Tensor:
     """Linear colours (3, N + 1) of the points; the last one is black and stands for no point."""
     out = torch.zeros(3, len(p.material) + 1, device=p.slot.device)
+    lit = hair_shade.light_of_hair({**lit, "colour": lit["key_colour"]}, g.a, g.style)
     painters = {
-        BODY: _body, EYE_LEFT: _left_eye, EYE_RIGHT: _right_eye, TEETH: _teeth, TONGUE: _tongue, LASH: _lashes,
-        HAIR: _strands, GLASSES: _frames,
+        BODY: _body, EYE_LEFT: _eyes, TEETH: _teeth, TONGUE: _tongue, LASH: _lashes, HAIR: _strands, GLASSES: _frames,
     }  # fmt: skip
     for material, painter in painters.items():
         h = hits(p, material)
         if h is not None:
-            for channel, value in zip(out, painter(g, p, h, lit, detail), strict=True):
-                channel.index_copy_(0, h.write.view(-1), value.expand(h.write.shape).reshape(-1))
+            out.index_copy_(1, h.write.view(-1), painter(g, p, h, lit, detail).expand(3, *h.write.shape).reshape(3, -1))
     out[:, -1] = 0
     return out
 
 
-def _rest(g: Geometry, h: Hits) -> list[Tensor]:
-    return [h.static(g.tables.rest_rows[k]) for k in range(3)]
+@lru_cache
+def _skin(device: torch.device) -> Tensor:
+    """What paint.Skin needs of each vertex: place, masks, occlusion and angle, (5 + len(MASKS), V)."""
+    t = mesh.tables(device)
+    return torch.cat([t.rest_rows, t.masks, t.occlusion[None], t.angle[None]])
 
 
 def _body(g: Geometry, p: Points, h: Hits, lit: Numbers, detail: float) -> Tensor:
-    t, grown = g.tables, scalp(h.x.device)
-    toward = g.view.unrotate(tuple(c.T for c in lit["key"]))
-    visible = mesh.visibility(t, torch.cat(toward).T.double())
-    line = hair_scalp.scalp_line(grown, g.a).T.contiguous()
-    normal = unit(tuple(h.moving(c) for c in g.normal))
-    inside = h.moving(line)
-    open_ = _out_of_shadow(g, p, h, lit)
-    masks = torch.stack([h.static(mask) for mask in t.masks])
+    grown = scalp(h.x.device)
+    toward = g.view.unrotate(lit["key"].mT)
+    visible = mesh.visibility(g.tables, toward[:, 0].double())
+    line = hair_scalp.scalp_line(grown, g.a).T
+    tangent = g.view.rotate(hair_scalp.scalp_tangent(grown, g.a, g.style).mT)
+    places = (c.T for c in hair_scalp.scalp_places(grown, g.a, g.style))
+    moving = h.moving(torch.stack([*g.normal, *tangent, visible, line, g.depth[: len(line)], *places]))
+    visible, inside, depth, across, along = moving[6:]
+    normal, tangent = unit(moving[:3]), unit(moving[3:6])
+    open_ = _out_of_shadow(g, p, h, depth, lit)
+    x, y, z, *masks, occlusion, angle = h.static(_skin(h.x.device))
+    masks = torch.stack(masks)
     cavity = masks[MASKS.index("mouth")]
     shut = 1 - ((g.a["jaw"] - 0.02) * 10).clamp(0, 1)
-    occlusion = torch.maximum(h.static(t.occlusion), cavity * (0.45 * shut))  # closed lips show no dark corners
+    occlusion = torch.maximum(occlusion, cavity * (0.45 * shut))  # closed lips show no dark corners
     cavity.mul_(1 - 0.8 * shut)
     skin = paint.Skin(
-        *_rest(g, h), *normal, h.moving(visible) * open_, occlusion * (0.3 + 0.7 * open_), h.static(t.angle), inside,
-        masks,
+        x, y, z, *normal, visible * open_, occlusion * (0.3 + 0.7 * open_), angle, inside, masks,
     )  # fmt: skip
     colour = paint.skin(skin, g.traits, g.a, lit, detail)
-    tangent = hair_scalp.scalp_tangent(grown, g.a)
-    tangent = g.view.rotate(tuple(c.T for c in tangent))
-    tangent = torch.stack(unit(tuple(h.moving(c.contiguous()) for c in tangent)))
-    across, along = (h.moving(c.T.contiguous()) for c in hair_scalp.scalp_places(grown, g.a))
-    share, strands, locks = hair_shade.scalp_mask(inside, across, along, skin.x, skin.y, g.a, min(1.0, detail))
+    share, strands, locks = hair_shade.scalp_mask(inside, across, along, skin.x, skin.y, g.a, g.style, min(1.0, detail))
     colour = mix(
         colour,
-        hair_shade.shade_scalp(torch.stack(normal), tangent, inside, strands, locks, g.a, _hair_light(g, lit)),
+        hair_shade.shade_scalp(normal, tangent, inside, strands, locks, g.style, lit),
         share,
     )
     worn_share, cloth = worn.cloth(skin.x, skin.y, skin.z, g.a)
@@ -92,19 +96,16 @@ def _body(g: Geometry, p: Points, h: Hits, lit: Numbers, detail: float) -> Tenso
     return mix(colour, cloth * (lit["key_colour"] * direct + ambient), worn_share)
 
 
-def _out_of_shadow(g: Geometry, p: Points, h: Hits, lit: Numbers) -> Tensor:
-    """Share (n, P) of the key light that hair lets through to points of the skin: the shadow map is looked up along the
-    way to the light."""
-    hair = _shadow_map(p)
-    key, sides = lit["key"], 2 * g.view.per_dm.T  # sides: of half the picture, per dm
-    x, y = ((v + 0.5) * (1 / p.size) - 1 for v in (h.x, h.y))  # of grid_sample: -1 to 1
-    z = h.moving(g.depth)
-    shadow = torch.zeros_like(z)
-    for step in SHADOW_STEPS:
-        place = interleaved(x + key[0] * sides * step, y - key[1] * sides * step)
-        cover, nearest = F.grid_sample(hair, place[:, None], align_corners=False)[:, :, 0].unbind(1)
-        above = nearest / cover.clamp(min=1e-3) - (z + key[2] * step)
-        shadow = torch.maximum(shadow, cover * (above * 20).clamp(0, 1) * ((0.9 - above) * 3).clamp(0, 1))
+def _out_of_shadow(g: Geometry, p: Points, h: Hits, depth: Tensor, lit: Numbers) -> Tensor:
+    """Share (n, P) of the key light that hair lets through to points of the skin, dm towards the camera: the shadow map
+    is looked up along the way to the light."""
+    steps = constant(SHADOW_STEPS, h.x.device, 1)
+    key, sides = lit["key"][:, :, None], 2 * g.view.per_dm.T[..., None]  # sides: of half the picture, per dm
+    x, y = ((v[:, None] + 0.5) * (1 / p.size) - 1 for v in (h.x, h.y))  # of grid_sample: -1 to 1
+    place = interleaved(x + key[0] * sides * steps, y - key[1] * sides * steps)
+    cover, nearest = F.grid_sample(_shadow_map(p), place, align_corners=False).unbind(1)
+    above = nearest / cover.clamp(min=1e-3) - (depth[:, None] + key[2] * steps)
+    shadow = (cover * (above * 20).clamp(0, 1) * ((0.9 - above) * 3).clamp(0, 1)).amax(1)
     return 1 - 0.8 * (shadow * 1.4).clamp(max=1)
 
 
@@ -122,33 +123,26 @@ def _shadow_map(p: Points) -> Tensor:
     return torch.stack([cover, cover * depth], 1)
 
 
-def _hair_light(g: Geometry, lit: Numbers) -> Numbers:
-    return hair_shade.light_of_hair({**lit, "colour": lit["key_colour"]}, g.a)
+def _eyes(g: Geometry, p: Points, h: Hits, lit: Numbers, detail: float) -> Tensor:
+    side = constant((1.0, -1.0), h.x.device)
+    x, y = g.a["gaze_x"] * 0.45 - side * 0.03, (g.a["gaze_y"] * 0.3).expand(2, -1, -1)
+    ahead = unit(torch.stack([x, y, torch.ones_like(x)]))
+    return eyes.eyes(on_balls(g, h), ahead, g.view.turn[:, :, 0].permute(2, 0, 1), side, g.traits, g.a, lit)
 
 
-def _eye(g: Geometry, h: Hits, lit: Numbers, material: int, side: int) -> Tensor:
-    start = g.start[material]
+def on_balls(g: Geometry, h: Hits) -> Tensor:
+    """Unit directions (3, 2, n, P) from the centres of the eyeballs to their points, in the head's frame."""
     directions = cap(h.x.device)[0].T.contiguous()
-    local = unit(tuple(h.blend(c, [v - start for v in h.vertex]) for c in directions))
-    ahead = unit((g.a["gaze_x"] * 0.45 - side * 0.03, g.a["gaze_y"] * 0.3, 1 + 0 * g.a["gaze_x"]))
-    turn = torch.stack([v[0] for v in g.view.turn], 1).view(-1, 3, 3)
-    return eyes.eye(torch.stack(local), torch.stack(ahead), turn, side, g.traits, g.a, lit)
-
-
-def _left_eye(g: Geometry, p: Points, h: Hits, lit: Numbers, detail: float) -> Tensor:
-    return _eye(g, h, lit, EYE_LEFT, 1)
-
-
-def _right_eye(g: Geometry, p: Points, h: Hits, lit: Numbers, detail: float) -> Tensor:
-    return _eye(g, h, lit, EYE_RIGHT, -1)
+    inside = [(v - g.start[EYE_LEFT]) % directions.shape[1] for v in h.vertex]
+    return unit(h.blend(directions, inside))
 
 
 def _teeth(g: Geometry, p: Points, h: Hits, lit: Numbers, detail: float) -> Tensor:
-    return eyes.teeth(*_rest(g, h), torch.stack(unit(tuple(h.moving(c) for c in g.normal))), g.traits, g.a, lit, detail)
+    return eyes.teeth(*h.static(g.tables.rest_rows), unit(h.moving(g.normal)), g.traits, g.a, lit, detail)
 
 
 def _tongue(g: Geometry, p: Points, h: Hits, lit: Numbers, detail: float) -> Tensor:
-    return eyes.tongue(*_rest(g, h), torch.stack(unit(tuple(h.moving(c) for c in g.normal))), g.traits, g.a, lit)
+    return eyes.tongue(*h.static(g.tables.rest_rows), unit(h.moving(g.normal)), g.traits, g.a, lit)
 
 
 def _lashes(g: Geometry, p: Points, h: Hits, lit: Numbers, detail: float) -> Tensor:
@@ -161,20 +155,15 @@ def _strands(g: Geometry, p: Points, h: Hits, lit: Numbers, detail: float) -> Te
     points = g.cards.used.shape[2] + 1
     node = [torch.div(v - g.start[HAIR], 2, rounding_mode="floor") for v in h.vertex]
     row = torch.arange(n, device=h.x.device)[:, None]
-    flat = [k * n + row for k in node]
-
-    def at(values: Tensor) -> Tensor:
-        """Numbers (n, cards, points) of the cards' nodes, at the points (n, P)."""
-        return h.blend(values.permute(1, 2, 0).reshape(-1), flat)
-
-    directions = [g.view.rotate(tuple(v[..., k].permute(1, 2, 0).reshape(-1, n) for k in range(3)))
-                  for v in (g.cards.normal, g.cards.tangent)]  # fmt: skip
-    normal, tangent = (torch.stack(unit(tuple(h.blend(c.reshape(-1), flat) for c in v))) for v in directions)
+    directions = [g.view.rotate(v.permute(3, 1, 2, 0).reshape(3, -1, n)) for v in (g.cards.normal, g.cards.tangent)]
+    table = torch.cat([*directions, g.cards.open.permute(1, 2, 0).reshape(1, -1, n)])
+    values = h.blend(table.flatten(1), [k * n + row for k in node])
+    normal, tangent = unit(values[:3]), unit(values[3:6])
     across = h.weighted([((v - g.start[HAIR]) & 1) * 2.0 - 1 for v in h.vertex])
     along = h.weighted([(k % points).float() / (points - 1) for k in node])
     card = torch.div(node[0], points, rounding_mode="floor")
     seed = g.cards.seed.T.reshape(-1).index_select(0, (card * n + row).view(-1)).view(card.shape)
-    return hair_shade.shade(normal, tangent, across, along, seed, at(g.cards.open), _hair_light(g, lit))
+    return hair_shade.shade(normal, tangent, across, along, seed, values[6], lit)
 
 
 def _frames(g: Geometry, p: Points, h: Hits, lit: Numbers, detail: float) -> Tensor:
@@ -196,18 +185,17 @@ def lenses(g: Geometry, p: Points, lit: Numbers) -> tuple[Tensor, Tensor]:
     out = torch.zeros(4, len(p.material) + 1, device=p.slot.device)
     h = hits(p, LENS)
     if h is not None:
-        normal = unit(tuple(_of_glasses(g, h, g.glasses.normals)))
+        normal = unit(_of_glasses(g, h, g.glasses.normals))  # twice unit, as ever: it rounds
         height = h.blend(glasses.HEIGHT.to(h.x.device), [v - g.start[GLASSES] for v in h.vertex])
         colour, share = glasses.lens(*normal, height, lit["key"], g.a)
-        for channel, value in zip(out, (*colour, share), strict=True):
-            channel.index_copy_(0, h.write.view(-1), value.expand(h.write.shape).reshape(-1))
+        out.index_copy_(1, h.write.view(-1), torch.stack([*colour, share]).view(4, -1))
         out[:, -1] = 0
     return out[:3], out[3:]
 
 
-def _of_glasses(g: Geometry, h: Hits, vectors: tuple[Tensor, Tensor, Tensor]) -> Tensor:
-    """Unit vectors (3, n, P) interpolated from those of the glasses' vertices, (G, n) each."""
+def _of_glasses(g: Geometry, h: Hits, vectors: Tensor) -> Tensor:
+    """Unit vectors (3, n, P) interpolated from those of the glasses' vertices, (3, G, n)."""
     n = len(g.a["glasses"])
     row = torch.arange(n, device=h.x.device)[:, None]
     index = [(v - g.start[GLASSES]) * n + row for v in h.vertex]
-    return torch.stack(unit(tuple(h.blend(v.reshape(-1), index) for v in vectors)))
+    return unit(h.blend(vectors.flatten(1), index))

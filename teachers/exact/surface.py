@@ -6,12 +6,13 @@ point. The points of one material are laid out as (n, P), one row a picture, so 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from . import raster
+from .geometry import EYE_LEFT, EYE_RIGHT, LENS
 
 SAME_DEPTH = int(0.05 * raster.DEPTH_STEPS)  # dm
 
@@ -20,8 +21,8 @@ SAME_DEPTH = int(0.05 * raster.DEPTH_STEPS)  # dm
 class Points:
     """The coloured points of n pictures. triangle, picture, x, y, material (N,).
 
-    Of the samples, (n, 4, size * size): slot, the point, N where a sample sees no triangle; kinds, the material,
-    NOTHING where there is none; nearest, the keys."""
+    Of the samples: slot (4, n, size * size), the point, N where a sample sees no triangle; (n, 4, size * size) kinds,
+    the material, NOTHING where there is none, and nearest, the keys."""
 
     triangles: raster.Triangles
     triangle: Tensor
@@ -34,7 +35,7 @@ class Points:
     nearest: Tensor
     n: int
     size: int
-    known: dict[int, Hits | None] = field(default_factory=dict)
+    known: dict[int, Hits] | None = None
 
     def depth(self) -> Tensor:
         """dm towards the camera of the samples, (n, 4, size * size); far behind where they see nothing."""
@@ -51,28 +52,24 @@ class Points:
         return torch.where(inside, found, outside)
 
 
-def points(triangles: raster.Triangles, buffer: Tensor, n: int, size: int, alone: tuple[int, ...]) -> Points:
-    """The points of the nearest triangles. buffer: as raster.draw leaves it. alone: materials of which each sample has
-    its own point."""
+def points(triangles: raster.Triangles, buffer: Tensor, n: int, size: int) -> Points:
+    """The points of the nearest triangles; every sample of an eye has its own. buffer: as raster.draw leaves it."""
     nearest = buffer.view(n, size, 2, size, 2).permute(0, 2, 4, 1, 3).reshape(n, 4, size * size)
     kinds = raster.material_of(nearest)
     depth = raster.depth_of(nearest)
-    single = torch.zeros_like(kinds[:, 0], dtype=torch.bool)
-    for material in alone:
-        single |= kinds[:, 0] == material
     slot = torch.arange(n * 4 * size * size, device=buffer.device).view(n, 4, -1)  # first the sample whose point it is
     own = kinds != raster.NOTHING
+    shares = own & ((kinds < EYE_LEFT) | (kinds > EYE_RIGHT))
     for later in (1, 2, 3):
+        same = (kinds[:, :later] == kinds[:, later : later + 1]) & own[:, :later] & shares[:, :later]
+        same &= (depth[:, :later] - depth[:, later : later + 1]).abs_() < SAME_DEPTH
+        own[:, later] &= ~same.any(1)
         for earlier in range(later - 1, -1, -1):  # the first sample last: it wins
-            same = kinds[:, later] == kinds[:, earlier]
-            same &= (depth[:, later] - depth[:, earlier]).abs_() < SAME_DEPTH
-            same &= ~single if earlier == 0 else own[:, earlier] & _shares(kinds[:, earlier], alone)
-            own[:, later] &= ~same
-            slot[:, later] = torch.where(same, slot[:, earlier], slot[:, later])
+            slot[:, later] = torch.where(same[:, earlier], slot[:, earlier], slot[:, later])
     flat = own.view(-1).nonzero()[:, 0]
     place = torch.full((own.numel(),), len(flat), dtype=torch.int64, device=buffer.device)
     place[flat] = torch.arange(len(flat), device=buffer.device)
-    slot = place.index_select(0, slot.view(-1)).view(slot.shape)
+    slot = place.index_select(0, slot.transpose(0, 1).reshape(-1)).view(4, n, -1)
     picture = torch.div(flat, 4 * size * size, rounding_mode="floor")
     inside = flat - picture * (4 * size * size)
     sample = torch.div(inside, size * size, rounding_mode="floor")
@@ -86,18 +83,11 @@ def points(triangles: raster.Triangles, buffer: Tensor, n: int, size: int, alone
     )  # fmt: skip
 
 
-def _shares(kinds: Tensor, alone: tuple[int, ...]) -> Tensor:
-    shares = kinds != raster.NOTHING
-    for material in alone:
-        shares &= kinds != material
-    return shares
-
-
 @dataclass
 class Hits:
-    """Points of one material as (n, P); rows are padded by repeating points of the row. write (n, P): the number of the
-    point, or N for padding. corner, weight: 3 x (n, P), of the flattened (V, n) vertex arrays; vertex: of (V,)
-    arrays."""
+    """Points of one material as (n, P), of both eyes as (2, n, P); rows are padded by repeating points, of the row
+    where it has any. write (..., P): the number of the point, or N for padding. corner, weight: 3 x (..., P), of the
+    flattened (V, n) vertex arrays; vertex: of (V,) arrays."""
 
     corner: list[Tensor]
     vertex: list[Tensor]
@@ -107,66 +97,78 @@ class Hits:
     y: Tensor
 
     def static(self, table: Tensor) -> Tensor:
-        """Interpolate numbers of the vertices (V,): (n, P)."""
+        """Interpolate numbers of the vertices, (V,) or (C, V): (n, P) or (C, n, P)."""
         return self.blend(table, self.vertex)
 
     def moving(self, table: Tensor) -> Tensor:
-        """Interpolate numbers of the vertices of each picture (V, n): (n, P)."""
-        return self.blend(table.reshape(-1), self.corner)
+        """Interpolate numbers of the vertices of each picture, (V, n) or (C, V, n): (n, P) or (C, n, P)."""
+        return self.blend(table.flatten(-2), self.corner)
 
     def weighted(self, corners: list[Tensor]) -> Tensor:
         """Interpolate numbers of the corners, 3 x (n, P)."""
         return corners[0] * self.weight[0] + corners[1] * self.weight[1] + corners[2] * self.weight[2]
 
     def blend(self, table: Tensor, index: list[Tensor]) -> Tensor:
-        """Interpolate numbers of a table (K,) at the corners index, 3 x (n, P)."""
-        parts = [
-            table.index_select(0, i.view(-1)).view(i.shape).mul_(w) for i, w in zip(index, self.weight, strict=True)
-        ]
-        return parts[0].add_(parts[1]).add_(parts[2])
+        """Interpolate numbers of a table, (K,) or (C, K), at the corners index, 3 x (n, P): (n, P) or (C, n, P)."""
+        channels = table.shape[:-1]
+        a, b, c = (
+            table.gather(-1, i.reshape(-1).expand(*channels, -1)).mul_(w.view(-1))
+            for i, w in zip(index, self.weight, strict=True)
+        )
+        return a.add_(b).add_(c).view(*channels, *self.x.shape)
 
 
 def hits(p: Points, material: int) -> Hits | None:
-    """The points of a material, or None where no picture shows it."""
-    if material not in p.known:
-        p.known[material] = _hits(p, material)
-    return p.known[material]
+    """The points of a material, or None where no picture shows it. EYE_LEFT stands for both eyes."""
+    if p.known is None:
+        p.known = _hits(p)
+    return p.known.get(material)
 
 
-def _hits(p: Points, material: int) -> Hits | None:
-    flat = (p.material == material).nonzero()[:, 0]
-    if not len(flat):
-        return None
-    picture = p.picture.index_select(0, flat)
-    count = torch.bincount(picture, minlength=p.n)
-    start = count.cumsum(0) - count
-    step = torch.arange(int(count.max()), device=flat.device)
-    index = start[:, None] + torch.minimum(step[None], (count[:, None] - 1).clamp(min=0))
-    chosen = flat.index_select(0, index.clamp(max=len(flat) - 1).view(-1)).view(index.shape)
-    # A row without points of its own shows those of another picture, and does not write them.
-    triangle = p.triangle.index_select(0, chosen.view(-1))
-    x, y = (v.index_select(0, chosen.view(-1)) for v in (p.x, p.y))
-    weight = [w.view(index.shape) for w in p.triangles.barycentric(triangle, x, y)]
-    corner = [c.index_select(0, triangle).view(index.shape) for c in p.triangles.corner]
-    row = torch.arange(p.n, device=flat.device)[:, None]
-    vertex = [torch.div(c, p.n, rounding_mode="floor") for c in corner]
-    write = torch.where(step[None] < count[:, None], chosen, len(p.material))
-    return Hits([v * p.n + row for v in vertex], vertex, weight, write, x.view(index.shape), y.view(index.shape))
+def _hits(p: Points) -> dict[int, Hits]:
+    """Of all materials that are seen. The host looks at the device once, for the most points that a picture has."""
+    n, device = p.n, p.slot.device
+    row, order = (p.material * n + p.picture).int().sort(stable=True)  # the pictures of a material, then of the next
+    start = torch.searchsorted(row, torch.arange((LENS + 1) * n + 1, dtype=row.dtype, device=device))
+    count, start = start.diff().view(-1, n), start[:-1].view(-1, n)
+    begin = start[:, :1].clone()
+    begin[EYE_RIGHT] = begin[EYE_LEFT]
+    # A row without points shows one of its material, or of the other eye, and does not write it.
+    first, last = torch.where(count > 0, start, begin), (count - 1).clamp(min=0)
+    widths = count.amax(1).tolist()
+    step = torch.arange(max(widths), device=device)
+    shapes, index, own = {}, [], []
+    for material, width in enumerate(widths):
+        rows = material
+        if material == EYE_LEFT:
+            rows, width = slice(EYE_LEFT, EYE_RIGHT + 1), max(width, widths[EYE_RIGHT])
+        if width and material != EYE_RIGHT:
+            own.append(step[:width] < count[rows, ..., None])
+            index.append(first[rows, ..., None] + torch.minimum(step[:width], last[rows, ..., None]))
+            shapes[material] = own[-1].shape
+    if not shapes:
+        return {}
+    chosen = order.index_select(0, torch.cat([i.view(-1) for i in index]))
+    write = torch.where(torch.cat([o.view(-1) for o in own]), chosen, len(p.material))
+    triangle, x, y = (v.index_select(0, chosen) for v in (p.triangle, p.x, p.y))
+    corner = p.triangles.corner.index_select(1, triangle)
+    vertex = torch.div(corner, n, rounding_mode="floor")
+    every = (*corner, *vertex, *p.triangles.barycentric(triangle, x, y), write, x, y)
+    parts = zip(*(v.split([shape.numel() for shape in shapes.values()]) for v in every), strict=True)
+    found = {}
+    for (material, shape), part in zip(shapes.items(), parts, strict=True):
+        part = [v.view(shape) for v in part]
+        found[material] = Hits(part[:3], part[3:6], part[6:9], *part[9:])
+    return found
 
 
 def average(p: Points, values: Tensor, behind: Tensor) -> Tensor:
     """Values of the points (C, N + 1) to pixels (n, C, size, size). behind (C, n, size * size): of the samples that see
     no triangle; the last point counts as nothing."""
-    n, pixels = p.n, p.size * p.size
-    total = torch.empty(n, len(values), pixels, device=values.device)
-    empty = (p.slot == len(p.material)).sum(1).float()
-    index = [p.slot[:, sample].reshape(-1) for sample in range(4)]
-    for k, channel in enumerate(values):
-        found = [channel.index_select(0, i) for i in index]
-        total[:, k] = (
-            found[0].add_(found[1]).add_(found[2]).add_(found[3]).view(n, pixels).add_(behind[k] * empty).mul_(0.25)
-        )
-    return total.view(n, -1, p.size, p.size)
+    found = [values.gather(1, sample.view(1, -1).expand(len(values), -1)) for sample in p.slot]
+    total = found[0].add_(found[1]).add_(found[2]).add_(found[3]).view(behind.shape)
+    total.add_(behind * (p.slot == len(p.material)).sum(0)).mul_(0.25)
+    return total.transpose(0, 1).reshape(p.n, -1, p.size, p.size)
 
 
 def share_of(p: Points, chosen: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .curves import bump, hue, mix, rise, smooth
+from .curves import bump, bumps, constant, hue, hues, mix, rise, smooth, smooths
 from .noise import noise
 
 V_NECK, SHIRT, ROLL = 0.34, 0.50, 0.76  # collar from here on; a round neck below
@@ -17,9 +17,9 @@ V_NECK, SHIRT, ROLL = 0.34, 0.50, 0.76  # collar from here on; a round neck belo
 
 def _kind(a: dict[str, Tensor]) -> tuple[Tensor, ...]:
     """Round neck, V-neck, shirt and roll neck: 1 or 0 each, (n, 1)."""
-    c = a["collar"]
-    edges = [c >= V_NECK, c >= SHIRT, c >= ROLL]
-    return tuple(k.float() for k in (~edges[0], edges[0] & ~edges[1], edges[1] & ~edges[2], edges[2]))
+    device = a["collar"].device
+    kind = torch.bucketize(a["collar"], constant((V_NECK, SHIRT, ROLL), device, 0), right=True)
+    return (kind == constant((0.0, 1.0, 2.0, 3.0), device)).float().unbind(0)
 
 
 def _inside(x: Tensor, y: Tensor, z: Tensor, a: dict[str, Tensor]) -> Tensor:
@@ -62,38 +62,37 @@ def cloth(x: Tensor, y: Tensor, z: Tensor, a: dict[str, Tensor]) -> tuple[Tensor
     round_, vee, shirt, roll = _kind(a)
     ax = x.abs()
     value = 0.10 + 0.78 * a["clothes_value"]
-    plain = hue(a["clothes_hue"], (0.05 + 0.55 * a["clothes_saturation"]) * (1.1 - 0.4 * a["clothes_value"]), value)
+    which = a["clothes_hue"] * 11
+    which = which - which.floor()
+    plain, other = hues(
+        (a["clothes_hue"], (0.05 + 0.55 * a["clothes_saturation"]) * (1.1 - 0.4 * a["clothes_value"]), value),
+        (a["clothes_hue"] + 0.5 * which, 0.3 * a["clothes_saturation"], (1.15 - value).clamp(0.1, 0.95)),
+    )
     wide, medium, pore = noise(x * 0.55 + a["clothes_hue"] * 7, y * 0.55 + z * 0.3, "wide", "medium", "pore")
     folds = 1 + 0.05 * wide + 0.03 * medium + 0.02 * pore
 
     # Ribs run up a roll neck and the rim of a round neck, whose seam runs along its lower edge.
     around = (x / (ax + z.abs() + 0.3)) * 22
     rib = ((around - around.floor()) * 2 - 1).abs()
-    rim = smooth(0.115, 0.10, inside)
-    seam = bump(((inside - 0.112) / 0.012) ** 2)
-    fold = bump(((inside - 0.22) / 0.03) ** 2) * roll
-    shade = folds * (1 - 0.16 * rib * (rim * round_ + roll)) * (1 - 0.30 * seam * (round_ + vee))
-    shade = shade * (1 - 0.35 * fold) * (0.86 + 0.14 * smooth(0.0, 0.05, inside))
-    # The leaves of a shirt's collar throw a shadow; a line of stitches runs along their edge, and a placket below.
+    rim, below, shadow, worn = smooths((inside,), (0, 0.115, 0.10), (0, 0.0, 0.05), (0, -0.10, 0.0), (0, -0.007, 0.007))
     leaf = inside - _leaf(ax, z)
-    below = leaf.clamp(min=0) / 0.07
-    edge = (leaf + 0.022) / 0.006
-    placket = (x - 0.055) / 0.006
-    shade = shade * (1 - shirt * (leaf > 0) * (0.50 * bump(below * below) + 0.15 * bump(placket * placket) * (z > 0.5)))
-    shade = shade * (1 + shirt * (0.05 * (leaf < 0) - 0.14 * bump(edge * edge)))
+    seam, fold, edge, placket = bumps(
+        (inside, leaf, x), (0, 0.112, 0.012), (0, 0.22, 0.03), (1, -0.022, 0.006), (2, 0.055, 0.006)
+    )
+    fold = fold * roll
+    shade = folds * (1 - 0.16 * rib * (rim * round_ + roll)) * (1 - 0.30 * seam * (round_ + vee))
+    shade = shade * (1 - 0.35 * fold) * (0.86 + 0.14 * below)
+    # The leaves of a shirt's collar throw a shadow; a line of stitches runs along their edge, and a placket below.
+    thrown = leaf.clamp(min=0) / 0.07
+    shade = shade * (1 - shirt * (leaf > 0) * (0.50 * bump(thrown * thrown) + 0.15 * placket * (z > 0.5)))
+    shade = shade * (1 + shirt * (0.05 * (leaf < 0) - 0.14 * edge))
 
     # A third of the shirts and a few other clothes are striped.
-    which = a["clothes_hue"] * 11
-    which = which - which.floor()
     lines = x * 9.0 + 0.25
     stripe = smooth(0.30, 0.42, (lines - lines.floor() - 0.5).abs())
     bars = (0.8 * (x * x + (z - 0.2) * (z - 0.2)).sqrt() - y) * 6.5
     bar = smooth(0.20, 0.28, (bars - bars.floor() - 0.5).abs())
     striped = (which > 0.62) * shirt * stripe + (which > 0.82) * (round_ + vee) * bar * (1 - rim * round_)
-    other = hue(a["clothes_hue"] + 0.5 * which, 0.3 * a["clothes_saturation"], (1.15 - value).clamp(0.1, 0.95))
     colour = mix(plain, other, striped * 0.8) * shade
-    shadow = smooth(-0.10, 0.0, inside) * 0.38
-    worn = smooth(-0.007, 0.007, inside)
-    return torch.maximum(shadow, worn), colour * worn + hue(0.02 + 0 * value, 0.6 + 0 * value, 0.18 + 0 * value) * (
-        1 - worn
-    )
+    shadow = shadow * 0.38
+    return torch.maximum(shadow, worn), colour * worn + hue(0.02, 0.6, 0.18, like=value) * (1 - worn)

@@ -10,6 +10,7 @@ from helpers.drawn import GOLDEN, changed, mean_person, plain, thumbnails
 from torch.nn import functional as F
 
 import teachers
+from benchmarks import roofline
 from swapcore.frame import CANONICAL
 from teachers.exact import (
     ATTRIBUTES,
@@ -30,6 +31,7 @@ from teachers.exact import (
     sample_identities,
 )
 
+MOST_OPERATIONS = 8400  # of a call at 64 px that draws everything: 8,210; 14,922 before, at commit bef7c1e
 RENDERER = importlib.import_module("teachers.exact.render")  # the package's name `render` is the function
 
 
@@ -120,6 +122,25 @@ def test_same_bytes_in_any_chunks(monkeypatch):
     for pictures in (1, 2):
         monkeypatch.setattr(RENDERER, "CHUNK_PIXELS", pictures * 64 * 64)
         assert same(whole, render(identity, attributes, 64, OUTPUTS))
+
+
+def test_a_call_has_few_operations_whatever_the_batch(monkeypatch):
+    """Of pictures with all that there is to draw: every background and object, glasses, blur and noise. A GPU waits for
+    the host, which launches each of them; views are not launched."""
+    monkeypatch.setattr(RENDERER, "CHUNK_PIXELS", 24 * 64 * 64)
+    kinds = torch.linspace(0, 0.99, 8)
+    identity, attributes = sample_identities(8, 1), changed(
+        sample_attributes(8, 2, sensor=True), background_kind=kinds, occluder_kind=kinds, occluder=1, glasses=1,
+        glasses_dark=kinds, bald=0, jaw=0.3, blur=0.5, noise=0.5,
+    )  # fmt: skip
+    render(identity, attributes, 64)  # makes the tables
+    calls = []
+    for times in (1, 3):
+        with roofline.Operations(1e9, 1e9) as counted:
+            render(identity.repeat(times, 1), attributes.repeat(times, 1), 64)
+        calls.append(counted.calls)
+        assert counted.calls <= MOST_OPERATIONS, counted.table(20)
+    assert calls[0] == calls[1]
 
 
 def test_same_bytes_with_one_thread_or_two():

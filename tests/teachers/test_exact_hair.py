@@ -13,6 +13,7 @@ from teachers.exact.hair_scalp import (
     scalp_places,
     scalp_push,
     scalp_tangent,
+    style,
 )
 from teachers.exact.hair_shade import hair_colour, light_of_hair, opaque, scalp_mask, shade, shade_scalp
 from teachers.exact.hair_styles import ORDER, STYLES, hair_attributes
@@ -70,7 +71,7 @@ def test_cards_have_the_shapes_promised(head):
     rest, tables = head
     a = attributes(6)
     a["bald"][0] = 1
-    r = grow(tables, people(rest, 6), a, 100, 4)
+    r = grow(tables, people(rest, 6), a, style(a), 100, 4)
     assert r.points.shape == (6, 100, 5, 2, 3) and r.used.shape == (6, 100, 4) and r.used.dtype == torch.bool
     assert r.normal.shape == r.tangent.shape == (6, 100, 5, 3) and r.open.shape == (6, 100, 5)
     assert torch.isfinite(r.points).all() and not r.used[0].any() and r.used[1:].any()
@@ -82,23 +83,25 @@ def test_cards_have_the_shapes_promised(head):
 def test_wrong_counts_are_refused(head, count, segments):
     rest, tables = head
     with pytest.raises(ValueError, match="count"):
-        grow(tables, people(rest, 1), attributes(1), count, segments)
+        grow(tables, people(rest, 1), attributes(1), style(attributes(1)), count, segments)
 
 
 def test_no_picture_depends_on_the_others(head):
     rest, tables = head
     n, v = 5, people(rest, 5)
     a = attributes(n)
-    whole = grow(tables, v, a, 150, 5)
+    combed = style(a)
+    whole = grow(tables, v, a, combed, 150, 5)
     for i in range(n):
         own = {k: x[i : i + 1] for k, x in a.items()}
-        alone = grow(tables, v[i : i + 1], own, 150, 5)
+        own_style = style(own)
+        alone = grow(tables, v[i : i + 1], own, own_style, 150, 5)
         for name in ("points", "normal", "tangent", "open", "seed", "used"):
             assert torch.equal(getattr(alone, name)[0], getattr(whole, name)[i]), name
-        for f in (scalp_line, scalp_push):
-            assert torch.equal(f(tables, own)[0], f(tables, a)[i]), f.__name__
-        assert torch.equal(scalp_tangent(tables, own)[:, 0], scalp_tangent(tables, a)[:, i])
-        assert torch.equal(scalp_places(tables, own)[1][0], scalp_places(tables, a)[1][i])
+        assert torch.equal(scalp_line(tables, own)[0], scalp_line(tables, a)[i])
+        assert torch.equal(scalp_push(tables, own, own_style)[0], scalp_push(tables, a, combed)[i])
+        assert torch.equal(scalp_tangent(tables, own, own_style)[:, 0], scalp_tangent(tables, a, combed)[:, i])
+        assert torch.equal(scalp_places(tables, own, own_style)[1][0], scalp_places(tables, a, combed)[1][i])
 
 
 def test_no_point_depends_on_the_others():
@@ -107,11 +110,12 @@ def test_no_point_depends_on_the_others():
     normal, tangent = (torch.nn.functional.normalize(torch.randn(3, n, p, generator=g), dim=0) for _ in range(2))
     u, t, seed, open_ = torch.rand(4, n, p, generator=g)
     a = attributes(n)
-    lit = light_of_hair(light(n), a)
+    combed = style(a)
+    lit = light_of_hair(light(n), a, combed)
 
     def both(s):
-        mask, strands, locks = scalp_mask(open_[:, s] - 0.5, u[:, s], t[:, s], u[:, s], t[:, s] + 7.5, a, 1.0)
-        under = shade_scalp(normal[..., s], tangent[..., s], open_[:, s], strands, locks, a, lit)
+        mask, strands, locks = scalp_mask(open_[:, s] - 0.5, u[:, s], t[:, s], u[:, s], t[:, s] + 7.5, a, combed, 1.0)
+        under = shade_scalp(normal[..., s], tangent[..., s], open_[:, s], strands, locks, combed, lit)
         card = u[:, s] * 2 - 1, t[:, s], seed[:, s], open_[:, s]
         return mask, under, shade(normal[..., s], tangent[..., s], *card, lit)
 
@@ -126,7 +130,7 @@ def test_no_point_depends_on_the_others():
 def test_bald_heads_have_no_hair(head):
     _, tables = head
     a = attributes(2) | {"bald": torch.ones(2, 1)}
-    assert (scalp_line(tables, a) == -1).all() and (scalp_push(tables, a) == 0).all()
+    assert (scalp_line(tables, a) == -1).all() and (scalp_push(tables, a, style(a)) == 0).all()
 
 
 def test_hair_gets_lighter_from_black_to_blond():

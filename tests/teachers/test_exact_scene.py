@@ -29,12 +29,6 @@ def some(a: dict[str, torch.Tensor], rows: list[int]) -> dict[str, torch.Tensor]
     return {name: values[rows] for name, values in a.items()}
 
 
-def plane(count: int, size: int) -> tuple[torch.Tensor, torch.Tensor]:
-    axis = (torch.arange(size) + 0.5) / size - 0.5
-    y, x = torch.meshgrid(axis, axis, indexing="ij")
-    return x.expand(count, -1, -1), y.expand(count, -1, -1)
-
-
 def head(count: int) -> torch.Tensor:
     """A round head of (V, 3) rest positions with a nose and a neck, as (count, V, 3)."""
     v = torch.randn(4000, 3, generator=torch.Generator().manual_seed(3))
@@ -60,12 +54,11 @@ def test_backgrounds_are_alike_at_every_size_and_differ_between_pictures(a):
 
 
 def test_objects_are_the_same_in_any_batch_and_lie_low(a):
-    x, y = plane(24, 70)
-    colour, share = held.occluder(x, y, a)
+    colour, share = held.occluder(70, a)
     assert colour.shape == (3, 24, 70, 70) and share.shape == (24, 70, 70)
     assert torch.isfinite(colour).all() and colour.min() >= 0 and share.min() >= 0 and share.max() <= 1
     for rows in ([3], [8, 9], [22, 1]):
-        one, other = held.occluder(x[rows], y[rows], some(a, rows))
+        one, other = held.occluder(70, some(a, rows))
         assert torch.equal(one, colour[:, rows]) and torch.equal(other, share[rows])
     covered = (share > 0.999).flatten(1).float().mean(1)
     assert covered.min() > 0.01 and covered.max() < 0.5
@@ -73,8 +66,7 @@ def test_objects_are_the_same_in_any_batch_and_lie_low(a):
 
 
 def test_no_object_where_there_is_none(a):
-    x, y = plane(24, 40)
-    assert not held.occluder(x, y, a | {"occluder": torch.zeros(24, 1)})[1].any()
+    assert not held.occluder(40, a | {"occluder": torch.zeros(24, 1)})[1].any()
 
 
 def test_clothes_are_the_same_in_any_batch_and_below_the_chin(a):

@@ -79,7 +79,8 @@ def _skin(s: SimpleNamespace) -> Tensor:
 
 
 def _eye(s: SimpleNamespace) -> Tensor:
-    return eyes.eye(s.normal, s.gaze, s.turn, 1, s.traits, s.attributes, s.light)
+    local, gaze, side = s.normal[:, None], s.gaze[:, None], torch.ones(1, 1, 1)
+    return eyes.eyes(local, gaze, s.turn, side, s.traits, s.attributes, s.light)[:, 0]
 
 
 def _teeth(s: SimpleNamespace) -> Tensor:
