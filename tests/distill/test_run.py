@@ -169,13 +169,36 @@ def same_training(a: Path, b: Path) -> None:
     assert ways[0].norm() > 0.1 and torch.cosine_similarity(*ways, dim=0) > 0.98
 
 
-@pytest.mark.slow
-def test_two_processes_train_what_one_trains(tmp_path):
-    stages = "stages=[data, pseudo_gt, train]"
-    one = in_process(experiment(tmp_path, "one"), stages)
-    done = launch(str(experiment(tmp_path, "two")), stages, "train.batch_size=2", processes=2)
+@pytest.fixture(scope="module")
+def two_processes(tmp_path_factory) -> Path:
+    """The folder of an experiment of two variants, the whole line in two processes."""
+    folder = tmp_path_factory.mktemp("two")
+    best = {"train.steps": 6, "train.checkpoint_steps": 3, "train.keep": "best"}
+    path = experiment(folder, "two", variants={"plain": {}, "best": best}, train={"batch_size": 2})
+    done = launch(str(path), processes=2)
     assert done.returncode == 0, done.stderr
-    two = tmp_path / "runs" / "two"
+    return folder / "runs" / "two"
+
+
+@pytest.mark.slow
+def test_two_processes_train_variants(two_processes):
+    table = json.loads((two_processes / "comparison.json").read_text())
+    assert list(table["rows"]) == ["plain", "best"] and table["rows"]["plain"]["values"]["ssim"]["spread"] is None
+
+
+@pytest.mark.slow
+def test_two_processes_save_the_same_best(two_processes):
+    folder = two_processes / "best" / "train"
+    best = torch.load(next((folder / "state").glob("*.pt")), weights_only=True)["best"]
+    assert json.loads((folder / "done.json").read_text())["kept_step"] == best["step"]
+    saved = students.load(folder / "student.safetensors").state_dict()
+    assert saved.keys() == best["average"].keys()
+    assert all(torch.equal(saved[key], best["average"][key]) for key in saved)
+
+
+@pytest.mark.slow
+def test_two_processes_train_what_one_trains(two_processes, tmp_path):
+    one, two = in_process(experiment(tmp_path, "one"), "stages=[data, pseudo_gt, train]"), two_processes / "plain"
     names = [p.name for p in sorted((one / "pseudo_gt").glob("*.tar"))]
     assert all((one / "pseudo_gt" / n).read_bytes() == (two / "pseudo_gt" / n).read_bytes() for n in names)
     same_training(one, two)
