@@ -80,7 +80,7 @@ def module_of(path: Path) -> ModuleType:
     return module
 
 
-def script(path, *arguments) -> subprocess.CompletedProcess:
+def script(path, *arguments, cwd=ROOT) -> subprocess.CompletedProcess:
     """What `python PATH`, or `python -m MODULE`, does, but in this process, which has torch already."""
     out, err, code = io.StringIO(), io.StringIO(), None
     with (
@@ -91,7 +91,7 @@ def script(path, *arguments) -> subprocess.CompletedProcess:
         patch.setattr(sys, "excepthook", sys.excepthook)  # which a command changes, like the variable below
         patch.setenv("OMP_WAIT_POLICY", "PASSIVE")
         patch.setattr(sys, "argv", [str(path), *map(str, arguments)])
-        patch.chdir(ROOT)
+        patch.chdir(cwd)
         try:
             (runpy.run_path if str(path).endswith(".py") else runpy.run_module)(str(path), run_name="__main__")
         except SystemExit as ended:

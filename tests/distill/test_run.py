@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.line import TINY, command, experiment, in_process, launch, same_state
+from helpers.line import TINY, command, experiment, in_process, launch, same_state, told
 from safetensors.torch import load_file
 
 import students
@@ -81,10 +81,10 @@ def test_again_is_skipped_and_other_inputs_are_refused(finished):
         (finished / "student.safetensors").stat().st_mtime_ns,
         (finished / "train" / "done.json").stat().st_mtime_ns,
     )
-    done = launch(path, cwd=finished)
+    done = told(path, cwd=finished)
     assert done.returncode == 0 and done.stdout.count("finished before") == 4, done.stdout + done.stderr
     assert before[1] == (finished / "train" / "done.json").stat().st_mtime_ns
-    refused = launch(path, "train.lr=0.5")
+    refused = told(path, "train.lr=0.5")
     assert refused.returncode == 2 and "train.lr was 0.001, now 0.5" in refused.stderr
     assert refused.stderr.strip().splitlines()[-1].startswith("error: ") and "Traceback" not in refused.stderr
 
@@ -95,7 +95,7 @@ def test_a_lost_shard_alone_is_made_anew(finished):
     before = [s.read_bytes() for s in shards]
     untouched = shards[0].stat().st_mtime_ns
     shards[1].unlink()
-    assert launch(path, "stages=[pseudo_gt]").returncode == 0
+    assert told(path, "stages=[pseudo_gt]").returncode == 0
     assert [s.read_bytes() for s in shards] == before and shards[0].stat().st_mtime_ns == untouched
 
 
@@ -140,7 +140,7 @@ def test_a_killed_run_goes_on_from_its_checkpoint(tmp_path):
     checkpoint = sorted(state.glob("step-*.pt"))[-1]
     step = int(checkpoint.stem.removeprefix("step-"))
     assert step >= 2
-    done = launch(str(path), f"train.steps={step + 2}")
+    done = told(path, f"train.steps={step + 2}")
     assert done.returncode == 0 and f"resumed at step {step} of {step + 2}" in done.stdout, done.stdout + done.stderr
     straight = in_process(
         experiment(tmp_path, "straight", train={"steps": step + 2}), "stages=[data, pseudo_gt, train]"
@@ -251,7 +251,7 @@ def test_mistakes_are_one_line(tmp_path, capsys):
         assert said in told and told.startswith("error: ") and told.count("\n") == 1, (overrides, told)
     done = launch(str(path), "train.stpes=3")
     assert done.returncode == 2 and done.stderr.startswith("error: ") and "Traceback" not in done.stderr
-    assert launch(str(path), "--dry-run").stdout.startswith("name: x")
+    assert told(path, "--dry-run").stdout.startswith("name: x")
 
 
 def test_mlflow_keeps_one_run_that_is_continued(tmp_path, mlflow):

@@ -1,11 +1,8 @@
 """The original's training as experiments/mobilefsgan.yaml has it: two steps at small size in four processes."""
 
-import subprocess
-import sys
-
 import pytest
-from conftest import ROOT
-from helpers.line import launch
+from conftest import ROOT, script
+from helpers.line import launch, told
 
 import students
 from distill import config
@@ -22,8 +19,9 @@ SMALL = [
 @pytest.fixture(scope="module")
 def triplets(tmp_path_factory):
     folder = tmp_path_factory.mktemp("fstriplets")
-    script = ROOT / "datasets" / "make_fstriplets.py"
-    subprocess.run([sys.executable, script, str(folder), "--people", "2", "--images", "2", "--size", "128"], check=True)
+    command = ROOT / "datasets" / "make_fstriplets.py"
+    done = script(command, folder, "--people", 2, "--images", 2, "--size", 128)
+    assert done.returncode == 0, done.stderr
     return folder
 
 
@@ -51,8 +49,8 @@ def test_two_steps_in_four_processes(tmp_path, triplets):
 def test_a_folder_that_lacks_a_branch_stops_before_the_first_step(tmp_path, triplets):
     (triplets / "source_as_gt" / "fat").rename(triplets / "fat_elsewhere")
     try:
-        done = launch(
-            str(ROOT / "experiments" / "mobilefsgan.yaml"), *SMALL, f"data.fstriplets={triplets}", f"runs={tmp_path}"
+        done = told(
+            ROOT / "experiments" / "mobilefsgan.yaml", *SMALL, f"data.fstriplets={triplets}", f"runs={tmp_path}"
         )
     finally:
         (triplets / "fat_elsewhere").rename(triplets / "source_as_gt" / "fat")

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from helpers.line import experiment, in_process, launch
+from helpers.line import experiment, in_process, told
 
 from benchmarks import curves, roofline
 from benchmarks.original_step import OriginalStep
@@ -150,7 +150,7 @@ def test_saved_bytes_are_those_of_a_backward_pass():
 
 def test_the_command_estimates_every_variant_once(tmp_path):
     path = experiment(tmp_path, "many", variants={"a": {}, "wide": {"student.options.width": 16}}, seeds=[0, 1])
-    done = launch(str(path), "--estimate", "train.steps=1000")
+    done = told(path, "--estimate", "train.steps=1000")
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("TFLOP a step of 4 samples") == 2 and "a-seed1: as a-seed0" in done.stdout
     assert done.stdout.count("1,000 steps in") == 2 and not (tmp_path / "runs").exists()
