@@ -247,8 +247,8 @@ def test_mistakes_are_one_line(tmp_path, capsys):
         (["stages=[train]"], "stage 'data' is not finished"),
     ]:
         assert run.main([str(path), *overrides]) == 2
-        told = capsys.readouterr().err
-        assert said in told and told.startswith("error: ") and told.count("\n") == 1, (overrides, told)
+        error = capsys.readouterr().err
+        assert said in error and error.startswith("error: ") and error.count("\n") == 1, (overrides, error)
     done = launch(str(path), "train.stpes=3")
     assert done.returncode == 2 and done.stderr.startswith("error: ") and "Traceback" not in done.stderr
     assert told(path, "--dry-run").stdout.startswith("name: x")
