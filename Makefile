@@ -24,7 +24,7 @@ $(VENV)/.installed-test: $(VENV)/.installed
 	touch $@
 
 test: $(VENV)/.installed-test lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 # Test the web page in headless Chromium. Needs npm, chromium, chromedriver; without them `make test` skips these tests.
 test-web: $(VENV)/.installed-test node_modules/onnxruntime-web/package.json

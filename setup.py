@@ -20,7 +20,7 @@ EXPORT = {
 EXPORT_ALL = sorted({package for packages in EXPORT.values() for package in packages})
 TEST = [
     "pytest>=8,<10",
-    "pytest-xdist>=3.6,<4",
+    "pytest-xdist>=3.8,<4",
     "ruff==0.17.6",
     "moto[s3]>=5,<6",
     "flask>=3,<4",

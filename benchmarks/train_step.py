@@ -50,7 +50,7 @@ from swapcore import terminal
 from swapcore.hardware import environment
 
 NAMES = {"a": "as the original runs it", "b": "ours"}
-PEOPLE = ("data.train_people=64", "data.val_people=2", "data.test_people=2", "data.test_images=2")
+PEOPLE = ("data.val_people=2", "data.test_people=2", "data.test_images=2")
 
 
 def experiment(args: argparse.Namespace, folder: str, *more: str) -> config.Experiment:
@@ -58,7 +58,8 @@ def experiment(args: argparse.Namespace, folder: str, *more: str) -> config.Expe
     options = {} if args.student == "mobilefaceswap" else {"width": args.width}
     overrides = [
         ("runs", folder), "stages=[data, train]", "tracking.uri=none", "data.kind=synthetic", *PEOPLE,
-        f"data.resolution={args.size}", f"data.workers={args.workers}", "data.fstriplets=none",
+        f"data.train_people={8 if args.quick and not args.curves else 64}", "data.fstriplets=none",
+        f"data.resolution={args.size}", f"data.workers={args.workers}",
         "train.mix={pair: 0.6, same_photo: 0.4, pseudo_gt: 0}", "train.ema=0.999", "train.grad_clip=1e9",
         "student.identity_encoder=synthetic_identity", f"student.name={args.student}", ("student.options", options),
         "loss.perceptual_network=identity_encoder", f"train.batch_size={args.batch}",
@@ -138,7 +139,9 @@ def measure(name: str, args: argparse.Namespace, folder: str, device: torch.devi
     learn = variant(name, plain, random_networks(plain, device, args))
     batch = resident_noise(exp, device)
     learn(batch)
-    top, speed = roofline.matrix_rate(device, DTYPES[precision]), roofline.bandwidth(device)
+    share = 0.1 if args.quick else 1.0  # of the usual effort
+    top = roofline.matrix_rate(device, DTYPES[precision], seconds=1.0 * share)
+    speed = roofline.bandwidth(device, seconds=0.5 * share)
     with roofline.Operations(top, speed) as counted:
         learn(batch)
     saved = saved_bytes(lambda: learn(batch))
@@ -166,7 +169,7 @@ def measure(name: str, args: argparse.Namespace, folder: str, device: torch.devi
         "matrix_tflop_per_s": top / 1e12, "copy_gb_per_s": speed / 1e9,
         "share_of_matrix_rate": counted.flops / step_s / top, "share_of_roofline": counted.seconds / step_s,
         "host_waits": roofline.host_waits(lambda: learn(batch), device),
-        "profile": roofline.shares(lambda: learn(batch), device),
+        "profile": roofline.shares(lambda: learn(batch), device, repeats=1 if args.quick else 2),
     }  # fmt: skip
 
 
@@ -209,7 +212,7 @@ def curves(args: argparse.Namespace, folder: str, device: torch.device) -> dict:
 
 def main(arguments: list[str] | None = None) -> None:
     parser = terminal.parser(__doc__)
-    parser.add_argument("--quick", action="store_true", help="64 px, width 8, batch 4, few steps, small networks")
+    parser.add_argument("--quick", action="store_true", help="64 px, width 8, batch 4, few steps and people")
     parser.add_argument("--student", default="mobilefsgan", help="name of students.STUDENTS")
     parser.add_argument("--width", type=terminal.whole(1), default=64, help="channels of the student; default: 64")
     parser.add_argument("--size", type=terminal.whole(32, 4096), default=256, help="pixels; default: 256")

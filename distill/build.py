@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from torch.overrides import TorchFunctionMode
 
 import students
 import teachers
@@ -38,6 +39,17 @@ LANDMARKS = "3ddfa_v2_mb05"  # whose network also estimates landmarks
 DEFAULT_WEIGHTS = {"landmark_warp": {"landmarks": LANDMARKS}}
 
 
+class _NoValues(TorchFunctionMode):
+    """Leaves out the initial values of parameters. On the device `meta` drawing them imports torch._dynamo, which would
+    take every command two seconds."""
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        options = kwargs or {}
+        if getattr(function, "__module__", None) == "torch.nn.init":
+            return options["tensor"] if "tensor" in options else args[0]
+        return function(*args, **options)
+
+
 def check_names(exp: Experiment) -> None:
     """Check every name, option and file that the stages need, before the first stage runs. No weights are loaded.
 
@@ -50,7 +62,7 @@ def check_names(exp: Experiment) -> None:
         raise ConfigError(f"student.name: expected {' or '.join(refined)} for stage `refine`, got '{exp.student.name}'")
     if stages & {"pseudo_gt", "train", "eval"}:
         cards.append(_encoder_card(exp.student.identity_encoder, "student.identity_encoder"))
-        with torch.device("meta"):  # shapes without values
+        with torch.device("meta"), _NoValues():  # shapes alone
             learner(exp, IdentityEncoder(ENCODERS[exp.student.identity_encoder]))
     if "eval" in stages:
         check_recogniser(exp, exp.student.identity_encoder, "student.identity_encoder")

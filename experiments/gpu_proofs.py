@@ -51,7 +51,7 @@ SMALL = {
 TINY = {
     "data": {**SMALL["data"], "resolution": 64, "train_people": 4}, "student.options": {"width": 16}, "threads": 1,
     "pseudo_gt": {"teachers": ["exact"], "pairs": 8, "shard_size": 8, "batch_size": 4}, "train.batch_size": 2,
-    "loss.discriminator": {"ndf": 4, "layers": 2},
+    "loss.discriminator": {"ndf": 4, "layers": 2}, "train.precision": "fp32",
 }  # fmt: skip
 
 
@@ -83,10 +83,10 @@ def training(tiny: bool, compiled: bool = False) -> dict:
     keys, steps = {field.name for field in fields(Train)}, TINY_STEPS if tiny else STEPS
     runs = variants(compiled, tiny, keys)
     with tempfile.TemporaryDirectory() as folder:
-        status = {"first": train(folder, runs, tiny)}
+        status = {"first": train(folder, runs, tiny, jobs=2 if tiny else len(runs))}
         if "halves" in runs:  # the other is finished, and makes two
             second = {"halves": {**runs["halves"], "train.steps": steps}, "eager": runs["eager"]}
-            status["on"] = train(folder, second, tiny)
+            status["on"] = train(folder, second, tiny, jobs=1 if tiny else 2)
         place = Path(folder) / "proofs"
         losses = {name: losses_of(place / name / "train" / "log.jsonl") for name in runs}
         logs = {name: last_line(place / name / "output.log") for name in runs}
@@ -96,16 +96,16 @@ def training(tiny: bool, compiled: bool = False) -> dict:
     return {**result, "status": status, "ok": all(row["ok"] for row in result["runs"].values())}
 
 
-def train(folder: str, runs: dict[str, dict], tiny: bool) -> int:
-    """Train the variants side by side; returns the exit status. One that fails does not stop the others."""
-    # Two jobs at least: only they have logs of their own, and go on beside a failure.
+def train(folder: str, runs: dict[str, dict], tiny: bool, jobs: int) -> int:
+    """Train the variants, `jobs` at a time; returns the exit status. Of two or more, one that fails does not stop the
+    others, and each has a log of its own; one after the other, they need no process of their own, which is quicker."""
     settings = {**SMALL, **(TINY if tiny else {}), "variants": runs}
     settings |= {
         "train.steps": TINY_STEPS if tiny else STEPS,
         "name": "proofs",
         "runs": folder,
         "tracking.uri": "none",
-        "jobs": 2 if tiny else len(runs),
+        "jobs": jobs,
     }
     words = [f"{key}={json.dumps(value) if not isinstance(value, str) else value}" for key, value in settings.items()]
     return subprocess.run(

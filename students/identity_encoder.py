@@ -11,6 +11,7 @@ import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -154,10 +155,10 @@ CARDS = {
 
 def _sampling_grid(a: float, b: float, c: float, d: float, size: tuple[int, int]) -> Tensor:
     """(1, height, width, 2) for grid_sample without aligned corners, valid for images of any size."""
-    y, x = torch.meshgrid(*(torch.arange(pixels, dtype=torch.float64) for pixels in size), indexing="ij")
+    y, x = np.meshgrid(*(np.arange(pixels, dtype=np.float64) for pixels in size), indexing="ij")
     u, v, norm = x - c, y - d, a * a + b * b
-    frame = torch.stack([(a * u - b * v) / norm, (b * u + a * v) / norm], dim=-1)
-    return ((frame + 0.5) / 128 - 1).float()[None]
+    frame = np.stack([(a * u - b * v) / norm, (b * u + a * v) / norm], axis=-1)
+    return torch.tensor(((frame + 0.5) / 128 - 1).astype(np.float32)[None])
 
 
 class IdentityEncoder(nn.Module):
@@ -173,10 +174,11 @@ class IdentityEncoder(nn.Module):
         self.card = card
         self.name = card.name
         self.embedding_dim = card.embedding_dim
-        mean, std = torch.tensor(card.mean), torch.tensor(card.std)
-        # One multiply-add from [-1, 1] to the values of the network's training.
-        self.register_buffer("scale", (0.5 / std).view(3, 1, 1), persistent=False)
-        self.register_buffer("shift", ((0.5 - mean) / std).view(3, 1, 1), persistent=False)
+        # One multiply-add from [-1, 1] to the values of the network's training. By NumPy, as the sampling grid:
+        # arithmetic of torch on the device `meta` imports torch._dynamo, which takes every command two seconds.
+        mean, std = (np.array(values, np.float32).reshape(3, 1, 1) for values in (card.mean, card.std))
+        self.register_buffer("scale", torch.tensor(np.float32(0.5) / std), persistent=False)
+        self.register_buffer("shift", torch.tensor((np.float32(0.5) - mean) / std), persistent=False)
         grid = _sampling_grid(*_AFFINE_CROPS[card.crop], card.input_size) if card.crop in _AFFINE_CROPS else None
         self.register_buffer("grid", grid, persistent=False)
 

@@ -49,8 +49,10 @@ class ModulatedBlock(nn.Module):
 
 def coordinates(size: int) -> Tensor:
     """(1, 2, size, size): row and column of each pixel in [-1, 1], the position in the aligned frame."""
-    line = torch.linspace(-1, 1, size)
-    return torch.stack(torch.meshgrid(line, line, indexing="ij"))[None]
+    with torch.device("cpu"):  # arithmetic on `meta` imports torch._dynamo, two seconds of every command
+        line = torch.linspace(-1, 1, size)
+        grid = torch.stack(torch.meshgrid(line, line, indexing="ij"))[None]
+    return grid.to(torch.get_default_device())
 
 
 class Stem(nn.Conv2d):

@@ -12,6 +12,7 @@ import runpy
 import subprocess
 import sys
 import warnings
+from collections import Counter
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from types import ModuleType
@@ -39,11 +40,24 @@ torch.set_num_threads(1)  # small tensors: a second thread costs more than it gi
 
 
 def pytest_collection_modifyitems(items):
+    start_long_files_first(items)
     for item in items:
         if item.get_closest_marker("gpu") is None and ON_GPU:
             item.add_marker(pytest.mark.skip(reason="compares with results of the CPU"))
         elif item.get_closest_marker("gpu") and not torch.cuda.is_available():
             item.add_marker(pytest.mark.skip(reason="needs a GPU, and SWAPDISTILL_TEST_GPU=1"))
+
+
+def start_long_files_first(items) -> None:
+    """Order the files, and no tests within one, by the time that they take, roughly: `make test` gives whole files to
+    its processes in this order, and a long one that comes last would let the others wait for it."""
+    weights = Counter()
+    for item in items:
+        weights[item.path] += SLOW_TEST if item.get_closest_marker("slow") else 1
+    items.sort(key=lambda item: (-weights[item.path], str(item.path)))
+
+
+SLOW_TEST = 20  # how many tests without the mark `slow` take as long as one with it
 
 
 def tracking_uri(folder: Path) -> str:
@@ -66,7 +80,7 @@ def module_of(path: Path) -> ModuleType:
     return module
 
 
-def script(path, *arguments) -> subprocess.CompletedProcess:
+def script(path, *arguments, cwd=ROOT) -> subprocess.CompletedProcess:
     """What `python PATH`, or `python -m MODULE`, does, but in this process, which has torch already."""
     out, err, code = io.StringIO(), io.StringIO(), None
     with (
@@ -77,7 +91,7 @@ def script(path, *arguments) -> subprocess.CompletedProcess:
         patch.setattr(sys, "excepthook", sys.excepthook)  # which a command changes, like the variable below
         patch.setenv("OMP_WAIT_POLICY", "PASSIVE")
         patch.setattr(sys, "argv", [str(path), *map(str, arguments)])
-        patch.chdir(ROOT)
+        patch.chdir(cwd)
         try:
             (runpy.run_path if str(path).endswith(".py") else runpy.run_module)(str(path), run_name="__main__")
         except SystemExit as ended:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.line import TINY, command, experiment, in_process, launch, same_state
+from helpers.line import TINY, command, experiment, in_process, launch, same_state, told
 from safetensors.torch import load_file
 
 import students
@@ -81,10 +81,10 @@ def test_again_is_skipped_and_other_inputs_are_refused(finished):
         (finished / "student.safetensors").stat().st_mtime_ns,
         (finished / "train" / "done.json").stat().st_mtime_ns,
     )
-    done = launch(path, cwd=finished)
+    done = told(path, cwd=finished)
     assert done.returncode == 0 and done.stdout.count("finished before") == 4, done.stdout + done.stderr
     assert before[1] == (finished / "train" / "done.json").stat().st_mtime_ns
-    refused = launch(path, "train.lr=0.5")
+    refused = told(path, "train.lr=0.5")
     assert refused.returncode == 2 and "train.lr was 0.001, now 0.5" in refused.stderr
     assert refused.stderr.strip().splitlines()[-1].startswith("error: ") and "Traceback" not in refused.stderr
 
@@ -95,7 +95,7 @@ def test_a_lost_shard_alone_is_made_anew(finished):
     before = [s.read_bytes() for s in shards]
     untouched = shards[0].stat().st_mtime_ns
     shards[1].unlink()
-    assert launch(path, "stages=[pseudo_gt]").returncode == 0
+    assert told(path, "stages=[pseudo_gt]").returncode == 0
     assert [s.read_bytes() for s in shards] == before and shards[0].stat().st_mtime_ns == untouched
 
 
@@ -140,7 +140,7 @@ def test_a_killed_run_goes_on_from_its_checkpoint(tmp_path):
     checkpoint = sorted(state.glob("step-*.pt"))[-1]
     step = int(checkpoint.stem.removeprefix("step-"))
     assert step >= 2
-    done = launch(str(path), f"train.steps={step + 2}")
+    done = told(path, f"train.steps={step + 2}")
     assert done.returncode == 0 and f"resumed at step {step} of {step + 2}" in done.stdout, done.stdout + done.stderr
     straight = in_process(
         experiment(tmp_path, "straight", train={"steps": step + 2}), "stages=[data, pseudo_gt, train]"
@@ -169,13 +169,36 @@ def same_training(a: Path, b: Path) -> None:
     assert ways[0].norm() > 0.1 and torch.cosine_similarity(*ways, dim=0) > 0.98
 
 
-@pytest.mark.slow
-def test_two_processes_train_what_one_trains(tmp_path):
-    stages = "stages=[data, pseudo_gt, train]"
-    one = in_process(experiment(tmp_path, "one"), stages)
-    done = launch(str(experiment(tmp_path, "two")), stages, "train.batch_size=2", processes=2)
+@pytest.fixture(scope="module")
+def two_processes(tmp_path_factory) -> Path:
+    """The folder of an experiment of two variants, the whole line in two processes."""
+    folder = tmp_path_factory.mktemp("two")
+    best = {"train.steps": 6, "train.checkpoint_steps": 3, "train.keep": "best"}
+    path = experiment(folder, "two", variants={"plain": {}, "best": best}, train={"batch_size": 2})
+    done = launch(str(path), processes=2)
     assert done.returncode == 0, done.stderr
-    two = tmp_path / "runs" / "two"
+    return folder / "runs" / "two"
+
+
+@pytest.mark.slow
+def test_two_processes_train_variants(two_processes):
+    table = json.loads((two_processes / "comparison.json").read_text())
+    assert list(table["rows"]) == ["plain", "best"] and table["rows"]["plain"]["values"]["ssim"]["spread"] is None
+
+
+@pytest.mark.slow
+def test_two_processes_save_the_same_best(two_processes):
+    folder = two_processes / "best" / "train"
+    best = torch.load(next((folder / "state").glob("*.pt")), weights_only=True)["best"]
+    assert json.loads((folder / "done.json").read_text())["kept_step"] == best["step"]
+    saved = students.load(folder / "student.safetensors").state_dict()
+    assert saved.keys() == best["average"].keys()
+    assert all(torch.equal(saved[key], best["average"][key]) for key in saved)
+
+
+@pytest.mark.slow
+def test_two_processes_train_what_one_trains(two_processes, tmp_path):
+    one, two = in_process(experiment(tmp_path, "one"), "stages=[data, pseudo_gt, train]"), two_processes / "plain"
     names = [p.name for p in sorted((one / "pseudo_gt").glob("*.tar"))]
     assert all((one / "pseudo_gt" / n).read_bytes() == (two / "pseudo_gt" / n).read_bytes() for n in names)
     same_training(one, two)
@@ -224,11 +247,11 @@ def test_mistakes_are_one_line(tmp_path, capsys):
         (["stages=[train]"], "stage 'data' is not finished"),
     ]:
         assert run.main([str(path), *overrides]) == 2
-        told = capsys.readouterr().err
-        assert said in told and told.startswith("error: ") and told.count("\n") == 1, (overrides, told)
+        error = capsys.readouterr().err
+        assert said in error and error.startswith("error: ") and error.count("\n") == 1, (overrides, error)
     done = launch(str(path), "train.stpes=3")
     assert done.returncode == 2 and done.stderr.startswith("error: ") and "Traceback" not in done.stderr
-    assert launch(str(path), "--dry-run").stdout.startswith("name: x")
+    assert told(path, "--dry-run").stdout.startswith("name: x")
 
 
 def test_mlflow_keeps_one_run_that_is_continued(tmp_path, mlflow):

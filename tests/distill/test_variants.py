@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from conftest import tracking_uri
-from helpers.line import experiment, in_process, launch
+from helpers.line import experiment, in_process
 from matplotlib.figure import Figure
 
 from distill import config
@@ -97,15 +97,6 @@ def test_mlflow_has_a_run_for_every_child_below_the_experiments(finished, mlflow
     assert {"comparison.md", "comparison.png", "comparison.json"} <= names
     pictures = [a.path for a in client.list_artifacts(children.run_id.iloc[0], "images")]
     assert any(p.startswith("images/swaps+step+0+") for p in pictures) and any("preview" in p for p in pictures)
-
-
-@pytest.mark.slow
-def test_two_processes_train_variants(tmp_path):
-    path = experiment(tmp_path, "pair", variants={"a": {}, "b": {"train.steps": 1}}, train={"steps": 2})
-    done = launch(str(path), processes=2)
-    assert done.returncode == 0, done.stderr
-    table = json.loads((tmp_path / "runs" / "pair" / "comparison.json").read_text())
-    assert list(table["rows"]) == ["a", "b"] and table["rows"]["a"]["values"]["ssim"]["spread"] is None
 
 
 def test_the_front_keeps_what_nothing_beats():

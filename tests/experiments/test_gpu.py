@@ -250,6 +250,10 @@ def test_the_whole_script_at_cpu_size_without_mlflow_and_lpips(tmp_path):
     proofs = known["proofs"]["result"]["runs"]
     assert all(row["ok"] for row in proofs.values()) and proofs["halves"]["difference"] < 1e-5
     assert known["render_equal"]["result"]["share"] >= 0.999
+    step = known["step_eager"]["result"]
+    assert step["ratio"] > 0 and "times as fast" in known["step_eager"]["tail"][-1]
+    assert 0 < step["b"]["step_tflop"] < step["a"]["step_tflop"], "the original computes gradients that nobody uses"
+    assert sum(step["b"]["profile"].values()) == pytest.approx(1, abs=0.05)
     files = list((tmp_path / "results").iterdir())
     assert len(files) <= 6 and all(file.stat().st_size <= 15e6 for file in files)
     again = subprocess.run(

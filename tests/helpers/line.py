@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 import yaml
-from conftest import ROOT
+from conftest import ROOT, script
 
 from distill import config, run
 
@@ -57,6 +57,11 @@ def launch(*arguments: str, processes: int = 1, **options) -> subprocess.Complet
         timeout=300,
         **options,
     )
+
+
+def told(*arguments, cwd: Path = ROOT) -> subprocess.CompletedProcess:
+    """As `launch`, but in this process, which has torch already: for its exit status and its words."""
+    return script(ROOT / "distill" / "run.py", *arguments, cwd=cwd)
 
 
 def in_process(path: Path, *overrides: str) -> Path:

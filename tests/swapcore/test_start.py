@@ -47,6 +47,17 @@ def test_an_import_as_a_library_changes_nothing():
     assert shown.stdout.split() == ["None", "None", "True"], shown.stderr
 
 
+def test_names_are_checked_without_the_compiler():
+    """torch._dynamo takes two seconds to load. timm_unet loads torchvision, which loads it, as mobilefaceswap does."""
+    check = "build.check_names(config.default('x', [('student.name', name), ('student.options', {})]))"
+    shown = python("-c", (
+        "import sys; from distill import build, config\n"
+        f"for name in ('mobilefsgan', 'compact', 'unet'): {check}; print(name)\n"
+        "print('torch._dynamo' in sys.modules)"
+    ))  # fmt: skip
+    assert shown.stdout.split() == ["mobilefsgan", "compact", "unet", "False"], shown.stderr
+
+
 @pytest.mark.parametrize(
     ("call", "line"),
     [

@@ -11,7 +11,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
+from conftest import script
 from helpers.line import experiment, in_process
 from helpers.make_pairs import make
 from helpers.small_students import swapper
@@ -38,11 +38,8 @@ def file(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def exported(file):
-    """The command as people call it; the folder it wrote and what it printed."""
-    done = subprocess.run(
-        [sys.executable, "-m", "distill.export", str(file), "--to", "tnn", "--precision", "fp32,fp16"],
-        cwd=ROOT, capture_output=True, text=True,
-    )  # fmt: skip
+    """The folder that the command wrote, and what it printed."""
+    done = script("distill.export", file, "--to", "tnn", "--precision", "fp32,fp16")
     assert done.returncode == 0, done.stderr
     return file.parent / "export", done.stdout
 

@@ -5,7 +5,7 @@ import re
 
 import pytest
 import torch
-from helpers.line import experiment, in_process, launch, same_state
+from helpers.line import experiment, in_process, same_state
 
 import students
 from distill import config
@@ -156,14 +156,3 @@ def test_the_terminal_says_once_that_swaps_copy_the_target_and_the_report_repeat
     verdicts = json.loads((folder / "metrics.json").read_text())["verdicts"]
     assert any("copy the target at step 6 of 6" in verdict for verdict in verdicts)
     assert "copy the target at step 6 of 6" in (folder / "report.html").read_text()
-
-
-@pytest.mark.slow
-def test_several_processes_save_the_same_best(tmp_path):
-    path = experiment(tmp_path, "two", train={**STEPS, "batch_size": 2})
-    done = launch(str(path), TRAIN, processes=2)
-    assert done.returncode == 0, done.stderr
-    folder = tmp_path / "runs" / "two"
-    (checkpoint,) = (folder / "train" / "state").glob("*.pt")
-    best = torch.load(checkpoint, weights_only=True)["best"]
-    assert facts(folder)["kept_step"] == best["step"] and equal(student(folder), best["average"])

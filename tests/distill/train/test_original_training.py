@@ -1,18 +1,15 @@
 """The original's training as experiments/mobilefsgan.yaml has it: two steps at small size in four processes."""
 
-import subprocess
-import sys
-
 import pytest
-from conftest import ROOT
-from helpers.line import launch
+from conftest import ROOT, script
+from helpers.line import launch, told
 
 import students
 from distill import config
 from distill.train.monitor import read_log
 
 SMALL = [
-    "data.kind=synthetic", "data.resolution=128", "data.train_people=2", "data.val_people=2", "data.test_people=2",
+    "data.kind=synthetic", "data.resolution=64", "data.train_people=2", "data.val_people=2", "data.test_people=2",
     "data.test_images=2", "data.workers=0", "student.options={width: 4}", "student.identity_encoder=synthetic_identity",
     "train.steps=2", "train.batch_size=2", "train.log_steps=1", "loss.perceptual_network=identity_encoder",
     "loss.discriminator={ndf: 4, layers: 2}", "stages=[data, train]", "tracking.uri=none", "threads=1",
@@ -22,8 +19,9 @@ SMALL = [
 @pytest.fixture(scope="module")
 def triplets(tmp_path_factory):
     folder = tmp_path_factory.mktemp("fstriplets")
-    script = ROOT / "datasets" / "make_fstriplets.py"
-    subprocess.run([sys.executable, script, str(folder), "--people", "2", "--images", "2", "--size", "128"], check=True)
+    command = ROOT / "datasets" / "make_fstriplets.py"
+    done = script(command, folder, "--people", 2, "--images", 2, "--size", 64)
+    assert done.returncode == 0, done.stderr
     return folder
 
 
@@ -38,6 +36,8 @@ def test_the_original_loss_weights_and_shares_are_in_the_file():
 @pytest.mark.slow
 def test_two_steps_in_four_processes(tmp_path, triplets):
     overrides = [*SMALL, f"data.fstriplets={triplets}", f"runs={tmp_path}"]
+    drawn = told(ROOT / "experiments" / "mobilefsgan.yaml", *overrides, "stages=[data]")  # once, not by each process
+    assert drawn.returncode == 0, drawn.stderr
     done = launch(str(ROOT / "experiments" / "mobilefsgan.yaml"), *overrides, processes=4)
     assert done.returncode == 0, done.stderr
     assert "FSTriplets: vanilla 4, vanilla_same 4, edited_target 4, beard" in done.stdout
@@ -51,8 +51,8 @@ def test_two_steps_in_four_processes(tmp_path, triplets):
 def test_a_folder_that_lacks_a_branch_stops_before_the_first_step(tmp_path, triplets):
     (triplets / "source_as_gt" / "fat").rename(triplets / "fat_elsewhere")
     try:
-        done = launch(
-            str(ROOT / "experiments" / "mobilefsgan.yaml"), *SMALL, f"data.fstriplets={triplets}", f"runs={tmp_path}"
+        done = told(
+            ROOT / "experiments" / "mobilefsgan.yaml", *SMALL, f"data.fstriplets={triplets}", f"runs={tmp_path}"
         )
     finally:
         (triplets / "fat_elsewhere").rename(triplets / "source_as_gt" / "fat")

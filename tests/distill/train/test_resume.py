@@ -9,7 +9,7 @@ import time
 
 import pytest
 import torch
-from helpers.line import command, experiment, in_process, launch, same_state
+from helpers.line import command, experiment, in_process, same_state, told
 
 from distill import stage
 from distill.stage import OutOfTime
@@ -21,7 +21,7 @@ TRAIN = "stages=[data, pseudo_gt, train]"
 
 def test_a_command_that_is_out_of_time_says_so_and_begins_nothing(tmp_path):
     path = experiment(tmp_path, "late")
-    done = launch(str(path), "minutes=1e-6")
+    done = told(path, "minutes=1e-6")
     assert done.returncode == 75 and "error:" not in done.stderr, done.stderr
     assert "stopped after 1e-06 minutes before stage data of late; the same command continues the run" in done.stdout
     assert not (tmp_path / "runs" / "late" / "data").exists()

@@ -1,13 +1,8 @@
 """The step that learns: what compiling, another precision or a shared pass may change, and what not."""
 
-import json
-import subprocess
-import sys
-
 import pytest
 import torch
-from conftest import ROOT
-from helpers.line import experiment, in_process, launch
+from helpers.line import experiment, in_process, told
 
 from benchmarks import curves, roofline
 from benchmarks.original_step import OriginalStep
@@ -155,20 +150,7 @@ def test_saved_bytes_are_those_of_a_backward_pass():
 
 def test_the_command_estimates_every_variant_once(tmp_path):
     path = experiment(tmp_path, "many", variants={"a": {}, "wide": {"student.options.width": 16}}, seeds=[0, 1])
-    done = launch(str(path), "--estimate", "train.steps=1000")
+    done = told(path, "--estimate", "train.steps=1000")
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("TFLOP a step of 4 samples") == 2 and "a-seed1: as a-seed0" in done.stdout
     assert done.stdout.count("1,000 steps in") == 2 and not (tmp_path / "runs").exists()
-
-
-@pytest.mark.slow
-def test_the_benchmark_runs_at_cpu_size(tmp_path):
-    script = ROOT / "benchmarks" / "train_step.py"
-    out = tmp_path / "found.json"
-    command = [sys.executable, str(script), "--quick", "--steps", "5", "--precision", "fp32", "--out", str(out)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=300)
-    assert done.returncode == 0, done.stderr
-    found = json.loads(out.read_text())
-    assert "times as fast" in done.stdout and found["ratio"] > 0
-    assert 0 < found["b"]["step_tflop"] < found["a"]["step_tflop"], "the original computes gradients that nobody uses"
-    assert sum(found["b"]["profile"].values()) == pytest.approx(1, abs=0.05)
