@@ -280,6 +280,7 @@ def _check(exp: Experiment, where: str) -> None:
         require(0 <= value_of(f"{part}.ema") < 1, f"{part}.ema", "a decay in [0, 1)")
         loss = "loss" if part == "train" else "refine.loss"
         require(0 <= value_of(f"{loss}.identity_disturbance") <= 4, f"{loss}.identity_disturbance", "0 to 4")
+        require(0 <= value_of(f"{loss}.identity_fading") <= 1, f"{loss}.identity_fading", "0 to 1")
         require(value_of(f"{loss}.grid") >= 0, f"{loss}.grid", "0 or more")
         for key in ("mix", "fstriplets"):
             shares = to_dict(value_of(f"{part}.{key}")).values()

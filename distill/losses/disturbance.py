@@ -3,7 +3,8 @@
 An identity loss is won most easily by patterns that no person sees as identity: a fine grid of light and dark lines
 raises the cosine of most encoders. Such a pattern must sit at certain pixels of the encoder's input, and small moves,
 blur and noise take it away; a face survives them (compare Athalye et al., ICML 2018, arXiv:1707.07397, who need
-expectation over such changes to fool a classifier that sees them).
+expectation over such changes to fool a classifier that sees them). Patches of colour survive moves and blur: taking
+colour away at random leaves them without worth.
 """
 
 from __future__ import annotations
@@ -19,18 +20,29 @@ TURN = 0.1  # radians
 SCALE = 0.08
 SHIFT = 0.08  # of half the width, across and down
 NOISE = 0.06  # standard deviation; images are in [-1, 1]
+LUMINANCE = (0.299, 0.587, 0.114)  # of red, green, blue: ITU-R BT.601
 
 
-def disturbed(batches: Sequence[Tensor], strength: float) -> list[Tensor]:
+def disturbed(batches: Sequence[Tensor], strength: float, fading: float = 0.0) -> list[Tensor]:
     """Batches of images (N, 3, S, S) in [-1, 1], each of its own size S, every picture shifted, scaled, turned, blurred
-    and made noisy at random; float32, noise may leave the range.
+    and made noisy at random; float32, noise may leave the range. fading: the largest share of its colour, 0 to 1, that
+    a picture loses before that; 1 makes some of them nearly grey.
 
     Differentiable. All random numbers are torch's own, on the device: a captured step draws others in every replay, and
     a checkpoint, which has the generators' states, continues them. The host waits for nothing. On a GPU the gradient of
     grid_sample is summed in any order, as that of the encoders' own crops.
     """
     with torch.autocast(batches[0].device.type, enabled=False):
-        return [_disturbed(images.to(torch.promote_types(images.dtype, torch.float32)), strength) for images in batches]
+        batches = [images.to(torch.promote_types(images.dtype, torch.float32)) for images in batches]
+        if fading:
+            batches = [_faded(images, fading) for images in batches]
+        return [_disturbed(images, strength) for images in batches] if strength else batches
+
+
+def _faded(images: Tensor, fading: float) -> Tensor:
+    red, green, blue = LUMINANCE
+    grey = red * images[:, :1] + green * images[:, 1:2] + blue * images[:, 2:]
+    return torch.lerp(images, grey, fading * torch.rand(len(images), 1, 1, 1, device=images.device, dtype=images.dtype))
 
 
 def _disturbed(images: Tensor, strength: float) -> Tensor:

@@ -79,7 +79,8 @@ class Step:
         self.perceptual, self.shares_maps = networks.perceptual, False
         if self.perceptual and self.perceptual.features == networks.encoder.features:
             # The identity loss has the feature maps of the full-size swap already, unless it sees a disturbed one.
-            self.shares_maps = exp.loss.identity[0] > 0 and not exp.loss.identity_disturbance
+            own = not (exp.loss.identity_disturbance or exp.loss.identity_fading)
+            self.shares_maps = exp.loss.identity[0] > 0 and own
             self.perceptual = replace(self.perceptual, features=self.encoder.features)
         elif self.perceptual:
             self.perceptual = replace(self.perceptual, features=for_training(self.perceptual.features, half))
@@ -220,8 +221,8 @@ class Step:
         if any(loss.identity):  # swaps of all scales are resized to the encoder's input: one pass
             scales = [(swap, weight) for swap, weight in zip(swaps, loss.identity, strict=True) if weight]
             chosen, weights = zip(*scales, strict=True)
-            if loss.identity_disturbance:
-                chosen = disturbed(chosen, loss.identity_disturbance)
+            if loss.identity_disturbance or loss.identity_fading:
+                chosen = disturbed(chosen, loss.identity_disturbance, loss.identity_fading)
             if self.shares_maps:
                 perceived, own = self.encoder.features_and_embeddings(*chosen)
                 perceived = [m[: len(swaps[0])] for m in perceived]

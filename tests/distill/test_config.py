@@ -307,6 +307,7 @@ def test_name_defaults_to_the_file(tmp_path):
         ("stages: [data, trian]", ["stages", "unknown stage 'trian'", "did you mean 'train'"]),
         ("train: {mix: {pseudo_gt: 0}}", ["train.mix", "at least one share"]),
         ("loss: {identity_disturbance: 5}", ["loss.identity_disturbance", "0 to 4"]),
+        ("loss: {identity_fading: 1.5}", ["loss.identity_fading", "0 to 1"]),
         ("refine: {loss: {grid: -1}}", ["refine.loss.grid", "0 or more"]),
         ("name: ../up", ["name", "a folder name"]),
         ("- a\n- b", ["expected `key: value` lines"]),

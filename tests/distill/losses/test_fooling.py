@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from distill.losses.disturbance import NOISE, disturbed
+from distill.losses.disturbance import LUMINANCE, NOISE, disturbed
 from distill.losses.grid import FLOOR, grid, patterns
 from eval.grid_artifact import GRID
 
@@ -70,6 +70,26 @@ def test_no_disturbance_is_the_picture():
     torch.manual_seed(0)
     (same,) = disturbed([smooth()], 0.0)
     assert torch.allclose(same, smooth(), atol=1e-5)
+
+
+def test_fading_takes_colour_away_and_keeps_the_luminance():
+    torch.manual_seed(0)
+    pictures = smooth(1).repeat(64, 1, 1, 1)
+    (found,) = disturbed([pictures], 0.0, 0.8)
+    weights = torch.tensor(LUMINANCE).view(1, 3, 1, 1)
+    assert torch.allclose((found * weights).sum(1), (pictures * weights).sum(1), atol=1e-5)
+    colour = lambda images: (images - (images * weights).sum(1, keepdim=True)).flatten(1).norm(dim=1)
+    kept = colour(found) / colour(pictures)
+    assert 0.2 <= kept.min() < 0.3 and 0.9 < kept.max() <= 1 and kept.unique().numel() == 64
+
+
+def test_without_fading_the_random_numbers_are_those_of_before():
+    torch.manual_seed(0)
+    (one,) = disturbed([smooth()], 1.0)
+    torch.manual_seed(0)
+    (two,) = disturbed([smooth()], 1.0, 0.0)
+    assert torch.equal(one, two)
+    assert not torch.equal(one, disturbed([smooth()], 1.0, 0.5)[0])
 
 
 def test_every_picture_of_every_scale_is_disturbed_in_its_own_way():

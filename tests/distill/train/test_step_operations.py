@@ -71,7 +71,7 @@ def test_questions_to_the_host_are_seen(work):
         work(torch.ones(()) if work(torch.ones(())) in (1, True) else torch.ones(3))
 
 
-AGAINST_FOOLING = {"identity_disturbance": 1.0, "grid": 10.0, "perceptual": 1.0}
+AGAINST_FOOLING = {"identity_disturbance": 1.0, "identity_fading": 1.0, "grid": 10.0, "perceptual": 1.0}
 
 
 @pytest.mark.parametrize("name", SECTIONS)
