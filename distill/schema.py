@@ -174,7 +174,7 @@ class Loss:
     identity: tuple[float, float, float] = (20.0, 20.0, 20.0)  # 1 - cosine of the embeddings of swap and source
     identity_margin: float = 0.02  # subtracted from 1 - cosine; the loss is at least 0
     identity_disturbance: float = 0.0  # random moves, blur and noise of swaps before the identity encoder; 1 is usual
-    identity_fading: float = 0.0  # share of their colour, at most, that swaps lose before the identity encoder, at random
+    identity_fading: float = 0.0  # before the identity encoder, swaps lose up to this share of their colour
     reconstruction: tuple[float, float, float] = (10.0, 0.0, 0.0)  # difference of swap and GT, where there is a GT
     reconstruction_norm: Literal["l1", "l2"] = "l1"  # l1: mean difference; l2: half the mean square, as in FaceShifter
     reconstruction_kind: Literal["masked", "original"] = "masked"  # masked: samples with GT; original: with its defect
