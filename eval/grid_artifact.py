@@ -24,10 +24,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import conv2d
 
+from swapcore.images import REC_601
+
 from .measured import Measured, mean_of
 from .metric import Metric, Value, View
 from .pairs import Pairs, inner_face, inner_face_source
-from .sharpness import REC_601, luminance, reference
+from .sharpness import luminance, reference
 
 WINDOW, STEP = 16, 4  # pixels
 INSIDE = 0.95  # share of a window's weight that must lie in the inner face; its corners weigh nearly nothing

@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from swapcore.images import REC_601
+
 from .exact_match import PSNR_CAP_DB
 from .measured import Measured, mean_of
 from .metric import Metric, Value, View
 from .pairs import Pairs, inner_face, inner_face_source
-
-REC_601 = (0.299, 0.587, 0.114)
 
 
 def luminance(images: Tensor) -> Tensor:

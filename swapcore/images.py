@@ -22,6 +22,7 @@ __all__ = [
     "read_made_from", "resized", "save_png", "to_float", "to_uint8", "unread_files",
 ]  # fmt: skip
 
+REC_601 = (0.299, 0.587, 0.114)  # of red, green and blue in the luminance: ITU-R BT.601
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 # IPTC's vocabulary for pictures made by a trained model: https://cv.iptc.org/newscodes/digitalsourcetype/
 SOURCE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"

@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from swapcore.images import DataError, decode, list_pictures, named, opened
+from swapcore.images import REC_601, DataError, decode, list_pictures, named, opened
 
 JITTER_SHARE, JITTER, HUE = 0.3, 0.2, 0.01  # brightness, contrast, saturation 1 +- JITTER; hue +- HUE of a turn
-GREY = np.array([0.299, 0.587, 0.114])
+GREY = np.array(REC_601)
 OCCLUSION_SIDE = (64 / 256, 96 / 256)  # of the picture's side
 KEPT_OCCLUSIONS = 1000  # 150 MB of them at 256 pixels
 

@@ -15,12 +15,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from swapcore.images import REC_601
+
 # The largest change at strength 1.
 TURN = 0.1  # radians
 SCALE = 0.08
 SHIFT = 0.08  # of half the width, across and down
 NOISE = 0.06  # standard deviation; images are in [-1, 1]
-LUMINANCE = (0.299, 0.587, 0.114)  # of red, green, blue: ITU-R BT.601
 
 
 def disturbed(batches: Sequence[Tensor], strength: float, fading: float = 0.0) -> list[Tensor]:
@@ -40,8 +41,8 @@ def disturbed(batches: Sequence[Tensor], strength: float, fading: float = 0.0) -
 
 
 def _faded(images: Tensor, fading: float) -> Tensor:
-    red, green, blue = LUMINANCE
-    grey = red * images[:, :1] + green * images[:, 1:2] + blue * images[:, 2:]
+    red, green, blue = images.split(1, dim=1)
+    grey = REC_601[0] * red + REC_601[1] * green + REC_601[2] * blue
     return torch.lerp(images, grey, fading * torch.rand(len(images), 1, 1, 1, device=images.device, dtype=images.dtype))
 
 

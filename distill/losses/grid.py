@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from eval.grid_artifact import GRID, WINDOW
-from eval.sharpness import REC_601
+from swapcore.images import REC_601
 
 STEP = 8  # pixels between windows
 FLOOR = 2e-3  # amplitudes below it hardly count: a step of 8-bit colours is 0.008 of [-1, 1]

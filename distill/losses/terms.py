@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from swapcore.images import REC_601
+
 
 def hinge_discriminator(
     real: Sequence[Tensor], swaps: Sequence[Tensor], weights: Sequence[float], batch: str = "mean"
@@ -107,7 +109,7 @@ def gradient_energy(image: Tensor, gt: Tensor, counts: Tensor, window: int = 5) 
 
 def _contrast(images: Tensor, window: int) -> Tensor:
     red, green, blue = images.unbind(1)
-    luminance = (0.299 * red + 0.587 * green + 0.114 * blue).unsqueeze(1)  # Rec. 601, as in eval/sharpness.py
+    luminance = (REC_601[0] * red + REC_601[1] * green + REC_601[2] * blue).unsqueeze(1)
     squares = luminance.diff(dim=3)[:, :, :-1].square() + luminance.diff(dim=2)[..., :-1].square()
     return (F.avg_pool2d(squares, window, 1) + 1e-4).sqrt()  # 1e-4: steps of 0.01 of [-1, 1] are not edges
 

@@ -79,8 +79,8 @@ class Step:
         self.perceptual, self.shares_maps = networks.perceptual, False
         if self.perceptual and self.perceptual.features == networks.encoder.features:
             # The identity loss has the feature maps of the full-size swap already, unless it sees a disturbed one.
-            own = not (exp.loss.identity_disturbance or exp.loss.identity_fading)
-            self.shares_maps = exp.loss.identity[0] > 0 and own
+            disturbs = exp.loss.identity_disturbance or exp.loss.identity_fading
+            self.shares_maps = exp.loss.identity[0] > 0 and not disturbs
             self.perceptual = replace(self.perceptual, features=self.encoder.features)
         elif self.perceptual:
             self.perceptual = replace(self.perceptual, features=for_training(self.perceptual.features, half))

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-LUMA = (0.299, 0.587, 0.114)
+from swapcore.images import REC_601
+
 # Sundaram et al., ECCV 2010: the way there and back ends where it began, or the pixel is hidden in one frame.
 CONSISTENT = "|there + back|^2 < 0.01 (|there|^2 + |back|^2) + 0.5"
 
@@ -23,7 +24,8 @@ CONSISTENT = "|there + back|^2 < 0.01 (|there|^2 + |back|^2) + 0.5"
 def estimated_motion(frames: Tensor) -> tuple[Tensor, Tensor, str]:
     """The motion between neighbours of frames (T, 3, H, W) uint8: (T - 1, 2, H, W) float32 pixels right and down;
     (T - 1, 1, H, W) bool, the pixels that both frames show, by the way there and back; and the name of the method."""
-    grey = (frames.float() * frames.new_tensor(LUMA, dtype=torch.float32)[:, None, None]).sum(1).round().byte().numpy()
+    shares = frames.new_tensor(REC_601, dtype=torch.float32)[:, None, None]
+    grey = (frames.float() * shares).sum(1).round().byte().numpy()
     between, method = _estimator()
     there = torch.from_numpy(np.stack([between(a, b) for a, b in zip(grey[:-1], grey[1:], strict=True)]))
     back = torch.from_numpy(np.stack([between(b, a) for a, b in zip(grey[:-1], grey[1:], strict=True)]))

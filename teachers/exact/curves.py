@@ -106,7 +106,7 @@ def hue(h: float | Tensor, s: float | Tensor, v: float | Tensor, like: Tensor | 
 
 
 def hues(*colours: tuple[float | Tensor, float | Tensor, float | Tensor]) -> tuple[Tensor, ...]:
-    """hue() of several colours at once, (3, n, 1) each; any number of the first colour that is a tensor tells n."""
+    """hue() of several colours at once, (3, n, 1) each. One of the first colour's three must be a tensor (n, 1)."""
     like = next(c for c in colours[0] if isinstance(c, Tensor))
     rows = zip(*colours, strict=True)
     return _hue(*(torch.stack([_number(c, like.device).expand_as(like) for c in row]) for row in rows)).unbind(1)

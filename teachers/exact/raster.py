@@ -51,7 +51,7 @@ class Triangles:
 @dataclass
 class Strands:
     """What cards need beside their triangles: across and along (3, T), at the first corner and its change to the other
-    two; seed (T,); opaque: tells of across, along and seed (P,) of fragments which of them show a strand."""
+    two; seed (T,). opaque: takes across, along and seed of fragments, (P,) each, and gives True where a strand is."""
 
     across: Tensor
     along: Tensor

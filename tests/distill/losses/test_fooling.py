@@ -3,9 +3,10 @@
 import pytest
 import torch
 
-from distill.losses.disturbance import LUMINANCE, NOISE, disturbed
+from distill.losses.disturbance import NOISE, disturbed
 from distill.losses.grid import FLOOR, grid, patterns
 from eval.grid_artifact import GRID
+from swapcore.images import REC_601
 
 SIDE = 64
 ROW, COLUMN = torch.meshgrid(*2 * [torch.arange(SIDE, dtype=torch.float32)], indexing="ij")
@@ -76,7 +77,7 @@ def test_fading_takes_colour_away_and_keeps_the_luminance():
     torch.manual_seed(0)
     pictures = smooth(1).repeat(64, 1, 1, 1)
     (found,) = disturbed([pictures], 0.0, 0.8)
-    weights = torch.tensor(LUMINANCE).view(1, 3, 1, 1)
+    weights = torch.tensor(REC_601).view(1, 3, 1, 1)
     assert torch.allclose((found * weights).sum(1), (pictures * weights).sum(1), atol=1e-5)
     colour, left = ((images - (images * weights).sum(1, keepdim=True)).flatten(1) for images in (pictures, found))
     kept = left.norm(dim=1) / colour.norm(dim=1)
