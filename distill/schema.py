@@ -144,7 +144,9 @@ class Train:
     seed: int | None = None  # of initialisation and of the order of samples; null: the experiment's
     batch_size: int = 16  # samples per process and forward pass
     accumulation: int = 1  # forward passes per step
+    optimiser: Literal["adam", "muon"] = "adam"  # of the student; muon: matrices and kernels by Muon, the rest by Adam
     lr: float = 1e-4  # Adam learning rate of the student
+    lr_matrices: float = 3e-3  # Muon learning rate, where optimiser is muon; warm-up and decay are those of lr
     lr_discriminator: float = 1e-4  # Adam learning rate of the discriminator
     betas: tuple[float, float] = (0.0, 0.999)  # of Adam
     warmup_steps: int = 0  # linear increase of lr from 0

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from distill.config import Experiment
 from distill.stage import StageError
 from distill.train.monitor import Sums
+from distill.train.muon import Muon
 from swapcore.files import whole_file
 
 FORMAT = 2
@@ -49,7 +50,11 @@ class State:
         train = exp.train
         parameters = [*net.parameters(), *adapters.parameters()]
         # Fused: one operation for all parameters. Every device of this project has it.
-        self.optimiser = torch.optim.Adam(parameters, train.lr, betas=train.betas, fused=True)
+        self.optimiser: torch.optim.Optimizer
+        if train.optimiser == "muon":
+            self.optimiser = Muon(parameters, train.lr, train.lr_matrices, train.betas)
+        else:
+            self.optimiser = torch.optim.Adam(parameters, train.lr, betas=train.betas, fused=True)
         self.optimiser_d = None
         if parameters := list(discriminator.parameters()):
             self.optimiser_d = torch.optim.Adam(parameters, train.lr_discriminator, betas=train.betas, fused=True)
@@ -79,8 +84,8 @@ class State:
         s = self.settings
         warm = min(1.0, (self.step + 1) / s.warmup_steps) if s.warmup_steps else 1.0
         fall = s.lr_final + (1 - s.lr_final) * (1 + math.cos(math.pi * self.step / max(1, s.steps))) / 2
-        for group in self.optimiser.param_groups:
-            group["lr"] = _set(group["lr"], s.lr * warm * fall)
+        for group, rate in zip(self.optimiser.param_groups, (s.lr, s.lr_matrices), strict=False):
+            group["lr"] = _set(group["lr"], rate * warm * fall)
         decay = min(s.ema, (2 + self.step) / (11 + self.step))  # else the first steps keep too much weight
         self.ema_weight = _set(self.ema_weight, 1 - decay)
 
@@ -168,7 +173,8 @@ class State:
         for key, part in self._parts().items():
             if key.startswith("optimiser"):  # how it computes is a matter of this start, not of the one that saved it
                 for group, own in zip(content[key]["param_groups"], part.param_groups, strict=True):
-                    group.update({option: own[option] for option in ("lr", "fused", "foreach", "capturable")})
+                    options = ("lr", "fused", "foreach", "capturable")
+                    group.update({option: own[option] for option in options if option in own})
             part.load_state_dict(content[key])
         if accelerator.scaler and content["scaler"]:
             accelerator.scaler.load_state_dict(content["scaler"])

@@ -37,7 +37,7 @@ EXECUTION_KEYS = ("checkpoint_steps", "log_steps", "preview_steps", "compile", "
 # Keys that are younger than runs that shall go on: the record of a stage leaves them out where they have their default.
 LATER_KEYS = (
     "student.weights", "train.mix.reversed", "train.keep", "loss.identity_disturbance", "loss.identity_fading",
-    "loss.grid",
+    "loss.grid", "train.optimiser", "train.lr_matrices",
 )  # fmt: skip
 
 

@@ -28,11 +28,10 @@ from distill.losses.perceptual import Perceptual
 from distill.losses.perceptual import build as build_perceptual
 from distill.stage import StageError
 from distill.train import batch_norm
-from distill.train.capture import Captured, reason_against
+from distill.train.capture import Captured, compile_regions, keep_compiled_in, reason_against
 from distill.train.checkpoint import State
 from distill.train.learners import Learner
 from distill.train.online import OnlineTeacher, build_adapters, taps
-from distill.train.regions import compile_regions, keep_compiled_in
 from students.identity_encoder import IdentityEncoder
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from unittest import mock
 
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 sys.path.append(str(Path(__file__).resolve().parent.parent))
 
@@ -38,6 +39,18 @@ SECTIONS = {
         },
     },
 }  # fmt: skip
+
+
+class AsksTheHost(TorchDispatchMode):
+    """Fails on operations whose result or shape the host must wait for."""
+
+    NAMES = ("_local_scalar_dense", "nonzero", "item", "is_nonzero", "masked_select", "unique", "equal", "argwhere")
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        name = function._overloadpacket.__name__
+        masks = [i for i in args[1] if i is not None and i.dtype == torch.bool] if name.startswith("index") else []
+        assert not masks and not name.startswith(self.NAMES), f"the host waits for {function}"
+        return function(*args, **(kwargs or {}))
 
 
 def step_of(folder: Path, name: str, loss: dict | None = None, **train) -> Step:

@@ -11,7 +11,7 @@ from helpers.steps import noise, step_of
 import students
 from distill import config, schema
 from distill.stage import StageError
-from distill.train import regions
+from distill.train import capture
 from distill.train.capture import Snapshot, reason_against
 from distill.train.loop import EXECUTION_KEYS
 
@@ -146,7 +146,7 @@ def test_each_distinct_block_is_compiled_once(monkeypatch):
     torch.manual_seed(0)
     network = students.build("mobilefsgan", width=4, embedding_dim=6, resolution=64)
     same = copy.deepcopy(network)
-    chosen = regions.regions(network)
+    chosen = capture.regions(network)
     assert {type(m).__name__ for m in chosen} == {
         "AttributeBlock", "IdentityBlock", "Down", "Up", "DecoderBlock", "ImageHead",
     }  # fmt: skip
@@ -161,7 +161,7 @@ def test_each_distinct_block_is_compiled_once(monkeypatch):
 
     monkeypatch.setattr(torch, "compile", lambda f, **options: real(f, backend=counting, **options))
     names = list(network.state_dict())
-    regions.compile_regions(network)
+    capture.compile_regions(network)
     x, embedding = torch.rand(2, 3, 64, 64), torch.rand(2, 6)
     with torch.no_grad():
         out = network(x, embedding)
@@ -175,14 +175,14 @@ def test_each_distinct_block_is_compiled_once(monkeypatch):
 
 def test_a_network_without_repeated_blocks_is_one_region():
     network = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 1), torch.nn.ReLU(), torch.nn.Conv2d(4, 4, 1))
-    assert regions.regions(network) == [network]
+    assert capture.regions(network) == [network]
 
 
 def test_compiled_code_is_kept_where_the_key_says(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "elsewhere")
     monkeypatch.setenv("TRITON_CACHE_DIR", "elsewhere")
-    regions.keep_compiled_in(None)
+    capture.keep_compiled_in(None)
     assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == "elsewhere"
-    regions.keep_compiled_in(str(tmp_path / "new" / "cache"))
+    capture.keep_compiled_in(str(tmp_path / "new" / "cache"))
     assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(tmp_path / "new" / "cache")
     assert (tmp_path / "new" / "cache").is_dir() and "TRITON_CACHE_DIR" not in os.environ

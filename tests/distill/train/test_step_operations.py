@@ -5,9 +5,8 @@ import json
 import pytest
 import torch
 from helpers.goldens import FOLDER
-from helpers.steps import RATE, SECTIONS, computed, noise, step_of
+from helpers.steps import RATE, SECTIONS, AsksTheHost, computed, noise, step_of
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks import roofline
 from distill.losses.discriminator import MultiScaleDiscriminator
@@ -49,18 +48,6 @@ def test_a_step_has_few_operations(tmp_path, name, precision, before, most):
     assert counted.calls <= most * 1.02 and counted.calls < before / 2, counted.table(20)
     assert counted.calls == sum(phase.total() for phase in counted.names.values())
     assert counted.names["optimisers"] == {"_fused_adam_": 2} and counted.names["backward"]["convolution_backward"] > 30
-
-
-class AsksTheHost(TorchDispatchMode):
-    """Fails on operations whose result or shape the host must wait for."""
-
-    NAMES = ("_local_scalar_dense", "nonzero", "item", "is_nonzero", "masked_select", "unique", "equal", "argwhere")
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        name = function._overloadpacket.__name__
-        masks = [i for i in args[1] if i is not None and i.dtype == torch.bool] if name.startswith("index") else []
-        assert not masks and not name.startswith(self.NAMES), f"the host waits for {function}"
-        return function(*args, **(kwargs or {}))
 
 
 @pytest.mark.parametrize(
