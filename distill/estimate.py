@@ -45,11 +45,13 @@ def run(exp: Experiment, accelerator) -> list[str]:
     flop_per_sample = counter.get_total_flops() / COUNTED_SAMPLES
     activations = saved_bytes(lambda: step.learn(noise(COUNTED_SAMPLES, size))) / COUNTED_SAMPLES
 
-    # In float32: weights, gradients and both Adam moments of the trained networks, the EMA, and the frozen networks.
+    # In float32: weights, gradients and moments (two of Adam, one of Muon) of the trained networks, the EMA, and the
+    # frozen networks.
     parameters, state = _parameters(networks), step.state
     frozen = sum(count for name, count in parameters.items() if name not in ("student", "discriminator"))
     learning, ema = sum(map(_count, (state.net, state.discriminator, state.adapters))), _count(state.ema)
-    fixed, checkpoint = 4 * (4 * learning + ema + frozen), 4 * (3 * learning + ema)
+    moments = 2 * learning - sum(p.numel() for group in state.optimiser.param_groups[1:] for p in group["params"])
+    fixed, checkpoint = 4 * (2 * learning + moments + ema + frozen), 4 * (learning + moments + ema)
 
     if exp.train.compile or device.type == "cuda":  # as it will run, captured where that is possible
         step = Step(exp, build_networks(exp, device), accelerator)

@@ -7,6 +7,7 @@ from helpers.steps import CPU, AsksTheHost, noise, step_of
 from torch import nn
 
 import students
+from distill import config, estimate, run
 from distill.train.capture import Snapshot
 from distill.train.muon import Muon, is_matrix, orthogonal
 
@@ -113,3 +114,16 @@ def test_a_step_asks_nothing_of_the_host_and_a_warm_up_leaves_no_trace(tmp_path,
         assert all(torch.equal(found[key], value) for key, value in wanted.items())
     for own, other in zip(plain.state.net.parameters(), warmed.state.net.parameters(), strict=True):
         assert torch.equal(own, other)
+
+
+def test_the_estimate_counts_one_moment_of_a_matrix(tmp_path):
+    megabytes = {}
+    for name in ("adam", "muon"):
+        student = {"name": "compact", "options": {"width": 96}}
+        exp = config.load(experiment(tmp_path, name, student=student, train={"optimiser": name}))
+        (line,) = [line for line in estimate.run(exp, run.new_accelerator(exp)) if "optimisers" in line]
+        megabytes[name] = float(line.split()[1].replace(",", ""))
+    weights = sum(
+        p.numel() for p in students.STUDENTS["compact"](width=96, embedding_dim=64, resolution=64).parameters()
+    )
+    assert megabytes["adam"] - megabytes["muon"] == pytest.approx(4e-6 * weights, rel=0.1)
