@@ -278,6 +278,7 @@ def _check(exp: Experiment, where: str) -> None:
         shown = value_of(f"{part}.keep") == "last" or exp.data.val_people >= 2
         require(shown, f"{part}.keep", "last, or two people in the previews (data.val_people)")
         require(0 <= value_of(f"{part}.ema") < 1, f"{part}.ema", "a decay in [0, 1)")
+        require(0 <= value_of(f"{part}.held_objects") <= 1, f"{part}.held_objects", "a share in [0, 1]")
         loss = "loss" if part == "train" else "refine.loss"
         require(0 <= value_of(f"{loss}.identity_disturbance") <= 4, f"{loss}.identity_disturbance", "0 to 4")
         require(0 <= value_of(f"{loss}.identity_fading") <= 1, f"{loss}.identity_fading", "0 to 1")

@@ -160,6 +160,7 @@ class Train:
     autotune: bool = False  # cuDNN chooses the fastest algorithms; results then differ in the last bits
     sync_batch_norm: bool = True  # batch statistics over all processes
     flip: bool = False  # mirror whole triplets at random
+    held_objects: float = 0.0  # share of samples with a drawn object before the face, in target and GT alike
     mix: Mix = Mix()
     fstriplets: FSTriplets = FSTriplets()
     checkpoint_steps: int = 500  # steps between checkpoints

@@ -1,4 +1,5 @@
-"""Augmentation of FSTriplets: colour jitter and mirroring as in the original, and occlusions pasted over faces."""
+"""Augmentation: colour jitter, mirroring and pasted occlusions of FSTriplets, as in the original; and drawn objects
+held before the faces of all other samples."""
 
 from __future__ import annotations
 
@@ -11,6 +12,7 @@ import torch
 from torch.nn import functional as F
 
 from swapcore.images import REC_601, DataError, decode, list_pictures, named, opened
+from teachers import exact
 
 JITTER_SHARE, JITTER, HUE = 0.3, 0.2, 0.01  # brightness, contrast, saturation 1 +- JITTER; hue +- HUE of a turn
 GREY = np.array(REC_601)
@@ -101,6 +103,45 @@ class Occlusions:
             size = (self.side, self.side)
             self.loaded[index] = F.interpolate(pixels, size, mode="bilinear", antialias=True, align_corners=False)[0]
         return self.loaded[index]
+
+
+class HeldObjects:
+    """Drawn objects (a microphone, a cup, a book, a scarf) that are laid over target and GT of a sample alike. A
+    student then keeps what is before a face, even where its teacher paints over it.
+
+    The objects are those of the drawn people, turned, scaled and shifted up and aside at random. `overlays`: (COUNT, 4,
+    resolution, resolution) uint8, colours multiplied by the share of the pixel that the object covers, and that share.
+    """
+
+    COUNT = 256
+    TURN, SCALE, ASIDE, UP = 0.5, (0.8, 1.25), 0.2, 0.35  # radians, times, and sides of the picture
+
+    def __init__(self, resolution: int, seed: int, device: torch.device | None = None) -> None:
+        attributes = exact.sample_attributes(self.COUNT, seed)
+        attributes[:, exact.ATTRIBUTES.index("occluder")] = 1
+        drawn = exact.held_objects(attributes, resolution)
+        drawn = torch.cat([drawn[:, :3] * drawn[:, 3:], drawn[:, 3:]], dim=1)
+        rng = np.random.default_rng((seed, 2))
+        turn, scale, aside, up = rng.uniform(
+            (-self.TURN, self.SCALE[0], -self.ASIDE, 0),
+            (self.TURN, self.SCALE[1], self.ASIDE, self.UP),
+            (self.COUNT, 4),
+        ).T
+        cos, sin = np.cos(turn) / scale, np.sin(turn) / scale
+        grid = np.stack([cos, -sin, 2 * aside, sin, cos, 2 * up], 1).reshape(-1, 2, 3)
+        grid = F.affine_grid(torch.from_numpy(grid).float(), list(drawn.shape), align_corners=False)
+        # What leaves the picture below goes on where the object is moved up.
+        moved = F.grid_sample(drawn, grid, padding_mode="border", align_corners=False)
+        self.overlays = (255 * moved).round().clamp(0, 255).byte().to(device or torch.device("cpu"))
+
+    def lay(self, images: torch.Tensor, rows: torch.Tensor, which: torch.Tensor, with_gt: torch.Tensor) -> None:
+        """Lay objects `which` (k,) over target and GT of `rows` (k,) of images (n, 3, 3, H, W) uint8, in place. Without
+        a GT (with_gt (n,), 0 or 1) that picture stays 0. Nothing waits for the device."""
+        rows, which, with_gt = (t.to(images.device, non_blocking=True) for t in (rows, which, with_gt[rows]))
+        overlay = self.overlays[which][:, None].float()
+        pictures = images[rows, 1:] * (1 - overlay[:, :, 3:] / 255) + overlay[:, :, :3]
+        pictures[:, 1] *= with_gt.view(-1, 1, 1, 1)
+        images[rows, 1:] = pictures.round().clamp(0, 255).byte()
 
 
 def _refuse_opaque(path: Path) -> None:

@@ -37,7 +37,7 @@ EXECUTION_KEYS = ("checkpoint_steps", "log_steps", "preview_steps", "compile", "
 # Keys that are younger than runs that shall go on: the record of a stage leaves them out where they have their default.
 LATER_KEYS = (
     "student.weights", "train.mix.reversed", "train.keep", "loss.identity_disturbance", "loss.identity_fading",
-    "loss.grid", "train.optimiser", "train.lr_matrices",
+    "loss.grid", "train.optimiser", "train.lr_matrices", "train.held_objects",
 )  # fmt: skip
 
 
@@ -197,7 +197,7 @@ def mixture(exp: Experiment, device: torch.device | None = None) -> Mixture:
     room = Room(data.cache, data.cache_gb, device or torch.device("cpu"), bool(fstriplets) and data.workers > 1)
     return Mixture(
         shards, photos, mix, exp.train_seed, exp.train.flip, room, fstriplets, exp.distil.quality_power,
-        tuple(folders), data.workers,
+        tuple(folders), data.workers, exp.train.held_objects,
     )  # fmt: skip
 
 

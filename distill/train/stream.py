@@ -14,6 +14,7 @@ import torch
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
+from distill.data.augment import HeldObjects
 from distill.data.cache import Cached, Room
 from distill.data.fstriplets import FSTriplets
 from distill.data.photos import Photos
@@ -27,8 +28,10 @@ from distill.train.draws import Draws
 KINDS = ("pseudo_gt", "same_photo", "same_person", "pair", "fstriplets", "reversed")
 DEPTH = 4  # batches that each thread or process is ahead
 
-# Before it is mirrored: images (n, 3, 3, H, W) uint8 of source, target and gt; then with_gt, src_as_true, weight (n,).
+# Images (n, 3, 3, H, W) uint8 of source, target and gt; then with_gt, src_as_true, weight (n,).
 Samples = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
+# What is done where the images lie: which are mirrored, and the objects, both as in Recipe.
+Changes = tuple[np.ndarray | None, np.ndarray | None]
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,7 @@ class Recipe:
     size: int
     parts: list[Part]
     mirrored: np.ndarray | None  # (size,) bool
+    objects: np.ndarray | None  # (size,) number of the object held before the face, or -1
 
 
 class Mixture(Dataset):
@@ -61,7 +65,8 @@ class Mixture(Dataset):
     unknown. The GT of a reversed sample is a photograph, so its weight is 1.
 
     `room`: where decoded pictures are kept. `folders`: where they are packed if they fit nowhere else, of shards (which
-    may lie at a URL) and of photos. `workers`: how many processes are going to use it, see `batches`.
+    may lie at a URL) and of photos. `workers`: how many processes are going to use it, see `batches`. `objects`: share
+    of the samples with a drawn object before the face, in target and GT alike; those of fstriplets have their own.
     Raises StageError where the data is absent, DataError where there is no room.
     """
 
@@ -69,9 +74,9 @@ class Mixture(Dataset):
         self, shards: Shards | None, photos: Photos | None, shares: dict[str, float], seed: int,
         flip: bool = False, room: Room | None = None, fstriplets: FSTriplets | None = None,
         quality_power: float = 0.0, folders: tuple[Path | None, Path | None] = (None, None),
-        workers: int = 0,
+        workers: int = 0, objects: float = 0.0,
     ):  # fmt: skip
-        self.seed, self.flip, room = seed, flip, room or Room()
+        self.seed, self.flip, self.objects, room = seed, flip, objects, room or Room()
         shares = {kind: shares.get(kind, 0.0) for kind in KINDS}
         limits = np.cumsum([share / sum(shares.values()) for share in shares.values()])
         self.limits = limits / limits[-1]  # as Generator.choice does
@@ -125,6 +130,8 @@ class Mixture(Dataset):
                 kept.share()
         self.resolution = self.kept[0].shape[-1] if self.kept else self.fstriplets.resolution
         self._orders: dict[int, np.ndarray] = {}
+        if objects:  # images lie on the device when they are laid over it, unless processes make the batches
+            self.held = HeldObjects(self.resolution, seed, self.device if self.in_threads else None)
 
     @property
     def in_threads(self) -> bool:
@@ -137,7 +144,7 @@ class Mixture(Dataset):
 
     def __getitems__(self, positions: Sequence[int]) -> Triplet:
         """One batch, its images uint8."""
-        return self.mirror(*self.compose(self.draw(positions)))
+        return self.finish(*self.compose(self.draw(positions)))
 
     def draw(self, positions: Sequence[int]) -> Recipe:
         """All random numbers of a batch."""
@@ -150,10 +157,14 @@ class Mixture(Dataset):
             if len(rows):
                 parts.append(getattr(self, f"_{name}")(draws, rows, positions))
         mirrored = draws.random(everywhere) < 0.5 if self.flip else None
-        return Recipe(len(positions), parts, mirrored)
+        objects = None
+        if self.objects:
+            covered = (draws.random(everywhere) < self.objects) & (kinds != KINDS.index("fstriplets"))
+            objects = np.where(covered, draws.integers(HeldObjects.COUNT, everywhere), -1)
+        return Recipe(len(positions), parts, mirrored, objects)
 
-    def compose(self, recipe: Recipe, pin: bool = False) -> tuple[Samples, np.ndarray | None]:
-        """The samples of a batch before they are mirrored, in pinned memory if asked, and which are to be."""
+    def compose(self, recipe: Recipe, pin: bool = False) -> tuple[Samples, Changes]:
+        """The samples of a batch as they are kept, in pinned memory if asked, and what is to be changed in them."""
         mirrored = None if recipe.mirrored is None else recipe.mirrored.copy()
         n, place = recipe.size, self.device if self.on_device else torch.device("cpu")
         shape = (n, 3, 3, self.resolution, self.resolution)
@@ -184,11 +195,13 @@ class Mixture(Dataset):
             else:
                 images[rows.to(place, non_blocking=True)] = own
         numbers = with_gt, src_as_true, weight
-        return (images, *(number.pin_memory() if pin else number for number in numbers)), mirrored
+        return (images, *(number.pin_memory() if pin else number for number in numbers)), (mirrored, recipe.objects)
 
-    def mirror(self, samples: Samples, mirrored: np.ndarray | None) -> Triplet:
-        """The samples as a batch, some of them mirrored where their images lie."""
-        images, *numbers = samples
+    def finish(self, samples: Samples, changes: Changes) -> Triplet:
+        """The samples as a batch; objects are laid over some of them, and some are mirrored, where their images lie."""
+        (images, *numbers), (mirrored, objects) = samples, changes
+        if objects is not None and len(rows := np.flatnonzero(objects >= 0)):
+            self.held.lay(images, torch.from_numpy(rows), torch.from_numpy(objects[rows]), numbers[0])
         if mirrored is not None:
             if images.device.type == "cpu":
                 for row in np.flatnonzero(mirrored).tolist():  # ten times as fast as a mask
@@ -328,13 +341,13 @@ def _by_threads(mixture: Mixture, positions: Sequence[range], threads: int, pin:
     """A thread never launches work of a GPU, which might fall into the capture of a graph: that is done here."""
     device = mixture.device
     if mixture.on_device:
-        prepare, finish = mixture.draw, lambda recipe: mixture.mirror(*mixture.compose(recipe))
+        prepare, finish = mixture.draw, lambda recipe: mixture.finish(*mixture.compose(recipe))
     elif device.type != "cpu":
         prepare = lambda part: mixture.compose(mixture.draw(part), pin)  # noqa: E731
 
         def finish(prepared):
-            (images, *numbers), mirrored = prepared
-            return mixture.mirror((images.to(device, non_blocking=True), *numbers), mirrored)
+            (images, *numbers), changes = prepared
+            return mixture.finish((images.to(device, non_blocking=True), *numbers), changes)
     else:
         prepare, finish = mixture.__getitems__, lambda batch: batch
     if not threads:

@@ -26,12 +26,12 @@ from .face import (
 )
 from .motion import FRAMES_PER_SECOND, sample_sequence
 from .outputs import SEGMENTS
-from .render import LARGEST, OUTPUTS, SMALLEST, VERSION, Rendered, flow, occluder_mask, render
+from .render import LARGEST, OUTPUTS, SMALLEST, VERSION, Rendered, flow, held_objects, occluder_mask, render
 
 __all__ = [
     "ATTRIBUTES", "EXPRESSION", "FRAMES_PER_SECOND", "IDENTITY", "GEOMETRY", "LARGEST", "OUTPUTS", "PAINT", "RENDERER",
-    "SEGMENTS", "SMALLEST", "VERSION", "ExactTeacher", "Rendered", "expression", "flow", "occluder_mask", "pose_deg",
-    "render", "sample_attributes", "sample_identities", "sample_sequence",
+    "SEGMENTS", "SMALLEST", "VERSION", "ExactTeacher", "Rendered", "expression", "flow", "held_objects",
+    "occluder_mask", "pose_deg", "render", "sample_attributes", "sample_identities", "sample_sequence",
 ]  # fmt: skip
 
 RENDERER = f"renderer-{VERSION}"  # in rows, records and results: numbers and pictures of another one are not used

@@ -90,6 +90,14 @@ def occluder_mask(attributes: Tensor, size: int) -> Tensor:
     return _held(_named(attributes.float()), size)[1] > OPAQUE
 
 
+def held_objects(attributes: Tensor, size: int) -> Tensor:
+    """The objects of `occluder_mask` alone, (n, 4, size, size) in [0, 1]: red, green and blue as render() shows them,
+    and the share of the pixel that they cover. Raises ValueError on attributes of another shape."""
+    _check_numbers("attributes", attributes, ATTRIBUTES)
+    colour, share = _held(_named(attributes.float()), size)
+    return torch.cat([tonemap(colour), share], dim=1)
+
+
 def _check_numbers(name: str, numbers: Tensor, names: tuple[str, ...]) -> None:
     if numbers.ndim != 2 or numbers.shape[1] != len(names):
         raise ValueError(f"{name}: expected (n, {len(names)}), got {tuple(numbers.shape)}")

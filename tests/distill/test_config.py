@@ -305,6 +305,7 @@ def test_name_defaults_to_the_file(tmp_path):
         ("data: {resolution: 100}", ["data.resolution", "multiple of 32", "100"]),
         ("data: {kind: photos}", ["data.photos", "data.photos=FOLDER"]),
         ("stages: [data, trian]", ["stages", "unknown stage 'trian'", "did you mean 'train'"]),
+        ("train: {held_objects: 1.5}", ["train.held_objects", "a share in"]),
         ("train: {mix: {pseudo_gt: 0}}", ["train.mix", "at least one share"]),
         ("loss: {identity_disturbance: 5}", ["loss.identity_disturbance", "0 to 4"]),
         ("loss: {identity_fading: 1.5}", ["loss.identity_fading", "0 to 1"]),

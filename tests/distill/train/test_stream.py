@@ -8,6 +8,7 @@ import pytest
 import torch
 from conftest import script
 
+from distill.data.augment import HeldObjects
 from distill.data.cache import Room
 from distill.train.draws import Draws
 from distill.train.stream import KINDS, Mixture, batches, changes, disturb, mirrored_without_waiting
@@ -72,6 +73,13 @@ def mixture(where="auto", folder=None, shares=ALL, flip=True, seed=11):
     return Mixture(
         FakeShards(), FakePhotos(), shares, seed, flip, Room(where), quality_power=1.0, folders=(folder, folder)
     )
+
+
+def with_objects(objects=0.5, where="auto", folder=None, device=None):
+    return Mixture(
+        FakeShards(), FakePhotos(), ALL, 11, True, Room(where, device=device or torch.device("cpu")),
+        folders=(folder, folder), objects=objects,
+    )  # fmt: skip
 
 
 def same(one, other):
@@ -146,6 +154,43 @@ def test_batches_of_a_gpu_lie_on_it(place):
     images, which = torch.randint(0, 255, (4, 3, 3, 8, 8)).byte(), torch.tensor([True, False, False, True])
     mirrored = mirrored_without_waiting(images, which)
     assert torch.equal(mirrored[which], images[which].flip(-1)) and torch.equal(mirrored[~which], images[~which])
+
+
+def test_objects_are_laid_over_target_and_gt_alike():
+    positions = range(400)
+    plain, covered, own = mixture().__getitems__(positions), with_objects().__getitems__(positions), with_objects()
+    recipe = own.draw(positions)
+    rows = np.flatnonzero(recipe.objects >= 0)
+    assert 150 < len(rows) < 250 and recipe.objects.max() < HeldObjects.COUNT
+    changed = (plain.target != covered.target).flatten(1).any(1)
+    assert set(torch.nonzero(changed).flatten().tolist()) <= set(rows.tolist()) and changed.sum() > 0.9 * len(rows)
+    assert torch.equal(plain.source, covered.source), "the source stays as it is"
+    assert all(torch.equal(plain[place], covered[place]) for place in (3, 4))
+    without = covered.with_gt == 0
+    assert not covered.gt[without].any() and changed[without].any(), "a target without GT has objects, too"
+    alike = [row for row in rows if plain.with_gt[row] and torch.equal(plain.target[row], plain.gt[row])]
+    assert len(alike) > 30 and torch.equal(covered.target[alike], covered.gt[alike])
+    opaque = own.held.overlays[recipe.objects[rows], 3] == 255  # what the object hides is the same in both
+    for row, place in zip(rows, opaque, strict=True):
+        place = place.flip(-1) if recipe.mirrored[row] else place
+        if plain.with_gt[row]:
+            assert torch.equal(covered.target[row][:, place], covered.gt[row][:, place])
+    assert opaque.sum() > len(rows)
+
+
+@pytest.mark.parametrize("where", ["device", "memory", "file", "off"])
+def test_objects_depend_on_seed_and_position_alone(tmp_path, where):
+    one, other = with_objects(where="memory"), with_objects(where=where, folder=tmp_path)
+    whole = one.__getitems__(range(24))
+    parts = [other.__getitems__(range(start, start + 8)) for start in (0, 8, 16)]
+    assert same(whole, [torch.cat(values) for values in zip(*parts, strict=True)])
+    assert same(mixture().__getitems__(range(24))[:5], with_objects(objects=0.0).__getitems__(range(24))[:5])
+
+
+def test_objects_are_laid_where_the_pictures_lie():
+    for place in ("device", "memory"):
+        (batch,) = batches(with_objects(1.0, place, device=torch.device("meta")), 16, 0, 1, 0, 1, 2, pin=False)
+        assert batch.target.device.type == "meta" and batch.with_gt.device.type == "cpu"
 
 
 def test_the_benchmark_runs(tmp_path):
