@@ -100,6 +100,19 @@ def test_both_rates_rise_and_fall(tmp_path):
     assert [group["lr"].item() for group in step.state.optimiser.param_groups] == pytest.approx([1e-3, 4e-3])
 
 
+def test_rates_in_tensors_give_the_same_steps(tmp_path):
+    """A graph reads the rates from the device."""
+    settings = {"optimiser": "muon", "lr": 1e-3, "warmup_steps": 3, "steps": 5}
+    plain, tensors = (step_of(tmp_path, "compact", **settings) for _ in range(2))
+    tensors.state.make_capturable()
+    batch = noise()
+    for _ in range(3):
+        wanted, found = plain.learn(batch), tensors.learn(batch)
+        assert all(found[key].item() == pytest.approx(value.item(), rel=1e-3) for key, value in wanted.items())
+    for own, other in zip(plain.state.net.parameters(), tensors.state.net.parameters(), strict=True):
+        assert torch.allclose(own, other, rtol=1e-3, atol=1e-5)
+
+
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_a_step_asks_nothing_of_the_host_and_a_warm_up_leaves_no_trace(tmp_path, precision):
     plain, warmed = (step_of(tmp_path, "compact", optimiser="muon", precision=precision) for _ in range(2))
