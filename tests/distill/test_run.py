@@ -171,10 +171,11 @@ def same_training(a: Path, b: Path) -> None:
 
 @pytest.fixture(scope="module")
 def two_processes(tmp_path_factory) -> Path:
-    """The folder of an experiment of two variants, the whole line in two processes."""
+    """The folder of an experiment of three variants, the whole line in two processes."""
     folder = tmp_path_factory.mktemp("two")
     best = {"train.steps": 6, "train.checkpoint_steps": 3, "train.keep": "best"}
-    path = experiment(folder, "two", variants={"plain": {}, "best": best}, train={"batch_size": 2})
+    variants = {"plain": {}, "best": best, "muon": {"train.optimiser": "muon"}}
+    path = experiment(folder, "two", variants=variants, train={"batch_size": 2})
     done = launch(str(path), processes=2)
     assert done.returncode == 0, done.stderr
     return folder / "runs" / "two"
@@ -183,7 +184,9 @@ def two_processes(tmp_path_factory) -> Path:
 @pytest.mark.slow
 def test_two_processes_train_variants(two_processes):
     table = json.loads((two_processes / "comparison.json").read_text())
-    assert list(table["rows"]) == ["plain", "best"] and table["rows"]["plain"]["values"]["ssim"]["spread"] is None
+    assert (
+        list(table["rows"]) == ["plain", "best", "muon"] and table["rows"]["plain"]["values"]["ssim"]["spread"] is None
+    )
 
 
 @pytest.mark.slow
@@ -197,8 +200,10 @@ def test_two_processes_save_the_same_best(two_processes):
 
 
 @pytest.mark.slow
-def test_two_processes_train_what_one_trains(two_processes, tmp_path):
-    one, two = in_process(experiment(tmp_path, "one"), "stages=[data, pseudo_gt, train]"), two_processes / "plain"
+@pytest.mark.parametrize(("name", "optimiser"), [("plain", "adam"), ("muon", "muon")])
+def test_two_processes_train_what_one_trains(two_processes, tmp_path, name, optimiser):
+    path, two = experiment(tmp_path, "one", train={"optimiser": optimiser}), two_processes / name
+    one = in_process(path, "stages=[data, pseudo_gt, train]")
     names = [p.name for p in sorted((one / "pseudo_gt").glob("*.tar"))]
     assert all((one / "pseudo_gt" / n).read_bytes() == (two / "pseudo_gt" / n).read_bytes() for n in names)
     same_training(one, two)
