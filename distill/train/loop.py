@@ -245,5 +245,5 @@ def _stop_if_diverged(means: dict[str, float], step: int, stage: Stage) -> None:
     if broken:
         raise Diverged(
             f"{stage.folder}: {', '.join(broken)} is not a number at step {step}; the last checkpoint is whole. "
-            f"Lower train.lr or train.grad_clip, or use train.precision=bf16 or fp32, and run again"
+            f"Lower train.lr, train.lr_matrices or train.grad_clip, or use train.precision=bf16 or fp32, and run again"
         )

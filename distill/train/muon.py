@@ -17,13 +17,13 @@ MOMENTUM = 0.95
 SIZE = 0.2  # root mean square of an update at learning rate 1, about that of Adam
 ITERATIONS = 5
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of x, x^3 and x^5: they bring singular values of 0 to 1 near 1
-LEAST = 16  # rows and columns of a matrix: directions of fewer are not worth a step of their own
+LEAST = 16  # rows and columns of a matrix; smaller ones, such as the kernel that draws four channels, are left to Adam
 EPSILON = 1e-8  # Adam's
 
 
 def is_matrix(parameter: Tensor) -> bool:
-    """Whether Muon moves the parameter: a matrix or a kernel with enough rows and columns. Kernels that see one channel
-    each are no map between channels."""
+    """Whether Muon moves the parameter: a matrix or a kernel with enough rows and columns. Depthwise kernels connect no
+    channels, so Adam moves them."""
     if parameter.ndim < 2 or (parameter.ndim > 2 and parameter.shape[1] == 1):
         return False
     return min(parameter.shape[0], parameter[0].numel()) >= LEAST

@@ -30,8 +30,8 @@ DEPTH = 4  # batches that each thread or process is ahead
 
 # Images (n, 3, 3, H, W) uint8 of source, target and gt; then with_gt, src_as_true, weight (n,).
 Samples = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
-# What is done where the images lie: which are mirrored, and the objects, both as in Recipe.
-Changes = tuple[np.ndarray | None, np.ndarray | None]
+# Applied on the device of the images: `mirrored` and `objects` of Recipe.
+Edits = tuple[np.ndarray | None, np.ndarray | None]
 
 
 @dataclass(frozen=True)
@@ -163,7 +163,7 @@ class Mixture(Dataset):
             objects = np.where(covered, draws.integers(HeldObjects.COUNT, everywhere), -1)
         return Recipe(len(positions), parts, mirrored, objects)
 
-    def compose(self, recipe: Recipe, pin: bool = False) -> tuple[Samples, Changes]:
+    def compose(self, recipe: Recipe, pin: bool = False) -> tuple[Samples, Edits]:
         """The samples of a batch as they are kept, in pinned memory if asked, and what is to be changed in them."""
         mirrored = None if recipe.mirrored is None else recipe.mirrored.copy()
         n, place = recipe.size, self.device if self.on_device else torch.device("cpu")
@@ -197,9 +197,9 @@ class Mixture(Dataset):
         numbers = with_gt, src_as_true, weight
         return (images, *(number.pin_memory() if pin else number for number in numbers)), (mirrored, recipe.objects)
 
-    def finish(self, samples: Samples, changes: Changes) -> Triplet:
+    def finish(self, samples: Samples, edits: Edits) -> Triplet:
         """The samples as a batch; objects are laid over some of them, and some are mirrored, where their images lie."""
-        (images, *numbers), (mirrored, objects) = samples, changes
+        (images, *numbers), (mirrored, objects) = samples, edits
         if objects is not None and len(rows := np.flatnonzero(objects >= 0)):
             self.held.lay(images, torch.from_numpy(rows), torch.from_numpy(objects[rows]), numbers[0])
         if mirrored is not None:
@@ -346,8 +346,8 @@ def _by_threads(mixture: Mixture, positions: Sequence[range], threads: int, pin:
         prepare = lambda part: mixture.compose(mixture.draw(part), pin)  # noqa: E731
 
         def finish(prepared):
-            (images, *numbers), changes = prepared
-            return mixture.finish((images.to(device, non_blocking=True), *numbers), changes)
+            (images, *numbers), edits = prepared
+            return mixture.finish((images.to(device, non_blocking=True), *numbers), edits)
     else:
         prepare, finish = mixture.__getitems__, lambda batch: batch
     if not threads:
