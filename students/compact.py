@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from .contract import check_inputs, check_options
 from .masks import MaskLayer, opened
-from .modulated import GROUPS, ModulatedBlock, coordinates, style_network
+from .modulated import GROUPS, STYLE_DIM, ModulatedBlock, Style, coordinates
 
 _LEAST_MASK = 0.15  # a mask that closes completely passes no gradient: the student would copy targets for ever
 
@@ -49,19 +49,23 @@ class Compact(nn.Module):
     """A modulated U-Net over 1/4, 1/8 and 1/16 of the resolution.
 
     Options: width, channels at 1/4 (doubled below; a multiple of 8), embedding_dim, resolution (a multiple of 32, at
-    least 64). Wrong options raise ValueError.
+    least 64), style_dim, numbers of the source that modulate every block. Wrong options raise ValueError.
     """
 
     name = "compact"
 
-    def __init__(self, width: int = 48, embedding_dim: int = 512, resolution: int = 256) -> None:
+    def __init__(
+        self, width: int = 48, embedding_dim: int = 512, resolution: int = 256, style_dim: int = STYLE_DIM
+    ) -> None:
         super().__init__()
-        check_options(resolution, width=width, embedding_dim=embedding_dim)
+        check_options(resolution, width=width, embedding_dim=embedding_dim, style_dim=style_dim)
         if width % GROUPS:
             raise ValueError(f"width: expected a multiple of {GROUPS}, got {width}")
-        self.options = {"width": width, "embedding_dim": embedding_dim, "resolution": resolution}
-        deep, style_dim = 2 * width, 2 * width
-        self.style = style_network(embedding_dim, style_dim)
+        self.options = {
+            "width": width, "embedding_dim": embedding_dim, "resolution": resolution, "style_dim": style_dim,
+        }  # fmt: skip
+        deep = 2 * width
+        self.style = Style(embedding_dim, style_dim)
 
         self.stem = nn.Conv2d(3 * 16 + 2, width, 3, padding=1)
         self.encode4 = ModulatedBlock(width, style_dim)

@@ -18,13 +18,23 @@ from .masks import MaskLayer, opened
 GROUPS = 8
 
 
-def style_network(embedding_dim: int, style_dim: int) -> nn.Sequential:
+STYLE_DIM = 128  # numbers in a style; with fewer, blocks see too little of the embedding (docs/students.md)
+
+
+class Style(nn.Sequential):
     """Unit embeddings (N, embedding_dim) to styles (N, style_dim)."""
-    first, second = nn.Linear(embedding_dim, style_dim), nn.Linear(style_dim, style_dim)
-    # The entries of a unit vector are of size 1 / sqrt(embedding_dim); the style should start with a size near 1.
-    nn.init.normal_(first.weight, std=1.0)
-    nn.init.normal_(second.weight, std=1.5 * style_dim**-0.5)
-    return nn.Sequential(first, nn.SiLU(), second)
+
+    def __init__(self, embedding_dim: int, style_dim: int) -> None:
+        first, second = nn.Linear(embedding_dim, style_dim), nn.Linear(style_dim, style_dim)
+        nn.init.normal_(first.weight, std=embedding_dim**-0.5)
+        nn.init.normal_(second.weight, std=1.5 * style_dim**-0.5)
+        super().__init__(first, nn.SiLU(), second)
+        # The entries of a unit vector are of size 1 / sqrt(embedding_dim). Taken as they are they would need weights of
+        # size 1, and an optimiser whose steps are as large for every matrix would hardly move those.
+        self.gain = embedding_dim**0.5
+
+    def forward(self, embedding: Tensor) -> Tensor:
+        return super().forward(embedding * self.gain)
 
 
 class ModulatedBlock(nn.Module):

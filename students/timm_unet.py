@@ -18,7 +18,7 @@ from swapcore.weights import read_state
 
 from .contract import check_inputs, check_options
 from .masks import MaskLayer
-from .modulated import Decoder, Stem, style_network
+from .modulated import STYLE_DIM, Decoder, Stem, Style
 
 LEVELS = (2, 4, 8, 16)  # the reductions of the decoder's maps
 
@@ -27,9 +27,10 @@ class TimmUNet(nn.Module):
     """A backbone of timm, 1x1 convolutions, and a `modulated.Decoder`.
 
     Options: backbone, a name that timm knows, width (channels at 1/4, a multiple of 16), embedding_dim, resolution (a
-    multiple of 32, at least 64). pretrained: where the backbone's weights come from. False: random; True: timm's own,
-    which timm downloads once; text: a file of them. A saved student needs neither, so `options` is without it. Wrong
-    options, backbones without the maps, and weights that are not there or do not fit raise ValueError.
+    multiple of 32, at least 64), style_dim (as in `UNet`). pretrained: where the backbone's weights come from. False:
+    random; True: timm's own, which timm downloads once; text: a file of them. A saved student needs neither, so
+    `options` is without it. Wrong options, backbones without the maps, and weights that are not there or do not fit
+    raise ValueError.
     """
 
     name = "timm_unet"
@@ -41,16 +42,17 @@ class TimmUNet(nn.Module):
         resolution: int = 256,
         backbone: str = "mobilenetv4_conv_small",
         pretrained: bool | str = False,
+        style_dim: int = STYLE_DIM,
     ) -> None:
         super().__init__()
-        check_options(resolution, width=width, embedding_dim=embedding_dim)
+        check_options(resolution, width=width, embedding_dim=embedding_dim, style_dim=style_dim)
         if width % 16:
             raise ValueError(f"width: expected a multiple of 16, got {width}")
         self.options = {
             "width": width, "embedding_dim": embedding_dim, "resolution": resolution, "backbone": backbone,
+            "style_dim": style_dim,
         }  # fmt: skip
-        style_dim = 2 * width
-        self.style = style_network(embedding_dim, style_dim)
+        self.style = Style(embedding_dim, style_dim)
         self.backbone, found = load_backbone(backbone, resolution, pretrained)
         self.channels_last = _layout(self.backbone) == "NHWC"
         channels = (width // 2, width, 2 * width, 2 * width)[-len(found) :]

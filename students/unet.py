@@ -12,26 +12,35 @@ from torch import Tensor, nn
 
 from .contract import check_inputs, check_options
 from .masks import MaskLayer
-from .modulated import Decoder, ModulatedBlock, Stem, style_network
+from .modulated import STYLE_DIM, Decoder, ModulatedBlock, Stem, Style
 
 
 class UNet(nn.Module):
     """An encoder over 1/2 to 1/16 of the resolution, modulated as well, and a `modulated.Decoder`.
 
     Options: width, channels at 1/4 (a multiple of 16), embedding_dim, resolution (a multiple of 32, at least 64), heads
-    (see `Decoder`). Wrong options raise ValueError.
+    (see `Decoder`), style_dim, numbers of the source that modulate every block. Wrong options raise ValueError.
     """
 
     name = "unet"
 
-    def __init__(self, width: int = 48, embedding_dim: int = 512, resolution: int = 256, heads: bool = False) -> None:
+    def __init__(
+        self,
+        width: int = 48,
+        embedding_dim: int = 512,
+        resolution: int = 256,
+        heads: bool = False,
+        style_dim: int = STYLE_DIM,
+    ) -> None:
         super().__init__()
-        check_options(resolution, width=width, embedding_dim=embedding_dim)
+        check_options(resolution, width=width, embedding_dim=embedding_dim, style_dim=style_dim)
         if width % 16:
             raise ValueError(f"width: expected a multiple of 16, got {width}")
-        self.options = {"width": width, "embedding_dim": embedding_dim, "resolution": resolution, "heads": heads}
-        style_dim = 2 * width
-        self.style = style_network(embedding_dim, style_dim)
+        self.options = {
+            "width": width, "embedding_dim": embedding_dim, "resolution": resolution, "heads": heads,
+            "style_dim": style_dim,
+        }  # fmt: skip
+        self.style = Style(embedding_dim, style_dim)
         channels = (width // 2, width, 2 * width, 2 * width)  # at 1/2, 1/4, 1/8 and 1/16
         self.stem = Stem(channels[0], resolution)
         self.downs = nn.ModuleList(
