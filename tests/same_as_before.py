@@ -1,6 +1,6 @@
 """Compare the results of this checkout with those of an earlier commit, on a line that is as small as possible.
 
-    python tests/same_as_before.py [--before 3fa0cac] [--keep FOLDER]
+    python tests/same_as_before.py [--before 3ee8e10] [--keep FOLDER]
 
 Both commits run the same commands on the same YAML files, each in a process of its own with one thread: synthetic
 people, teachers, students, evaluation, export, report. Then this command compares every file that they wrote: shards
@@ -12,8 +12,8 @@ It prints a line per item and ends with status 1 if an item differs. With the we
 $SWAPDISTILL_SHARED, or of the folder `shared` beside the checkout, it also runs a line on photographs. It takes three
 to four minutes on one core. With --keep, a second call runs this checkout alone.
 
-Keep this command, and run it before every change that must not change results, until the renderer of synthetic people
-(teachers/exact) changes. Then all pictures differ: set the default of --before to the commit after that change.
+Keep this command, and run it before every change that must not change results. After one that must, of a student or
+of the renderer of synthetic people (teachers/exact), set the default of --before to its commit.
 """
 
 from __future__ import annotations
@@ -165,7 +165,7 @@ CONTINUED = [
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--before", default="3fa0cac", metavar="COMMIT", help="the earlier commit; default: 3fa0cac")
+    parser.add_argument("--before", default="3ee8e10", metavar="COMMIT", help="the earlier commit; default: 3ee8e10")
     parser.add_argument(
         "--keep", type=Path, metavar="FOLDER", help="keep all files; the next call runs this side alone"
     )

@@ -19,10 +19,11 @@ from distill.data.triplet import Triplet
 from distill.train.step import Step, build_networks
 from helpers.line import experiment
 from students.identity_encoder import CARDS, IdentityEncoder
+from students.modulated import Style
 
 CPU, RATE = torch.device("cpu"), 1e-4
 SECTIONS = {
-    "compact": {"student": {"name": "compact", "options": {"width": 8}}},
+    "compact": {"student": {"name": "compact", "options": {"width": 8, "style_dim": 16}}},
     "mobilefsgan": {
         "student": {"name": "mobilefsgan", "options": {"width": 4}},
         "loss": {
@@ -58,6 +59,16 @@ def step_of(folder: Path, name: str, loss: dict | None = None, **train) -> Step:
     exp = config.load(experiment(folder, **sections))
     with mock.patch.object(build, "identity_encoder", random_encoder):
         return Step(exp, build_networks(exp, CPU), run.new_accelerator(exp))
+
+
+def with_unscaled_styles(step: Step) -> Step:
+    """The same functions; the first layer of each style takes the unit embedding as it is, as at commit 8db3152."""
+    for network in (step.state.net, step.state.ema):
+        for style in (module for module in network.modules() if isinstance(module, Style)):
+            with torch.no_grad():
+                style[0].weight.mul_(style.gain)
+            style.gain = 1.0
+    return step
 
 
 def random_encoder(*_) -> IdentityEncoder:
@@ -123,5 +134,8 @@ def computed(step: Step, batch: Triplet) -> dict:
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as folder:
         places = {name: Path(tempfile.mkdtemp(dir=folder)) for name in SECTIONS}
-        found = {name: computed(step_of(place, name, lr=RATE), noise()) for name, place in places.items()}
+        found = {
+            name: computed(with_unscaled_styles(step_of(place, name, lr=RATE)), noise())
+            for name, place in places.items()
+        }
     Path(sys.argv[1]).write_text(json.dumps(found, indent=1) + "\n")

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 from helpers.goldens import FOLDER
-from helpers.steps import RATE, SECTIONS, AsksTheHost, computed, noise, step_of
+from helpers.steps import RATE, SECTIONS, AsksTheHost, computed, noise, step_of, with_unscaled_styles
 from torch import nn
 
 from benchmarks import roofline
@@ -20,7 +20,7 @@ BEFORE = json.loads((FOLDER / "training_step.json").read_text())
 
 @pytest.mark.parametrize("name", SECTIONS)
 def test_losses_gradients_and_averages_are_those_of_the_former_step(tmp_path, name):
-    step, before = step_of(tmp_path, name, lr=RATE), BEFORE[name]
+    step, before = with_unscaled_styles(step_of(tmp_path, name, lr=RATE)), BEFORE[name]
     found = computed(step, noise())
     assert found["gradients"].keys() == before["gradients"].keys()
     largest = max(before["gradients"].values())
