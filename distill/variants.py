@@ -3,6 +3,7 @@
 runs/NAME/shared/data-4f0c.../      data, or pseudo-GT, that all children with the same settings use
 runs/NAME/VARIANT-seed0/            a child's run, an experiment like any other; with `jobs` also its output.log
 runs/NAME/comparison.json .md .png  the table and the plot
+runs/NAME/swaps.png                 the swaps of all variants, side by side
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from distill.report import comparison
 from distill.stage import open_run, stop_if_asked
 from distill.tracking import Run, Tracker
 from swapcore.files import digest, read_record
+from swapcore.images import save_png
 from swapcore.locks import in_turn
 from swapcore.terminal import nearest
 
@@ -91,6 +93,11 @@ def _compare(exp: Experiment, children: Sequence[Child], tracker: Tracker) -> No
     table = comparison.collect(runs, exp.eval.reference)
     written = comparison.write(exp.name, table, exp.folder)
     print(comparison.markdown(table))
+    picture = comparison.sheet(runs)
+    if picture is not None:
+        written.append(exp.folder / "swaps.png")
+        save_png(picture, written[-1])
+        tracker.image(written[-1], "swaps")
     for path in written:
         tracker.artifact(path)
         print(path)

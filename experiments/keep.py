@@ -2,7 +2,7 @@
 
 RESULTS/NAME gets experiment.yaml (resolved, without the folders of this machine), log.jsonl, metrics.json, run.json
 (commit, hardware, minutes) and, if all people are synthetic, grid.png. An experiment with variants gives its
-comparison, and log.jsonl and run.json of every run.
+comparison, log.jsonl and run.json of every run and, if all people are synthetic, swaps.png.
 """
 
 import shutil
@@ -53,8 +53,8 @@ def keep(run: Path, out: Path) -> list[Path]:
             written.append(target / "metrics.json")
         written += [target / "log.jsonl", target / "run.json"]
     pictures = ["comparison.json", "comparison.png", "comparison.md"] if has_variants else []
-    if tree["data"]["kind"] == "synthetic" and not has_variants:
-        pictures.append("eval/grid.png")
+    if tree["data"]["kind"] == "synthetic":
+        pictures.append("swaps.png" if has_variants else "eval/grid.png")
     for name in pictures:
         if (run / name).is_file():
             shutil.copyfile(run / name, out / Path(name).name)

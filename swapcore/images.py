@@ -72,6 +72,9 @@ def grid(columns: dict[str, Tensor], cell: int = 128) -> Image.Image:
     sheet = Image.new("RGB", (len(columns) * (cell + gap) + gap, top + rows * (cell + gap)), "white")
     pen = ImageDraw.Draw(sheet)
     font = ImageFont.truetype(font_manager.findfont("DejaVu Sans"), 13)
+    widest = max(font.getlength(title) for title in columns)
+    if widest > cell:
+        font = font.font_variant(size=max(7, int(13 * cell / widest)))
     for x, (title, images) in enumerate(columns.items()):
         left = gap + x * (cell + gap)
         pen.text((left + cell / 2, top / 2), title, fill="black", anchor="mm", font=font)

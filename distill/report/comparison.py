@@ -1,13 +1,18 @@
-"""The variants of an experiment side by side: a table, mean and spread over seeds, and a plot with Pareto fronts."""
+"""The variants of an experiment side by side: a table, mean and spread over seeds, a plot with Pareto fronts, and their
+swaps of the same pairs."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from glob import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
 
 from distill.config import Child, ConfigError
 from distill.evaluate.differences import best, each_of, people_of, to_reference
@@ -16,7 +21,9 @@ from distill.report.tables import SURE, UNSURE, columns, heading, mark, marks_le
 from eval import table_values
 from eval.intervals import bootstrap, student, welch
 from eval.metric import Value
+from swapcore.decoding import decode
 from swapcore.files import whole_file, write_json, write_text
+from swapcore.images import grid
 from swapcore.terminal import markdown_table
 
 if TYPE_CHECKING:  # else imported where it is needed, because it is slow
@@ -158,6 +165,31 @@ def write(name: str, table: Mapping[str, Any], folder: Path) -> list[Path]:
         with whole_file(written[-1]) as temporary:
             figure.savefig(temporary, format="png")
     return written
+
+
+def sheet(runs: Sequence[tuple[Child, dict[str, Any]]]) -> Image.Image | None:
+    """The first pairs with the swaps of the references and of each variant, by its first seed, side by side; None where
+    stage `eval` kept no pictures."""
+    references: dict[str, Tensor] = {}
+    variants: dict[str, Tensor] = {}
+    for child, metrics in runs:
+        folder, learned = child.exp.folder / "eval" / "pictures", list(trained(child.exp))
+        for name in ("source", "target", *(row for row in metrics["rows"] if row not in learned)):
+            if name not in references and (folder / f"00.{name}.png").is_file():
+                references[name] = _faces(folder, name)
+        if child.variant not in variants and (folder / f"00.{learned[-1]}.png").is_file():
+            variants[child.variant] = _faces(folder, learned[-1])
+    if not variants:
+        return None
+    # A variant may have the name of its teacher.
+    titles = {name: f"{name} (student)" if name in references else name for name in variants}
+    return grid(references | {titles[name]: faces for name, faces in variants.items()})
+
+
+def _faces(folder: Path, column: str) -> Tensor:
+    """The pictures of one column, (n, 3, H, H) uint8."""
+    paths = sorted(folder.glob(f"[0-9][0-9].{escape(column)}.png"))
+    return torch.stack([torch.from_numpy(decode(path)) for path in paths])
 
 
 def front(costs: Sequence[float], qualities: Sequence[float]) -> list[int]:

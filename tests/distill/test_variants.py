@@ -2,17 +2,22 @@
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from conftest import tracking_uri
 from helpers.line import experiment, in_process
+from helpers.marks import is_marked
 from matplotlib.figure import Figure
+from PIL import Image
 
 from distill import config
 from distill.config import Child, ConfigError
 from distill.report import comparison
 from eval.measured import packed
+from swapcore.images import save_png
 
 VARIANTS = {"narrow": {}, "wide": {"student.options.width": 16}, "untaught": {"train.mix": {"pseudo_gt": 0, "pair": 1}}}
 
@@ -65,6 +70,29 @@ def test_the_comparison_is_the_mean_of_the_childrens_metrics(finished):
     assert (folder / "comparison.png").read_bytes()[:4] == b"\x89PNG"
 
 
+def test_one_picture_has_the_swaps_of_all_variants(finished):
+    _, folder = finished
+    sheet = Image.open(folder / "swaps.png")
+    stored = sorted((folder / f"{next(iter(VARIANTS))}-seed1" / "eval" / "pictures").glob("*.compact.png"))
+    columns = ["source", "target", "exact", *VARIANTS]
+    assert sheet.size == (len(columns) * 132 + 4, 26 + len(stored) * 132) and is_marked(folder / "swaps.png")
+    for column, variant in enumerate(VARIANTS, 3):
+        last = Image.open(folder / f"{variant}-seed1" / "eval" / "pictures" / stored[-1].name)
+        left, top = 4 + column * 132, 26 + (len(stored) - 1) * 132
+        found = sheet.crop((left, top, left + 128, top + 128))
+        assert found.tobytes() == last.resize((128, 128), Image.Resampling.BICUBIC).tobytes(), variant
+
+
+def test_a_variant_with_the_name_of_a_teacher_has_its_own_column(tmp_path):
+    child = SimpleNamespace(variant="exact", exp=SimpleNamespace(folder=tmp_path, stages=[]))
+    child.exp.student = SimpleNamespace(name="compact")
+    runs = [(child, {"rows": {"copy-target": {}, "exact": {}, "compact": {}}})]
+    assert comparison.sheet(runs) is None
+    for name in ("source", "target", "exact", "compact"):
+        save_png(torch.zeros(3, 8, 8, dtype=torch.uint8), tmp_path / "eval" / "pictures" / f"00.{name}.png")
+    assert comparison.sheet(runs).width == 4 * 132 + 4
+
+
 def stamped(folder):
     """When each file of the training was written, the note of its inputs left out."""
     files = [p for p in folder.glob("*/train/**/*") if p.is_file() and p.name != "inputs.json"]
@@ -95,6 +123,7 @@ def test_mlflow_has_a_run_for_every_child_below_the_experiments(finished, mlflow
     client = mlflow.MlflowClient()
     names = {a.path for a in client.list_artifacts(parent.run_id)}
     assert {"comparison.md", "comparison.png", "comparison.json"} <= names
+    assert "swaps.png" in names and client.list_artifacts(parent.run_id, "images")
     pictures = [a.path for a in client.list_artifacts(children.run_id.iloc[0], "images")]
     assert any(p.startswith("images/swaps+step+0+") for p in pictures) and any("preview" in p for p in pictures)
 

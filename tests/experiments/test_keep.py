@@ -1,5 +1,6 @@
 """What is kept of a run for the repository: small, complete, without folders of this machine or pictures of people."""
 
+import shutil
 import subprocess
 
 import pytest
@@ -37,18 +38,18 @@ def test_variants_are_kept_with_log_and_facts_of_each(runs, tmp_path):
     done = keep(runs / "several", "--results", tmp_path, "--as", "other")
     assert done.returncode == 0, done.stderr
     kept = {str(path.relative_to(tmp_path / "other")) for path in (tmp_path / "other").rglob("*") if path.is_file()}
-    assert {"comparison.json", "experiment.yaml", "a-seed0/log.jsonl", "b-seed0/run.json"} <= kept
+    assert {"comparison.json", "experiment.yaml", "a-seed0/log.jsonl", "b-seed0/run.json", "swaps.png"} <= kept
 
 
-def test_no_picture_of_a_photograph_is_kept(runs, tmp_path):
-    import shutil
-
+@pytest.mark.parametrize("name", ["one", "several"])
+def test_no_picture_of_a_photograph_is_kept(runs, tmp_path, name):
     run = tmp_path / "photographs"
-    shutil.copytree(runs / "one", run)
+    shutil.copytree(runs / name, run)
+    assert list(run.rglob("grid.png")) and (run / "swaps.png").is_file() == (name == "several")
     text = (run / "experiment.yaml").read_text()
     (run / "experiment.yaml").write_text(text.replace("kind: synthetic", "kind: photos"))
     assert keep(run, "--results", tmp_path / "results").returncode == 0
-    assert not list((tmp_path / "results").rglob("*.png"))
+    assert {path.name for path in (tmp_path / "results").rglob("*.png")} <= {"comparison.png"}
 
 
 def test_an_unfinished_run_is_named(tmp_path):
