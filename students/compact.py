@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from .contract import check_inputs, check_options
 from .masks import MaskLayer, opened
-from .modulated import GROUPS, STYLE_DIM, ModulatedBlock, Style, coordinates
+from .modulated import GROUPS, ModulatedBlock, Style, coordinates, style_dim_of
 
 _LEAST_MASK = 0.15  # a mask that closes completely passes no gradient: the student would copy targets for ever
 
@@ -49,15 +49,17 @@ class Compact(nn.Module):
     """A modulated U-Net over 1/4, 1/8 and 1/16 of the resolution.
 
     Options: width, channels at 1/4 (doubled below; a multiple of 8), embedding_dim, resolution (a multiple of 32, at
-    least 64), style_dim, numbers of the source that modulate every block. Wrong options raise ValueError.
+    least 64), style_dim, numbers of the source that modulate every block (None: `style_dim_of`). Wrong options raise
+    ValueError.
     """
 
     name = "compact"
 
     def __init__(
-        self, width: int = 48, embedding_dim: int = 512, resolution: int = 256, style_dim: int = STYLE_DIM
+        self, width: int = 48, embedding_dim: int = 512, resolution: int = 256, style_dim: int | None = None
     ) -> None:
         super().__init__()
+        style_dim = style_dim_of(width) if style_dim is None else style_dim
         check_options(resolution, width=width, embedding_dim=embedding_dim, style_dim=style_dim)
         if width % GROUPS:
             raise ValueError(f"width: expected a multiple of {GROUPS}, got {width}")

@@ -18,7 +18,10 @@ from .masks import MaskLayer, opened
 GROUPS = 8
 
 
-STYLE_DIM = 128  # numbers in a style; with fewer, blocks see too little of the embedding (docs/students.md)
+def style_dim_of(width: int) -> int:
+    """Numbers in a style by default. Narrow blocks need as many: with 32 they see too little of the embedding
+    (experiments/ablation_style.yaml)."""
+    return max(128, 2 * width)
 
 
 class Style(nn.Sequential):

@@ -18,7 +18,7 @@ from swapcore.weights import read_state
 
 from .contract import check_inputs, check_options
 from .masks import MaskLayer
-from .modulated import STYLE_DIM, Decoder, Stem, Style
+from .modulated import Decoder, Stem, Style, style_dim_of
 
 LEVELS = (2, 4, 8, 16)  # the reductions of the decoder's maps
 
@@ -42,9 +42,10 @@ class TimmUNet(nn.Module):
         resolution: int = 256,
         backbone: str = "mobilenetv4_conv_small",
         pretrained: bool | str = False,
-        style_dim: int = STYLE_DIM,
+        style_dim: int | None = None,
     ) -> None:
         super().__init__()
+        style_dim = style_dim_of(width) if style_dim is None else style_dim
         check_options(resolution, width=width, embedding_dim=embedding_dim, style_dim=style_dim)
         if width % 16:
             raise ValueError(f"width: expected a multiple of 16, got {width}")

@@ -12,14 +12,15 @@ from torch import Tensor, nn
 
 from .contract import check_inputs, check_options
 from .masks import MaskLayer
-from .modulated import STYLE_DIM, Decoder, ModulatedBlock, Stem, Style
+from .modulated import Decoder, ModulatedBlock, Stem, Style, style_dim_of
 
 
 class UNet(nn.Module):
     """An encoder over 1/2 to 1/16 of the resolution, modulated as well, and a `modulated.Decoder`.
 
     Options: width, channels at 1/4 (a multiple of 16), embedding_dim, resolution (a multiple of 32, at least 64), heads
-    (see `Decoder`), style_dim, numbers of the source that modulate every block. Wrong options raise ValueError.
+    (see `Decoder`), style_dim, numbers of the source that modulate every block (None: `style_dim_of`). Wrong options
+    raise ValueError.
     """
 
     name = "unet"
@@ -30,9 +31,10 @@ class UNet(nn.Module):
         embedding_dim: int = 512,
         resolution: int = 256,
         heads: bool = False,
-        style_dim: int = STYLE_DIM,
+        style_dim: int | None = None,
     ) -> None:
         super().__init__()
+        style_dim = style_dim_of(width) if style_dim is None else style_dim
         check_options(resolution, width=width, embedding_dim=embedding_dim, style_dim=style_dim)
         if width % 16:
             raise ValueError(f"width: expected a multiple of 16, got {width}")
