@@ -81,9 +81,12 @@ def load(path: str | Path, expected: str | None = None) -> nn.Module:
         raise ValueError(f"{path}: holds the student '{name}', expected '{expected}'")
     where = f"{path}: does not hold the student that its metadata describes"
     try:
-        generator = build(name, **json.loads(metadata["options"]))
+        options = json.loads(metadata["options"])
+        generator = build(name, **options)
     except (ValueError, TypeError, RuntimeError) as error:
         raise ValueError(f"{where}: {error}") from error
+    if "style_dim" in generator.options and "style_dim" not in options:  # its first layer had another scale
+        raise ValueError(f"{where}: an earlier version saved it, without the option style_dim; train it again")
     load_strictly(generator, read_state(path), where)
     return generator.eval()
 

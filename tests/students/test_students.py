@@ -1,5 +1,7 @@
 """Every registered student keeps the contract of a generator."""
 
+import json
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -179,6 +181,27 @@ def test_bad_files(name, tmp_path):
     students.save(generator, path)
     with pytest.raises(ValueError, match=f"{path}: holds the student '{name}', expected 'giant'"):
         students.load(path, expected="giant")
+
+
+@pytest.mark.parametrize("name", ["compact", "unet"])
+def test_a_student_from_before_its_style_had_a_size_is_refused(tmp_path, name):
+    """At width 64 its tensors have the same shapes, but another scale."""
+    generator = students.build(name, width=64, resolution=64)
+    old = {key: value for key, value in generator.options.items() if key != "style_dim"}
+    path = tmp_path / "student.safetensors"
+    save_file(generator.state_dict(), path, metadata={"student": name, "options": json.dumps(old)})
+    with pytest.raises(ValueError, match=f"{path}: .* without the option style_dim; train it again"):
+        students.load(path)
+
+
+def test_a_style_is_as_wide_as_asked_and_by_default_at_least_128():
+    for width, style_dim, expected in ((16, None, 128), (96, None, 192), (16, 24, 24)):
+        generator = students.build("unet", width=width, resolution=64, style_dim=style_dim)
+        assert generator.options["style_dim"] == generator.style[-1].out_features == expected
+    with pytest.raises(ValueError, match="style_dim: expected at least 1, got 0"):
+        students.build("unet", resolution=64, style_dim=0)
+    style = generator.style(torch.nn.functional.normalize(torch.randn(64, 512, generator=torch.manual_seed(0))))
+    assert 0.5 < style.std() < 2  # of the size that the blocks expect
 
 
 def test_metadata_is_text(name, tmp_path):
