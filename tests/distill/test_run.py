@@ -159,7 +159,7 @@ def same_training(a: Path, b: Path) -> None:
         assert first.keys() == second.keys()
         for name, value in first.items():
             # Steps of rounding alone show first in the norm of the gradients, which no loss averages out.
-            rel = 0.1 if name == "grad_norm" and first["step"] > 1 else 2e-2
+            rel = 0.2 if name == "grad_norm" and first["step"] > 1 else 2e-2
             least = 1e-2 if name.startswith("val/") else 1e-3  # of few pictures, by the averaged network
             assert value == pytest.approx(second[name], rel=rel, abs=least), (first["step"], name)
     students_ = [torch.load(next((p / "train" / "state").glob("*.pt")), weights_only=True)["student"] for p in (a, b)]
