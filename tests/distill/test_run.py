@@ -159,7 +159,7 @@ def same_training(a: Path, b: Path) -> None:
         assert first.keys() == second.keys()
         for name, value in first.items():
             # Steps of rounding alone show first in the norm of the gradients, which no loss averages out.
-            rel = 0.2 if name == "grad_norm" and first["step"] > 1 else 2e-2
+            rel = 0.1 if name == "grad_norm" and first["step"] > 1 else 2e-2
             least = 1e-2 if name.startswith("val/") else 1e-3  # of few pictures, by the averaged network
             assert value == pytest.approx(second[name], rel=rel, abs=least), (first["step"], name)
     students_ = [torch.load(next((p / "train" / "state").glob("*.pt")), weights_only=True)["student"] for p in (a, b)]
@@ -169,13 +169,17 @@ def same_training(a: Path, b: Path) -> None:
     assert ways[0].norm() > 0.1 and torch.cosine_similarity(*ways, dim=0) > 0.98
 
 
+# With the default style most of so small a student would be weights whose gradients are rounding alone.
+SMALL_STYLE = {"name": "compact", "options": {"width": 8, "style_dim": 16}}
+
+
 @pytest.fixture(scope="module")
 def two_processes(tmp_path_factory) -> Path:
     """The folder of an experiment of three variants, the whole line in two processes."""
     folder = tmp_path_factory.mktemp("two")
     best = {"train.steps": 6, "train.checkpoint_steps": 3, "train.keep": "best"}
     variants = {"plain": {}, "best": best, "muon": {"train.optimiser": "muon"}}
-    path = experiment(folder, "two", variants=variants, train={"batch_size": 2})
+    path = experiment(folder, "two", variants=variants, train={"batch_size": 2}, student=SMALL_STYLE)
     done = launch(str(path), processes=2)
     assert done.returncode == 0, done.stderr
     return folder / "runs" / "two"
@@ -202,7 +206,8 @@ def test_two_processes_save_the_same_best(two_processes):
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "optimiser"), [("plain", "adam"), ("muon", "muon")])
 def test_two_processes_train_what_one_trains(two_processes, tmp_path, name, optimiser):
-    path, two = experiment(tmp_path, "one", train={"optimiser": optimiser}), two_processes / name
+    path = experiment(tmp_path, "one", train={"optimiser": optimiser}, student=SMALL_STYLE)
+    two = two_processes / name
     one = in_process(path, "stages=[data, pseudo_gt, train]")
     names = [p.name for p in sorted((one / "pseudo_gt").glob("*.tar"))]
     assert all((one / "pseudo_gt" / n).read_bytes() == (two / "pseudo_gt" / n).read_bytes() for n in names)
