@@ -187,7 +187,7 @@ class Loss:
     attribute: float = 0.0  # FaceShifter's: half the squared distance of attribute maps of swap and target
     adversarial_batch: Literal["mean", "sum"] = "mean"  # mean or sum over the batch; the original sums
     perceptual: float = 4.0  # distance of feature maps of swap and GT, or target without GT
-    perceptual_network: str = "identity_encoder"  # or squeezenet, vgg16, lpips: distill/losses/perceptual.py
+    perceptual_network: str = "identity_encoder"  # or squeezenet, squeezenet_compressed, vgg16, lpips
     discriminator: dict[str, Any] = field(default_factory=dict)  # arguments of its class
 
 

@@ -41,6 +41,7 @@ PAGES = [
     ROOT / "CONTRIBUTING.md",
     *DOCS,
     *(ROOT / f / "README.md" for f in ("datasets", "experiments")),
+    ROOT / "experiments" / "version_1.md",
 ]
 PROGRAMS = ("make ", "accelerate ", "python ", "pip ", "sh ")
 FOLDERS = "swapcore|students|teachers|eval|distill|experiments|datasets|benchmarks|docs|tests"
@@ -324,7 +325,7 @@ def table_after(page: str, text: str) -> list[list[str]]:
     [
         ("docs/quickstart.md", "## The result", "quickstart"),
         ("docs/teachers.md", "## Training a teacher", "distil_faceshifter"),
-        ("docs/students.md", "they were measured once for this table", "photos_reversed"),
+        ("docs/photographs.md", "they were measured only for this table", "photos_reversed"),
     ],
 )
 def test_tables_of_pages_hold_the_stored_values(page, text, name):
@@ -356,10 +357,11 @@ def test_tables_of_exports_hold_the_stored_values(name, text):
     assert [row[:column] + row[column + 1 :] for row in stored] == table_after("docs/export.md", text)
 
 
-def test_tables_of_experiments_are_those_of_the_stored_comparisons():
+@pytest.mark.parametrize(("page", "least"), [("README.md", 6), ("version_1.md", 1)])
+def test_tables_of_experiments_are_those_of_the_stored_comparisons(page, least):
     """`python -m distill.report experiments` writes them."""
-    text = (ROOT / "experiments" / "README.md").read_text()
-    assert len(experiments.TABLE.findall(text)) >= 6
+    text = (ROOT / "experiments" / page).read_text()
+    assert len(experiments.TABLE.findall(text)) >= least
     assert experiments.tables(text, ROOT / "experiments" / "results") == text
 
 
@@ -367,20 +369,27 @@ STEPS_ON_H200 = (("step_captured", "b"), ("step_eager", "a"))
 
 
 def test_headlines_of_the_readme_are_stored_values():
-    quick = read_json(ROOT / "experiments/results/quickstart/metrics.json")["rows"]["unet"]
-    values = [row[1] for row in table_after("README.md", "quickstart then takes")[1:]]
-    top, size, ms = (quick[key]["value"] for key in ("id_retrieval_top1_pct", "size_mb", "latency_ms"))
-    assert values[0] == f"{top:.1f} %, {size:.2f} MB, {ms:.1f} ms"
-    sharp = read_json(ROOT / "experiments/results/sharp_96/comparison.json")
-    top, sharpness = (sharp["rows"]["sharp"]["values"][key]["mean"] for key in ("id_retrieval_top1_pct", "sharpness"))
-    assert values[1] == f"{top:.1f} %, {sharpness:.2f}"
-    exact = sharp["references"]["exact"]["id_retrieval_top1_pct"]
-    assert f"(the exact swap has {exact:.1f} %), sharpness" in (ROOT / "README.md").read_text()
-    steps = read_json(ROOT / "experiments/results/speed/h200.json")
+    results, page = ROOT / "experiments" / "results", (ROOT / "README.md").read_text()
+    rows = [row[1:5] for row in table_after("README.md", "quickstart then takes")[1:]]
+    keys = ("id_retrieval_top1_pct", "sharpness", "size_mb", "macs_g")
+
+    def cells(student: dict, compared: str) -> list[str]:
+        top, sharpness, size, macs = (student[key] for key in keys)
+        return [f"{top:.1f}", compared, f"{sharpness:.2f}", f"{size:.2f}, {macs:.3f}"]
+
+    quick, photos = (
+        {name: {key: value["value"] for key, value in row.items()} for name, row in found.items()}
+        for found in (read_json(results / name / "metrics.json")["rows"] for name in ("quickstart", "photos_reversed"))
+    )
+    sharp = read_json(results / "sharp_96" / "comparison.json")
+    student = {key: value["mean"] for key, value in sharp["rows"]["sharp"]["values"].items()}
+    exact, warp = (row[keys[0]] for row in (sharp["references"]["exact"], photos["landmark_warp"]))
+    assert rows == [
+        cells(quick["unet"], f"exact swap {quick['exact'][keys[0]]:.1f}, chance 1.6"),
+        cells(student, f"exact swap {exact:.1f}, chance 1.6"),
+        cells(photos["unet-2"], f"classical warp {warp:.1f}, chance 2.5"),
+    ]
+    assert f"swaps in {quick['unet']['latency_ms']:.1f} ms on one thread" in page
+    steps = read_json(results / "speed" / "h200.json")
     ours, original = (steps[name][part]["samples_per_s"]["median"] for name, part in STEPS_ON_H200)
-    assert values[3] == f"{ours / original:.2f} times as fast"
-    photos = read_json(ROOT / "experiments/results/photos_reversed/metrics.json")["rows"]
-    top, sharpness = (photos["unet-2"][key]["value"] for key in ("id_retrieval_top1_pct", "sharpness"))
-    assert values[2] == f"{top:.1f} %, {sharpness:.2f}"
-    warp = photos["landmark_warp"]["id_retrieval_top1_pct"]["value"]
-    assert f"(a classical warp has {warp:.1f} %)" in (ROOT / "README.md").read_text()
+    assert f"is {ours / original:.2f} times as fast as" in page

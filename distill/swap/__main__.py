@@ -38,7 +38,6 @@ from swapcore.files import remove_leftovers
 from swapcore.images import SUFFIXES, DataError
 
 VIDEOS = set(containers.KINDS)
-DEFAULT_STUDENT = Path("runs/quickstart/student.safetensors")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -47,7 +46,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("target", type=Path, metavar="TARGET", help="photograph or video to change")
     parser.add_argument("-o", "--out", type=Path, required=True, metavar="OUT", help="file to write")
     parser.add_argument(
-        "--student", type=Path, default=DEFAULT_STUDENT, help=f".safetensors or .onnx; default: {DEFAULT_STUDENT}"
+        "--student", type=Path, required=True, metavar="FILE", help=".safetensors or .onnx of a student of photographs"
     )
     parser.add_argument(
         "--faces", type=count_of, default=1, metavar="largest|all|N", help="largest (default), all, or the N largest"
@@ -80,10 +79,13 @@ def swap(args: argparse.Namespace) -> None:
         if not path.is_file():
             raise ConfigError(f"{path}: no such file")
     if not args.student.is_file():
-        raise ConfigError(f"{args.student}: no such student; train one (make quickstart), or name one with --student")
+        raise ConfigError(f"--student: {args.student}: no such file; docs/photographs.md says how to train a student")
     exp = config.default("swap", [("weights", args.weights)])
     config.check_weights(exp.weights)
     encoder = build.encoder_of(args.student)
+    if encoder == "synthetic_identity":
+        notice = "learnt from drawn people, and swaps photographs badly; docs/photographs.md says what to train instead"
+        print(f"{args.student}: {notice}", file=sys.stderr)
     needed = [faces.YUNET, *([ENCODERS[encoder]] if encoder in ENCODERS else [])]
     detector = faces.Detector(weights.find_all(needed, exp.weights)[0])
     smooth = kind == "video" if args.smooth is None else args.smooth

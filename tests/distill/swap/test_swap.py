@@ -197,7 +197,10 @@ def test_a_video_keeps_its_sound_and_says_what_it_is(scene, tmp_path):
         (["source.png", "two.png", "-o", "out.bmp"], "BMP cannot say"),
         (["source.png", "two.png", "-o", "two.png"], "two.png: would replace an input"),
         (["source.png", "two.png", "-o", "out.png", "--student", "two.png"], "expected a student's .safetensors, or"),
-        (["source.png", "two.png", "-o", "out.png", "--student", "none.safetensors"], "no such student; train one"),
+        (
+            ["source.png", "two.png", "-o", "out.png", "--student", "none.safetensors"],
+            "none.safetensors: no such file; docs/photographs.md",
+        ),
         (["source.png", "grey.mp4", "-o", "out.mp4"], "no face found in any frame"),
         (["source.png", "text.mp4", "-o", "out.mp4"], "text.mp4: not a readable video"),
     ],
