@@ -5,6 +5,7 @@ Errors name the key of the experiment and list the known names.
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Iterable, Mapping
 from importlib.util import find_spec
@@ -12,13 +13,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch.overrides import TorchFunctionMode
 
 import students
 import teachers
 from distill.config import ConfigError, Experiment, check_weights
+from distill.losses import checks
 from distill.schema import Teacher
-from distill.train.learners import LEARNERS, Learner, learner_of
+from distill.train.learners import LEARNERS, Learner, learner_of, refiner, shapes_alone
 from eval import METRICS
 from eval.cards import CARDS
 from eval.estimators import Estimator, Estimators, load_estimator, mirrored
@@ -39,17 +40,6 @@ LANDMARKS = "3ddfa_v2_mb05"  # whose network also estimates landmarks
 DEFAULT_WEIGHTS = {"landmark_warp": {"landmarks": LANDMARKS}}
 
 
-class _NoValues(TorchFunctionMode):
-    """Leaves out the initial values of parameters. On the device `meta` drawing them imports torch._dynamo, which would
-    take every command two seconds."""
-
-    def __torch_function__(self, function, types, args=(), kwargs=None):
-        options = kwargs or {}
-        if getattr(function, "__module__", None) == "torch.nn.init":
-            return options["tensor"] if "tensor" in options else args[0]
-        return function(*args, **options)
-
-
 def check_names(exp: Experiment) -> None:
     """Check every name, option and file that the stages need, before the first stage runs. No weights are loaded.
 
@@ -62,8 +52,11 @@ def check_names(exp: Experiment) -> None:
         raise ConfigError(f"student.name: expected {' or '.join(refined)} for stage `refine`, got '{exp.student.name}'")
     if stages & {"pseudo_gt", "train", "eval"}:
         cards.append(_encoder_card(exp.student.identity_encoder, "student.identity_encoder"))
-        with torch.device("meta"), _NoValues():  # shapes alone
-            learner(exp, IdentityEncoder(ENCODERS[exp.student.identity_encoder]))
+        with shapes_alone():
+            net = learner(exp, IdentityEncoder(ENCODERS[exp.student.identity_encoder])).net
+            cards += checks.cards(exp.loss, "loss", net, exp.distil.gram > 0) if "train" in stages else []
+            refined = refiner(exp.refine.options) if "refine" in stages else None
+            cards += checks.cards(exp.refine.loss, "refine.loss", refined) if refined else []
     if "eval" in stages:
         check_recogniser(exp, exp.student.identity_encoder, "student.identity_encoder")
         trains = exp.loss.perceptual > 0 and exp.loss.perceptual_network == "lpips"
@@ -79,6 +72,8 @@ def check_names(exp: Experiment) -> None:
         if exp.eval.reference not in (None, *rows):
             raise ConfigError(f"eval.reference: no swapper '{exp.eval.reference}' here; known: {', '.join(rows)}")
     if "export" in stages:
+        if exp.student.name in LEARNERS:
+            raise ConfigError(f"stages: export writes students; '{exp.student.name}' is a teacher: leave the stage out")
         try:
             targets.check_packages(*(name for name, _ in targets.chosen(exp.export.to, exp.export.precisions)))
         except ValueError as error:
@@ -92,6 +87,8 @@ def check_names(exp: Experiment) -> None:
     weights.find_all(cards, exp.weights)
     for spec in exp.pseudo_gt.teachers if "pseudo_gt" in stages else ():
         teacher_files(spec, exp)
+    if "train" in stages and exp.distil.online:
+        teacher_files(exp.distil.online, exp, "distil.online")
 
 
 def identity_encoder(
@@ -301,6 +298,10 @@ def teacher_files(spec: Teacher, exp: Experiment, key: str = "pseudo_gt.teachers
     """The paths of a teacher's files by their key, checked but not loaded. Raises ConfigError, WeightsError."""
     if spec.name not in teachers.TEACHERS:
         raise ConfigError(f"{key}: unknown teacher '{spec.name}'; known: {', '.join(teachers.TEACHERS)}")
+    try:
+        inspect.signature(teachers.TEACHERS[spec.name]).bind_partial(None, **spec.options)
+    except TypeError as error:
+        raise ConfigError(f"{key}: options of '{spec.name}': {error}") from None
     named = _named(spec)
     for part in spec.sha256:
         if part not in named:

@@ -15,6 +15,7 @@ import typing
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
+from urllib.parse import urlsplit
 
 import yaml
 
@@ -23,6 +24,7 @@ from swapcore.terminal import LARGEST, nearest
 
 LARGEST_DRAWN = 1024  # pixels, teachers.exact.LARGEST; not imported, because that needs torch
 Override = str | tuple[str, Any]
+LOSSES = ("adversarial", "identity", "reconstruction", "gradient", "gradient_energy", "grid", "attribute", "perceptual")
 TEXTS = (str, Location)  # types of keys whose value stays text: `no` and 1e-4 too
 
 
@@ -272,8 +274,9 @@ def _check(exp: Experiment, where: str) -> None:
             require(value_of(f"{part}.{key}") >= 1, f"{part}.{key}", "at least 1")
         for key in ("steps", "warmup_steps"):
             require(value_of(f"{part}.{key}") >= 0, f"{part}.{key}", "0 or more")
-        for key in ("lr", "lr_discriminator", "grad_clip"):
+        for key in ("lr", "lr_matrices", "lr_discriminator", "grad_clip"):
             require(value_of(f"{part}.{key}") > 0, f"{part}.{key}", "more than 0")
+        require(value_of(f"{part}.lr_final") >= 0, f"{part}.lr_final", "0 or more")
         require(all(0 <= beta < 1 for beta in value_of(f"{part}.betas")), f"{part}.betas", "two decays in [0, 1)")
         shown = value_of(f"{part}.keep") == "last" or exp.data.val_people >= 2
         require(shown, f"{part}.keep", "last, or two people in the previews (data.val_people)")
@@ -282,7 +285,10 @@ def _check(exp: Experiment, where: str) -> None:
         loss = "loss" if part == "train" else "refine.loss"
         require(0 <= value_of(f"{loss}.identity_disturbance") <= 4, f"{loss}.identity_disturbance", "0 to 4")
         require(0 <= value_of(f"{loss}.identity_fading") <= 1, f"{loss}.identity_fading", "0 to 1")
-        require(value_of(f"{loss}.grid") >= 0, f"{loss}.grid", "0 or more")
+        for key in LOSSES:
+            weights = value_of(f"{loss}.{key}")
+            least = min(weights) if isinstance(weights, tuple) else weights
+            require(least >= 0, f"{loss}.{key}", "0 or more")
         for key in ("mix", "fstriplets"):
             shares = to_dict(value_of(f"{part}.{key}")).values()
             require(min(shares) >= 0, f"{part}.{key}", "shares of 0 or more")
@@ -292,8 +298,16 @@ def _check(exp: Experiment, where: str) -> None:
             raise ConfigError(f"{where}: stages: unknown stage '{stage}'{nearest(stage, STAGES)}")
     data, distil, teachers = exp.data, exp.distil, exp.pseudo_gt.teachers
     labels = [teacher.label or teacher.name for teacher in teachers]
+    _check_labels(exp, where)
     exports = "export" in exp.stages
-    require(exp.name not in ("", ".", "..") and "/" not in exp.name and "\\" not in exp.name, "name", "a folder name")
+    require(_names_a_folder(exp.name), "name", "a folder name")
+    if _holds_a_password(exp.tracking.uri):
+        raise ConfigError(
+            f"{where}: tracking.uri: holds a password, which files and MLflow would show; leave it out, and set "
+            f"MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD for a server, or use a database's file of passwords"
+        )
+    previews = data.val_people >= 1 or "train" not in exp.stages
+    require(previews, "data.val_people", "at least 1, for the previews of stage train")
     require("shared" not in exp.variants, "variants", "another name than 'shared', the folder of common data,")
     require(exp.train.seed is None or exp.train.seed >= 0, "train.seed", "0 or more")
     require(min(exp.seeds, default=0) >= 0, "seeds", "numbers of 0 or more")
@@ -319,9 +333,36 @@ def _check(exp: Experiment, where: str) -> None:
     require(exp.train.fstriplets.different_poses == 0, "train.fstriplets.different_poses", "0: no such pictures exist")
     if exp.train.mix.fstriplets > 0:
         require(data.fstriplets is not None, "data.fstriplets", "a folder (data.fstriplets=F)")
+    for key in ("features", "gram", "quality_power"):
+        require(value_of(f"distil.{key}") >= 0, f"distil.{key}", "0 or more")
     if distil.features:
         require(distil.online is not None, "distil.online", "a teacher, for distil.features")
         require(bool(distil.layers), "distil.layers", "names of submodules, student: teacher")
+
+
+def _check_labels(exp: Experiment, where: str) -> None:
+    """Names of teachers are rows of the table and folders of stage `eval`. Raises ConfigError."""
+    others = {"copy-target", "copy-source", "source", "target", exp.student.name, f"{exp.student.name}-refined"}
+    online = [exp.distil.online] if exp.distil.online not in (None, *exp.pseudo_gt.teachers) else []
+    for key, named in (("pseudo_gt.teachers", exp.pseudo_gt.teachers), ("distil.online", online)):
+        for teacher in named:
+            name = teacher.label or teacher.name
+            if name in others or name == "exact" and teacher.name != "exact":
+                raise ConfigError(f"{where}: {key}: '{name}' is the name of another row of the table; add a `label`")
+            if not _names_a_folder(name):
+                raise ConfigError(f"{where}: {key}: label: expected a folder name, got {name!r}")
+        others |= {teacher.label or teacher.name for teacher in named}
+
+
+def _names_a_folder(name: str) -> bool:
+    return name not in ("", ".", "..") and not set(name) & {"/", "\\"}
+
+
+def _holds_a_password(uri: str) -> bool:
+    try:
+        return urlsplit(uri).password is not None
+    except ValueError:  # no address: MLflow will say so
+        return False
 
 
 def _describe(value: Any) -> str:

@@ -21,9 +21,10 @@ start.command(__name__, resumes=True)
 import argparse
 import os
 import warnings
+from datetime import timedelta
 
 import torch
-from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
 from accelerate.state import AcceleratorState
 
 from distill import build, config, estimate, jobs, variants
@@ -37,6 +38,8 @@ from distill.train import loop
 from swapcore import terminal
 from swapcore.hardware import available_cores
 
+# The others wait while the main process checks photographs, evaluates or exports. NCCL would end them after 10 minutes.
+PATIENCE = timedelta(hours=24)
 STAGES = {
     "data": prepare.run,
     "pseudo_gt": generate.run,
@@ -126,7 +129,8 @@ def run_stages(exp: config.Experiment, accelerator: Accelerator, **parent) -> No
             stop_if_asked(exp, accelerator, f"before stage {name} of {exp.name}")
             accelerator.print(f"[{name}]")
             with variants.shared_in_turn(exp, name, accelerator):
-                STAGES[name](exp, accelerator, tracker)
+                own = new_accelerator(loop.of_refine(exp)) if name == "refine" else accelerator
+                STAGES[name](exp, own, tracker)
             accelerator.wait_for_everyone()
 
 
@@ -141,7 +145,10 @@ def new_accelerator(exp: config.Experiment) -> Accelerator:
         cpu=not torch.cuda.is_available(),
         mixed_precision={"fp32": "no"}.get(exp.train.precision, exp.train.precision),
         gradient_accumulation_steps=exp.train.accumulation,
-        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False, find_unused_parameters=unused)],
+        kwargs_handlers=[
+            DistributedDataParallelKwargs(broadcast_buffers=False, find_unused_parameters=unused),
+            InitProcessGroupKwargs(timeout=PATIENCE),
+        ],
     )
 
 

@@ -3,9 +3,9 @@
 The steps and experiments of experiments/gpu.yaml run in order of worth, each in a process of its own with a limit of
 time. A step that is done is skipped, one that fails is named, and the next one goes on; after two failures it is left
 out. At the end a table is printed. RESULTS then has at most six files of at most 15 MB: table.md, steps.json (every
-measured number), logs.tar.gz, and runs.tar.00 to .02: what an unfinished or finished experiment needs to go on and to
-be read (weights of students, metrics, logs, grids; checkpoints where they fit). Give the same command again to go on;
-on a bare machine with the folder RESULTS of the last time. mlflow and lpips are not needed.
+measured number), logs.tar.gz, and runs-HASH.tar.00 to .02: what an unfinished or finished experiment needs to go on and
+to be read (weights of students, metrics, logs, grids; checkpoints where they fit). Give the same command again to go
+on; on a bare machine with the folder RESULTS of the last time. mlflow and lpips are not needed.
 
     sh experiments/gpu.sh 10 results                                  # ten minutes
     sh experiments/gpu.sh 10 results --photos P --heldout H --weights W   # photographs as well

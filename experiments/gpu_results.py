@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from swapcore.files import whole_file, write_text
+from swapcore.files import bytes_hash, whole_file, write_text
 from swapcore.terminal import markdown_table
 
 PART_BYTES = 15_000_000
@@ -66,8 +66,9 @@ def write_table(results: Path, text: str) -> None:
 
 
 def pack(results: Path, work: Path, logs: Path, runs: Sequence[str]) -> list[str]:
-    """Write logs.tar.gz and the parts of runs.tar; returns the files that did not fit. Small files come first, and
-    checkpoints last: a training that lacks its own begins anew."""
+    """Write logs.tar.gz and the parts of runs-HASH.tar; returns the files that did not fit. Small files come first, and
+    checkpoints last: a training that lacks its own begins anew. The hash is of all parts together: a kill between two
+    parts leaves those of the pack before beside them."""
     results.mkdir(parents=True, exist_ok=True)
     with whole_file(results / "logs.tar.gz") as temporary, tarfile.open(temporary, "w:gz") as tar:
         for log in sorted(logs.glob("*.txt")):
@@ -86,13 +87,12 @@ def pack(results: Path, work: Path, logs: Path, runs: Sequence[str]) -> list[str
             tar.add(path, str(path.relative_to(work)))
     content = buffer.getvalue()
     pieces = [content[i : i + PART_BYTES] for i in range(0, len(content), PART_BYTES)] if files else []
-    for number in range(PARTS):
-        part = results / f"runs.tar.{number:02d}"
-        if number < len(pieces):
-            with whole_file(part) as temporary:
-                temporary.write_bytes(pieces[number])
-        else:
-            part.unlink(missing_ok=True)
+    parts = [results / f"runs-{bytes_hash(content)}.tar.{number:02d}" for number in range(len(pieces))]
+    for part, piece in zip(parts, pieces, strict=True):
+        with whole_file(part) as temporary:
+            temporary.write_bytes(piece)
+    for old in set(results.glob("runs-*.tar.*")) - set(parts):
+        old.unlink()
     return left_out
 
 
@@ -111,11 +111,22 @@ def wanted(run: Path) -> Iterator[Path]:
 
 
 def unpack(results: Path, work: Path) -> None:
-    """Put the files of runs.tar back where they are absent; files that are there are newer."""
-    parts = sorted(results.glob("runs.tar.*"))
-    if not parts:
+    """Put the files of the newest complete runs-HASH.tar back where they are absent; files that are there are newer.
+    Raises ValueError where there are parts of one and none is complete."""
+    packs: dict[str, list[Path]] = {}
+    for part in sorted(results.glob("runs-*.tar.*")):
+        packs.setdefault(part.name.partition(".")[0].removeprefix("runs-"), []).append(part)
+    for hashed, parts in sorted(packs.items(), key=lambda pack: -pack[1][0].stat().st_mtime):
+        content = b"".join(part.read_bytes() for part in parts)
+        if bytes_hash(content) == hashed:
+            break
+    else:
+        if packs:
+            raise ValueError(
+                f"{results}: runs-*.tar.*: parts are missing; copy all of them, or delete them to start anew"
+            )
         return
-    with tarfile.open(fileobj=io.BytesIO(b"".join(part.read_bytes() for part in parts))) as tar:
+    with tarfile.open(fileobj=io.BytesIO(content)) as tar:
         for member in tar:
             if not (work / member.name).exists():
                 tar.extract(member, work, filter="data")

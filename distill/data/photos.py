@@ -88,9 +88,10 @@ def scan(
     """Check every picture of a folder: rows (absolute `file`, `person`, `pixels`), and a line of text for each skipped
     picture.
 
-    Each subfolder is one person; so is each picture in the folder itself. A picture with the pixels of an earlier one
-    is skipped, whosever it is: it would be its own gallery, or show one face as two people. key, limit: what messages
-    call the folder and `min_size`. Raises DataError without usable pictures.
+    Each subfolder is one person; so is each picture in the folder itself, called by its stem, or by its whole name
+    where a subfolder or another picture has that stem. A picture with the pixels of an earlier one is skipped, whosever
+    it is: it would be its own gallery, or show one face as two people. key, limit: what messages call the folder and
+    `min_size`. Raises DataError without usable pictures.
     """
     root = Path(folder)
     if not root.is_dir():
@@ -105,9 +106,12 @@ def scan(
         checks = pool.map(lambda path: _check(path, min_size, limit), files)
         checked = list(tqdm(checks, desc="check photos", total=len(files), unit="photo"))
     rows, skipped, first = [], [f"{path.relative_to(root)}: {flaw}" for path, flaw in left_out(root, hidden)], {}
+    names = Counter(path.stem for path in files if path.parent == root)
+    names.update({path.relative_to(root).parts[0] for path in files if path.parent != root})
     for path, (pixels, flaw) in zip(files, checked, strict=True):
         relative = path.relative_to(root)
-        person = relative.parts[0] if len(relative.parts) > 1 else relative.stem
+        alone = relative.stem if names[relative.stem] == 1 else relative.name
+        person = relative.parts[0] if len(relative.parts) > 1 else alone
         if not flaw and pixels in first:
             flaw = f"{COPY} {first[pixels]}"
         if flaw:

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from distill.config import ConfigError
 from distill.losses import terms as losses
 from eval.cards import CARDS
 from eval.estimators import load_estimator
@@ -80,12 +81,21 @@ def backbone(name: str, path: Path | None = None) -> Backbone:
 
 
 def build(name: str, identity_encoder, folders, device) -> Perceptual:
-    """The network `name` on `device`. Raises ValueError for an unknown name or wrong weights, WeightsError without."""
-    if name == "identity_encoder":
+    """The network `name` on `device`. Raises ConfigError for an unknown name, ValueError for wrong weights,
+    WeightsError without."""
+    card = card_of(name)
+    if card is None:
         return Perceptual(identity_encoder.features)
-    if name == "lpips":  # Zhang et al. 2018, arXiv:1801.03924
-        return Perceptual(None, load_estimator(LPIPS, weights.find(LPIPS, folders)).network.to(device))
-    if name not in BACKBONES:
-        known = ", ".join(["identity_encoder", *BACKBONES, "lpips"])
-        raise ValueError(f"loss.perceptual_network: unknown '{name}'; known: {known}")
-    return Perceptual(backbone(name, weights.find(BACKBONES[name][0], folders)).to(device))
+    path = weights.find(card, folders)
+    if card == LPIPS:  # Zhang et al. 2018, arXiv:1801.03924
+        return Perceptual(None, load_estimator(LPIPS, path).network.to(device))
+    return Perceptual(backbone(name, path).to(device))
+
+
+def card_of(name: str, key: str = "loss.perceptual_network") -> weights.Card | None:
+    """The weights of a network; those of the identity encoder are the experiment's. Raises ConfigError for an unknown
+    name, which it lists with the known ones."""
+    cards = {"identity_encoder": None, **{known: card for known, (card, _) in BACKBONES.items()}, "lpips": LPIPS}
+    if name not in cards:
+        raise ConfigError(f"{key}: unknown network '{name}'; known: {', '.join(cards)}")
+    return cards[name]

@@ -1,5 +1,9 @@
 """Loss terms: tensors in, scalar out. Every mean is over the whole batch, even where only some samples take part. So
 the mean over processes with equal batches equals the value, and the gradient, of one process with the whole batch.
+
+Nearly so for `perceptual`, `gram` and `features`, which divide by a mean magnitude of the process's own batch. Not so
+for the original's terms: `reconstruction_as_written` divides by the pixels that count in that batch, and the hinge
+losses of batch "sum" grow with its size.
 """
 
 from __future__ import annotations

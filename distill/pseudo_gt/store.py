@@ -29,7 +29,6 @@ class Store:
         self.url = str(where).rstrip("/")
         self.folder = Path(path if separator else where) if not separator or scheme in ("file", "local") else None
         self._opened: tuple[int, Any] = (-1, None)  # this process, its fsspec file system
-        self._descriptors: dict[str, tuple[int, int]] = {}
         if self.folder is None:
             self._system()
 
@@ -61,7 +60,8 @@ class Store:
     def read(self, name: str, start: int | None = None, end: int | None = None) -> bytes:
         """The bytes start .. end of a file, or all of them. Safe in threads and forked processes."""
         if self.folder and start is not None:
-            return os.pread(self._descriptor(name), end - start, start)
+            with open(self.folder / name, "rb", buffering=0) as file:  # thousands of shards must not stay open
+                return os.pread(file.fileno(), end - start, start)
         if self.folder:
             return (self.folder / name).read_bytes()
         with self._clear_errors():
@@ -131,14 +131,6 @@ class Store:
             self._opened = (os.getpid(), system)
         return system
 
-    def _descriptor(self, name: str) -> int:
-        """An open file per process: a forked loader must not share that of its parent."""
-        owner, descriptor = self._descriptors.get(name, (-1, -1))
-        if owner != os.getpid():
-            descriptor = os.open(self.folder / name, os.O_RDONLY)
-            self._descriptors[name] = (os.getpid(), descriptor)
-        return descriptor
-
     @contextmanager
     def _clear_errors(self) -> Iterator[None]:
         """Turn errors of a file system into StageError naming the URL. Errors of botocore are not OSErrors."""
@@ -153,4 +145,4 @@ class Store:
             raise StageError(f"{self.url}: {type(error).__name__}: {error}") from None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_opened": (-1, None), "_descriptors": {}}
+        return {**self.__dict__, "_opened": (-1, None)}

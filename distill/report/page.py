@@ -86,7 +86,7 @@ def _pictures(folder: Path, swappers: Sequence[str]) -> dict[str, Any]:
     """The pictures of stage `eval`, `<row>.<column>.png`: names of the columns, and rows of (name, PNG in base64)."""
     columns: dict[str, list[Path]] = {}
     for path in sorted(folder.glob("*.png")):
-        columns.setdefault(path.name.split(".")[1], []).append(path)
+        columns.setdefault(path.stem.partition(".")[2], []).append(path)  # names of teachers may have dots
     names = sorted(columns, key=["source", "target", "exact", *swappers].index)
     rows = zip(*(columns[name] for name in names), strict=True)
     encoded = [[(path.stem, base64.b64encode(path.read_bytes()).decode()) for path in row] for row in rows]

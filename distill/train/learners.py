@@ -6,14 +6,17 @@ condition is the source's embedding.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 import students
+from distill.config import ConfigError
 from distill.data.triplet import Triplet
 from distill.losses import terms as losses
 from students.identity_encoder import IdentityEncoder
@@ -73,7 +76,8 @@ class HEARNetLearner(Learner):
     def __init__(
         self, first: faceshifter.FaceShifterTeacher, encoder: IdentityEncoder, options: Mapping[str, Any]
     ) -> None:
-        super().__init__(encoder, Refiner(faceshifter.HEARNet(**options)))
+        """Raises ConfigError for wrong options."""
+        super().__init__(encoder, refiner(options))
         self.first = first
 
     def condition(self, source: Tensor, target: Tensor) -> tuple[Tensor, ...]:
@@ -124,6 +128,32 @@ class Refiner(nn.Module):
 
     def forward(self, target: Tensor, embedding: Tensor, swap: Tensor, error: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         return pyramid(self.network(torch.cat([swap, error], 1)))
+
+
+def refiner(options: Mapping[str, Any]) -> Refiner:
+    """HEAR-Net with refine.options. Raises ConfigError."""
+    try:
+        return Refiner(faceshifter.HEARNet(**options))
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"refine.options: {error}") from None
+
+
+@contextmanager
+def shapes_alone() -> Iterator[None]:
+    """Networks of the block have parameters with a shape and no values, and are made in an instant."""
+    with torch.device("meta"), _NoValues():
+        yield
+
+
+class _NoValues(TorchFunctionMode):
+    """Leaves out the initial values of parameters. On the device `meta` drawing them imports torch._dynamo, which would
+    take every command two seconds."""
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        options = kwargs or {}
+        if getattr(function, "__module__", None) == "torch.nn.init":
+            return options["tensor"] if "tensor" in options else args[0]
+        return function(*args, **options)
 
 
 def pyramid(image: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -57,6 +57,8 @@ def run(exp: Experiment, accelerator, tracker, name: str = "train") -> Stage:
         return stage
     step = Step(exp, networks, accelerator)
     state = step.state
+    if accelerator.process_index:  # the networks are equal; what disturbs the samples must not be
+        torch.manual_seed(exp.train_seed + accelerator.process_index)
     if step.not_captured and settings.capture != "off" and device.type == "cuda":  # a CPU has no graphs anyway
         accelerator.print(f"  the step is not captured: {step.not_captured}")
     preview = Preview(exp, encoder, device)
@@ -173,12 +175,22 @@ def run(exp: Experiment, accelerator, tracker, name: str = "train") -> Stage:
         tracker.artifact(path)
         facts = {"kept_step": kept["step"], "kept_score": kept["score"]} if kept else {}
         stage.finish(minutes=round(state.elapsed_s() / 60, 2), steps=state.step, **facts, commit=git_commit())
+    accelerator.free_memory()  # it holds the networks; later stages need the room
     return stage
 
 
 def refine(exp: Experiment, accelerator, tracker) -> Stage:
-    """Stage `refine`: the second stage of a teacher, trained by the same loop on the frozen first."""
-    return run(replace(exp, train=exp.refine.train, loss=exp.refine.loss), accelerator, tracker, "refine")
+    """Stage `refine`: the second stage of a teacher, trained by the same loop on the frozen first. The accelerator must
+    be one of the settings `of_refine(exp)`."""
+    return run(of_refine(exp), accelerator, tracker, "refine")
+
+
+def of_refine(exp: Experiment) -> Experiment:
+    """The experiment with the settings of `refine` in place of those of `train`; `auto` is the precision of train."""
+    train = exp.refine.train
+    if train.precision == "auto":
+        train = replace(train, precision=exp.train.precision)
+    return replace(exp, train=train, loss=exp.refine.loss)
 
 
 def mixture(exp: Experiment, device: torch.device | None = None) -> Mixture:
@@ -220,6 +232,8 @@ def _inputs(exp: Experiment, networks: Networks, accelerator, name: str) -> dict
         data["start"] = sha256(exp.student.weights)
     if name == "refine":
         data["first_stage"] = upstream(exp, "train")
+        if exp.refine.options:  # absent from older records
+            data["options"] = tree["refine"]["options"]
     if exp.train.mix.fstriplets:
         folders = {key: tree["data"][key] for key in ("fstriplets", "occlusions")}
         data["fstriplets"] = {

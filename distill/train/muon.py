@@ -62,7 +62,8 @@ class Muon(torch.optim.Optimizer):
         matrices = [parameter for parameter in parameters if is_matrix(parameter)]
         others = [parameter for parameter in parameters if not is_matrix(parameter)]
         groups = [{"params": others, "lr": lr}, {"params": matrices, "lr": lr_matrices}]
-        super().__init__(groups, {"betas": betas, "capturable": False})
+        # torch leaves the steps of a loaded state on the device of the parameters where the group says `fused`.
+        super().__init__(groups, {"betas": betas, "capturable": False, "fused": True})
 
     @torch.no_grad()
     def step(self, closure=None) -> None:

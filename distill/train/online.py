@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+import teachers
 from distill import build
 from distill.config import ConfigError, Experiment
 from distill.data.triplet import Triplet
@@ -38,14 +39,15 @@ class OnlineTeacher:
 
         The weight of a swap is its cosine to the source (by the student's encoder) to the power of quality_power.
         """
-        swapped = torch.arange(len(batch.source), device=without_gt.device) if self.layers else without_gt
-        if not len(swapped):
-            return batch, []
         kind = batch.source.device.type
         mixed = torch.is_autocast_enabled(kind) and self.network.autocast
         with taps(self.network, self.layers) as maps, torch.autocast(kind, enabled=mixed):
-            swap = self.network(batch.source[swapped], batch.target[swapped]).float()
-        swap = swap[without_gt] if self.layers else swap
+            if self.layers:
+                swap = self.network(batch.source, batch.target).float()[without_gt]
+            else:
+                swap, without_gt = self._swaps(batch, without_gt)
+        if not len(without_gt):
+            return batch, [maps[name] for name in self.layers]
         gt, with_gt, weight = batch.gt.clone(), batch.with_gt.clone(), batch.weight.clone()
         gt[without_gt], with_gt[without_gt] = swap, 1.0
         if self.quality_power:
@@ -53,6 +55,17 @@ class OnlineTeacher:
             weight[without_gt] = cosine.clamp(0, 1).float() ** self.quality_power
         completed = batch._replace(gt=gt, with_gt=with_gt, weight=weight)
         return completed, [maps[name] for name in self.layers]
+
+    def _swaps(self, batch: Triplet, samples: Tensor) -> tuple[Tensor | None, Tensor]:
+        """The swaps of `samples`, and those of them in which the teacher found a face; the others stay without GT."""
+        while len(samples):
+            try:
+                return self.network(batch.source[samples], batch.target[samples]).float(), samples
+            except teachers.NoFace as error:
+                if not error.index:
+                    raise
+                samples = samples[[i for i in range(len(samples)) if i not in error.index]]
+        return None, samples
 
 
 class Adapters(nn.Module):

@@ -165,7 +165,7 @@ class Step:
             terms, swaps, real = self.generator(batch, without_gt)
             accelerator.backward(torch.stack(list(terms.values())).sum())
             if accelerator.sync_gradients:
-                accelerator.unscale_gradients()
+                accelerator.unscale_gradients(state.optimiser)  # not those of the discriminator: they are not whole yet
                 clip = self.exp.train.grad_clip
                 terms["grad_norm"] = nn.utils.clip_grad_norm_(self.clipped, clip, foreach=True)
             state.optimiser.step()

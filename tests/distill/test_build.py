@@ -33,6 +33,38 @@ def test_a_file_that_is_none_is_named_before_the_first_stage(content, message, t
         build.check_names(exp)
 
 
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["loss.perceptual_network=foo"], "loss.perceptual_network: unknown network 'foo'; known: identity_encoder"),
+        (["loss.discriminator={kind: foo}"], "loss.discriminator: unknown discriminator 'foo'"),
+        (["loss.attribute=1"], "loss.attribute: only student.name=faceshifter has attribute maps"),
+        (["distil.online=nosuch"], "distil.online: unknown teacher 'nosuch'"),
+        (
+            ["distil.online={name: simswap, weights: {generator: absent.pth}}"],
+            "distil.online: weights.generator: absent",
+        ),
+        (
+            ["pseudo_gt.teachers=[{name: exact, options: {colour: x}}]"],
+            "pseudo_gt.teachers: options of 'exact': .*colour",
+        ),
+        (
+            [
+                "student.name=faceshifter",
+                "student.options={}",
+                "stages=[train, refine]",
+                "refine.options={nonsense: 1}",
+            ],
+            "refine.options: .*nonsense",
+        ),
+        (["student.name=faceshifter", "stages=[export]", "export.to=[tnn]"], "stages: export writes students"),
+    ],
+)
+def test_mistakes_that_would_show_after_hours_are_named_before_the_first_stage(overrides, message):
+    with pytest.raises(ConfigError, match=message):
+        build.check_names(config.default("mistaken", ["student.name=unet", *overrides]))
+
+
 def saved_student(path, name="unet", encoder="synthetic_identity", **options):
     shapes = {"embedding_dim": ENCODERS["synthetic_identity"].embedding_dim, "resolution": 64, "width": 16}
     generator = students.build(name, **{**shapes, **options})

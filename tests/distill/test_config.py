@@ -57,12 +57,32 @@ def test_overrides_win_and_are_typed(tmp_path):
     assert experiment.loss.identity == (1.0, 2.0, 3.0)
 
 
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("pseudo_gt.teachers=[{name: exact, label: ../../x}]", "pseudo_gt.teachers: label: expected a folder name"),
+        ("pseudo_gt.teachers=[{name: exact, label: ..}]", "pseudo_gt.teachers: label: expected a folder name"),
+        ("distil.online={name: simswap, label: a/b}", "distil.online: label: expected a folder name"),
+        ("pseudo_gt.teachers=[{name: simswap, label: unet}]", "'unet' is the name of another row of the table"),
+        ("pseudo_gt.teachers=[{name: simswap, label: exact}]", "'exact' is the name of another row of the table"),
+        ("pseudo_gt.teachers=[{name: simswap, label: copy-target}]", "is the name of another row of the table"),
+        ("distil.online={name: exact, options: {a: 1}}", "distil.online: 'exact' is the name of another row"),
+        ("variants={../x: {}}", "name: expected a folder name"),
+        ("tracking.uri=postgresql://me:secret@host/db", "tracking.uri: holds a password"),
+    ],
+)
+def test_names_that_would_be_other_files_or_rows_are_refused(tmp_path, override, message):
+    with pytest.raises(ConfigError, match=re.escape(message)) as refused:
+        config.load(write(tmp_path, "student: {name: unet}"), [override])
+    assert "secret" not in str(refused.value)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_text_keys_take_any_text(tmp_path, name):
     path = write(tmp_path, "seed: 1")
-    teacher = f"distil.online={{name: x, label: {yaml.safe_dump(name, default_style=chr(34)).strip()}}}"
+    teacher = f"distil.online={{name: {yaml.safe_dump(name, default_style=chr(34)).strip()}, label: x}}"
     exp = config.load(path, [f"data.photos={name}", f"tracking.uri={name}", f"eval.pose={name}", teacher])
-    assert exp.data.photos == exp.tracking.uri == exp.eval.pose == exp.distil.online.label == name
+    assert exp.data.photos == exp.tracking.uri == exp.eval.pose == exp.distil.online.name == name
     paired = config.load(path, [("data.photos", name), ("weights", [name, "b"]), ("full_size", {"data.photos": name})])
     assert paired.data.photos == name and paired.weights == (name, "b") and paired.full_size == {"data.photos": name}
     for experiment in (exp, paired):
@@ -165,6 +185,12 @@ def test_the_largest_pictures_of_people_are_those_of_the_renderer():
         ("data.resolution=1000000000", "expected a multiple of 32 up to 4096"),
         ("data.resolution=2048", "expected at most 1024 for synthetic people"),
         ("data.val_people=-1", "expected 0 or more"),
+        ("data.val_people=0", "data.val_people: expected at least 1, for the previews of stage train"),
+        ("distil.quality_power=-1", "distil.quality_power: expected 0 or more"),
+        ("train.lr_matrices=0", "train.lr_matrices: expected more than 0"),
+        ("train.lr_final=-3", "train.lr_final: expected 0 or more"),
+        ("loss.identity=[1, -1, 0]", "loss.identity: expected 0 or more"),
+        ("refine.loss.perceptual=-1", "refine.loss.perceptual: expected 0 or more"),
     ],
 )
 def test_numbers_out_of_range_are_named(tmp_path, override, message):

@@ -192,6 +192,14 @@ def test_pictures_are_kept_upright_and_the_rest_is_named(folder, monkeypatch):
     assert "p2/b.heic: HEIC needs" in (folder.parent / "runs" / "x" / "data" / "skipped.txt").read_text()
 
 
+def test_pictures_of_one_stem_are_two_people(tmp_path):
+    for number, name in enumerate(("a.jpg", "a.png", "b.png", "c.png", "c/1.png", "c/2.png")):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        picture(tmp_path / name, number)
+    people = [row["person"] for row in photos.scan(tmp_path, 16)[0]]
+    assert sorted(people) == ["a.jpg", "a.png", "b", "c", "c", "c.png"]
+
+
 def test_a_folder_of_other_files_says_what_they_are(tmp_path):
     (tmp_path / "a.cr2").write_bytes(b"")
     with pytest.raises(DataError, match=r"holds no picture \(.*\); a.cr2: '.cr2' is not read"):

@@ -56,6 +56,24 @@ def test_the_teacher_in_the_loop_fills_what_lacks_and_nothing_else(tmp_path):
     assert same is before
 
 
+def test_a_sample_without_a_face_stays_without_ground_truth(tmp_path, monkeypatch):
+    teacher, before = online(tmp_path, quality_power=1.0), batch()
+    swap = teacher.network.forward
+
+    def faces_only(source, target):
+        dark = [i for i, image in enumerate(source) if torch.equal(image, before.source[1])]
+        if dark:
+            raise teachers.NoFace("no face found", dark)
+        return swap(source, target)
+
+    monkeypatch.setattr(teacher.network, "forward", faces_only)
+    after, _ = teacher.complete(before, torch.tensor([1, 2]), encoder, encoder(before.source))
+    assert after.with_gt.tolist() == [1, 0, 1] and torch.equal(after.gt[1], before.gt[1])
+    assert torch.allclose(after.gt[2], (before.source + before.target)[2] / 2)
+    same, _ = teacher.complete(before, torch.tensor([1]), encoder, encoder(before.source))
+    assert same is before
+
+
 def test_with_layers_the_maps_are_those_of_the_whole_batch(tmp_path):
     teacher = online(tmp_path, features=1.0, layers={"encode4": "inside"})
     after, maps = teacher.complete(batch(), torch.tensor([2]), encoder, encoder(batch().source))
@@ -117,7 +135,7 @@ FACESHIFTER = {
         "adversarial": [1, 1, 1], "attribute": 10, "identity": [5, 0, 0], "reconstruction": [10, 0, 0],
         "reconstruction_norm": "l2", "perceptual": 0, "discriminator": {"kind": "pyramid", "ndf": 2, "layers": 2},
     },
-    "refine": {"options": {"width": 4}, "train": {"steps": 2, "batch_size": 2, "mix": MIX}},
+    "refine": {"options": {"width": 4}, "train": {"steps": 3, "batch_size": 2, "accumulation": 2, "mix": MIX}},
 }  # fmt: skip
 
 
@@ -131,6 +149,8 @@ def test_a_teacher_is_trained_and_then_teaches(tmp_path):
     assert list(rows) == ["copy-target", "copy-source", "exact", "faceshifter", "faceshifter-refined"]
     assert rows["faceshifter-refined"]["parameters"]["value"] > rows["faceshifter"]["parameters"]["value"]
 
+    with pytest.raises(StageError, match=r"refine: made with other inputs \(options.width was 4, now 6"):
+        in_process(experiment(tmp_path, "teacher", **FACESHIFTER), "refine.options={width: 6}")
     with pytest.raises(StageError, match=r"refine: made with other inputs \(first_stage was '\w+', now '\w+'\)"):
         in_process(experiment(tmp_path, "teacher", **FACESHIFTER), "train.steps=3")  # another first stage
 

@@ -90,6 +90,16 @@ def test_a_run_goes_on_bit_for_bit(tmp_path):
         in_process(path, stages, "train.optimiser=adam")
 
 
+def test_a_loaded_step_lies_where_the_parameters_lie():
+    optimiser = Muon([nn.Parameter(torch.zeros(3))], 1e-3, 3e-3, BETAS)
+    optimiser.param_groups[0]["params"][0].grad = torch.ones(3)
+    optimiser.step()
+    moved = Muon([nn.Parameter(torch.zeros(3, device="meta"))], 1e-3, 3e-3, BETAS)
+    moved.load_state_dict(optimiser.state_dict())
+    (state,) = moved.state.values()
+    assert {value.device.type for value in state.values()} == {"meta"}
+
+
 def test_both_rates_rise_and_fall(tmp_path):
     step = step_of(tmp_path, "compact", optimiser="muon", lr=1e-3, lr_matrices=4e-3, warmup_steps=4, steps=8)
     step.state.set_rates()
