@@ -53,8 +53,13 @@ def check_names(exp: Experiment) -> None:
     if stages & {"pseudo_gt", "train", "eval"}:
         cards.append(_encoder_card(exp.student.identity_encoder, "student.identity_encoder"))
         with shapes_alone():
-            net = learner(exp, IdentityEncoder(ENCODERS[exp.student.identity_encoder])).net
-            cards += checks.cards(exp.loss, "loss", net, exp.distil.gram > 0) if "train" in stages else []
+            made = learner(exp, IdentityEncoder(ENCODERS[exp.student.identity_encoder]))
+            cards += checks.cards(exp.loss, "loss", made.net, exp.distil.gram > 0) if "train" in stages else []
+            try:
+                if exp.train.small_steps:
+                    made.set_resolution(made.net, exp.train.small_resolution)
+            except ValueError as error:
+                raise ConfigError(f"train.small_steps: {error}") from None
             refined = refiner(exp.refine.options) if "refine" in stages else None
             cards += checks.cards(exp.refine.loss, "refine.loss", refined) if refined else []
     if "eval" in stages:

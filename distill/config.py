@@ -272,7 +272,7 @@ def _check(exp: Experiment, where: str) -> None:
     for part in ("train", "refine.train"):
         for key in ("batch_size", "accumulation", "log_steps", "preview_steps", "checkpoint_steps"):
             require(value_of(f"{part}.{key}") >= 1, f"{part}.{key}", "at least 1")
-        for key in ("steps", "warmup_steps"):
+        for key in ("steps", "warmup_steps", "small_steps"):
             require(value_of(f"{part}.{key}") >= 0, f"{part}.{key}", "0 or more")
         for key in ("lr", "lr_matrices", "lr_discriminator", "grad_clip"):
             require(value_of(f"{part}.{key}") > 0, f"{part}.{key}", "more than 0")
@@ -280,6 +280,9 @@ def _check(exp: Experiment, where: str) -> None:
         require(all(0 <= beta < 1 for beta in value_of(f"{part}.betas")), f"{part}.betas", "two decays in [0, 1)")
         shown = value_of(f"{part}.keep") == "last" or exp.data.val_people >= 2
         require(shown, f"{part}.keep", "last, or two people in the previews (data.val_people)")
+        small = value_of(f"{part}.small_resolution")
+        fits = 64 <= small < exp.data.resolution and small % 32 == 0 or not value_of(f"{part}.small_steps")
+        require(fits, f"{part}.small_resolution", "a multiple of 32, from 64 to below data.resolution")
         require(0 <= value_of(f"{part}.ema") < 1, f"{part}.ema", "a decay in [0, 1)")
         require(0 <= value_of(f"{part}.held_objects") <= 1, f"{part}.held_objects", "a share in [0, 1]")
         loss = "loss" if part == "train" else "refine.loss"
@@ -333,6 +336,9 @@ def _check(exp: Experiment, where: str) -> None:
     require(exp.train.fstriplets.different_poses == 0, "train.fstriplets.different_poses", "0: no such pictures exist")
     if exp.train.mix.fstriplets > 0:
         require(data.fstriplets is not None, "data.fstriplets", "a folder (data.fstriplets=F)")
+    small = exp.train.small_steps and distil.online is None or not exp.train.small_steps
+    require(small, "train.small_steps", "0 with distil.online, whose teacher has a resolution of its own")
+    require(exp.refine.train.small_steps == 0, "refine.train.small_steps", "0: the first stage has one resolution")
     for key in ("features", "gram", "quality_power"):
         require(value_of(f"distil.{key}") >= 0, f"distil.{key}", "0 or more")
     if distil.features:

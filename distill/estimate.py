@@ -38,7 +38,7 @@ def run(exp: Experiment, accelerator) -> list[str]:
     device, batch_size, size = accelerator.device, exp.train.batch_size, exp.data.resolution
     networks = build_networks(exp, device)
     # Compiled code and a captured step hide their operations.
-    eager = replace(exp, train=replace(exp.train, compile=False, capture="off"))
+    eager = replace(exp, train=replace(exp.train, compile=False, capture="off", small_steps=0))
     step = Step(eager, networks, accelerator)
     with FlopCounterMode(display=False) as counter:
         step.learn(noise(COUNTED_SAMPLES, size))
@@ -57,13 +57,19 @@ def run(exp: Experiment, accelerator) -> list[str]:
         step = Step(exp, build_networks(exp, device), accelerator)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
-    batch = noise(batch_size, size)
+    batch, small = noise(batch_size, size), min(exp.train.small_steps, exp.train.steps)
+    step.state.step = small  # behind the small steps
     seconds = [_seconds(step, batch, device) for _ in range(1 + TIMED_STEPS)][1:]
-    step_s = statistics.median(seconds)
+    step_s, small_s, note = statistics.median(seconds), 0.0, ""
+    if small:
+        step = Step(exp, build_networks(exp, device), accelerator)
+        small_s = statistics.median([_seconds(step, batch, device) for _ in range(1 + TIMED_STEPS)][1:])
+        note = f"; {small:,} of them at {exp.train.small_resolution} px, {small_s:.3g} s each"
     facts = environment()
     where = facts["gpu"] if device.type == "cuda" else f"{facts['processor']}, {torch.get_num_threads()} threads"
     samples = batch_size * exp.train.accumulation * accelerator.num_processes
-    minutes = step_s * exp.train.accumulation * exp.train.steps / 60
+    whole_s = step_s * (exp.train.steps - small) + small_s * small
+    minutes = whole_s * exp.train.accumulation / 60
     return [
         f"{exp.name}: {exp.student.name}, {size} px, batch {batch_size}, {exp.train.precision}; {where}, "
         f"torch {torch.__version__}",
@@ -75,7 +81,8 @@ def run(exp: Experiment, accelerator) -> list[str]:
         f"{(fixed + activations * batch_size) / 1e6:,.0f} MB; {_peak(device)}",
         f"  checkpoint   {checkpoint / 1e6:,.0f} MB; two of them while one is written",
         f"  time         {step_s:.3g} s a step ({min(seconds):.3g} to {max(seconds):.3g}), "
-        f"{batch_size / step_s:.4g} samples/s on each process: {exp.train.steps:,} steps in {minutes:,.1f} minutes",
+        f"{batch_size / step_s:.4g} samples/s on each process: {exp.train.steps:,} steps in {minutes:,.1f} minutes"
+        f"{note}",
     ]
 
 
@@ -123,7 +130,7 @@ def _trial(exp: Experiment, accelerator_of: Callable) -> dict[str, Any]:
     """
     trials: dict[str, list[float]] = {"fp32": [], "bf16": []}
     for precision in TRIALS * list(trials):
-        one = _in(replace(exp, train=replace(exp.train, compile=False, capture="off")), precision)
+        one = _in(replace(exp, train=replace(exp.train, compile=False, capture="off", small_steps=0)), precision)
         accelerator = accelerator_of(one)
         step = Step(one, build_networks(one, accelerator.device), accelerator)
         batch = noise(one.train.batch_size, one.data.resolution)

@@ -159,6 +159,8 @@ class Train:
     capture: Literal["auto", "on", "off"] = "auto"  # the step as one CUDA graph; auto: where that is possible
     autotune: bool = False  # cuDNN chooses the fastest algorithms; results then differ in the last bits
     sync_batch_norm: bool = True  # batch statistics over all processes
+    small_steps: int = 0  # the first steps, whose pictures are shrunk to small_resolution: they cost less
+    small_resolution: int = 64  # side of these pictures, a multiple of 32
     flip: bool = False  # mirror whole triplets at random
     held_objects: float = 0.0  # share of samples with a drawn object before the face, in target and GT alike
     mix: Mix = Mix()

@@ -17,8 +17,10 @@ from swapcore.weights import load_strictly, read_header, read_state, write_state
 
 from . import masks
 from .compact import Compact
+from .contract import check_options
 from .mobilefaceswap import MobileFaceSwap
 from .mobilefsgan import MobileFSGAN
+from .modulated import coordinates
 from .timm_unet import TimmUNet
 from .unet import UNet
 
@@ -48,6 +50,22 @@ def build_for(identity_encoder: nn.Module, name: str, **options) -> nn.Module:
     if getattr(STUDENTS.get(name), "needs_map", False):
         sizes["map_shape"] = list(identity_encoder.map_shape)
     return build(name, **{**sizes, **options})
+
+
+def set_resolution(generator: nn.Module, resolution: int) -> None:
+    """Let a generator take pictures of another resolution, in place: no weight depends on it.
+
+    Raises ValueError where it is not a multiple of 32, at least 64, or where a backbone of timm has a size of its own.
+    """
+    check_options(resolution)
+    before = generator.options["resolution"]
+    if getattr(generator, "fixed_resolution", False) and resolution != before:
+        raise ValueError(f"student '{generator.name}': its backbone works at {before} pixels alone")
+    for module in generator.modules():
+        if hasattr(module, "coordinates"):
+            size = module.coordinates.shape[-1] * resolution // before
+            module.coordinates = coordinates(size).to(module.coordinates.device)
+    generator.options = {**generator.options, "resolution": resolution}
 
 
 def save(generator: nn.Module, path: str | Path, **metadata: str) -> None:

@@ -55,6 +55,7 @@ class TimmUNet(nn.Module):
         }  # fmt: skip
         self.style = Style(embedding_dim, style_dim)
         self.backbone, found = load_backbone(backbone, resolution, pretrained)
+        self.fixed_resolution = _timm().get_pretrained_cfg(backbone).fixed_input_size
         self.channels_last = _layout(self.backbone) == "NHWC"
         channels = (width // 2, width, 2 * width, 2 * width)[-len(found) :]
         self.project = nn.ModuleList(nn.Conv2d(c, to, 1) for c, to in zip(found, channels, strict=True))

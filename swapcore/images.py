@@ -13,6 +13,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
+from torch.nn import functional as F
 
 from swapcore.decoding import SUFFIXES, DataError, decode, list_pictures, named, opened, picture_side, unread_files
 from swapcore.files import whole_file
@@ -42,6 +43,13 @@ def resized(images: Tensor, size: int) -> Tensor:
     pictures = [Image.fromarray(np.ascontiguousarray(image.permute(1, 2, 0).numpy())) for image in images]
     arrays = [np.asarray(picture.resize((size, size), Image.Resampling.LANCZOS)) for picture in pictures]
     return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).contiguous()
+
+
+def scaled(images: Tensor, size: int | None) -> Tensor:
+    """(N, 3, H, H) float images as (N, 3, size, size), on their device. None: as they are."""
+    if size in (None, images.shape[-1]):
+        return images
+    return F.interpolate(images, (size, size), mode="bilinear", antialias=True)
 
 
 def to_float(images: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import torch
 
-from swapcore.images import to_float
+from swapcore.images import scaled, to_float
 
 
 class Triplet(NamedTuple):
@@ -33,6 +33,10 @@ class Triplet(NamedTuple):
     def on_device(self, device: torch.device) -> Triplet:
         images = (to_float(i.to(device, non_blocking=True)) for i in self[:3])
         return Triplet(*images, *(flag.to(device, non_blocking=True) for flag in self[3:]))
+
+    def resized(self, size: int) -> Triplet:
+        """With pictures of `size` x `size`; for a batch on the device."""
+        return Triplet(*(scaled(images, size) for images in self[:3]), *self[3:])
 
     def check(self) -> Triplet:
         """Check shapes and types; returns the triplet. Raises ValueError; never makes the host wait for a GPU."""

@@ -40,6 +40,11 @@ class Learner:
         returned unchanged."""
         return batch
 
+    def set_resolution(self, net: nn.Module, resolution: int) -> None:
+        """Let `net`, the learner's network or its EMA, take pictures of another resolution from now on. Raises
+        ValueError where it cannot."""
+        raise ValueError("a teacher in training has one resolution")
+
     def save(self, net: nn.Module, path: Path, **metadata: str) -> None:
         """Write `net`, the learner's network or its EMA, whole or not at all."""
         raise NotImplementedError
@@ -53,6 +58,9 @@ class StudentLearner(Learner):
     def __init__(self, name: str, encoder: IdentityEncoder, resolution: int, options: Mapping[str, Any]) -> None:
         """Raises ValueError for an unknown name, ValueError or TypeError for wrong options."""
         super().__init__(encoder, students.build_for(encoder, name, **{"resolution": resolution, **options}))
+
+    def set_resolution(self, net: nn.Module, resolution: int) -> None:
+        students.set_resolution(net, resolution)
 
     def save(self, net: nn.Module, path: Path, **metadata: str) -> None:
         students.save(net, path, **metadata)

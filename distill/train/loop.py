@@ -37,7 +37,8 @@ EXECUTION_KEYS = ("checkpoint_steps", "log_steps", "preview_steps", "compile", "
 # Keys that are younger than runs that shall go on: the record of a stage leaves them out where they have their default.
 LATER_KEYS = (
     "student.weights", "train.mix.reversed", "train.keep", "loss.identity_disturbance", "loss.identity_fading",
-    "loss.grid", "train.optimiser", "train.lr_matrices", "train.held_objects",
+    "loss.grid", "train.optimiser", "train.lr_matrices", "train.held_objects", "train.small_steps",
+    "train.small_resolution",
 )  # fmt: skip
 
 
@@ -102,8 +103,9 @@ def run(exp: Experiment, accelerator, tracker, name: str = "train") -> Stage:
 
         # Every preview_steps: the EMA swaps people that are not in training.
         if (state.step % settings.preview_steps == 0 or final) and main:
-            metrics, grid = preview.swap(state.ema, learner.condition)
-            if settings.keep == "best":
+            step.resize(step.size_of(state.step - 1))
+            metrics, grid = preview.swap(state.ema, learner.condition, step.size)
+            if settings.keep == "best" and step.size == exp.data.resolution:
                 metrics["val/score"] = score(metrics)
                 state.keep_if_best(metrics["val/score"])
             if not warned and (copied := copies_target(metrics, state.step, settings.steps)):
@@ -152,6 +154,7 @@ def run(exp: Experiment, accelerator, tracker, name: str = "train") -> Stage:
         del samples  # ends the data loader's processes
         bar.close()
 
+    step.resize(exp.data.resolution)  # even if all steps were small
     # The weights to keep are those of the last step, or of the preview with the best score.
     if settings.keep == "best":
         state.take_best()

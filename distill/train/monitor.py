@@ -127,9 +127,15 @@ class Preview:
             self.exact = exact_swaps(*rows, exp.data.resolution).to(device)
 
     @torch.inference_mode()
-    def swap(self, ema, condition: Callable[[Tensor, Tensor], tuple]) -> tuple[dict[str, float], Image.Image]:
-        """Metrics by name, and a grid of sources, targets and swaps. `condition` is that of the learner."""
-        source, target = images.to_float(self.source), images.to_float(self.target)
+    def swap(
+        self, ema, condition: Callable[[Tensor, Tensor], tuple], size: int | None = None
+    ) -> tuple[dict[str, float], Image.Image]:
+        """Metrics by name, and a grid of sources, targets and swaps. `condition` is that of the learner, `size` the
+        side of its pictures (default: the experiment's resolution)."""
+        columns = {"source": self.source, "target": self.target}
+        columns |= {"exact": self.exact} if self.exact is not None else {}
+        shown = {name: images.scaled(images.to_float(column), size) for name, column in columns.items()}
+        source, target = shown["source"], shown["target"]
         inputs = condition(source, target)
         swap = ema(target, *inputs)[0]
         embedding = self.encoder(swap)
@@ -137,12 +143,10 @@ class Preview:
         if self.strangers:
             metrics["val/id_similarity_target"] = float((embedding * self.encoder(target)).sum(1).mean())
             metrics["val/copies_target"] = float(metrics["val/id_similarity_target"] > metrics["val/id_similarity"])
-        columns = {"source": self.source, "target": self.target}
         if self.exact is not None:
-            metrics["val/l1_exact"] = float((swap - images.to_float(self.exact)).abs().mean())
-            columns["exact"] = self.exact
+            metrics["val/l1_exact"] = float((swap - shown["exact"]).abs().mean())
         else:
             coarse = [shrink(each, each.shape[-1] // COARSE) for each in (swap, target)]
             metrics["val/l1_coarse"] = float((coarse[0] - coarse[1]).abs().mean())
-        columns["student"] = images.to_uint8(swap.clamp(-1, 1))
-        return metrics, images.grid({title: column.cpu() for title, column in columns.items()})
+        shown["student"] = swap.clamp(-1, 1)
+        return metrics, images.grid({title: images.to_uint8(column).cpu() for title, column in shown.items()})

@@ -100,6 +100,7 @@ class Step:
 
         # Accelerate wraps the networks that learn, for several processes and mixed precision.
         self.state = state = State(net, discriminator, adapters, exp)
+        self.size = exp.data.resolution  # of the pictures that the networks take now
         self.ddp, state.optimiser = accelerator.prepare(net, state.optimiser)
         self.ddp_adapters = accelerator.prepare(adapters) if self.layers else None
         self.ddp_discriminator = None
@@ -140,6 +141,7 @@ class Step:
         The batch that completes a step (of `train.accumulation` batches) moves weights, average and `state.step`.
         """
         self.state.set_rates()
+        self.resize(self.size_of(self.state.step))
         if not self.not_captured and self.captured is None:  # now, because a checkpoint has been loaded
             self.captured = Captured(self.compute, self.state, batch)
         if self.captured and self.captured.fits(batch):
@@ -152,6 +154,18 @@ class Step:
         if self.accelerator.sync_gradients:
             self.state.step += 1
         return terms
+
+    def size_of(self, step: int) -> int:
+        """The resolution of the pictures in a step: the first train.small_steps are at train.small_resolution."""
+        train = self.exp.train
+        return train.small_resolution if step < train.small_steps else self.exp.data.resolution
+
+    def resize(self, size: int) -> None:
+        """Let the networks take pictures of another size from now on."""
+        if size != self.size:
+            for network in (self.state.net, self.state.ema):
+                self.learner.set_resolution(network, size)
+            self.size, self.captured = size, None
 
     def compute(self, batch: Triplet, without_gt: Tensor | None = None) -> dict[str, Tensor]:
         """All of a step that runs on the device, from a batch on the device: the weighted losses by name.
@@ -187,6 +201,8 @@ class Step:
         """The weighted losses of the generator by name, its swaps, and the pictures that are real for the
         discriminator."""
         batch = batch.on_device(self.device).check()
+        if self.size != batch.target.shape[-1]:
+            batch = batch.resized(self.size)
         # Frozen networks: the condition, and ground truth from a teacher in the loop for samples without it.
         with torch.no_grad():
             condition = self.learner.condition(batch.source, batch.target)
