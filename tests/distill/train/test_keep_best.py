@@ -144,7 +144,7 @@ def test_what_decides_which_weights_are_kept_is_an_input(tmp_path):
 def test_the_terminal_says_once_that_swaps_copy_the_target_and_the_report_repeats_it(tmp_path, monkeypatch, capsys):
     real = Preview.swap
 
-    def copying(self, ema, condition):
+    def copying(self, ema, condition, size):
         metrics, grid = real(self, ema, condition)
         return {**metrics, "val/id_similarity": 0.1, "val/id_similarity_target": 0.8, "val/copies_target": 1.0}, grid
 
