@@ -17,7 +17,7 @@ def cards(loss: Loss, key: str, net: nn.Module, reads_maps: bool = False) -> lis
     """
     if any(loss.adversarial):
         try:
-            discriminator.build(loss.discriminator)
+            discriminator.check(loss.discriminator)
         except ValueError as error:
             raise ConfigError(f"{key}.discriminator: {error}") from None
     if loss.attribute and not hasattr(net, "attribute_maps"):

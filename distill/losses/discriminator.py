@@ -7,6 +7,7 @@ generator's own images at full, half and quarter resolution, so gradients enter 
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -139,10 +140,17 @@ def build(options: Mapping[str, Any]) -> nn.Module:
 
     Raises ValueError for an unknown kind (it lists the known kinds), an unknown option or a wrong value.
     """
+    check(options)
+    own = {key: value for key, value in options.items() if key != "kind"}
+    return DISCRIMINATORS[options.get("kind", "multi_scale")](**own)
+
+
+def check(options: Mapping[str, Any]) -> None:
+    """Raise ValueError where `build` does not know the kind or an option; it builds nothing."""
     kind = options.get("kind", "multi_scale")
     if kind not in DISCRIMINATORS:
         raise ValueError(f"unknown discriminator '{kind}', known: {', '.join(DISCRIMINATORS)}")
     try:
-        return DISCRIMINATORS[kind](**{key: value for key, value in options.items() if key != "kind"})
+        inspect.signature(DISCRIMINATORS[kind]).bind(**{key: v for key, v in options.items() if key != "kind"})
     except TypeError as error:
         raise ValueError(f"discriminator '{kind}': {error}") from None

@@ -33,7 +33,7 @@ def test_lpips_is_that_of_the_estimators(monkeypatch):
 
 
 def test_unknown_and_missing_networks_say_what_to_do(monkeypatch, tmp_path):
-    with pytest.raises(ValueError, match="unknown 'vgg'; known: identity_encoder, squeezenet, "):
+    with pytest.raises(ValueError, match="unknown network 'vgg'; known: identity_encoder, squeezenet, "):
         perceptual.build("vgg", None, [], "cpu")
     monkeypatch.delenv("SWAPDISTILL_WEIGHTS", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))

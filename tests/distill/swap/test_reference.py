@@ -146,7 +146,7 @@ def test_a_whole_model_is_asked_for_the_encoder_that_it_names(scene, monkeypatch
 )
 def test_a_cosine_that_cannot_be_is_one_line(arguments, message, capsys):
     try:
-        code = swap.main(["source.png", "b.png", "-o", "out.png", *arguments])
+        code = swap.main(["source.png", "b.png", "-o", "out.png", "--student", "c.safetensors", *arguments])
     except SystemExit as ended:
         code = ended.code
     error = capsys.readouterr().err
