@@ -119,7 +119,7 @@ DISTIL = {
         "mix": {"pseudo_gt": 0.3, "same_photo": 0.2, "same_person": 0.2, "pair": 0.2, "fstriplets": 0.3},
     },
     "distil": {
-        "online": {"name": "faceshifter", "weights": {"generator": TRAINED_TEACHER}},
+        "online": {"name": "faceshifter", "label": "online", "weights": {"generator": TRAINED_TEACHER}},
         "features": 1.0, "layers": {"encode4": "generator.encoder.downs.1"}, "gram": 1.0, "quality_power": 1.0,
     },
     "export": {"to": ["onnx", "tnn"], "precisions": ["fp32", "fp16"]},
