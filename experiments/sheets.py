@@ -1,7 +1,7 @@
 """Draw the sheets of docs/benchmark.md, or with --student that of README.md:
 
     python experiments/sheets.py [--out docs/benchmark]
-    python experiments/sheets.py --student STUDENT.safetensors --out docs
+    python experiments/sheets.py --student STUDENT.safetensors --out docs/benchmark
 
 people.png: 36 people. swaps.png: sources, targets, exact swaps. worst.png: large angles, open mouths, hard light, and
 identity numbers at their ends. outputs.png: one person with depth, normals, correspondence, segmentation and flow.
