@@ -1,5 +1,7 @@
 """Shards in folders, at URLs and in object stores, shared by machines."""
 
+from pathlib import Path
+
 import fsspec
 import numpy as np
 import pytest
@@ -40,6 +42,16 @@ def check_place(experiment, name, destination):
     for a, b in zip(*(batches(m, 4, 0, 2, 0, 1, 1, pin=False) for m in (mixture, mixed)), strict=True):
         assert torch.equal(a.gt, b.gt), "read by a forked loader"
     return far
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="counts open files in /proc")
+def test_shards_do_not_stay_open(experiment):
+    exp = experiment(teachers=mixers(0.5), shard_size=8)
+    run(exp)
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    shards = Shards(exp.folder / "pseudo_gt")
+    shards.load(range(36))
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
 
 
 @pytest.mark.parametrize("scheme", ["memory", "file"])

@@ -2,19 +2,27 @@
 
 from conftest import ROOT
 
-from distill.report import comparison, tables
+from distill.report import comparison, page, tables
 from swapcore.files import read_json
 
 
 def test_text_is_escaped_in_the_table():
     value = {"value": 1.0, "unit": "", "better": None, "protocol": {}, "details": {}, "interval": None}
-    page = tables.as_html({"<script>": {"key & <b>": value}}, [])
-    assert "&lt;script&gt;" in page and "key &amp; &lt;b&gt;" in page and "<script" not in page and "<b>" not in page
+    html = tables.as_html({"<script>": {"key & <b>": value}}, [])
+    assert "&lt;script&gt;" in html and "key &amp; &lt;b&gt;" in html and "<script" not in html and "<b>" not in html
 
 
 def test_no_python_file_of_the_room_holds_html():
     files = sorted((ROOT / "distill" / "report").glob("*.py"))
     assert len(files) > 5 and not [path.name for path in files if "</" in path.read_text()]
+
+
+def test_names_of_teachers_may_have_dots(tmp_path):
+    columns = ("source", "target", "sim-1.5", "unet")
+    for name in (f"{row}.{column}.png" for row in ("00", "01") for column in columns):
+        (tmp_path / name).write_bytes(b"a picture")
+    pictures = page._pictures(tmp_path, ["unet", "sim-1.5"])
+    assert pictures["names"] == ["source", "target", "unet", "sim-1.5"] and len(pictures["rows"]) == 2
 
 
 def content(**more):
