@@ -336,8 +336,8 @@ def _check(exp: Experiment, where: str) -> None:
     require(exp.train.fstriplets.different_poses == 0, "train.fstriplets.different_poses", "0: no such pictures exist")
     if exp.train.mix.fstriplets > 0:
         require(data.fstriplets is not None, "data.fstriplets", "a folder (data.fstriplets=F)")
-    small = exp.train.small_steps and distil.online is None or not exp.train.small_steps
-    require(small, "train.small_steps", "0 with distil.online, whose teacher has a resolution of its own")
+    one_size = distil.online is not None and exp.train.small_steps
+    require(not one_size, "train.small_steps", "0 with distil.online, whose teacher has a resolution of its own")
     require(exp.refine.train.small_steps == 0, "refine.train.small_steps", "0: the first stage has one resolution")
     for key in ("features", "gram", "quality_power"):
         require(value_of(f"distil.{key}") >= 0, f"distil.{key}", "0 or more")

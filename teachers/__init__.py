@@ -11,9 +11,9 @@ from .landmark_warp import LandmarkWarpTeacher
 from .megafs import MegaFSTeacher
 from .onnx import OnnxTeacher
 from .simswap import SimSwapTeacher
-from .teacher import NoFace, Teacher
+from .teacher import NoFace, Teacher, swaps_of_faces
 
-__all__ = ["TEACHERS", "NoFace", "Teacher", "build"]
+__all__ = ["TEACHERS", "NoFace", "Teacher", "build", "swaps_of_faces"]
 
 TEACHERS = {
     "exact": ExactTeacher,

@@ -134,3 +134,15 @@ class NoFace(ValueError):
     def __init__(self, message: str, index: list[int]) -> None:
         super().__init__(message)
         self.index = index
+
+
+def swaps_of_faces(teacher: Teacher, source: Tensor, target: Tensor, samples: Tensor) -> tuple[Tensor, Tensor]:
+    """The swaps of those `samples` (n,) of a batch in which the teacher finds a face, and their positions."""
+    while len(samples):
+        try:
+            return teacher(source[samples], target[samples]), samples
+        except NoFace as error:
+            if not error.index:
+                raise
+            samples = samples[[i for i in range(len(samples)) if i not in set(error.index)]]
+    return target[samples], samples

@@ -114,13 +114,9 @@ class TeacherSwapper(torch.nn.Module):
         self.eval().requires_grad_(False)
 
     def forward(self, source: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        places, swap = torch.arange(len(target)), target.clone()
-        while len(places):
-            try:
-                swap[places] = self.teacher(source[places], target[places])
-                break
-            except teachers.NoFace as error:
-                places = places[[i for i in range(len(places)) if i not in set(error.index)]]
+        swap = target.clone()
+        found, places = teachers.swaps_of_faces(self.teacher, source, target, torch.arange(len(target)))
+        swap[places] = found
         return swap
 
 

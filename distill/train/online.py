@@ -34,8 +34,9 @@ class OnlineTeacher:
     def complete(
         self, batch: Triplet, without_gt: Tensor, encoder: nn.Module, embedding: Tensor
     ) -> tuple[Triplet, list[Tensor]]:
-        """The batch with the teacher's swaps as GT of its samples `without_gt` (n,). With layers, their maps for the
-        whole batch as well: every process must train its adapters in every step.
+        """The batch with the teacher's swaps as GT of its samples `without_gt` (n,); those in which it finds no face
+        stay without. With layers, their maps for the whole batch as well: every process must train its adapters in
+        every step.
 
         The weight of a swap is its cosine to the source (by the student's encoder) to the power of quality_power.
         """
@@ -45,7 +46,8 @@ class OnlineTeacher:
             if self.layers:
                 swap = self.network(batch.source, batch.target).float()[without_gt]
             else:
-                swap, without_gt = self._swaps(batch, without_gt)
+                swap, without_gt = teachers.swaps_of_faces(self.network, batch.source, batch.target, without_gt)
+                swap = swap.float()
         if not len(without_gt):
             return batch, [maps[name] for name in self.layers]
         gt, with_gt, weight = batch.gt.clone(), batch.with_gt.clone(), batch.weight.clone()
@@ -55,17 +57,6 @@ class OnlineTeacher:
             weight[without_gt] = cosine.clamp(0, 1).float() ** self.quality_power
         completed = batch._replace(gt=gt, with_gt=with_gt, weight=weight)
         return completed, [maps[name] for name in self.layers]
-
-    def _swaps(self, batch: Triplet, samples: Tensor) -> tuple[Tensor | None, Tensor]:
-        """The swaps of `samples`, and those of them in which the teacher found a face; the others stay without GT."""
-        while len(samples):
-            try:
-                return self.network(batch.source[samples], batch.target[samples]).float(), samples
-            except teachers.NoFace as error:
-                if not error.index:
-                    raise
-                samples = samples[[i for i in range(len(samples)) if i not in error.index]]
-        return None, samples
 
 
 class Adapters(nn.Module):

@@ -200,9 +200,7 @@ class Step:
     ) -> tuple[dict[str, Tensor], Sequence[Tensor], Tensor]:
         """The weighted losses of the generator by name, its swaps, and the pictures that are real for the
         discriminator."""
-        batch = batch.on_device(self.device).check()
-        if self.size != batch.target.shape[-1]:
-            batch = batch.resized(self.size)
+        batch = batch.on_device(self.device).check().resized(self.size)
         # Frozen networks: the condition, and ground truth from a teacher in the loop for samples without it.
         with torch.no_grad():
             condition = self.learner.condition(batch.source, batch.target)
