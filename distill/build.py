@@ -46,7 +46,7 @@ def check_names(exp: Experiment) -> None:
     Raises ConfigError, WeightsError.
     """
     check_weights(exp.weights)
-    stages, chosen, cards = set(exp.stages), [], []
+    stages, chosen, cards, trainers = set(exp.stages), [], [], []
     refined = [name for name, kinds in LEARNERS.items() if "refine" in kinds]
     if "refine" in stages and exp.student.name not in refined:
         raise ConfigError(f"student.name: expected {' or '.join(refined)} for stage `refine`, got '{exp.student.name}'")
@@ -54,23 +54,20 @@ def check_names(exp: Experiment) -> None:
         cards.append(_encoder_card(exp.student.identity_encoder, "student.identity_encoder"))
         with shapes_alone():
             made = learner(exp, IdentityEncoder(ENCODERS[exp.student.identity_encoder]))
-            cards += checks.cards(exp.loss, "loss", made.net, exp.distil.gram > 0) if "train" in stages else []
+            trainers += checks.cards(exp.loss, "loss", made.net, exp.distil.gram > 0)
+            cards += trainers if "train" in stages else []
             try:
                 if exp.train.small_steps:
                     made.set_resolution(made.net, exp.train.small_resolution)
             except ValueError as error:
                 raise ConfigError(f"train.small_steps: {error}") from None
             refined = refiner(exp.refine.options) if "refine" in stages else None
-            cards += checks.cards(exp.refine.loss, "refine.loss", refined) if refined else []
+            trainers += checks.cards(exp.refine.loss, "refine.loss", refined) if refined else []
+            cards += trainers if refined else []
     if "eval" in stages:
         check_recogniser(exp, exp.student.identity_encoder, "student.identity_encoder")
-        trains = exp.loss.perceptual > 0 and exp.loss.perceptual_network == "lpips"
-        if trains and "lpips" in exp.eval.metrics and exp.eval.perceptual == "lpips_alex":
-            raise ConfigError(
-                "eval.perceptual: 'lpips_alex' is also the network of loss.perceptual_network; a network must not "
-                "evaluate what it trained: take lpips_squeeze or lpips_vgg"
-            )
         chosen += _choices(exp, exp.eval.metrics).values()
+        checks.trains_no_metric(trainers, {choice.key: _cards(choice) for choice in chosen})
         teachers_here = [*exp.pseudo_gt.teachers, *filter(None, [exp.distil.online])]
         rows = ["copy-target", "copy-source", "exact", *map(label, teachers_here), exp.student.name]
         rows += [f"{exp.student.name}-refined"] if "refine" in stages else []
@@ -146,7 +143,7 @@ def _start_from(path: str, made: Learner, name: str) -> None:
             trained = students.load(path, expected=name)
     except (ValueError, OSError) as error:
         raise ConfigError(f"student.weights: {error}") from None
-    free = ("resolution", "embedding_dim")
+    free = ("resolution", "embedding_dim", "map_shape")  # the last two follow from the identity encoder
     differing = [k for k, value in trained.options.items() if k not in free and made.net.options[k] != value]
     if differing:
         raise ConfigError(f"{key}: its option {differing[0]} is {trained.options[differing[0]]!r}; set student.options")

@@ -59,6 +59,9 @@ def load(path: str | Path, overrides: Iterable[Override] = (), full_size: bool =
         raise ConfigError(f"{path}: expected `key: value` lines, got {_describe(tree)}")
     tree.setdefault("name", path.stem)
     if full_size:
+        overrides = parsed(overrides)
+        for key in (key for key, _ in overrides if key.split(".")[0] == "full_size"):
+            raise ConfigError(f"override {key}: --full-size has applied that section; set the key itself")
         changes = _convert(Changes, tree.get("full_size"), "full_size", str(path))
         _change(tree, changes.items(), f"{path}: full_size", ("name", "runs", "full_size"))
     return _experiment(tree, overrides, str(path))
@@ -95,13 +98,15 @@ def children(exp: Experiment, where: str = "variants") -> list[Child]:
     `seeds` replace the experiment's. Raises ConfigError."""
     if not exp.variants and not exp.seeds:
         return []
-    runs = []
+    runs: list[Child] = []
     for variant, changes in (exp.variants or {exp.student.name: {}}).items():
         place = f"{where}: variants.{variant}"
         seeds = _convert(tuple[int, ...], changes.get("seeds", exp.seeds), "seeds", place)
         for seed in seeds or (None,):
             tree = to_dict(exp)
             name = variant if seed is None else f"{variant}-seed{seed}"
+            if name in [run.exp.name for run in runs]:
+                raise ConfigError(f"{place}: a second run of the name {name}; give each seed once, or another name")
             _change(tree, changes.items(), place, ("name", "runs", "jobs", "variants", "full_size", "tracking"))
             tree |= {"name": name, "runs": str(exp.folder), "jobs": 1, "variants": {}, "seeds": [], "full_size": {}}
             tree["eval"]["reference"] = None  # a variant: the comparison uses it
@@ -156,10 +161,13 @@ def _typed(hint: Any, node: yaml.Node | None, loader: Any) -> Any:
         empty = unquoted and node.value.lower() in ("", "~", "null", "none")
         return None if empty else _typed(typing.get_args(hint)[0], node, loader)
     if isinstance(node, yaml.MappingNode) and hint is not Any:
-        loader.flatten_mapping(node)
+        own = [k.value for k, _ in node.value]
         for k, _ in node.value:
             if not isinstance(k, yaml.ScalarNode):
                 raise ValueError(f"line {k.start_mark.line + 1}: a key must be text")
+            if own.count(k.value) > 1:
+                raise ValueError(f"line {k.start_mark.line + 1}: '{k.value}' is given twice")
+        loader.flatten_mapping(node)  # of `<<: *anchor`, whose keys the own ones replace
         return {str(k.value): _typed(_below(hint, str(k.value)), value, loader) for k, value in node.value}
     if isinstance(node, yaml.SequenceNode) and hint is not Any:
         return [_typed(_below(hint, "0"), entry, loader) for entry in node.value]
@@ -186,6 +194,9 @@ def _change(tree: dict[str, Any], changes: Iterable[tuple[str, Any]], where: str
     """Set each section.key in a tree; a whole section replaces the old one. Raises ConfigError for keys in `fixed`."""
     for key, value in changes:
         *parents, leaf = key.split(".")
+        whole = {"variants": 2, "full_size": 1}.get(key.partition(".")[0], 0)  # what lies below them has dotted keys
+        if 0 < whole < len(parents):
+            parents, leaf = parents[:whole], ".".join([*parents[whole:], leaf])
         if (parents or [leaf])[0] in fixed:
             raise ConfigError(f"{where}: {key}: cannot be set here; set it at the top level of the file")
         section = tree
@@ -286,6 +297,9 @@ def _check(exp: Experiment, where: str) -> None:
         require(0 <= value_of(f"{part}.ema") < 1, f"{part}.ema", "a decay in [0, 1)")
         require(0 <= value_of(f"{part}.held_objects") <= 1, f"{part}.held_objects", "a share in [0, 1]")
         loss = "loss" if part == "train" else "refine.loss"
+        scaled = value_of(f"{part}.precision") == "fp16" and value_of(f"{part}.accumulation") > 1
+        one_scale = not scaled or not any(value_of(f"{loss}.adversarial"))
+        require(one_scale, f"{part}.precision", "bf16 or fp32: with accumulation, fp16 scales two optimisers apart")
         require(0 <= value_of(f"{loss}.identity_disturbance") <= 4, f"{loss}.identity_disturbance", "0 to 4")
         require(0 <= value_of(f"{loss}.identity_fading") <= 1, f"{loss}.identity_fading", "0 to 1")
         for key in LOSSES:
@@ -296,6 +310,12 @@ def _check(exp: Experiment, where: str) -> None:
             shares = to_dict(value_of(f"{part}.{key}")).values()
             require(min(shares) >= 0, f"{part}.{key}", "shares of 0 or more")
             require(sum(shares) > 0, f"{part}.{key}", "at least one share above 0")
+        seed = value_of(f"{part}.seed")
+        require(seed is None or seed >= 0, f"{part}.seed", "0 or more")
+        poses = f"{part}.fstriplets.different_poses"
+        require(value_of(poses) == 0, poses, "0: no such pictures exist")
+        if value_of(f"{part}.mix.fstriplets") > 0 and (part == "train" or "refine" in exp.stages):
+            require(exp.data.fstriplets is not None, "data.fstriplets", f"a folder, for {part}.mix.fstriplets")
     for stage in exp.stages:
         if stage not in STAGES:
             raise ConfigError(f"{where}: stages: unknown stage '{stage}'{nearest(stage, STAGES)}")
@@ -312,7 +332,6 @@ def _check(exp: Experiment, where: str) -> None:
     previews = data.val_people >= 1 or "train" not in exp.stages
     require(previews, "data.val_people", "at least 1, for the previews of stage train")
     require("shared" not in exp.variants, "variants", "another name than 'shared', the folder of common data,")
-    require(exp.train.seed is None or exp.train.seed >= 0, "train.seed", "0 or more")
     require(min(exp.seeds, default=0) >= 0, "seeds", "numbers of 0 or more")
     require(len(set(exp.seeds)) == len(exp.seeds), "seeds", "each seed once")
     require("" not in exp.eval.metrics, "eval.metrics", "no empty name (a comma too many?)")
@@ -333,9 +352,9 @@ def _check(exp: Experiment, where: str) -> None:
     require(len(teachers) >= 1, "pseudo_gt.teachers", "at least one teacher")
     require(min(teacher.share for teacher in teachers) > 0, "pseudo_gt.teachers", "shares above 0")
     require(len(set(labels)) == len(labels), "pseudo_gt.teachers", "a `label` for each teacher of the same name")
-    require(exp.train.fstriplets.different_poses == 0, "train.fstriplets.different_poses", "0: no such pictures exist")
-    if exp.train.mix.fstriplets > 0:
-        require(data.fstriplets is not None, "data.fstriplets", "a folder (data.fstriplets=F)")
+    quality = exp.pseudo_gt.quality
+    measured = quality.max_pose_error_deg is None or quality.pose is not None
+    require(measured, "pseudo_gt.quality.pose", "a pose estimator, for max_pose_error_deg")
     one_size = distil.online is not None and exp.train.small_steps
     require(not one_size, "train.small_steps", "0 with distil.online, whose teacher has a resolution of its own")
     require(exp.refine.train.small_steps == 0, "refine.train.small_steps", "0: the first stage has one resolution")

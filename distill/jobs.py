@@ -233,5 +233,5 @@ def visible_devices() -> list[str]:
 def refuse_several_processes(exp: Experiment) -> None:
     """Raise ConfigError where a launcher has started several processes: each of them would start every child."""
     processes = int(os.environ.get("WORLD_SIZE", 1))
-    if exp.jobs > 1 and processes > 1:
+    if exp.jobs > 1 and processes > 1 and (exp.variants or exp.seeds):
         raise ConfigError(f"jobs: expected 1 in a command of {processes} processes, got {exp.jobs}")

@@ -264,7 +264,7 @@ class Experiment:
     runs: Location = "runs"  # folder of all results
     threads: int = 0  # CPU threads per process; 0: cores of the machine / processes
     jobs: int = 1  # runs of `variants` or `seeds` side by side, as processes; they share the GPUs and CPU threads
-    minutes: float = 0.0  # stop after this time; the same command continues the run; 0: no limit
+    minutes: float = 0.0  # stop after this time, at the next step or shard; the same command continues; 0: no limit
     stages: tuple[str, ...] = ("data", "pseudo_gt", "train", "eval", "report")  # in this order; also refine, export
     weights: tuple[Location, ...] = ()  # folders with weight files, searched before $SWAPDISTILL_WEIGHTS and the cache
     data: Data = Data()

@@ -34,10 +34,9 @@ class OutOfTime(Exception):
 
 
 def stop_if_asked(exp: Experiment, accelerator, where: str, before: Callable[[], None] | None = None) -> None:
-    """Raise OutOfTime on all processes once the main process has run for `minutes`, or SIGTERM has reached one of them;
+    """Raise OutOfTime on all processes once one of them has run for `minutes`, or SIGTERM has reached one;
     KeyboardInterrupt after Ctrl-C. Call `before` first. With several processes, all of them must call this together."""
-    over = accelerator.is_main_process and time_is_over(exp)
-    asked = [float(over), float(arrived(signal.SIGTERM)), float(arrived(signal.SIGINT))]
+    asked = [float(time_is_over(exp)), float(arrived(signal.SIGTERM)), float(arrived(signal.SIGINT))]
     if accelerator.num_processes > 1:
         asked = accelerator.reduce(torch.tensor(asked, device=accelerator.device), "sum").tolist()
     if not any(asked):

@@ -84,6 +84,8 @@ def _share(child: Experiment, exp: Experiment) -> None:
         folder = exp.folder / "shared" / f"{stage}-{digest(settings)}"
         folder.mkdir(parents=True, exist_ok=True)
         link = child.folder / stage
+        if link.is_symlink() and not link.exists():  # somebody deleted the folder, to have it made anew
+            link.unlink()
         if not link.is_symlink() and not link.exists():
             link.symlink_to(os.path.relpath(folder, child.folder), target_is_directory=True)
 

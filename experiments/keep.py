@@ -21,7 +21,18 @@ import yaml
 from swapcore import terminal
 from swapcore.files import read_record, write_json, write_text
 
-FOLDERS = ("photos", "heldout", "fstriplets", "occlusions")
+FOLDERS = ("photos", "heldout", "fstriplets", "occlusions")  # also where they are relative
+
+
+def without_places(value):
+    """The value of a key, without paths that only this machine has, in it or below it."""
+    if isinstance(value, dict):
+        return {key: without_places(own) for key, own in value.items()}
+    if isinstance(value, list):
+        return [without_places(own) for own in value]
+    if not isinstance(value, str) or not (value.startswith(("/", "~")) or "://" in value):
+        return value
+    return "FILE" if Path(value).suffix else "FOLDER"
 
 
 def keep(run: Path, out: Path) -> list[Path]:
@@ -34,6 +45,7 @@ def keep(run: Path, out: Path) -> list[Path]:
     tree |= {"weights": ["FOLDER"] if tree["weights"] else [], "runs": "runs"}
     tree["tracking"]["uri"] = "none"
     tree["student"]["weights"] = tree["student"].get("weights") and "FILE"
+    tree = without_places(tree)
     written = [out / "experiment.yaml"]
     write_text(written[0], yaml.safe_dump(tree, sort_keys=False, default_flow_style=None, width=120))
     has_variants = (run / "comparison.json").is_file()

@@ -198,7 +198,7 @@ class MobileFSGAN(nn.Module):
 
     A mask of the original multiplies the features that it was computed from, so features that are somewhat too large
     are squared in every block of the decoder. Batch statistics prevent that in training; in evaluation some pictures
-    come out as NaN (experiments/README.md, students). bounded_masks passes the masks through a sigmoid, unlike the
+    come out as NaN (docs/students.md). bounded_masks passes the masks through a sigmoid, unlike the
     original.
     """
 

@@ -112,7 +112,7 @@ class Cached:
 
     def share(self) -> None:
         """Make the pictures in memory one copy for processes that are forked later; `off` without shared memory."""
-        if self.where != "memory":
+        if self.where != "memory" or self.pictures.is_shared():
             return
         if self.pictures.numel() > MEMORY_SHARE * _free_shared_memory():
             self.where, self.pictures = "off", None

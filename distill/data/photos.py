@@ -8,6 +8,7 @@ rows of synthetic pictures hold their parameters (synthetic.py).
 from __future__ import annotations
 
 import json
+import os
 import random
 from collections import Counter
 from collections.abc import Sequence
@@ -121,7 +122,8 @@ def scan(
             rows.append({"file": str(path.resolve()), "person": person, "pixels": pixels})
     if not rows:
         raise DataError(f"{key}: {root}: none of {len(files)} pictures is usable; first: {skipped[-len(files)]}")
-    return rows, skipped
+    # Names that are no UTF-8, as in old archives, could not be written.
+    return rows, [os.fsencode(line).decode(errors="backslashreplace") for line in skipped]
 
 
 def left_out(root: Path, hidden: Sequence[Path]) -> list[tuple[Path, str]]:

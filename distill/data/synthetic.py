@@ -27,6 +27,7 @@ import torch
 from tqdm import tqdm
 
 from distill.data.photos import ROW, write_manifest
+from distill.stage import stop_if_asked, time_is_over
 from swapcore.files import read_record, read_rows, whole_file, write_record, write_text
 from swapcore.images import DataError, list_pictures, save_png, to_uint8
 from teachers.exact import (
@@ -85,17 +86,20 @@ def draw(exp, folder: Path, accelerator) -> dict[str, int]:
     write(
         folder, counts, data.resolution, exp.seed, part=accelerator.process_index, parts=accelerator.num_processes,
         device=accelerator.device, progress=accelerator.is_main_process, wait=accelerator.wait_for_everyone,
+        over=lambda: time_is_over(exp),
     )  # fmt: skip
+    stop_if_asked(exp, accelerator, f"in stage data of {exp.name}")
     return {f"{split}_images": n * m for split, (n, m) in counts.items()}
 
 
 def write(
     folder: str | Path, counts: dict[str, tuple[int, int]], size: int, seed: int, *, kind: Kind = PICTURES,
-    part: int = 0, parts: int = 1, device: Any = "cpu", progress: bool = True, wait=lambda: None,
+    part: int = 0, parts: int = 1, device: Any = "cpu", progress: bool = True, wait=lambda: None, over=lambda: False,
 ) -> None:  # fmt: skip
     """Draw `counts` = {split: (people, images or videos per person)} at `size` pixels. Finished chunks are kept.
 
-    Process number `part` of `parts` draws every `parts`-th chunk; the first writes the manifest after `wait`.
+    Process number `part` of `parts` draws every `parts`-th chunk; the first writes the manifest after `wait`. Once
+    `over`, no further chunk is begun, and no manifest is written where chunks are missing.
     """
     folder, frames = Path(folder), kind.frames or 1
     chunks = [
@@ -107,6 +111,8 @@ def write(
     parameters = {split: people(split, seed, *counts[split], kind.sensor) for split in {c[0] for c in todo}}
     with tqdm(total=sum(b - a for _, a, b in todo), desc="draw faces", unit="image", disable=not progress) as bar:
         for split, start, stop in todo:
+            if over():
+                break
             index, (identity, attributes), videos = torch.arange(start, stop), parameters[split], counts[split][1]
             if kind.frames:
                 first, last = start // frames, (stop - 1) // frames
@@ -123,7 +129,7 @@ def write(
             write_text(_rows_file(folder, (split, start, stop)), "".join(json.dumps(row) + "\n" for row in rows))
             bar.update(stop - start)
     wait()
-    if part == 0:
+    if part == 0 and all(_rows_file(folder, c).is_file() for c in chunks):
         rows = [row for c in chunks for row in read_rows(_rows_file(folder, c), ROW)]
         write_manifest(folder, rows)
 

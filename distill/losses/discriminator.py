@@ -100,8 +100,8 @@ class MultiScaleDiscriminator(nn.Module):
     def forward(self, images: Sequence[Tensor]) -> list[Tensor]:
         """Images (N, 3, R, R), (N, 3, R/2, R/2), ... in [-1, 1], one per scale, to logit maps (N, 1, r, r) of each.
 
-        r is R / 2^layers + 3 (19, 11 and 7 from 256, 128 and 64 at the defaults). Raises ValueError on another number
-        of images or another shape.
+        r is about R / 2^layers + 3 (19, 11 and 7 from 256, 128 and 64 at the defaults). Raises ValueError on another
+        number of images or another shape.
         """
         if len(images) != len(self.patches):
             raise ValueError(f"images: expected {len(self.patches)} scales, got {len(images)}")

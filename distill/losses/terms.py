@@ -140,7 +140,8 @@ def gram(features: Sequence[Tensor], reference: Sequence[Tensor]) -> Tensor:
 
 def _gram_matrix(maps: Tensor) -> Tensor:
     flat = maps.flatten(2).float()
-    return flat @ flat.mT / flat.shape[2]
+    with torch.autocast(flat.device.type, enabled=False):  # sums of squares overflow in half precision
+        return flat @ flat.mT / flat.shape[2]
 
 
 def features(adapted: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:

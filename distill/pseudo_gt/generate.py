@@ -12,9 +12,9 @@ from __future__ import annotations
 import random
 import tarfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from typing import Any
 
 import numpy as np
@@ -30,7 +30,7 @@ from distill.pseudo_gt.pipeline import Waits, ahead, behind
 from distill.pseudo_gt.quality import Batch, Candidates, Decision, Swapper, choose
 from distill.pseudo_gt.shards import Encoded, Sample, append, contents
 from distill.pseudo_gt.store import Store
-from distill.stage import Stage, StageError, open_stage, upstream
+from distill.stage import Stage, StageError, open_stage, stop_if_asked, time_is_over, upstream
 from swapcore.hardware import available_cores
 from swapcore.images import to_float
 
@@ -62,11 +62,13 @@ def run(exp: Experiment, accelerator, tracker) -> Stage:
     swapper = Swapper(frozen, estimators, photos.rows, cache, settings.precision)
     started = time.perf_counter()
     share = f" of process 1 of {world}, {_count(exp, missing)} in all" if world > 1 else ""
+    in_time = (k for k in shards if not time_is_over(exp))  # asked before each shard: those that are begun are kept
     with tqdm(
         total=_count(exp, shards), desc=f"swap pairs{share}", unit="swap", disable=not accelerator.is_main_process
     ) as bar:
-        generate(exp, store, stage.hash, shards, photos, swapper, bar)
+        generate(exp, store, stage.hash, in_time, photos, swapper, bar)
     accelerator.wait_for_everyone()
+    stop_if_asked(exp, accelerator, f"in stage pseudo_gt of {exp.name}")
     seconds = time.perf_counter() - started
     if not accelerator.is_main_process:
         return stage
@@ -88,7 +90,7 @@ def run(exp: Experiment, accelerator, tracker) -> Stage:
 
 
 def generate(
-    exp: Experiment, store: Store, inputs: str, shards: Sequence[int], photos: Photos, swapper: Swapper, bar
+    exp: Experiment, store: Store, inputs: str, shards: Iterable[int], photos: Photos, swapper: Swapper, bar
 ) -> dict[str, float]:
     """Write `shards`; `inputs` is the hash of the stage's inputs, for their sidecars.
 
@@ -108,7 +110,7 @@ def generate(
     return waits.seconds
 
 
-def decode_pairs(exp: Experiment, store: Store, shards: Sequence[int], photos: Photos, bar) -> Iterator[Batch]:
+def decode_pairs(exp: Experiment, store: Store, shards: Iterable[int], photos: Photos, bar) -> Iterator[Batch]:
     """The decoded batches of all shards, in a fixed order. The pairs of one batch have the same teachers."""
     settings = exp.pseudo_gt
     everybody = list(range(len(settings.teachers)))
@@ -116,7 +118,7 @@ def decode_pairs(exp: Experiment, store: Store, shards: Sequence[int], photos: P
     decoded = Cached(photos.load, (len(photos), 3, *[photos.resolution] * 2), room)
     for shard in shards:
         numbers = list(_pairs_of(exp, shard))
-        if settings.destination and all(store.exists(_name(shard, s)) for s in ("json", "tar")):  # of another machine
+        if settings.destination and _is_made(store, shard):  # by another machine
             bar.total -= len(numbers)
             continue
         groups = [(everybody, numbers)]
@@ -146,6 +148,10 @@ def draw_teacher(shares: Sequence[float], seed: int, number: int) -> int:
     """Position of the teacher that swaps pair `number`, drawn by `shares`."""
     weights = np.array(shares, np.float64)
     return int(np.random.default_rng((seed, number, 8)).choice(len(weights), p=weights / weights.sum()))
+
+
+class _Discarded(Exception):
+    """Another machine has written the shard."""
 
 
 class ShardWriter:
@@ -189,6 +195,10 @@ class ShardWriter:
             self.tar = None
 
     def _publish(self, shard: int, files: ExitStack, sidecar: dict[str, Any]) -> None:
+        if self.exp.pseudo_gt.destination and _is_made(self.store, shard):  # meanwhile; somebody may read it already
+            with suppress(_Discarded), files:
+                raise _Discarded
+            return
         files.close()
         self.store.write_record(_name(shard, "json"), sidecar)
 
@@ -222,6 +232,8 @@ def _inputs(exp: Experiment, frozen, estimators) -> dict[str, Any]:
         del settings[key]
     described = settings.pop("teachers")
     labels = [build.label(spec) for spec in exp.pseudo_gt.teachers]
+    # `draw_teacher` draws a position. Records without an order are those of labels in order.
+    order = {} if labels == sorted(labels) else {"order": labels}
     return {
         "data": upstream(exp, "data"),
         "pseudo_gt": settings,
@@ -231,6 +243,7 @@ def _inputs(exp: Experiment, frozen, estimators) -> dict[str, Any]:
             label: {"weight_hash": teacher.weight_hash, **{k: spec[k] for k in ("name", "share", "options")}}
             for label, teacher, spec in zip(labels, frozen, described, strict=True)
         },
+        **order,
         "rulers": {e.name: e.weight_hash for e in estimators if e is not None},  # the key of older folders
     }
 
@@ -250,6 +263,10 @@ def _count(exp: Experiment, shards: Sequence[int]) -> int:
 
 def _name(shard: int, suffix: str) -> str:
     return f"shard-{shard:05d}.{suffix}"
+
+
+def _is_made(store: Store, shard: int) -> bool:
+    return all(store.exists(_name(shard, suffix)) for suffix in ("json", "tar"))
 
 
 def _missing(exp: Experiment, store: Store, inputs: str) -> list[int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 import operator
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from functools import reduce
@@ -19,6 +20,7 @@ from distill.data.fstriplets import FSTriplets
 from distill.data.photos import read_manifest
 from distill.data.triplet import Triplet
 from distill.pseudo_gt.shards import Shards
+from distill.schema import Distil
 from distill.stage import OutOfTime, Stage, StageError, open_stage, signals_held, stop_if_asked, upstream
 from distill.train import batch_norm
 from distill.train.monitor import Log, Preview, copies_target, score
@@ -185,15 +187,20 @@ def run(exp: Experiment, accelerator, tracker, name: str = "train") -> Stage:
 def refine(exp: Experiment, accelerator, tracker) -> Stage:
     """Stage `refine`: the second stage of a teacher, trained by the same loop on the frozen first. The accelerator must
     be one of the settings `of_refine(exp)`."""
-    return run(of_refine(exp), accelerator, tracker, "refine")
+    try:
+        return run(of_refine(exp), accelerator, tracker, "refine")
+    except (StageError, Diverged) as error:  # which name the keys where `of_refine` has put those of `refine`
+        raise type(error)(re.sub(r"(?<![\w./])(train|loss)\.(?=[a-z_]+)", r"refine.\1.", str(error))) from error
 
 
 def of_refine(exp: Experiment) -> Experiment:
-    """The experiment with the settings of `refine` in place of those of `train`; `auto` is the precision of train."""
-    train = exp.refine.train
-    if train.precision == "auto":
-        train = replace(train, precision=exp.train.precision)
-    return replace(exp, train=train, loss=exp.refine.loss)
+    """The experiment with the settings of `refine` in place of those of `train`. What it leaves open, precision `auto`
+    and the seed, is that of train. A teacher in the loop and its maps belong to the first stage."""
+    train, own = exp.train, exp.refine.train
+    own = replace(own, precision=train.precision if own.precision == "auto" else own.precision)
+    own = replace(own, seed=train.seed if own.seed is None else own.seed)
+    distil = Distil(quality_power=exp.distil.quality_power)
+    return replace(exp, train=own, loss=exp.refine.loss, distil=distil)
 
 
 def mixture(exp: Experiment, device: torch.device | None = None) -> Mixture:

@@ -136,10 +136,12 @@ class Preview:
         columns |= {"exact": self.exact} if self.exact is not None else {}
         shown = {name: images.scaled(images.to_float(column), size) for name, column in columns.items()}
         source, target = shown["source"], shown["target"]
-        inputs = condition(source, target)
+        inputs, metrics = condition(source, target), {}
         swap = ema(target, *inputs)[0]
+        if broken := int((~swap.isfinite()).flatten(1).any(1).sum()):  # as of MobileFSGAN's unbounded masks
+            metrics["val/not_finite"], swap = float(broken), swap.nan_to_num(0.0, 1.0, -1.0)
         embedding = self.encoder(swap)
-        metrics = {"val/id_similarity": float((embedding * inputs[0]).sum(1).mean())}
+        metrics["val/id_similarity"] = float((embedding * inputs[0]).sum(1).mean())
         if self.strangers:
             metrics["val/id_similarity_target"] = float((embedding * self.encoder(target)).sum(1).mean())
             metrics["val/copies_target"] = float(metrics["val/id_similarity_target"] > metrics["val/id_similarity"])

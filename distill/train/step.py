@@ -181,7 +181,9 @@ class Step:
             if accelerator.sync_gradients:
                 accelerator.unscale_gradients(state.optimiser)  # not those of the discriminator: they are not whole yet
                 clip = self.exp.train.grad_clip
-                terms["grad_norm"] = nn.utils.clip_grad_norm_(self.clipped, clip, foreach=True)
+                norm = nn.utils.clip_grad_norm_(self.clipped, clip, foreach=True)
+                # fp16: where the scaled gradients overflow, the optimiser leaves the step out and lowers the scale.
+                terms["grad_norm"] = norm if accelerator.scaler is None else norm.nan_to_num(0.0, 0.0)
             state.optimiser.step()
             state.optimiser.zero_grad()
 

@@ -38,7 +38,8 @@ def test_a_file_that_is_none_is_named_before_the_first_stage(content, message, t
     [
         (["loss.perceptual_network=foo"], "loss.perceptual_network: unknown network 'foo'; known: identity_encoder"),
         (["loss.discriminator={kind: foo}"], "loss.discriminator: unknown discriminator 'foo'"),
-        (["loss.attribute=1"], "loss.attribute: only student.name=faceshifter has attribute maps"),
+        (["loss.attribute=1"], "loss.attribute: only faceshifter and mobilefsgan have attribute maps"),
+        (["distil.gram=1", "loss.perceptual_network=lpips"], "distil.gram: loss.perceptual_network=lpips has no maps"),
         (["distil.online=nosuch"], "distil.online: unknown teacher 'nosuch'"),
         (
             ["distil.online={name: simswap, weights: {generator: absent.pth}}"],
@@ -63,6 +64,33 @@ def test_a_file_that_is_none_is_named_before_the_first_stage(content, message, t
 def test_mistakes_that_would_show_after_hours_are_named_before_the_first_stage(overrides, message):
     with pytest.raises(ConfigError, match=message):
         build.check_names(config.default("mistaken", ["student.name=unet", *overrides]))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["loss.perceptual_network=vgg16", "eval.perceptual=lpips_vgg"], "eval.perceptual: 'lpips_vgg'"),
+        (["loss.perceptual_network=squeezenet_compressed", "eval.features=squeezenet1_0"], "eval.features: 'squeeze"),
+        (
+            ["loss.perceptual_network=vgg16", "loss.perceptual=0", "distil.gram=1", "eval.perceptual=lpips_vgg"],
+            "eval.perceptual: 'lpips_vgg'",
+        ),
+        (
+            [
+                "student.name=faceshifter",
+                "refine.loss.perceptual_network=vgg16",
+                "refine.loss.perceptual=1",
+                "eval.perceptual=lpips_vgg",
+                "stages=[data, train, refine, eval]",
+            ],
+            "eval.perceptual: 'lpips_vgg'",
+        ),
+    ],
+)
+def test_a_network_that_a_loss_reads_must_not_evaluate(overrides, message):
+    exp = config.default("x", ["student.name=unet", "eval.metrics=[lpips, fid]", *overrides])
+    with pytest.raises(ConfigError, match=message + r".* is also the network of loss\.perceptual_network"):
+        build.check_names(exp)
 
 
 def saved_student(path, name="unet", encoder="synthetic_identity", **options):
@@ -97,6 +125,18 @@ def test_after_another_identity_encoder_only_what_reads_embeddings_starts_anew(n
     anew = [key for key, value in made.state_dict().items() if value.shape != trained.state_dict()[key].shape]
     kept = [key for key, value in made.state_dict().items() if torch.equal(value, trained.state_dict()[key])]
     assert anew and sorted(anew + kept) == sorted(made.state_dict())
+
+
+def test_the_maps_of_another_identity_encoder_need_no_option(tmp_path):
+    """mobilefaceswap reads a map of the encoder, whose shape follows from it, too."""
+    trained = students.build("mobilefaceswap", embedding_dim=128, resolution=64, map_shape=[24, 4, 4])
+    students.save(trained, tmp_path / "a.safetensors", identity_encoder="foamliu_128")
+    exp = config.default("x", ["student.name=mobilefaceswap", f"student.weights={tmp_path}/a.safetensors"])
+    made = build.learner(exp, build.identity_encoder(exp)).net
+    assert made.options["map_shape"] != [24, 4, 4]
+    anew = {key for key, value in made.state_dict().items() if value.shape != trained.state_dict()[key].shape}
+    kept = {key for key, value in made.state_dict().items() if torch.equal(value, trained.state_dict()[key])}
+    assert "predictor.first.weight" in anew and anew | kept == set(made.state_dict())
 
 
 @pytest.mark.parametrize(

@@ -187,6 +187,9 @@ def test_the_largest_pictures_of_people_are_those_of_the_renderer():
         ("data.val_people=-1", "expected 0 or more"),
         ("data.val_people=0", "data.val_people: expected at least 1, for the previews of stage train"),
         ("distil.quality_power=-1", "distil.quality_power: expected 0 or more"),
+        ("pseudo_gt.quality.max_pose_error_deg=5", "pseudo_gt.quality.pose: expected a pose estimator"),
+        ("refine.train.seed=-1", "refine.train.seed: expected 0 or more"),
+        ("refine.train.fstriplets.different_poses=1", "refine.train.fstriplets.different_poses: expected 0"),
         ("train.lr_matrices=0", "train.lr_matrices: expected more than 0"),
         ("train.lr_final=-3", "train.lr_final: expected 0 or more"),
         ("loss.identity=[1, -1, 0]", "loss.identity: expected 0 or more"),
@@ -222,7 +225,9 @@ def test_numbers_out_of_range_are_named(tmp_path, override, message):
         ("distil.layers={encode4: 1.0}", {"encode4": "1.0"}),
         ("distil.online=faceshifter", Teacher("faceshifter")),
         ("variants.a={train.steps: 5, data.photos: 007}", {"a": {"train.steps": 5, "data.photos": "007"}}),
+        ("variants.a.train.lr=0.5", {"a": {"train.lr": 0.5}}),
         ("full_size.weights=[007]", {"weights": ["007"]}),
+        ("full_size.train.lr=0.5", {"train.lr": 0.5}),
         ("data={photos: 007, resolution: 64}", schema.Data(photos="007", resolution=64)),
     ],
 )
@@ -251,6 +256,29 @@ def test_a_later_override_leaves_the_value_of_an_earlier_one_as_it_was(tmp_path)
     assert config.children(exp)[0].exp.train.mix == Mix(pair=3.0)
     merged = "data: &d {photos: 007, min_size: 8}\nvariants: {a: {data: {<<: *d, min_size: 9}}}"
     assert config.children(config.load(write(tmp_path, merged)))[0].exp.data == schema.Data(photos="007", min_size=9)
+
+
+def test_an_override_below_a_variant_leaves_the_other_keys_of_its_section(tmp_path):
+    path = write(tmp_path, "train: {steps: 7, lr: 1}\nvariants: {a: {train.lr: 2}, b: {}}")
+    a, b = (child.exp.train for child in config.children(config.load(path, ["variants.a.train.lr=3"])))
+    assert (a.steps, a.lr) == (7, 3.0) and (b.steps, b.lr) == (7, 1.0)
+    with pytest.raises(ConfigError, match="override full_size.train.steps: --full-size has applied that section"):
+        config.load(path, ["full_size.train.steps=9"], full_size=True)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["seed: 1\nname: x\nseed: 2", "loss: {gradient: 20, grid: 1, gradient: 0}", "variants: {a: {}, b: {}, a: {}}"],
+)
+def test_a_key_that_is_given_twice_is_refused(tmp_path, text):
+    with pytest.raises(ConfigError, match=r"line \d: '(seed|gradient|a)' is given twice"):
+        config.load(write(tmp_path, text))
+
+
+@pytest.mark.parametrize("runs", ["{a: {seeds: [0, 0]}}", "{a: {seeds: [0]}, a-seed0: {}}"])
+def test_runs_of_one_name_are_refused(tmp_path, runs):
+    with pytest.raises(ConfigError, match="a second run of the name a-seed0"):
+        config.load(write(tmp_path, f"variants: {runs}"))
 
 
 @pytest.mark.parametrize("command", ["evaluate", "export", "swap", "recognisers"])

@@ -16,8 +16,9 @@ def keep(*arguments) -> subprocess.CompletedProcess:
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
-    in_process(experiment(folder, "one", weights=[str(folder)]))
-    small = {"train": {"steps": 1}, "seeds": [0], "variants": {"a": {}, "b": {"student.options.width": 16}}}
+    in_process(experiment(folder, "one", weights=[str(folder)], train={"compile_cache": str(folder / "cache")}))
+    b = {"student.options.width": 16, "train.compile_cache": str(folder / "cache")}
+    small = {"train": {"steps": 1}, "seeds": [0], "variants": {"a": {}, "b": b}}
     in_process(experiment(folder, "several", **small))
     return folder / "runs"
 
@@ -30,6 +31,7 @@ def test_a_run_is_kept_in_small_files(runs, tmp_path):
     tree = yaml.safe_load((tmp_path / "one" / "experiment.yaml").read_text())
     assert tree["weights"] == ["FOLDER"] and tree["runs"] == "runs" and tree["train"]["steps"] == 4
     assert tree["tracking"]["uri"] == "none" and tree["student"]["weights"] is None
+    assert tree["train"]["compile_cache"] == "FOLDER"
     facts = yaml.safe_load((tmp_path / "one" / "run.json").read_text())
     assert facts["commit"] and facts["processor"] and facts["minutes"]["train"] >= 0 and facts["steps"] == 4
 
@@ -38,6 +40,8 @@ def test_variants_are_kept_with_log_and_facts_of_each(runs, tmp_path):
     done = keep(runs / "several", "--results", tmp_path, "--as", "other")
     assert done.returncode == 0, done.stderr
     kept = {str(path.relative_to(tmp_path / "other")) for path in (tmp_path / "other").rglob("*") if path.is_file()}
+    tree = yaml.safe_load((tmp_path / "other" / "experiment.yaml").read_text())
+    assert tree["variants"]["b"] == {"student.options.width": 16, "train.compile_cache": "FOLDER"}
     assert {"comparison.json", "experiment.yaml", "a-seed0/log.jsonl", "b-seed0/run.json", "swaps.png"} <= kept
 
 

@@ -148,6 +148,9 @@ def test_memory_is_shared_or_nothing_is_kept(monkeypatch):
     own, _ = kept("memory")
     own.share()
     assert own.pictures.is_shared() and own.decoded.is_shared()
+    monkeypatch.setattr(cache, "_free_shared_memory", lambda: 0)
+    own.share()
+    assert own.where == "memory", "it takes no more room the second time"
     small, pictures = kept("memory")
     monkeypatch.setattr(cache, "_free_shared_memory", lambda: BYTES)
     small.share()

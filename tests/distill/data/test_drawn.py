@@ -8,9 +8,12 @@ import pytest
 import torch
 from conftest import script
 from helpers.marks import is_marked
+from helpers.pseudo_gt import Record, process
 from PIL import Image
 
-from distill.data import synthetic
+from distill import stage
+from distill.data import prepare, synthetic
+from distill.schema import Data, Experiment
 from swapcore.images import decode, to_uint8
 from teachers import build
 from teachers.exact import ATTRIBUTES, LARGEST, OUTPUTS, RENDERER, render, sample_sequence
@@ -49,6 +52,25 @@ def videos(tmp_path_factory):
     assert done.returncode == 0, done.stderr
     assert "160 pictures in 4 videos of 2 people" in done.stdout
     return folder
+
+
+def test_drawing_goes_on_after_the_minutes_were_over(tmp_path, monkeypatch):
+    monkeypatch.setattr(synthetic, "CHUNK_PICTURES", 2)
+    small = Data(resolution=32, train_people=4, train_images=1, val_people=1, test_people=2, test_images=2)
+    exp, whole = (Experiment(name=name, runs=str(tmp_path), data=small) for name in ("exp", "whole"))
+    asked = []
+    with monkeypatch.context() as patch:
+        patch.setattr(synthetic, "time_is_over", lambda exp: asked.append(exp) or len(asked) > 2)
+        patch.setattr(stage, "time_is_over", lambda exp: True)
+        with pytest.raises(stage.OutOfTime, match="in stage data of exp; the same command continues"):
+            prepare.run(exp, process(), Record())
+    folder = exp.folder / "data"
+    assert len(list(folder.rglob("*.png"))) == 2 * 4, "of two chunks, with their masks"
+    assert not (folder / "manifest.jsonl").exists()
+    for one in (exp, whole):
+        prepare.run(one, process(), Record())
+    assert (folder / "manifest.jsonl").read_bytes() == (whole.folder / "data" / "manifest.jsonl").read_bytes()
+    assert len(list(folder.rglob("*.png"))) == 2 * (4 + 2 + 4)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -48,6 +49,17 @@ def run(exp):
     stage = prepare.run(exp, accelerator, Record())
     rows = [json.loads(line) for line in (stage.folder / "manifest.jsonl").read_text().splitlines()]
     return json.loads((stage.folder / "done.json").read_text()), rows, "\n".join(accelerator.said)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse such names")
+def test_a_name_that_is_no_utf8_is_listed(folder):
+    """As in old archives."""
+    name = os.fsdecode(b"caf\xe9.png")
+    (folder / "p0" / name).write_bytes(b"damaged")
+    picture(folder / "p1" / name, 91)
+    done, rows, said = run(experiment(folder))
+    assert done["skipped"] == 1 and len(rows) == 19 and r"p0/caf\xe9.png" in said
+    assert r"p0/caf\xe9.png" in (folder.parent / "runs" / "x" / "data" / "skipped.txt").read_text()
 
 
 def test_hidden_files_are_left_out_and_counted(folder):

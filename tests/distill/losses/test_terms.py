@@ -93,6 +93,14 @@ def test_perceptual_is_zero_for_the_same_picture_and_free_of_scale():
     assert once.mean().item() == pytest.approx((F.l1_loss(image, reference) / reference.mean()).item(), rel=1e-5)
 
 
+@pytest.mark.parametrize("precision", [torch.float16, torch.bfloat16])
+def test_gram_matrices_are_in_single_precision(precision):
+    maps = 6 * torch.rand(2, 4, 128, 128)
+    with torch.autocast("cpu", dtype=precision):
+        found = losses.gram([maps], [0.99 * maps])
+    assert torch.equal(found, losses.gram([maps], [0.99 * maps])) and 0.01 < found.min() and found.max() < 0.03
+
+
 def test_gram_matrices_do_not_see_where_things_are():
     maps = torch.rand(2, 4, 6, 6)
     moved = maps.flatten(2)[:, :, torch.randperm(36)].view_as(maps)

@@ -26,6 +26,7 @@ from helpers.pseudo_gt import (
 from helpers.shards import write_shard
 from PIL import Image
 
+from distill import stage
 from distill.data import photos
 from distill.data import prepare as data
 from distill.data.photos import Photos
@@ -33,7 +34,7 @@ from distill.pseudo_gt import generate as pseudo_gt
 from distill.pseudo_gt import shards
 from distill.pseudo_gt.shards import Shards
 from distill.schema import Data, Experiment, PseudoGT, Quality, Student, Teacher
-from distill.stage import StageError
+from distill.stage import OutOfTime, StageError
 from swapcore.files import machine
 from swapcore.images import DataError
 
@@ -85,6 +86,21 @@ def test_a_failure_leaves_whole_shards_and_the_next_run_goes_on(experiment):
     assert (folder / "shard-00000.tar").stat().st_mtime_ns == stamp
     assert [p for p in folder.iterdir() if p.name.startswith(".")] == [other]
     assert sorted(f["pair"] for f in facts(exp)) == list(range(36))
+
+
+def test_the_shard_in_progress_is_finished_when_the_minutes_are_over(experiment, monkeypatch):
+    whole, exp = (experiment(name, teachers=mixers(0.5), shard_size=8) for name in ("whole", "x"))
+    run(whole)
+    asked = []
+    with monkeypatch.context() as patch:
+        patch.setattr(pseudo_gt, "time_is_over", lambda exp: asked.append(exp) or len(asked) > 2)
+        patch.setattr(stage, "time_is_over", lambda exp: True)
+        with pytest.raises(OutOfTime, match="in stage pseudo_gt of x; the same command continues"):
+            run(exp)
+    assert sorted(shard_bytes(exp)) == ["shard-00000.tar", "shard-00001.tar"]
+    assert not (exp.folder / "pseudo_gt" / "done.json").exists()
+    index, _, _ = run(exp)
+    assert shard_bytes(exp) == shard_bytes(whole) and index["kept"] == 36
 
 
 def test_errors_of_every_thread_surface(experiment, drawn, monkeypatch):
@@ -156,6 +172,16 @@ def test_inputs_are_what_changes_the_shards(experiment):
     fewer = experiment("fewer", teachers=mixers(0.5), pairs=16, destination=str(exp.folder / "pseudo_gt"))
     with pytest.raises(StageError, match=r"shard-0000\d\.tar is not of this experiment"):
         run(fewer)
+
+
+def test_the_order_of_teachers_is_an_input(experiment):
+    """The number of a pair draws a position in the list."""
+    one, three = mixers(0.2, 0.4)
+    three = replace(three, share=3)
+    run(experiment(teachers=(one, three)))
+    assert "finished before" in run(experiment(teachers=(one, three)))[2]
+    with pytest.raises(StageError, match="made with other inputs"):
+        run(experiment(teachers=(three, one)))
 
 
 def test_machines_with_other_inputs_do_not_share_a_destination(experiment, tmp_path):

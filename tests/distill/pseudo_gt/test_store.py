@@ -88,6 +88,25 @@ def test_machines_that_do_not_talk_share_a_destination(experiment, monkeypatch):
     assert Mixer.calls <= 9 + 3 + pseudo_gt.DEPTH, "only what was in the queues is made twice"
 
 
+def test_a_shard_that_another_machine_has_made_meanwhile_stays(experiment, tmp_path, monkeypatch):
+    """Somebody may read it already, and the same swaps can have other bytes on another machine."""
+    exp = experiment(teachers=mixers(0.5), destination=str(tmp_path / "shards"))
+    names = ("shard-00000.tar", "shard-00000.json")
+    with monkeypatch.context() as patch:
+        append = pseudo_gt.append
+
+        def meanwhile(tar, samples, encoders):
+            append(tar, samples, encoders)
+            for name in names:
+                (tmp_path / "shards" / name).write_bytes(b"theirs")
+
+        patch.setattr(pseudo_gt, "append", meanwhile)
+        patch.setattr(pseudo_gt, "_missing", lambda *_: [0])
+        run(exp)
+    found = {path.name: path.read_bytes() for path in (tmp_path / "shards").iterdir()}
+    assert {found.pop(name) for name in names} == {b"theirs"} and set(found) <= {"inputs.json"}
+
+
 def test_a_missing_driver_says_what_to_install(experiment, monkeypatch):
     def absent(name):
         raise ImportError("Install s3fs to access S3")

@@ -1,6 +1,7 @@
 """Distillation beyond the teacher's pixels, and teachers that are trained here: through the whole line."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -14,7 +15,9 @@ import teachers
 from distill import build, config
 from distill.config import ConfigError, Teacher
 from distill.data.triplet import Triplet
+from distill.schema import Distil
 from distill.stage import StageError
+from distill.train import loop
 from distill.train.monitor import read_log
 from distill.train.online import Adapters, OnlineTeacher, taps
 
@@ -158,6 +161,24 @@ def test_a_teacher_is_trained_and_then_teaches(tmp_path):
     student = in_process(experiment(tmp_path, "student", pseudo_gt={"pairs": 6, "teachers": [spec]}))
     rows = json.loads((student / "metrics.json").read_text())["rows"]
     assert list(rows) == ["copy-target", "copy-source", "exact", "faceshifter", "compact"]
+
+
+def test_the_second_stage_has_the_seed_of_the_first_and_none_of_its_teacher(tmp_path):
+    exp = config.load(experiment(tmp_path, "seeds", **FACESHIFTER), ["seeds=[1, 2]", "distil.quality_power=1"])
+    for seed, child in zip((1, 2), config.children(exp), strict=True):
+        assert loop.of_refine(child.exp).train_seed == seed
+    own = replace(exp, refine=replace(exp.refine, train=replace(exp.refine.train, seed=7)))
+    assert loop.of_refine(own).train_seed == 7
+    online = replace(exp, distil=replace(exp.distil, online=Teacher("mean"), features=1.0, layers={"a": "b"}))
+    assert loop.of_refine(online).distil == Distil(quality_power=1.0)
+
+
+def test_messages_of_the_second_stage_name_its_keys(tmp_path):
+    several = {**MIX, "same_person": 1}
+    settings = {**FACESHIFTER, "data": {"train_images": 1}, "refine": {"train": {"steps": 1, "mix": several}}}
+    settings["train"] = {**settings["train"], "mix": {**MIX, "same_person": 0}}
+    with pytest.raises(StageError, match=r"^refine\.train\.mix\.same_person: nobody has two pictures"):
+        in_process(experiment(tmp_path, "single", **settings))
 
 
 def test_only_faceshifter_has_a_second_stage(tmp_path):

@@ -1,6 +1,7 @@
 """train.keep: the weights that are saved; the score of a preview; the warning about copies of the target."""
 
 import json
+import math
 import re
 
 import pytest
@@ -80,7 +81,13 @@ def test_previews_of_photographs_measure_what_must_not_change(tmp_path):
     fine, _ = preview.swap(lambda target, embedding: [target + 0.1 * board], condition)
     light, _ = preview.swap(lambda target, embedding: [target + 0.1], condition)
     assert fine["val/l1_coarse"] < 1e-6 and light["val/l1_coarse"] == pytest.approx(0.1)
-    assert "val/l1_exact" not in same
+    assert "val/l1_exact" not in same and "val/not_finite" not in same
+
+    def broken(target, embedding):
+        return [target.masked_fill(torch.arange(len(target)).view(-1, 1, 1, 1) == 1, torch.nan)]
+
+    metrics, _ = preview.swap(broken, condition)
+    assert metrics["val/not_finite"] == 1 and all(map(math.isfinite, metrics.values()))
 
 
 def test_the_best_preview_is_saved_and_no_stop_loses_it(tmp_path, monkeypatch):
