@@ -1,12 +1,13 @@
 """Draw the sheets of docs/benchmark.md, or with --student that of README.md:
 
     python experiments/sheets.py [--out docs/benchmark]
-    python experiments/sheets.py --student STUDENT.safetensors --out docs/benchmark
+    python experiments/sheets.py --student STUDENT.safetensors [--seed 1] --out docs/benchmark
 
 people.png: 36 people. swaps.png: sources, targets, exact swaps. worst.png: large angles, open mouths, hard light, and
 identity numbers at their ends. outputs.png: one person with depth, normals, correspondence, segmentation and flow.
 video.png: every fifth frame of a sequence, of two people. version_1.png is no output: the old renderer drew it.
-student.png: sources, targets, exact swaps and the student's swaps, at its resolution, of people that no training sees.
+student.png: sources, targets, exact swaps and the student's swaps, at its resolution, of people that no training sees;
+another seed draws others.
 """
 
 import sys
@@ -97,11 +98,11 @@ def video() -> Tensor:
     return sheet(torch.cat([render(p.expand(len(frames), -1), frames, 112).image for p in persons]), len(frames))
 
 
-def student(path: Path) -> Tensor:
+def student(path: Path, seed: int) -> Tensor:
     swapper = load_student(path, config.default("sheets", [])).eval()
     size = swapper.generator.options["resolution"]
-    sources, targets = (sample_identities(PEOPLE, SEED + k) for k in (12, 13))
-    own, others = (sample_attributes(PEOPLE, SEED + k) for k in (14, 15))
+    sources, targets = (sample_identities(PEOPLE, seed + k) for k in (12, 13))
+    own, others = (sample_attributes(PEOPLE, seed + k) for k in (14, 15))
     rows = [render(i, a, size).image for i, a in [(sources, own), (targets, others), (sources, others)]]
     with torch.inference_mode():
         rows.append(swapper(rows[0], rows[1]).clamp(-1, 1))
@@ -112,10 +113,11 @@ def main() -> None:
     parser = terminal.parser(__doc__)
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "benchmark", help="default: docs/benchmark")
     parser.add_argument("--student", type=Path, metavar="FILE", help="draw student.png alone, with its swaps")
+    parser.add_argument("--seed", type=terminal.whole(0), default=SEED, help=f"of student.png; default: {SEED}")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     if args.student:
-        save_png(to_uint8(student(args.student)[None])[0], args.out / "student.png", compress_level=9)
+        save_png(to_uint8(student(args.student, args.seed)[None])[0], args.out / "student.png", compress_level=9)
         print(args.out / "student.png")
         return
     for draw in (people, swaps, worst, outputs, video):
