@@ -135,11 +135,14 @@ class _Mirrored(nn.Module):
     def __init__(self, network: Callable[..., Tensor]) -> None:
         super().__init__()
         self.network, self.takes_landmarks = network, getattr(network, "takes_landmarks", False)
+        self.takes_parsing = getattr(network, "takes_parsing", False)
 
-    def forward(self, images: Tensor, landmarks: Tensor | None = None) -> Tensor:
+    def forward(self, images: Tensor, beside: Tensor | None = None) -> Tensor:
+        """beside: the landmarks or parsing maps that the network takes."""
         if self.takes_landmarks:  # it has a crop of its own, which is mirrored rather than the picture
-            return self.network.of_both(images, landmarks)
-        return F.normalize(torch.cat([self.network(images), self.network(images.flip(-1))], 1))
+            return self.network.of_both(images, beside)
+        both = (images,) if beside is None else (images, beside)  # maps are mirrored as their pictures are
+        return F.normalize(torch.cat([self.network(*both), self.network(*(one.flip(-1) for one in both))], 1))
 
 
 class _Pipeline(nn.Module):

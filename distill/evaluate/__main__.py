@@ -76,8 +76,8 @@ def main(arguments: list[str] | None = None) -> int:
     text = "mark the differences to this swapper that are sure; default: to the best"
     parser.add_argument("--against", dest="eval.reference", metavar="SWAPPER", help=text)
     parser.add_argument("--weights", nargs="+", metavar="FOLDER", help="folders to search for weight files first")
-    parser.add_argument("--same-people", type=Path, metavar="FILE", help="each line: names in LIST of one person")
-    parser.add_argument("--resolution", type=int, help="read LIST at this side in pixels; default: its own")
+    parser.add_argument("--same-people", type=Path, metavar="FILE", help="each line: names in the list of one person")
+    parser.add_argument("--resolution", type=int, help="read the pairs at this side in pixels; default: their own")
     text = f"measure as other people's code does; some of {', '.join(protocols.read())}"
     parser.add_argument("--protocol", nargs="+", default=[], metavar="NAME", help=text)
     text = "names of the pictures in a FOLDER, such as '{source}_{target}'; default: recognised"
@@ -102,7 +102,7 @@ def evaluate(args: argparse.Namespace) -> None:
     overrides = [*args.set, *((key, value) for key, value in options.items() if value is not None)]
     exp = config.load(args.experiment, overrides) if args.experiment else config.default("evaluation", overrides)
     if args.pairs is None:
-        pairs, skipped = lists.test_pairs(exp)
+        pairs, skipped = lists.test_pairs(exp, args.resolution, args.same_people)
         out = args.out or exp.folder / "evaluation"
     else:
         pairs, skipped = lists.read(args.pairs, args.resolution, args.same_people)

@@ -11,6 +11,7 @@ import io
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -98,19 +99,22 @@ class DrawnVideos:
         )
 
     def finished(self, number: int, folder: Path) -> Tensor:
-        """The swap of a clip that another program wrote: FOLDER/NAME/*.png or FOLDER/NAME.mp4. Raises DataError."""
+        """The swap of a clip that another program wrote: FOLDER/NAME/*.png or FOLDER/NAME.mp4, resized where it
+        is of another size. Raises DataError where it is not square or has another number of frames."""
         path = find_finished(folder, self.names[number])
         person, target = self.pairs[number]
         expected = len(self.videos[target][: self.most])
-        frames = [image for _, image in windows.read(path)]
-        shapes = {image.shape for image in frames}
-        if len(frames) != expected or shapes != {(self.size, self.size, 3)}:
-            sizes = ", ".join(f"{width} x {height}" for height, width, _ in sorted(shapes))
+        frames = [image for _, image in islice(windows.read(path), self.most)]
+        shapes = sorted({image.shape[:2] for image in frames})
+        sizes = ", ".join(f"{width} x {height}" for height, width in shapes)
+        if len(frames) != expected or len(shapes) != 1 or shapes[0][0] != shapes[0][1]:
             raise DataError(
                 f"{path}: {len(frames)} frames of {sizes} pixels; clip {self.names[number]} has {expected} of "
                 f"{self.size} x {self.size}: swap every frame of {target[0]}, video {target[1]}"
             )
-        return torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2).contiguous()
+        if shapes[0][0] != self.size:
+            self.notes.append(f"{path.name}: {sizes} pixels, the target {self.size} x {self.size}: resized")
+        return resized(torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2).contiguous(), self.size)
 
 
 def _truth(source: dict, rows: list[dict], size: int, drawn_at: int) -> Truth:

@@ -22,7 +22,9 @@ import teachers
 from distill.config import ConfigError, Experiment
 from distill.data.photos import Photos, read_manifest
 from distill.data.renderer import refuse_others
+from eval.cards import CARDS
 from eval.pairs import LANDMARKS, PARSING, REGIONS, Origin, Pairs, merged
+from swapcore.decoding import named, opened
 from swapcore.files import digest, read_json, write_json
 from swapcore.images import SUFFIXES, DataError, decode, picture_side, resized, to_uint8
 from swapcore.terminal import nearest
@@ -226,13 +228,32 @@ def _origins(pictures: dict[str, dict], sources: list[str], targets: list[str], 
 
 def _parsing(listing: dict[str, Any], columns: Sequence[list[str]], root: Path, size: int) -> dict[str, torch.Tensor]:
     """The fields of Pairs on the parsing maps that a list names: classes, so that no two are mixed in resizing. Empty
-    where it names none. Raises DataError for a missing or damaged map."""
+    where it names none. Raises DataError for a missing or damaged map, for one that does not hold classes, and where
+    none shows a class that a recogniser keeps."""
     files = {file: facts["parsing"] for file, facts in listing.get("pictures", {}).items() if "parsing" in facts}
     if not files:
         return {}
-    maps = {file: torch.tensor(decode(root / path, mode="L")) for file, path in files.items()}
+    maps = {file: torch.from_numpy(_classes(root / path)) for file, path in files.items()}
+    kept = torch.tensor(sorted({number for card in CARDS.values() for number in card.options.get("kept", ())}))
+    if not any(torch.isin(one, kept).any() for one in maps.values()):
+        raise DataError(
+            f"{root / next(iter(files.values()))}: neither this parsing map nor another of the list shows a part of "
+            f"a face, class {', '.join(map(str, kept.tolist()))}; write the list again with --masks FOLDER of classes"
+        )
     maps = {file: F.interpolate(one[None], (size, size), mode="nearest-exact")[0] for file, one in maps.items()}
     return {key: torch.stack([maps[file] for file in column]) for key, column in zip(PARSING, columns, strict=True)}
+
+
+def _classes(path: Path) -> np.ndarray:
+    """The classes of a parsing map, (1, H, W) uint8, as the file stores them: the colours of a palette mean nothing."""
+    with opened(path) as picture, named(path):
+        if picture.mode in ("L", "P"):
+            return np.array(picture)[None]
+        mode = picture.mode
+    raise DataError(
+        f"{path}: a parsing map of mode {mode}, whose pixels are no classes; save it in 8-bit grey or with a palette, "
+        f"one number for each class"
+    )
 
 
 def _origin(file: str, pictures: dict[str, dict]) -> str:
@@ -297,14 +318,23 @@ def rendered() -> dict[str, str]:
     return {"alignment": RENDERED, "renderer": RENDERER}
 
 
-def test_pairs(exp: Experiment) -> tuple[Pairs, list[dict[str, str]]]:
-    """The fixed pairs of an experiment's test people, and the skipped pictures. Raises ConfigError, DataError."""
+def test_pairs(
+    exp: Experiment, resolution: int | None = None, same_people: str | Path | None = None
+) -> tuple[Pairs, list[dict[str, str]]]:
+    """The fixed pairs of an experiment's test people, and the skipped pictures; resolution, same_people: as in `read`.
+    Raises ConfigError, DataError."""
     photos = read_manifest(exp.folder / "data", "test", exp.data.resolution)
-    synthetic = exp.data.kind == "synthetic"
+    synthetic, asked = exp.data.kind == "synthetic", exp.data.test_people
+    if exp.data.heldout is None and len(photos.people) < asked:  # stage `data` ran for a command without stage `eval`
+        raise DataError(
+            f"data.photos: only {len(photos.people)} people are held out, data.test_people={asked} asks for more; "
+            f"lower it, and give the experiment another name (name=...)"
+        )
     dataset = SYNTHETIC if synthetic else Path(exp.data.heldout or exp.data.photos).name
     listing = by_people(f"{exp.name}/test", photos, exp.eval.pairs, exp.seed, dataset)
     listing["protocol"] |= rendered() if synthetic else {"alignment": AS_GIVEN}
-    return load(listing, photos.root)
+    pairs, skipped = load(listing, photos.root, resolution)
+    return _without_doubles(pairs, listing, same_people), skipped
 
 
 def read(
@@ -335,9 +365,13 @@ def read(
     except (KeyError, TypeError, RuntimeError, AttributeError, IndexError) as error:
         problem = f"lacks {error.args[0]}" if isinstance(error, KeyError) else str(error)
         raise DataError(f"{path}: damaged list: {problem}; write it again") from None
-    if same_people is not None:
-        pairs = merged(pairs, _groups(Path(same_people), _people(listing["pairs"], listing["gallery"])))
-    return pairs, skipped
+    return _without_doubles(pairs, listing, same_people), skipped
+
+
+def _without_doubles(pairs: Pairs, listing: dict[str, Any], same_people: str | Path | None) -> Pairs:
+    if same_people is None:
+        return pairs
+    return merged(pairs, _groups(Path(same_people), _people(listing["pairs"], listing["gallery"])))
 
 
 def _people(pairs: Sequence[dict[str, str]], gallery: Sequence[dict[str, str]]) -> list[str]:

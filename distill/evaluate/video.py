@@ -90,9 +90,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser = terminal.parser(__doc__)
     parser.add_argument("swappers", nargs="+", metavar="SWAPPER", help="see above")
     parser.add_argument("--videos", type=Path, metavar="LIST", help="see above; default: synthetic people, drawn anew")
-    parser.add_argument(
-        "--frames", type=terminal.whole(3), metavar="N", help="measure the first N frames of each video"
-    )
+    text = "measure the first N frames of each video"
+    parser.add_argument("--frames", type=terminal.whole(3), metavar="N", help=text)
     text = "synthetic people only: number of pairs; default: one for each video"
     parser.add_argument("--pairs", type=terminal.whole(1), metavar="N", help=text)
     parser.add_argument("--seed", type=terminal.whole(0), default=0, help="of synthetic people and pairs; default: 0")
@@ -103,9 +102,8 @@ def main(arguments: list[str] | None = None) -> int:
         parser.add_argument(f"--{role}", metavar="NAME", help=text)
     text = f"landmark jitter by {build.LANDMARKS}; default: of films only, since it was trained on photographs"
     parser.add_argument("--landmarks", action=argparse.BooleanOptionalAction, help=text)
-    parser.add_argument(
-        "--interval", choices=tuple(UNITS), default="pairs", help="unit of the 95 %% intervals; default: pairs"
-    )
+    text = "unit of the 95 %% intervals; default: pairs"
+    parser.add_argument("--interval", choices=tuple(UNITS), default="pairs", help=text)
     text = "films only: students follow faces smoothly as distill.swap does, or not, or both, in two rows; default: yes"
     parser.add_argument("--smooth", choices=("yes", "no", "both"), default="yes", help=text)
     parser.add_argument("--against", metavar="SWAPPER", help="mark the differences to this row; default: to the best")
@@ -168,15 +166,18 @@ def _write(
 
 
 def _rows(names: list[str], exp: Experiment, device: str, smooth: str) -> dict[str, Row]:
-    """The swappers by the names of their rows. Raises ConfigError, ValueError."""
+    """The swappers by the names of their rows; only a reference has the name of one. Raises ConfigError, ValueError."""
     rows: dict[str, Row] = {}
     for argument in names:
         row = _row(os.path.expanduser(argument), exp, device)
         student = row.network is not None and row.path is not None
         unsmoothed = [replace(row, name=f"{row.name}-unsmoothed", smooth=False)] if student and smooth != "yes" else []
         for one in [*([] if unsmoothed and smooth == "no" else [row]), *unsmoothed]:
+            reference = one.network is None and one.path is None
+            if reference and one.name in rows:
+                raise ConfigError(f"swapper '{one.name}': named twice, and would be measured twice; name it once")
             name, number = one.name, 1
-            while name in rows:
+            while name in rows or (name in REFERENCES and not reference):  # `_swap` knows references by their names
                 number += 1
                 name = f"{one.name}-{number}"
             rows[name] = replace(one, name=name)
@@ -229,8 +230,7 @@ def _videos(args: argparse.Namespace, films: bool, rows: Mapping[str, Row], exp:
     if len(sides) > 1 or (args.resolution and sides and args.resolution not in sides):
         each = ", ".join(f"{name} at {side}" for side, name in sides.items())
         raise ConfigError(f"students swap at their own side in pixels: {each}; measure those of one side together")
-    size = args.resolution or next(iter(sides), None)
-    folder = args.videos
+    size, folder = args.resolution or next(iter(sides), None), args.videos
     if folder is None:
         size, frames = size or CROP, args.frames or FRAMES
         folder = out / f"people-{size}-{frames}-{args.seed}"

@@ -182,7 +182,8 @@ class Identity:
 
 @dataclass(frozen=True)
 class _Job:
-    """The inputs of every target. origin: their hash; exports with another hash have another student or other pairs."""
+    """The inputs of every target. origin: their hash; exports with another hash have another student, other pairs or
+    another recogniser."""
 
     student: students.StudentSwapper
     models: Mapping[str, Model]
@@ -206,8 +207,8 @@ def _finished(folder: Path, origin: str, replace_others: bool) -> dict[tuple[str
             shutil.rmtree(place)
         else:
             raise ConfigError(
-                f"{folder}: holds exports of another student, or compared on other pairs ({place.name} ...); name "
-                f"another folder with --out, or delete that one"
+                f"{folder}: holds exports of another student, or compared on other pairs or by another recogniser "
+                f"({place.name} ...); name another folder with --out, or delete that one"
             )
     return rows
 

@@ -73,7 +73,8 @@ def swap(args: argparse.Namespace) -> None:
         raise ConfigError(f"-o {args.out}: {args.target} is a {kind}, so OUT must have the ending of a {kind} too")
     if kind == "photograph":
         check_writable(args.out)
-    if args.out.exists() and any(p.exists() and args.out.samefile(p) for p in (args.source, args.target)):
+    inputs = filter(None, (args.source, args.target, args.reference, args.student))
+    if args.out.exists() and any(path.exists() and args.out.samefile(path) for path in inputs):
         raise ConfigError(f"-o {args.out}: would replace an input; name another file")
     for path in filter(None, (args.source, args.target, args.reference)):
         if not path.is_file():

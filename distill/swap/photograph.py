@@ -25,6 +25,7 @@ MOVING = {"PNG", "WEBP", "GIF", "AVIF"}
 OPAQUE = {"JPEG"}  # formats without transparency: transparent pixels become white
 XMP_TAG = 700  # of TIFF
 STRIP = 256  # rows
+MOST_PLAYS = 65535  # which WebP can count
 
 
 def check_writable(path: Path) -> None:
@@ -66,9 +67,25 @@ def swap_frames(
                 bar.update()
         if count == 1:
             return frames, {}
-        # A GIF without a number of repetitions is shown once; 0 is for ever.
-        repeated = {"loop": picture.info["loop"]} if "loop" in picture.info else {}
-    return frames, {"save_all": True, "append_images": frames[1:], "duration": times, **repeated}
+        plays = _plays(picture)
+    return frames, {"save_all": True, "append_images": frames[1:], "duration": times, **_repeated(plays, kind)}
+
+
+def _plays(picture: Image.Image) -> int:
+    """How often an animation is shown, 0 for ever. A GIF counts the repetitions after the first time, if there are any;
+    others count the times."""
+    loop = picture.info.get("loop")
+    if picture.format == "GIF":
+        return 1 if loop is None else loop and loop + 1
+    return loop or 0
+
+
+def _repeated(plays: int, kind: str) -> dict[str, int]:
+    """The option of Pillow that writes `plays` in a format."""
+    plays = min(plays, MOST_PLAYS)
+    if kind == "GIF":
+        return {} if plays == 1 else {"loop": plays and plays - 1}
+    return {"loop": plays}
 
 
 def _frames(picture: Image.Image, count: int) -> Iterator[tuple[Image.Image, float]]:

@@ -72,6 +72,7 @@ class Film:
     last: Fraction | None = None
     frames: int = 0
     ticks: int | None = None  # of the last frame
+    shift: Fraction | None = None  # seconds from the first time of a frame to the nearest tick
 
     def tick(self, frame: VideoFrame, rate: Fraction | None) -> int:
         """The time of the next frame in ticks: its own where it has one that comes after the last frame's."""
@@ -79,15 +80,18 @@ class Film:
         if frame.pts is None:
             ticks = 0 if self.ticks is None else self.ticks + round(step / self.time_base)
         else:
-            ticks = round(frame.pts * frame.time_base / self.time_base)
+            time = frame.pts * frame.time_base
+            if self.shift is None:
+                self.shift = round(time / self.time_base) * self.time_base - time
+            ticks = round((time + self.shift) / self.time_base)
         if self.ticks is not None:
             ticks = max(ticks, self.ticks + 1)
         before, self.ticks = self.ticks, ticks
         self.last = frame.duration * frame.time_base if frame.duration else step if before is None else None
         if self.last is None:
             self.last = (ticks - before) * self.time_base
-        if self.end is not None and self.end > ticks * self.time_base:
-            self.last = self.end - ticks * self.time_base
+        if self.end is not None and (left := self.end + (self.shift or 0) - ticks * self.time_base) > 0:
+            self.last = left
         self.frames += 1
         return ticks
 
@@ -111,14 +115,16 @@ def kind_of(path: str | Path) -> Kind:
 
 
 def constant_rate(path: str | Path) -> Fraction:
-    """The frame rate on whose grid every frame of a video lies, for files that know only one rate. Raises DataError."""
+    """The frame rate on whose grid from the first frame on every frame of a video lies, for files that know only one
+    rate. Raises DataError."""
     with opened(path) as container:
         film = film_of(container, path)
         rates = [r for r in (film.base_rate, film.average_rate, film.guessed_rate) if r and r <= FASTEST]
         times = [p.pts * p.time_base for p in container.demux(film) if p.size and p.pts is not None]
+    first = min(times, default=0)
     for rate in rates:
-        places = [round(time * rate) for time in times]
-        near = all(abs(time - place / rate) <= TOLERANCE for time, place in zip(times, places, strict=True))
+        places = [round((time - first) * rate) for time in times]
+        near = all(abs(time - first - place / rate) <= TOLERANCE for time, place in zip(times, places, strict=True))
         if near and len(set(places)) == len(places):
             return Fraction(rate)
     raise DataError(f"{path}: the frame rate varies, which AVI cannot hold; let OUT end in .mp4, .mkv or .mov")
@@ -168,7 +174,7 @@ def join(film: Film, target: Path, kind: Kind, source: str | Path | None) -> Non
             out.codec_context.sample_aspect_ratio = film.pixel
         packets = [_pictures(pictures.demux(stream), out, film.last)]
         if reader and reader.streams.audio:
-            packets.append(_sound(reader, add_sound(writer, kind, reader.streams.audio)))
+            packets.append(_sound(reader, add_sound(writer, kind, reader.streams.audio), film.shift or Fraction(0)))
         for packet in heapq.merge(*packets, key=lambda packet: packet.dts * packet.time_base):
             writer.mux(packet)
 
@@ -229,11 +235,15 @@ def _pictures(packets: Iterable[Packet], out: VideoStream, last: Fraction | None
         yield before
 
 
-def _sound(reader: InputContainer, made: dict[int, _Track]) -> Iterator[Packet]:
+def _sound(reader: InputContainer, made: dict[int, _Track], shift: Fraction = Fraction(0)) -> Iterator[Packet]:
+    """The packets of the sound. shift: seconds by which the pictures were moved; sound that is encoded anew goes along.
+    Pictures of the kinds whose sound is copied keep their times."""
     for packet in reader.demux([reader.streams[index] for index in made]):
         out, graph = made[packet.stream.index]
         if graph is not None:
             for frame in packet.decode():
+                if shift and frame.pts is not None:
+                    frame.pts += round(shift / frame.time_base)
                 graph.push(frame)
                 yield from _encoded(out, graph)
         elif packet.size:

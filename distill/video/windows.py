@@ -34,7 +34,8 @@ class Window:
     places: (T,) numbers of the frames, of `count` in all. seconds: (T,) float64, when these are shown. shape: height
     and width of whole frames. box: left, top, right, bottom. size: height and width of the window as it is cut, shrunk
     where the face is large. to_crop: (T, 2, 3) float64, pixels of the window to fractions of the canonical crop.
-    joined: (T - 1,) bool, whether the face of the next frame is where this one was. times: (count,) of all frames.
+    joined: (T - 1,) bool, whether no frame was left out before the next one, and its face is where this one was. times:
+    (count,) of all frames.
     """
 
     path: Path
@@ -147,6 +148,7 @@ def find(path: Path, find_face: FaceFinder, most: int | None = None) -> Window:
     side = back[:, :, 0].norm(dim=1)
     centre = corners.mean(1)
     joined = ((centre[1:] - centre[:-1]).norm(dim=1) < JUMP * torch.minimum(side[1:], side[:-1])).numpy()
+    joined &= np.diff(places) == 1  # by the times alone, every other frame would be a film of half the rate
     height, width = shape
     left, top = (max(0, int(v)) for v in corners.amin((0, 1)).floor())
     right, bottom = (min(end, int(v)) for v, end in zip(corners.amax((0, 1)).ceil(), (width, height), strict=True))

@@ -13,6 +13,7 @@ from helpers.toy_pairs import PEOPLE, changed, rendered, toy_pairs
 from safetensors.torch import load_file
 from scipy.linalg import sqrtm
 
+from eval import frechet_distance
 from eval.estimators import CARDS, Estimator, Estimators, load_estimator
 from eval.evaluation import Evaluation
 from eval.frechet_distance import frechet, kernel
@@ -157,6 +158,17 @@ def test_a_kernel_distance_within_its_deviation_is_told():
     )
     assert near.value < 0 and near.caution.startswith("no larger than its deviation over subsets of 4 pairs, ")
     assert far.value > far.details["deviation"] and not far.caution
+
+
+def test_the_deviation_at_the_size_of_the_subsets_is_not_zero(monkeypatch):
+    """Subsets of as many pairs as there are would all be the same; the value is still that of all pairs."""
+    monkeypatch.setattr(frechet_distance, "SUBSET_SIZE", PEOPLE)
+    value = Evaluation(toy_pairs(), estimators()).measure(copy_target, ["fid"])["kernel_corners"]
+    assert value.protocol["subset_size"] == PEOPLE and value.details["deviation_subset_size"] == PEOPLE // 2
+    assert value.details["deviation"] > 1e-6 and "over subsets of 4 pairs" in value.caution
+    features = corners(toy_pairs().target.double() / 127.5 - 1)
+    features /= features.square().mean().sqrt()
+    assert value.value == pytest.approx(1000 * kernel(features, features, subsets=1, subset_size=PEOPLE)[0], rel=1e-4)
 
 
 def test_too_few_samples_are_told():

@@ -184,9 +184,14 @@ def test_the_masked_recogniser_loads_by_published_names(tmp_path):
         assert torch.allclose(found, estimator.network.network(faces)[0], atol=1e-4) and found.shape == (2, 512)
         assert torch.allclose(found.norm(dim=1), torch.ones(2), atol=1e-5)
         hidden = estimator(torch.flip(images, [0])[1:], parsing=parsing[1:])
+        parsing[0, :, :, :20] = 4
+        both = [estimator(*one[:1], parsing=one[1]) for one in ((images, parsing), (images.flip(-1), parsing.flip(-1)))]
+        joined = torch.cat(both, 1) / 2**0.5
+        assert torch.allclose(mirrored(estimator)(images, parsing=parsing), joined, atol=1e-5)
     assert torch.allclose(found[1:], hidden, atol=1e-4), "of a picture that is masked as a whole nothing is seen"
-    with pytest.raises(ValueError, match="the list has no parsing maps; write the list again with --masks"):
-        estimator(images)
+    for one in (estimator, mirrored(estimator)):
+        with pytest.raises(ValueError, match="the list has no parsing maps; write the list again with --masks"):
+            one(images)
     state["output_layer.3.weight"] = state["output_layer.3.weight"][:, :-1]
     torch.save(state, path)
     with pytest.raises(ValueError, match="ir_se50.pth: .*'arcface_reface'.*output_layer.3.weight: expected shape"):

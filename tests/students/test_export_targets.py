@@ -228,4 +228,8 @@ def test_differences_are_measured(known):
     nan = equality.difference({"swap": torch.full((1, 3, 4, 4), torch.nan)}, wanted)
     with pytest.raises(equality.Unequal):
         equality.check_difference(nan, "int8", "x")
+    parts = {name: torch.zeros(1, 4) for name in ("embedding", "identity_map")}
+    later = equality.difference({**parts, "identity_map": torch.full((1, 4), torch.nan)}, parts)
+    with pytest.raises(equality.Unequal):
+        equality.check_difference(later, "int8", "x")
     assert all(f["max_abs"] < 1e-5 and f["ms"] > 0 for f in equality.folding(student, truth).values())

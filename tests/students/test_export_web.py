@@ -18,6 +18,7 @@ from PIL import Image
 
 pytest.importorskip("onnxscript", reason='pip install -e ".[export-onnx]"')
 import onnx as onnx_package  # noqa: E402
+from helpers.odd_pictures import p3_profile  # noqa: E402
 from helpers.small_students import inputs, swapper  # noqa: E402
 from helpers.student_files import EMBEDDING  # noqa: E402
 
@@ -25,6 +26,7 @@ import students  # noqa: E402
 from students.export import browser, web  # noqa: E402
 from students.export.models import models  # noqa: E402
 from swapcore import terminal  # noqa: E402
+from swapcore.decoding import decode  # noqa: E402
 from swapcore.frame import CANONICAL  # noqa: E402
 from swapcore.images import to_float, to_uint8  # noqa: E402
 from teachers.exact import render, sample_attributes, sample_identities  # noqa: E402
@@ -178,6 +180,18 @@ def test_other_sizes_are_resized_as_python_does(page, tmp_path):
         choose(page, "source", "crop", tmp_path / f"{size}.png")
         wanted = np.asarray(image.resize((64, 64), Image.Resampling.LANCZOS)).astype(int)
         assert np.abs(shown(page, "source") - wanted).max() <= 1
+
+
+def test_colours_and_transparency_are_read_as_python_does(page, tmp_path):
+    pixels = np.full((64, 64, 4), (184, 87, 54, 255), np.uint8)
+    Image.fromarray(pixels[..., :3]).save(tmp_path / "p3.png", icc_profile=p3_profile())
+    pixels[:20, :, 3], pixels[20:40, :, 3] = 0, 100
+    Image.fromarray(pixels).save(tmp_path / "cut.png")
+    for name in ("p3.png", "cut.png"):
+        choose(page, "source", "crop", tmp_path / name)
+        wanted = decode(tmp_path / name).transpose(1, 2, 0).astype(int)
+        assert np.abs(wanted - pixels[..., :3]).max() > 10
+        assert np.abs(shown(page, "source") - wanted).max() <= 2
 
 
 def test_what_is_saved_says_that_it_is_generated(page, tmp_path):

@@ -2,9 +2,10 @@
 
 const LARGEST_PHOTO = 4096; // pixels per side; phones cannot draw more than about 16 million pixels
 
-// A file to a picture, turned upright by its EXIF data, without colour management, as in Python.
+// A file to a picture, as in Python: turned upright by its EXIF data, converted from its colour profile to sRGB, which
+// is the colour space of a canvas, and laid over white where it is transparent.
 export async function decode(file) {
-  const options = { colorSpaceConversion: "none", premultiplyAlpha: "none", imageOrientation: "from-image" };
+  const options = { colorSpaceConversion: "default", premultiplyAlpha: "none", imageOrientation: "from-image" };
   const bitmap = await createImageBitmap(file, options).catch(() => {
     throw new Error(`“${file.name}” is not a picture that this browser can read; take a PNG, JPEG or WebP.`);
   });
@@ -13,6 +14,8 @@ export async function decode(file) {
   canvas.width = Math.round(bitmap.width * shrink);
   canvas.height = Math.round(bitmap.height * shrink);
   const pen = canvas.getContext("2d", { willReadFrequently: true });
+  pen.fillStyle = "white";
+  pen.fillRect(0, 0, canvas.width, canvas.height);
   pen.imageSmoothingQuality = "high";
   pen.drawImage(bitmap, 0, 0, canvas.width, canvas.height);
   bitmap.close();

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import sys
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -14,6 +15,7 @@ from PIL import Image
 
 from distill.data import photos, prepare, synthetic
 from distill.data.contents import contents
+from distill.evaluate import pairs
 from distill.schema import Data, Experiment
 from distill.stage import StageError
 from swapcore import decoding
@@ -60,6 +62,19 @@ def test_a_name_that_is_no_utf8_is_listed(folder):
     done, rows, said = run(experiment(folder))
     assert done["skipped"] == 1 and len(rows) == 19 and r"p0/caf\xe9.png" in said
     assert r"p0/caf\xe9.png" in (folder.parent / "runs" / "x" / "data" / "skipped.txt").read_text()
+
+
+def test_fewer_test_people_than_asked_for_are_not_evaluated(folder):
+    """Without stage `eval` they are no error: photographs of which each shows another person can be trained on."""
+    exp = experiment(folder, test_people=4)
+    for number in (0, 1, 2):
+        shutil.rmtree(folder / f"p{number}")
+        picture(folder / f"p{number}" / "0.png", number)
+    with pytest.raises(DataError, match="data.photos: .*3 of 6 people have two photographs"):
+        run(exp)
+    run(replace(exp, stages=("data", "train")))
+    with pytest.raises(DataError, match="only 3 people are held out, data.test_people=4 asks for more"):
+        pairs.test_pairs(exp)
 
 
 def test_hidden_files_are_left_out_and_counted(folder):

@@ -5,11 +5,14 @@ import shutil
 
 import pytest
 import torch
+from helpers.line import experiment
 from helpers.marks import is_marked
 from helpers.pair_lists import toy_list
 from helpers.student_files import student_file
 from PIL import Image
 
+from distill.data import synthetic
+from distill.data.photos import read_manifest
 from distill.evaluate import __main__ as evaluate
 from distill.evaluate import measure
 from distill.evaluate.pairs import read
@@ -164,6 +167,17 @@ def test_pairs_must_come_from_somewhere(capsys, tmp_path, listing):
     shutil.copytree(listing, tmp_path / "moved")  # its pictures are relative to where it was
     assert evaluate.main(["copy-target", "--pairs", str(tmp_path / "moved")]) == 2
     assert "gallery, person" in capsys.readouterr().err
+
+
+def test_size_and_people_of_an_experiments_pairs_can_be_given(tmp_path):
+    path, out = experiment(tmp_path), tmp_path / "out"
+    data = tmp_path / "runs" / "tiny" / "data"
+    synthetic.write(data, {"test": (4, 2)}, 64, seed=3, progress=False)
+    (tmp_path / "same.txt").write_text(" ".join([*read_manifest(data, "test", 64).people][:2]))
+    more = ["--resolution", "32", "--same-people", str(tmp_path / "same.txt"), "--metrics", "exact_match"]
+    assert evaluate.main(["exact", "--experiment", str(path), "--out", str(out), *more]) == 0
+    value = metrics_of(out)["rows"]["exact"]["ssim"]
+    assert value["protocol"]["resolution"] == 32 and value["protocol"]["data"]["merged"]["into"] == 3
 
 
 def test_swaps_of_no_numbers_are_counted_and_named(listing, tmp_path, monkeypatch, capsys):

@@ -188,6 +188,24 @@ def test_a_missing_or_damaged_parsing_map_is_named(swapped, tmp_path):
         listed.write("m", pairs, pictures, tmp_path / "a", resolution=SIDE, masks=maps, aligned=True)
 
 
+def test_parsing_maps_are_read_as_classes(swapped):
+    maps, listing = masks_of(swapped)
+    wanted, _ = read(listing)
+    for path in maps.iterdir():
+        with Image.open(path) as grey:
+            picture = Image.new("P", grey.size, grey.getpixel((0, 0)))
+        picture.putpalette([200, 30, 90] * 7)
+        picture.save(path)
+    assert torch.equal(read(listing)[0].target_parsing, wanted.target_parsing)
+    Image.new("RGB", (SIDE, SIDE), (6, 6, 6)).save(maps / "t4.png")
+    with pytest.raises(DataError, match="t4.png: a parsing map of mode RGB, whose pixels are no classes; save it in"):
+        read(listing)
+    for path in maps.iterdir():
+        Image.new("L", (SIDE, SIDE), 255).save(path)
+    with pytest.raises(DataError, match="shows a part of a face, class 1, 2, 3, 5, 6, 7, 9; write the list again"):
+        read(listing)
+
+
 def test_the_page_has_a_table_a_protocol_and_says_why_numbers_differ(readers, swapped, tmp_path):
     out = tmp_path / "out"
     assert run(swapped, out, "casia", "reliableswap", more=["--weights", readers]) == 0

@@ -84,6 +84,37 @@ def test_references_student_and_finished_swaps_in_one_table(people, tmp_path, ca
             assert cell in page and cell in printed, "page and print have the same marks"
 
 
+def as_clip(people, videos, folder):
+    """The frames of the first clip's target, as its finished swap in a folder."""
+    (folder / "00000").mkdir(parents=True)
+    for row in videos.videos[videos.pairs[0][1]]:
+        shutil.copy(people / row["file"], folder / "00000")
+    return folder
+
+
+def test_a_folder_with_the_name_of_a_reference_is_read(people, tmp_path):
+    peer = as_clip(people, clips.DrawnVideos(people), tmp_path / "exact")
+    assert run(tmp_path / "out", peer, "exact", "copy-target", "--videos", people, "--pairs", "1") == 0
+    rows = {name: values_of(row) for name, row in metrics_of(tmp_path / "out")["rows"].items()}
+    assert list(rows) == ["exact-2", "exact", "copy-target"]
+    assert rows["exact-2"] == rows["copy-target"] and rows["exact"]["video_exact_error"] == 0
+
+
+def test_finished_swaps_are_cut_to_the_measured_frames_and_resized(people, tmp_path):
+    videos = clips.DrawnVideos(people, most=3)
+    folder = as_clip(people, videos, tmp_path / "peer")
+    assert (videos.finished(0, folder) == videos.load(0).target).all() and videos.notes == []
+    for path in (folder / "00000").iterdir():
+        with Image.open(path) as picture:
+            picture.resize((2 * SIDE, 2 * SIDE), Image.Resampling.NEAREST).save(path)
+    assert (videos.finished(0, folder).float() - videos.load(0).target).abs().mean() < 4
+    assert videos.notes == ["00000: 128 x 128 pixels, the target 64 x 64: resized"]
+    for path in (folder / "00000").iterdir():
+        Image.new("RGB", (96, 64)).save(path)
+    with pytest.raises(DataError, match="00000: 3 frames of 96 x 64 pixels; clip 00000 has 3 of 64 x 64"):
+        videos.finished(0, folder)
+
+
 def test_the_tables_of_the_docs_have_the_rows_and_marks_of_the_command():
     values = [value for metric in VIDEO_METRICS.values() for value in metric.values]
     known = [tables.heading(value) for value in values]
@@ -137,6 +168,7 @@ def test_what_synthetic_videos_are_not_is_refused(people, tmp_path, capsys):
     assert "pairs.txt: no list; name a folder" in message("exact", "--videos", tmp_path / "pairs.txt")
     assert "unknown swapper 'exat'; known: copy-target, exact" in message("exat", "--videos", people)
     assert "names no swapped video for 00000" in message("listed", "--videos", people)
+    assert "swapper 'copy-target': named twice" in message("copy-target", "exact", "copy-target", "--videos", people)
     student = student_file(tmp_path)
     assert "compact at 64; measure those of one" in message(student, "--videos", people, "--resolution", "32")
     (tmp_path / "none").mkdir()

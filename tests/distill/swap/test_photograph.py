@@ -129,6 +129,22 @@ def test_all_frames_of_an_animation_are_swapped(tmp_path, source, ending, alpha)
     assert b"trainedAlgorithmicMedia" in out.read_bytes()
 
 
+PLAYS = {".gif": [(None, 1), (0, 0), (1, 2), (70, 71)], ".webp": [(0, 0), (1, 1), (3, 3)], ".png": [(0, 0), (2, 2)]}
+
+
+@pytest.mark.parametrize("source", PLAYS)
+@pytest.mark.parametrize("ending", PLAYS)
+def test_an_animation_is_shown_as_often_in_every_format(tmp_path, source, ending):
+    """A GIF counts the repetitions after the first time, the others the times; 0 is for ever."""
+    frames = [Image.new("RGB", (16, 16), (60 * i, 0, 0)) for i in range(3)]
+    for loop, plays in PLAYS[source]:
+        more = {} if loop is None else {"loop": loop}
+        frames[0].save(tmp_path / f"in{source}", save_all=True, append_images=frames[1:], duration=40, **more)
+        with opened(through(tmp_path / f"in{source}", tmp_path / f"out{ending}"), still=False) as picture:
+            written = {1: None, 0: 0}.get(plays, plays - 1) if ending == ".gif" else plays
+            assert picture.n_frames == 3 and picture.info.get("loop") == written
+
+
 def test_an_animation_is_not_cut_to_one_frame(tmp_path):
     animation(tmp_path / "in.gif", 3)
     for ending, kind in (("jpg", "JPEG"), ("tif", "TIFF")):

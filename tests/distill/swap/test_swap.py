@@ -196,6 +196,8 @@ def test_a_video_keeps_its_sound_and_says_what_it_is(scene, tmp_path):
         (["source.png", "grey.png", "-o", "out.png"], "grey.png: no face found"),
         (["source.png", "two.png", "-o", "out.bmp"], "BMP cannot say"),
         (["source.png", "two.png", "-o", "two.png"], "two.png: would replace an input"),
+        (["source.png", "two.png", "-o", "first.png", "--reference", "first.png"], "first.png: would replace an input"),
+        (["source.png", "two.png", "-o", "grey.png", "--student", "grey.png"], "grey.png: would replace an input"),
         (["source.png", "two.png", "-o", "out.png", "--student", "two.png"], "expected a student's .safetensors, or"),
         (
             ["source.png", "two.png", "-o", "out.png", "--student", "none.safetensors"],

@@ -300,3 +300,15 @@ def test_a_picture_that_is_not_changed_is_not_converted(tmp_path):
         now = now.copy()
         now[places] = was[places]
         assert (was == now).all()
+
+
+@pytest.mark.parametrize("start", [17, 60, 90])
+def test_a_film_that_begins_between_two_frames_of_its_rate_fits_avi_with_its_sound(tmp_path, start):
+    frames, ticks = [flat(250 if i >= 20 else 10) for i in range(30)], [start + 40 * i for i in range(30)]
+    write_film(tmp_path / "in.mkv", frames, ticks, sound=[("pcm_s16le", beep(1.4, ticks[20] / 1000), 16000, 0)])
+    convert(tmp_path / "in.mkv", tmp_path / "out.avi")
+    after = times(tmp_path / "out.avi")
+    assert set(np.diff(after[1:])) == {Fraction(1, 25)} and after[0] == 0  # AVI shows the first frame from 0 on
+    assert abs(after[1] - Fraction(ticks[1], 1000)) <= Fraction(1, 50)
+    lit = [image.mean() > 128 for image in shown(tmp_path / "out.avi")].index(True)
+    assert lit == 20 and onset(tmp_path / "out.avi") == pytest.approx(float(after[lit]), abs=0.005)

@@ -76,12 +76,19 @@ def test_frames_without_a_face_are_left_out_and_a_jump_is_no_neighbour(tmp_path)
     frames[5] = frame((90, 30))
     window = windows.find(folder(tmp_path / "v", frames), finder())
     assert window.places.tolist() == [0, 1, 3, 4, 5] and window.count == 6
-    assert window.joined.tolist() == [True, True, True, False]  # a clip sees by the times that frame 2 is missing
+    assert window.joined.tolist() == [True, False, True, False]
     assert window.seconds.tolist() == [0, 0.04, 0.12, 0.16, 0.2]
     assert len(windows.find(tmp_path / "v", finder(), most=4).places) == 3
     asked = []
     window.changed(lambda time, image: (asked.append(time), image)[1])
     assert len(asked) == 6  # a swapper sees all frames, in their order
+
+
+def test_every_other_frame_is_no_film_of_half_the_rate(tmp_path):
+    frames = moving(9)
+    frames[1:6:2] = [frame(None)] * 3
+    window = windows.find(folder(tmp_path / "v", frames), finder())
+    assert window.places.tolist() == [0, 2, 4, 6, 7, 8] and window.joined.tolist() == [False, False, False, True, True]
 
 
 def refused(tmp_path, frames):
