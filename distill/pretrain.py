@@ -216,7 +216,7 @@ def pose_accuracy(predicted: Tensor, truth: Tensor) -> dict:
 def main() -> None:
     parser = terminal.parser(__doc__)
     parser.add_argument("network", choices=RECIPES, help="network to train")
-    parser.add_argument("--people", type=terminal.whole(1), default=40000, help="people to draw; default: 40000")
+    parser.add_argument("--people", type=terminal.whole(AXES), default=40000, help="people to draw; default: 40000")
     parser.add_argument("--steps", type=terminal.whole(1), help="default: 16000 for identity, 8000 for pose")
     parser.add_argument("--batch", type=terminal.whole(1), default=96, help="pictures per step; default: 96")
     parser.add_argument("--lr", type=terminal.number(0), default=3e-3, help="highest learning rate; default: 0.003")

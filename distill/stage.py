@@ -173,19 +173,37 @@ def open_stage(
         if record.is_file() and not redo:
             _refuse_other_inputs(stage, read_record(record), extendable)
         write_record(record, stage.inputs)
-        if not stage.done:
+        if not stage.done and name != "refine":  # whose `exp` has the settings of refine in place of those of train
             write_text(exp.folder / "experiment.yaml", dump(exp))
     accelerator.wait_for_everyone()
     return stage
 
 
+# Keys of inputs.json that hold the hash of an earlier stage, and that stage.
+READ = {stage: stage for stage in ("data", "pseudo_gt", "train", "refine", "eval")} | {"first_stage": "train"}
+
+
 def upstream(exp: Experiment, name: str) -> str:
-    """The hash of an earlier stage, an input of later ones. Raises StageError where that stage is not finished."""
-    path = exp.folder / name / "done.json"
-    if not path.is_file():
-        raise StageError(f"{path.parent}: stage '{name}' is not finished; add it to `stages` and run again")
-    if "hash" not in (record := read_record(path)):
-        raise StageError(f"{path}: damaged (no hash); delete it and run again")
+    """The hash of an earlier stage, an input of later ones. Raises StageError where that stage is not finished, or has
+    read other files than those that an earlier one has left."""
+    folder = exp.folder / name
+    hashes = {stage: _hash(exp.folder / stage / "done.json") for stage in {name, *READ.values()}}
+    inputs = read_record(folder / "inputs.json") if (folder / "inputs.json").is_file() else None
+    if hashes[name] is None or inputs is not None and digest(inputs) != hashes[name]:
+        raise StageError(f"{folder}: stage '{name}' is not finished; add it to `stages` and run again")
+    for key, stage in READ.items():
+        read = (inputs or {}).get(key)
+        if isinstance(read, str) and hashes[stage] not in (None, read):  # None: somebody deleted it to save room
+            raise StageError(f"{folder}: was made before stage '{stage}' last was; add '{name}' to `stages`")
+    return hashes[name]
+
+
+def _hash(done: Path) -> str | None:
+    """The hash in a done.json; None without the file. Raises StageError where it is damaged."""
+    if not done.is_file():
+        return None
+    if "hash" not in (record := read_record(done)):
+        raise StageError(f"{done}: damaged (no hash); delete it and run again")
     return record["hash"]
 
 

@@ -74,9 +74,16 @@ def _tags(exp: Experiment, child: Child) -> dict[str, str]:
     return {"experiment": exp.name, "variant": child.variant}
 
 
+# Keys that do not change the files of data and pseudo-GT.
+NOT_SHARED = {"data": ("workers", "cache", "cache_gb"), "pseudo_gt": ("batch_size", "identity_cache_mb")}
+
+
 def _share(child: Experiment, exp: Experiment) -> None:
     """Link the child's folders of data and pseudo-GT to folders that children with the same settings share."""
     tree = to_dict(child)
+    for section, keys in NOT_SHARED.items():
+        for key in keys:
+            del tree[section][key]
     data = [tree["seed"], tree["data"]]
     pseudo_gt = [*data, tree["pseudo_gt"], tree["student"]["identity_encoder"]]
     child.folder.mkdir(parents=True, exist_ok=True)
@@ -96,6 +103,7 @@ def _compare(exp: Experiment, children: Sequence[Child], tracker: Tracker) -> No
     written = comparison.write(exp.name, table, exp.folder)
     print(comparison.markdown(table))
     picture = comparison.sheet(runs)
+    (exp.folder / "swaps.png").unlink(missing_ok=True)  # of other variants
     if picture is not None:
         written.append(exp.folder / "swaps.png")
         save_png(picture, written[-1])

@@ -181,8 +181,8 @@ CARDS = {
         licence="none stated; the data set that it comes with needs a signed licence",
         architecture="sphere20",
         outputs=("embedding",),
-        crop="112 rows x 96 columns by five landmarks, least squares, bilinear without smoothing, black outside; "
-        "[-1, 1]",
+        crop="112 rows x 96 columns by five landmarks, rotated by least squares, scaled by the spread of the "
+        "points, bilinear without smoothing, black outside; [-1, 1]",
         options={"columns": 96},
         note="CosFace's SphereFace-20.",
     ),

@@ -140,21 +140,31 @@ def _maps(network: nn.Module, x: Tensor) -> Tensor:
 def sphere_faces(images: Tensor, landmarks: Tensor | None = None) -> Tensor:
     """Pictures (N, 3, S, S) to faces (N, 3, 112, 96), the five points of each at SPHERE_POINTS, black outside.
 
-    landmarks: (N, 5, 2) as fractions of the side; None for canonical crops, whose points are all the same. Least
-    squares, bilinear without smoothing, as OpenCV's warpAffine. Raises ValueError on landmarks that form no face.
+    landmarks: (N, 5, 2) as fractions of the side; None for canonical crops, whose points are all the same. As
+    face_align.py of CASIA-NLPRAI/face-swapping-survey @716cc94: rotated by least squares, scaled by the spread of the
+    points, bilinear without smoothing. Raises ValueError on landmarks that form no face.
     """
     target = torch.tensor(SPHERE_POINTS) + 0.5  # coordinates of pixels' corners, as landmarks are
     if landmarks is None:
         landmarks = torch.tensor(CANONICAL)[None]
     if not torch.isfinite(landmarks).all() or (landmarks.flatten(0, -3).std(1) < 1e-3).any():
         raise ValueError("landmarks: expected five points of a face for each picture; detect them again")
-    to_image = torch.stack([similarity(target, points.cpu()) for points in landmarks]).to(images)
+    to_image = torch.stack([_by_spread(target, points.cpu()) for points in landmarks]).to(images)
     row = torch.arange(SPHERE_ROWS, device=images.device, dtype=images.dtype) + 0.5
     column = torch.arange(SPHERE_COLUMNS, device=images.device, dtype=images.dtype) + 0.5
     pixels = torch.stack([column.expand(SPHERE_ROWS, -1), row[:, None].expand(-1, SPHERE_COLUMNS)], -1)
     places = torch.einsum("nij,hwj->nhwi", to_image[:, :, :2], pixels) + to_image[:, None, None, :, 2]
     grid = (2 * places - 1).expand(len(images), -1, -1, -1)
     return F.grid_sample(images + 1, grid, align_corners=False) - 1  # shifted, so that the zeros outside are black
+
+
+def _by_spread(source: Tensor, target: Tensor) -> Tensor:
+    """The transform (2, 3) from points (K, 2) to points (K, 2) that rotates as `similarity` does, but scales by the
+    ratio of their standard deviations: more than least squares, unless both have the same form."""
+    source, target = source.double(), target.double()
+    (a, b), linear = ((points - points.mean(0) for points in (source, target)), similarity(source, target)[:, :2])
+    linear = linear / torch.linalg.det(linear).sqrt() * (b.square().mean() / a.square().mean()).sqrt()
+    return torch.cat([linear, (target.mean(0) - linear @ source.mean(0))[:, None]], 1)
 
 
 def whole_frame(images: Tensor, size: int, corners: bool = False) -> Tensor:

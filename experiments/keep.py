@@ -18,6 +18,7 @@ start.command(__name__)
 
 import yaml
 
+from distill import config
 from swapcore import terminal
 from swapcore.files import read_record, write_json, write_text
 
@@ -48,8 +49,9 @@ def keep(run: Path, out: Path) -> list[Path]:
     tree = without_places(tree)
     written = [out / "experiment.yaml"]
     write_text(written[0], yaml.safe_dump(tree, sort_keys=False, default_flow_style=None, width=120))
-    has_variants = (run / "comparison.json").is_file()
-    for child in sorted(p.parent for p in run.glob("*/metrics.json")) if has_variants else [run]:
+    children = [run / child.exp.name for child in config.children(config.load(run / "experiment.yaml"))]
+    has_variants = bool(children)
+    for child in children or [run]:
         if not (child / "metrics.json").is_file():
             raise ValueError(f"{child}: not finished, it has no metrics.json; run its command again")
         target = out / child.name if has_variants else out

@@ -158,7 +158,8 @@ def _sampling_grid(a: float, b: float, c: float, d: float, size: tuple[int, int]
     y, x = np.meshgrid(*(np.arange(pixels, dtype=np.float64) for pixels in size), indexing="ij")
     u, v, norm = x - c, y - d, a * a + b * b
     frame = np.stack([(a * u - b * v) / norm, (b * u + a * v) / norm], axis=-1)
-    return torch.tensor(((frame + 0.5) / 128 - 1).astype(np.float32)[None])
+    grid = np.ascontiguousarray(((frame + 0.5) / 128 - 1).astype(np.float32))
+    return torch.from_numpy(grid).unsqueeze(0)  # NumPy's own new axis has the stride 0, which ExecuTorch refuses
 
 
 class IdentityEncoder(nn.Module):
@@ -197,7 +198,7 @@ class IdentityEncoder(nn.Module):
             raise ValueError(f"images: expected (N, 3, S, S) with S >= 16, got {tuple(images.shape)}")
         if self.grid is None:
             return F.interpolate(inner_square(images), self.card.input_size, mode="bilinear", align_corners=True)
-        grid = self.grid.expand(images.shape[0], -1, -1, -1)
+        grid = self.grid if images.shape[0] == 1 else self.grid.expand(images.shape[0], -1, -1, -1)
         return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
 
     def features(self, images: Tensor) -> list[Tensor]:

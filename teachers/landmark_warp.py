@@ -44,9 +44,9 @@ CHUNK = 1 << 20  # numbers in one step of the search for triangles; they fit in 
 class LandmarkWarpTeacher(Teacher):
     """Piecewise-affine warp, colour transfer and blending, from landmarks alone.
 
-    feather: width of the soft edge, in sides; it lies within the face. colour: space of the colour transfer, "lab" or
-    "rgb", or "none" for no transfer. forehead: height of the forehead that is swapped, in distances from nose to brows.
-    Raises ValueError on wrong options, and NoFace for pictures without a face.
+    feather: half the width of the soft edge, in sides; it lies within the face. colour: space of the colour transfer,
+    "lab" or "rgb", or "none" for no transfer. forehead: height of the forehead that is swapped, in distances from nose
+    to brows. Raises ValueError on wrong options, and NoFace for pictures without a face.
     """
 
     name = "landmark_warp"

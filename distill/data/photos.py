@@ -11,7 +11,7 @@ import json
 import os
 import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -124,6 +124,14 @@ def scan(
         raise DataError(f"{key}: {root}: none of {len(files)} pictures is usable; first: {skipped[-len(files)]}")
     # Names that are no UTF-8, as in old archives, could not be written.
     return rows, [os.fsencode(line).decode(errors="backslashreplace") for line in skipped]
+
+
+def lie_elsewhere(folder: Path, roots: Iterable[str | None]) -> bool:
+    """Whether the manifest in `folder` names photographs that do not lie in one of `roots`: these were moved, or the
+    project was."""
+    places = [Path(root).resolve() for root in roots if root is not None]
+    rows = read_rows(folder / "manifest.jsonl", ROW)
+    return not all(any(Path(row["file"]).is_relative_to(place) for place in places) for row in rows)
 
 
 def left_out(root: Path, hidden: Sequence[Path]) -> list[tuple[Path, str]]:

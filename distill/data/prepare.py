@@ -19,10 +19,12 @@ def run(exp: Experiment, accelerator, tracker) -> Stage:
         facts = {"contents": contents(folders, exp.folder / "data" / "contents.json", accelerator)}
     inputs = {"kind": exp.data.kind, "seed": exp.seed, "data": {k: to_dict(exp.data)[k] for k in keys}, **facts}
     stage = open_stage(exp, "data", inputs, accelerator, outputs=("manifest.jsonl",))
-    if stage.done:
+    drawn = exp.data.kind == "synthetic"
+    moved = stage.done and not drawn and photos.lie_elsewhere(stage.folder, (exp.data.photos, exp.data.heldout))
+    if stage.done and not moved:
         accelerator.print(f"  finished before: {stage.folder}")
         return stage
-    prepare = synthetic.draw if exp.data.kind == "synthetic" else photos.register
+    prepare = synthetic.draw if drawn else photos.register
     try:
         counts = prepare(exp, stage.folder, accelerator)
     except DataError:  # photographs are refused before anything is written: the user may change them, or the keys

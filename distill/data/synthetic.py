@@ -49,7 +49,7 @@ LENGTH_STEP = 1 / 2048  # dm, 0.05 mm: lengths of dense truth are whole numbers 
 @dataclass(frozen=True)
 class Kind:
     """What is drawn of every person. frames: of each video, 0 for single pictures. sensor: half of the pictures or
-    videos have a slight blur and noise. extra: names of teachers.exact.OUTPUTS, written beside each picture."""
+    videos have a slight blur, and half noise. extra: names of teachers.exact.OUTPUTS, written beside each picture."""
 
     frames: int = 0
     sensor: bool = False

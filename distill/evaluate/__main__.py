@@ -101,6 +101,9 @@ def evaluate(args: argparse.Namespace) -> None:
     options = {key: value for key, value in vars(args).items() if key.startswith("eval.") or key == "weights"}
     overrides = [*args.set, *((key, value) for key, value in options.items() if value is not None)]
     exp = config.load(args.experiment, overrides) if args.experiment else config.default("evaluation", overrides)
+    if args.experiment and (runs := config.children(exp)):
+        one = runs[0].exp.folder / "experiment.yaml"
+        raise ConfigError(f"{args.experiment}: has several runs; name the file of one of them, for example {one}")
     if args.pairs is None:
         pairs, skipped = lists.test_pairs(exp, args.resolution, args.same_people)
         out = args.out or exp.folder / "evaluation"
@@ -220,12 +223,16 @@ def _evaluate(
     if not_measured and "eval.metrics" in chosen:
         raise ConfigError(f"--metrics: nothing to measure for {listed(not_measured)}; leave out these metrics")
     path = out / "metrics.json"
-    if path.is_file() and (dropped := read_record(path)["rows"].keys() - rows.keys()):
+    before = read_record(path) if path.is_file() else {"rows": {}}
+    if dropped := before["rows"].keys() - rows.keys():
         print(f"{path}: overwritten, without {', '.join(sorted(dropped))}; to keep them, give another --out")
     content, swaps = measure(
         exp, rows, pairs, estimators, [*skipped, *left_out], out, device, values=values, swaps_folder=swaps_folder,
         missing=missing,
     )  # fmt: skip
+    others = [name for name in rows if before.get("keys", {}).get(name, content["keys"][name]) != content["keys"][name]]
+    if others:
+        print(f"{path}: {', '.join(others)}: measured anew, as networks, pairs or estimators are others than before")
     write_grid(out / "grid.png", pairs, swaps, exp.eval.pictures)
     flipped = " with mirrored images" if exp.eval.flip else ""
     read_by = f", recogniser {estimators.recogniser.name}{flipped}" if estimators.recogniser else ""

@@ -295,7 +295,8 @@ def save(listing: dict[str, Any], root: Path, out: Path) -> Path:
     """
 
     def moved(file: str) -> str:
-        return os.path.relpath(root / file, out)
+        path = root / file  # a link keeps its name, by which swaps of others find it
+        return os.path.relpath(path.parent.resolve() / path.name, out.resolve())
 
     listing = {
         **listing,

@@ -75,7 +75,9 @@ def by_name(name: str, exp: Experiment, pairs: Pairs, device: Any, pattern: str 
         return FinishedSwaps("exact", pairs.exact)
     specs = {build.label(spec): spec for spec in exp.pseudo_gt.teachers}
     if name in specs or name in teachers.TEACHERS:
-        return TeacherSwapper(build.teacher(specs.get(name, Teacher(name)), exp, f"swapper '{name}'")).to(device)
+        swapper = TeacherSwapper(build.teacher(specs.get(name, Teacher(name)), exp, f"swapper '{name}'")).to(device)
+        swapper.name = name  # its label, as in stage `eval`
+        return swapper
     name = os.path.expanduser(name)
     saved = name.endswith(".safetensors") and Path(name).is_file()
     teacher = weights.read_header(name).get("teacher") if saved else None

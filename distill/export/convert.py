@@ -48,6 +48,8 @@ def run(exp: Experiment, accelerator, tracker) -> Stage:
         "train": upstream(exp, "train"), "wanted": selected, "recogniser": exp.eval.recogniser, "pairs": exp.eval.pairs,
         "eval": upstream(exp, "eval") if "eval" in earlier else None,  # the card repeats its values
     }  # fmt: skip
+    if "web" in dict(selected) and (detector := find_detector(exp)):  # else the page takes crops alone
+        inputs["detector"] = sha256(detector)
     stage = open_stage(exp, "export", inputs, accelerator, redo=True, outputs=("card.json",))
     if stage.done:
         accelerator.print(f"  finished before: {stage.folder}")
@@ -133,7 +135,8 @@ def first_pairs(pairs: Pairs) -> Pairs:
 def synthetic_pairs(side: int, count: int = PAIRS) -> Pairs:
     """`count` pairs of synthetic people, drawn at `side` pixels."""
     with tempfile.TemporaryDirectory() as folder:
-        exp = config.default("export", [("runs", folder), ("eval.pairs", count), ("data.resolution", side)])
+        people = [("data.test_people", PAIRS), ("data.resolution", side)]
+        exp = config.default("export", [("runs", folder), ("eval.pairs", count), *people])
         synthetic.write(exp.folder / "data", {"test": (PAIRS, 2)}, side, exp.seed)
         return lists.test_pairs(exp)[0]
 
@@ -250,6 +253,8 @@ def _export_one(name: str, precision: str, job: _Job, folder: Path) -> dict[str,
         if precision == "int8" and job.identity:
             row["int8"] = job.identity.closeness(compared.swaps())
             _check_int8(row, job.identity.pytorch, place)
+            if compared.whole is not None:  # converted on its own
+                _check_int8({**row, "int8": job.identity.closeness(compared.whole)}, job.identity.pytorch, place)
         write_record(temporary / "proof.json", {"of": job.origin, "key": key, "row": row})
     return row
 

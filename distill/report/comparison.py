@@ -159,6 +159,7 @@ def write(name: str, table: Mapping[str, Any], folder: Path) -> list[Path]:
     write_json(folder / "comparison.json", table)
     write_text(folder / "comparison.md", markdown(table))
     written = [folder / "comparison.json", folder / "comparison.md"]
+    (folder / "comparison.png").unlink(missing_ok=True)  # of other variants
     figure = plot(name, table)
     if figure is not None:
         written.append(folder / "comparison.png")

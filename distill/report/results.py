@@ -29,7 +29,8 @@ def find_results(paths: Sequence[Path]) -> list[Path]:
     files: list[Path] = []
     for path in map(Path, paths):
         own = [p for p in (path, path / "metrics.json", path / "eval" / "metrics.json") if p.is_file()][:1]
-        inside = own or sorted(path.glob("*/metrics.json"))
+        is_run = (path / "experiment.yaml").is_file()  # an evaluation by protocols has folders beside its own table
+        inside = own if own and (is_run or path.is_file()) else own + sorted(path.glob("*/metrics.json"))
         if not inside:
             raise PaperError(f"{path}: no such file, and no metrics.json in it or in its folders")
         files += inside

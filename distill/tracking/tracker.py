@@ -263,9 +263,9 @@ class Run:
             return self.run_id
 
     def _recorded_before(self) -> dict[str, Any]:
-        """The record of the run in its folder; empty if it is of another server."""
+        """The record of the run in its folder; empty if it is of another server, or of a run that was copied."""
         known = read_record(self.record) if self.record.is_file() else {}
-        return known if known.get("uri") == self.uri else {}
+        return known if (known.get("uri"), known.get("name", self.name)) == (self.uri, self.name) else {}
 
     def _found(self) -> str | None:
         """The run of an earlier start, if MLflow still has it."""
@@ -289,7 +289,7 @@ class Run:
 
         if self.joins:
             raise TrackingError(f"{self.record}: the run of {self.name} is not in MLflow yet")
-        self.known = {"uri": self.uri, "key": uuid.uuid4().hex}
+        self.known = {"uri": self.uri, "name": self.name, "key": uuid.uuid4().hex}
         write_record(self.record, self.known)
         tags = {"swapdistill.key": self.known["key"]}
         if self.parent:

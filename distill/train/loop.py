@@ -238,8 +238,13 @@ def _inputs(exp: Experiment, networks: Networks, accelerator, name: str) -> dict
         data["pseudo_gt"] = upstream(exp, "pseudo_gt")
     if networks.teacher:
         data["online"] = networks.teacher.network.weight_hash
+        for key in ("label", "share", "weights"):  # names and paths, which say nothing of the weights
+            del tree["distil"]["online"][key]
     if exp.student.weights and name == "train":
-        data["start"] = sha256(exp.student.weights)
+        data["start"] = sha256(tree["student"].pop("weights"))
+    pretrained = exp.student.options.get("pretrained")
+    if isinstance(pretrained, str) and name == "train":
+        data["pretrained"] = sha256(pretrained)
     if name == "refine":
         data["first_stage"] = upstream(exp, "train")
         if exp.refine.options:  # absent from older records

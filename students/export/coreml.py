@@ -45,7 +45,8 @@ def write(model: Model, path: str | Path, precision: str = "fp32", metadata: Map
         )
         if precision == "int8":
             weights = ct.optimize.coreml.OpLinearQuantizerConfig(mode="linear_symmetric", weight_threshold=512)
-            config = ct.optimize.coreml.OptimizationConfig(global_config=weights)
+            places = dict.fromkeys(("resample", "concat"))  # constants that are no weights: where something lies
+            config = ct.optimize.coreml.OptimizationConfig(global_config=weights, op_type_configs=places)
             package = ct.optimize.coreml.linear_quantize_weights(package, config)
     for key, value in metadata.items():
         package.user_defined_metadata[key] = value

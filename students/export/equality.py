@@ -61,10 +61,11 @@ class Reference:
 @dataclass(frozen=True)
 class Compared:
     """facts: the card's entries of the files, by model. swaps: computes the swaps (N, 3, R, R) of the exported identity
-    encoder and generator together."""
+    encoder and generator together. whole: those of the file `whole`, where it is another network than these two."""
 
     facts: dict[str, dict[str, Any]]
     swaps: Callable[[], Tensor]
+    whole: Tensor | None = None
 
 
 def compare(
@@ -83,7 +84,7 @@ def compare(
     """
     if target.compare is not None:
         return target.compare(folded, reference, precision, folder, metadata, detector)
-    facts, runs = {}, {}
+    facts, runs, whole = {}, {}, None
     with one_core():
         for name, model in folded.items():
             path = target.write(model, folder / f"{name}{target.suffix}", precision, metadata)
@@ -96,6 +97,7 @@ def compare(
                 **difference(exported, reference.outputs[name]),
             }
             check_difference(facts[name], precision, f"{path.parent.name}: {name}")
+            whole = exported["swap"] if name == "whole" else whole
             if target.timed:
                 facts[name] |= timing(reference, name, runs[name], target.batch)
 
@@ -104,7 +106,7 @@ def compare(
         inputs = {"target": reference.inputs["generator"]["target"], **identity}
         return outputs(runs["generator"], inputs, target.batch)["swap"]
 
-    return Compared(facts, swaps)
+    return Compared(facts, swaps, whole)
 
 
 def outputs(run: Run, inputs: Mapping[str, Tensor], batch: int) -> dict[str, Tensor]:

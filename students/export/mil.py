@@ -7,6 +7,7 @@ and parameters of its operations. It does not check Apple's kernels.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -211,6 +212,14 @@ def _squeeze(i: Mapping[str, Any]) -> Tensor:
     return i["x"].squeeze(axes)
 
 
+def _resample(i: Mapping[str, Any]) -> Tensor:
+    known = ("bilinear", "border", "normalized_minus_one_to_one")
+    if (modes := (i["sampling_mode"], i["padding_mode"], i["coordinates_mode"])) != known:
+        raise ValueError(f"operation 'resample' of the modes {', '.join(modes)} is not known here")
+    corners = bool(i["align_corners"])
+    return _wide(partial(F.grid_sample, padding_mode="border", align_corners=corners), i["x"], i["coordinates"])
+
+
 _TYPES = {"fp16": torch.float16, "fp32": torch.float32, "int32": torch.int32, "bool": torch.bool}
 
 OPERATIONS: dict[str, Callable[[Mapping[str, Any]], Tensor | tuple[Tensor, ...]]] = {
@@ -243,6 +252,7 @@ OPERATIONS: dict[str, Callable[[Mapping[str, Any]], Tensor | tuple[Tensor, ...]]
     "reduce_sum": _over_axes("sum"),
     "relu": lambda i: F.relu(i["x"]),
     "relu6": lambda i: F.relu6(i["x"]),
+    "resample": _resample,
     "reshape": lambda i: i["x"].reshape(_integers(i["shape"])),
     "resize_bilinear": _resize_bilinear,
     "rsqrt": lambda i: (i["x"] + i.get("epsilon", 0)).rsqrt(),

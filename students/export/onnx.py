@@ -23,6 +23,8 @@ from .models import Model, Run, Target
 
 OPSET = 18
 LEAST_WEIGHTS = 512  # smaller tensors stay float32 in int8
+# What int8 narrows is read by these, perhaps by way of the last two: never the places at which a crop is sampled.
+WEIGHS = ("Conv", "ConvTranspose", "Gemm", "MatMul", "Transpose", "Reshape")
 
 
 def write(
@@ -51,6 +53,9 @@ def write(
             input_names=list(examples), output_names=list(model.outputs), dynamic_shapes=shapes, verbose=False,
         )  # fmt: skip
     proto = program.model_proto
+    fixed = [v.name for v in (*proto.graph.input, *proto.graph.output) if not v.type.tensor_type.shape.dim[0].dim_param]
+    if dynamic_batch and fixed:
+        raise ValueError(f"{model.name}: torch.onnx fixes the batch of {', '.join(fixed)}: use the target onnx")
     for node in proto.graph.node:
         del node.metadata_props[:]
         node.doc_string = ""
@@ -82,10 +87,11 @@ def narrow(proto, precision: str) -> None:
     """Store weights as fp16, or as int8 with a scale for each output channel; arithmetic stays float32.
 
     Added nodes convert the weights to float32, which a runtime computes once, when it loads the file. Scalars stay
-    float32, with int8 also vectors and small tensors. Raises ValueError if a weight is beyond fp16.
+    float32, with int8 also vectors, small tensors and what is no weight. Raises ValueError if one is beyond fp16.
     """
     from onnx import TensorProto, checker, helper, numpy_helper
 
+    weighs = {name for node in proto.graph.node if node.op_type in WEIGHS for name in node.input}
     widening = []
     for tensor in list(proto.graph.initializer):
         if tensor.data_type != TensorProto.FLOAT or not tensor.dims:
@@ -94,7 +100,7 @@ def narrow(proto, precision: str) -> None:
         if precision == "fp16":
             small = halves(weights, name)
             widening.append(helper.make_node("Cast", [f"{name}.fp16"], [name], to=TensorProto.FLOAT))
-        elif weights.ndim > 1 and weights.size >= LEAST_WEIGHTS:
+        elif name in weighs and weights.ndim > 1 and weights.size >= LEAST_WEIGHTS:
             small, scale = int8(weights)
             proto.graph.initializer.append(numpy_helper.from_array(scale, f"{name}.scale"))
             widening += [

@@ -72,8 +72,8 @@ def sample_identities(n: int, seed: int) -> Tensor:
 
 def sample_attributes(n: int, seed: int, sensor: bool = False) -> Tensor:
     """(n, A) float32: angles in degrees, lengths in decimetres, shifts in sides of the picture, flags 0 or 1, hues and
-    phases in [0, 1). With `sensor`, half of the pictures have a slight blur and noise. Picture i of a seed does not
-    depend on n."""
+    phases in [0, 1). With `sensor`, half of the pictures have a slight blur, and half noise. Picture i of a seed does
+    not depend on n."""
     rng = np.random.default_rng(seed)
     numbers = rng.standard_normal((n, 2, len(ATTRIBUTES)))
     flat = torch.special.ndtr(torch.from_numpy(numbers[:, 1])).numpy()

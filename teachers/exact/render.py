@@ -29,8 +29,9 @@ OUTPUTS = ("depth", "normals", "correspondence", "segmentation")
 
 class Rendered(NamedTuple):
     """image: (n, 3, S, S) float32 RGB in [-1, 1]. mask: (n, 1, S, S), 1 on the visible inner face from brows to chin,
-    with eyes and mouth, else 0. occluder: (n, 1, S, S), 1 on opaque pixels of an object held before the face, else 0.
-    landmarks: (n, 5, 2) pixels x, y of left and right eye, nose tip, left and right mouth corner in the picture.
+    with eyes and mouth, also behind dark lenses, else 0. occluder: (n, 1, S, S), 1 on opaque pixels of an object held
+    before the face, else 0. landmarks: (n, 5, 2) pixels x, y of left and right eye, nose tip, left and right mouth
+    corner in the picture.
 
     On request, else None, each of the point that a pixel's upper left quarter sees: depth (n, 1, S, S) dm from the
     camera along its axis, inf where nothing is; normals (n, 3, S, S) of the head, unit, right, up and to the camera, 0
@@ -206,7 +207,7 @@ def tonemap(colour: Tensor) -> Tensor:
 
 def _sensor(picture: Tensor, a: dict[str, Tensor]) -> Tensor:
     """Slight blur and noise of a camera, where the attributes ask for them. blur 1: a 3 x 3 binomial; noise 1: a
-    deviation of 0.04."""
+    deviation of 0.025 to 0.04, as the places of its grain fall between those that are stored."""
     if a["blur"].any():
         blurred = _three(_three(picture, 2), 3)
         picture = picture + (blurred - picture) * a["blur"][..., None, None]

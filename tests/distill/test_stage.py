@@ -1,5 +1,6 @@
 """Folders of stages: inputs may not change under finished work."""
 
+import shutil
 from types import SimpleNamespace
 
 import pytest
@@ -37,6 +38,23 @@ def test_upstream_must_be_finished_and_whole(tmp_path):
     (exp.folder / "data" / "done.json").write_text("{")
     with pytest.raises(FileError, match="done.json: damaged"):
         upstream(exp, "data")
+
+
+def test_a_stage_that_read_what_an_earlier_one_no_longer_is_must_run_again(tmp_path):
+    exp = experiment(tmp_path)
+    open_stage(exp, "data", {"seed": 1}, ALONE).finish()
+    inputs = {"data": upstream(exp, "data"), "train": {"steps": 5}}
+    open_stage(exp, "train", inputs, ALONE).finish()
+    assert upstream(exp, "train") == read_record(exp.folder / "train" / "done.json")["hash"]
+    open_stage(exp, "data", {"seed": 2}, ALONE, redo=True).finish()
+    with pytest.raises(StageError, match="train: was made before stage 'data' last was; add 'train' to `stages`"):
+        upstream(exp, "train")
+    shutil.rmtree(exp.folder / "data")
+    assert upstream(exp, "train"), "deleted to save room"
+    more = {**inputs, "train": {"steps": 9}}
+    assert not open_stage(exp, "train", more, ALONE, extendable=("train.steps",)).done
+    with pytest.raises(StageError, match="stage 'train' is not finished"):
+        upstream(exp, "train")  # its student is that of 5 steps
 
 
 def test_a_finished_training_takes_more_steps_but_not_fewer(tmp_path):

@@ -1,6 +1,7 @@
 """Variants trained by one command: their shared folders, their table, their plot, their runs in MLflow."""
 
 import json
+import shutil
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -13,7 +14,7 @@ from helpers.marks import is_marked
 from matplotlib.figure import Figure
 from PIL import Image
 
-from distill import config
+from distill import config, variants
 from distill.config import Child, ConfigError
 from distill.report import comparison
 from eval.measured import packed
@@ -35,6 +36,21 @@ def finished(tmp_path_factory):
         tracking={"uri": tracking_uri(folder), "experiment": "variants"},
     )
     return path, in_process(path)
+
+
+def test_settings_that_change_no_file_share_folders(tmp_path):
+    exp = config.load(experiment(tmp_path, "x", seeds=[1, 2]))
+    one, other = (child.exp for child in config.children(exp))
+    other = replace(other, data=replace(other.data, workers=3, cache="off"))
+    other = replace(other, pseudo_gt=replace(other.pseudo_gt, batch_size=7))
+    third = replace(other, name="third", pseudo_gt=replace(other.pseudo_gt, pairs=9))
+    for child in (one, other, third):
+        variants._share(child, exp)
+    data, pseudo_gt = ([(child.folder / s).resolve() for child in (one, other, third)] for s in ("data", "pseudo_gt"))
+    assert len(set(data)) == 1 and pseudo_gt[0] == pseudo_gt[1] != pseudo_gt[2]
+    shutil.rmtree(data[0])
+    variants._share(one, exp)
+    assert (one.folder / "data").is_dir(), "a folder that was deleted is made anew"
 
 
 def test_children_share_data_and_differ_in_training(finished):

@@ -93,6 +93,16 @@ def test_the_crop_puts_landmarks_where_the_survey_has_them():
     assert (found - target - 0.5).norm(dim=1).max() < 3.5, "canonical crops fit up to the difference of the templates"
 
 
+def test_the_crop_of_a_turned_face_is_scaled_by_the_spread_of_its_landmarks():
+    """Least squares would take a wider part of the picture."""
+    target = torch.tensor(SPHERE_POINTS)
+    points = (target - target.mean(0)) * torch.tensor([1.0, 1.7]) + 128  # as of a face that looks aside
+    apart, template = points - points.mean(0), target - target.mean(0)
+    expected = apart * template.std(unbiased=False) / apart.std(unbiased=False) + target.mean(0) + 0.5
+    found = centres(networks.sphere_faces(spots(points, 256, 256)[None], points[None] / 256)[0])
+    assert torch.allclose(found, expected, atol=0.15)
+
+
 @pytest.mark.parametrize("points", [torch.full((1, 5, 2), 0.5), torch.full((1, 5, 2), float("nan"))])
 def test_landmarks_that_form_no_face_are_refused(points):
     with pytest.raises(ValueError, match="expected five points of a face"):

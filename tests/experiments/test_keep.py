@@ -45,13 +45,27 @@ def test_variants_are_kept_with_log_and_facts_of_each(runs, tmp_path):
     assert {"comparison.json", "experiment.yaml", "a-seed0/log.jsonl", "b-seed0/run.json", "swaps.png"} <= kept
 
 
+def test_what_is_no_run_of_the_experiment_is_left_out(runs, tmp_path):
+    """A variant that the file no longer has, and the stages of a single run of the same name."""
+    run = tmp_path / "several"
+    shutil.copytree(runs / "several", run, symlinks=True)
+    for name in ("old-seed0", "eval"):
+        (run / name).mkdir()
+        shutil.copy(run / "a-seed0" / "metrics.json", run / name)
+    done = keep(run, "--results", tmp_path / "results")
+    assert done.returncode == 0, done.stderr
+    kept = {path.name for path in (tmp_path / "results" / "several").iterdir() if path.is_dir()}
+    assert kept == {"a-seed0", "b-seed0"}
+
+
 @pytest.mark.parametrize("name", ["one", "several"])
 def test_no_picture_of_a_photograph_is_kept(runs, tmp_path, name):
     run = tmp_path / "photographs"
     shutil.copytree(runs / name, run)
     assert list(run.rglob("grid.png")) and (run / "swaps.png").is_file() == (name == "several")
     text = (run / "experiment.yaml").read_text()
-    (run / "experiment.yaml").write_text(text.replace("kind: synthetic", "kind: photos"))
+    text = text.replace("kind: synthetic", "kind: photos").replace("photos: null", "photos: /home/me/photos")
+    (run / "experiment.yaml").write_text(text)
     assert keep(run, "--results", tmp_path / "results").returncode == 0
     assert {path.name for path in (tmp_path / "results").rglob("*.png")} <= {"comparison.png"}
 

@@ -11,6 +11,7 @@ from torch import nn
 import students
 from students.export import equality, targets
 from students.export.models import Model, Target, models
+from students.identity_encoder import CARDS, IdentityEncoder
 from students.mobilefsgan import DecoderBlock, Head, ImageHead, Up
 
 FILES = [name for name, target in targets.TARGETS.items() if target.write]
@@ -107,6 +108,40 @@ def part(change=None):
 @torch.inference_mode()
 def wanted():
     return {"swap": part().module(INPUTS["target"])}
+
+
+class Cropped(nn.Module):
+    """The crop of an identity encoder of photographs, which samples its pictures at places between the pixels."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.encoder, self.conv = IdentityEncoder(CARDS["foamliu_128"]), nn.Conv2d(3, 32, 3, stride=8)
+        self.encoder.network = nn.Identity()
+
+    def forward(self, source):
+        return self.conv(self.encoder.prepare(source)).flatten(1)
+
+
+@pytest.mark.parametrize("name", files("executorch", "litert"))
+def test_the_crop_of_photographs_is_exported(name, tmp_path):
+    need(name)
+    network, source = Cropped().eval().requires_grad_(False), pictures(2, 64)
+    model, target = Model("crop", network, {"source": source[:1]}, ("embedding",)), targets.TARGETS[name]
+    truth = {"embedding": network(source)}
+    made = run(target, model, tmp_path, {"source": source})
+    assert equality.difference(made, truth)["max_abs"] < 1e-4
+    if "int8" in target.precisions:  # weights are rounded, places are not
+        made = run(target, model, tmp_path, {"source": source}, "int8")
+        assert equality.difference(made, truth)["mean_abs"] < 0.01 * truth["embedding"].abs().mean()
+
+
+def test_a_file_whose_batch_would_be_fixed_is_refused(known, tmp_path):
+    need("onnx-batch")
+    short = models(known["mobilefaceswap"][0])["generator"]
+    with pytest.raises(ValueError, match="generator: torch.onnx fixes the batch of .*: use the target onnx"):
+        targets.TARGETS["onnx-batch"].write(short, tmp_path / "x.onnx", "fp32", {})
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("name", FILES)

@@ -77,6 +77,21 @@ def test_fewer_test_people_than_asked_for_are_not_evaluated(folder):
         pairs.test_pairs(exp)
 
 
+def test_a_project_that_was_moved_reads_its_own_photographs(folder, tmp_path):
+    place = tmp_path / "place"
+    place.symlink_to(folder)
+    exp = experiment(place)
+    _, rows, _ = run(exp)
+    assert "finished before" in run(exp)[2]
+    shutil.copytree(folder, tmp_path / "copy")
+    place.unlink()
+    place.symlink_to(tmp_path / "copy")
+    _, moved, said = run(exp)
+    assert "finished before" not in said and "finished before" in run(exp)[2]
+    assert all(row["file"].startswith(str(tmp_path / "copy")) for row in moved)
+    assert [(row["person"], row["split"]) for row in moved] == [(row["person"], row["split"]) for row in rows]
+
+
 def test_hidden_files_are_left_out_and_counted(folder):
     shutil.copy(folder / "p0" / "0.png", folder / "p1" / "._0.png")
     picture(folder / ".thumbnails" / "0.png", 90)

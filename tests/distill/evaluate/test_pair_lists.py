@@ -1,6 +1,7 @@
 """Lists of pairs as evaluation has them: what may be in one, its hash, parts of it, and people under several names."""
 
 import gc
+import json
 import time
 
 import numpy as np
@@ -96,6 +97,18 @@ def no_garbage_collection():
     gc.disable()
     yield
     gc.enable()
+
+
+def test_a_list_below_a_link_finds_its_pictures(tmp_path):
+    listing, root = {"pairs": [], "gallery": [{"file": "a/0.png", "person": "a"}]}, tmp_path / "people"
+    (root / "a").mkdir(parents=True)
+    (root / "a" / "0.png").symlink_to(tmp_path / "elsewhere.png")
+    (tmp_path / "deep" / "disk").mkdir(parents=True)
+    (tmp_path / "lists").symlink_to(tmp_path / "deep" / "disk")
+    path = pair_lists.save({**listing, "pictures": {}}, root, tmp_path / "lists" / "mine")
+    written = json.loads(path.read_text())["gallery"][0]["file"]
+    assert (path.parent / written).parent.resolve() == root / "a"
+    assert written.endswith("a/0.png"), "a picture that is a link keeps its name"
 
 
 @pytest.mark.usefixtures("no_garbage_collection")

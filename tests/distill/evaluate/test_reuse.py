@@ -52,6 +52,13 @@ def test_mirrored_features_are_measured_anew(listing, tmp_path, measured):
     assert values(run(listing, tmp_path / "a")) == values(plain) and measured == ["exact"] * 4
 
 
+def test_another_network_of_the_same_name_is_announced(listing, tmp_path, capsys):
+    for number, width in enumerate((8, 16)):
+        path = student_file(tmp_path / str(number), width=width)
+        run(listing, tmp_path / "out", swappers=(path,), metrics="id_similarity")
+        assert ("compact: measured anew" in capsys.readouterr().out) == (number == 1)
+
+
 @pytest.mark.parametrize(
     "change", [["--set", "eval.batch_size=5"], ["--set", "threads=1"], ["--pose", "synthetic_pose_quality"]]
 )

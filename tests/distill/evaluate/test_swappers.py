@@ -40,6 +40,12 @@ def images(pairs):
     return pairs.source[:2].float() / 127.5 - 1, pairs.target[:2].float() / 127.5 - 1
 
 
+def test_a_teacher_that_is_called_by_its_label_keeps_it(pairs):
+    exp = config.default("x", ["pseudo_gt.teachers=[{name: exact, label: drawn}]"])
+    assert swappers.by_name("drawn", exp, pairs, "cpu").name == "drawn"
+    assert swappers.by_name("exact", exp, pairs, "cpu").name == "exact"
+
+
 def test_names_are_checked(pairs):
     with pytest.raises(ConfigError, match="unknown swapper 'mine'; known: copy-target, copy-source, exact"):
         swappers.by_name("mine", EXP, pairs, "cpu")

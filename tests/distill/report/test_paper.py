@@ -14,7 +14,7 @@ from conftest import ROOT, SHARED, needs_shared
 from distill.report import paper, paper_pages, published, sizes, tables
 from distill.report.__main__ import main
 from distill.report.published import PaperError
-from distill.report.results import read_result
+from distill.report.results import find_results, read_result
 from eval import intervals
 
 PROTOCOL = {"recogniser": {"name": "r", "weight_hash": "00"}, "pairs_hash": "aa", "flip": "none", "pairs": "one"}
@@ -106,6 +106,15 @@ def test_a_table_has_one_protocol_and_ours_stands_only_beside_the_same(tmp_path,
         tmp_path / "merged", rows, protocol={"dataset": "FaceForensics++"}, count=9950, gallery=885, hash="cc"
     )
     assert cell(merged).state == "quoted"
+
+
+def test_an_evaluation_by_protocols_is_found_beside_one_without(tmp_path):
+    rows = {"a": {"id_retrieval_top1_pct": value(1.0)}}
+    own, inside = result(tmp_path / "lists", rows), result(tmp_path / "lists" / "ours", rows)
+    assert find_results([own]) == [own / "metrics.json", inside / "metrics.json"]
+    (own / "experiment.yaml").touch()
+    assert find_results([own]) == [own / "metrics.json"], "a run, whose folders are its stages"
+    assert find_results([own / "metrics.json"]) == [own / "metrics.json"]
 
 
 def test_runs_share_a_table_only_where_pairs_and_protocols_are_the_same(tmp_path):
