@@ -101,13 +101,16 @@ def test_a_loaded_step_lies_where_the_parameters_lie():
 
 
 def test_both_rates_rise_and_fall(tmp_path):
-    step = step_of(tmp_path, "compact", optimiser="muon", lr=1e-3, lr_matrices=4e-3, warmup_steps=4, steps=8)
+    rates = {"optimiser": "muon", "lr": 1e-3, "lr_matrices": 4e-3, "warmup_steps": 4, "lr_final": 0.1, "steps": 8}
+    step = step_of(tmp_path, "compact", **rates)
     step.state.set_rates()
     assert [group["lr"] for group in step.state.optimiser.param_groups] == pytest.approx([2.5e-4, 1e-3])
     step.state.make_capturable()
-    step.state.step = 3
-    step.state.set_rates()
-    assert [group["lr"].item() for group in step.state.optimiser.param_groups] == pytest.approx([1e-3, 4e-3])
+    for number, share in ((4, 0.55), (8, 0.1)):  # half way, and at the end
+        step.state.step = number
+        step.state.set_rates()
+        found = [group["lr"].item() for group in step.state.optimiser.param_groups]
+        assert found == pytest.approx([1e-3 * share, 4e-3 * share])
 
 
 def test_rates_in_tensors_give_the_same_steps(tmp_path):
