@@ -48,7 +48,7 @@ def run(exp: Experiment, accelerator, tracker) -> Stage:
         "train": upstream(exp, "train"), "wanted": selected, "recogniser": exp.eval.recogniser, "pairs": exp.eval.pairs,
         "eval": upstream(exp, "eval") if "eval" in earlier else None,  # the card repeats its values
     }  # fmt: skip
-    if "web" in dict(selected) and (detector := find_detector(exp)):  # else the page takes crops alone
+    if "web" in dict(selected) and (detector := find_detector(exp, announce=False)):  # else the page takes crops alone
         inputs["detector"] = sha256(detector)
     stage = open_stage(exp, "export", inputs, accelerator, redo=True, outputs=("card.json",))
     if stage.done:
@@ -141,12 +141,13 @@ def synthetic_pairs(side: int, count: int = PAIRS) -> Pairs:
         return lists.test_pairs(exp)[0]
 
 
-def find_detector(exp: Experiment) -> Path | None:
+def find_detector(exp: Experiment, announce: bool = True) -> Path | None:
     """The file of the face detector for the web page; None, with a message, where it is in no folder of weights."""
     try:
         return weights.find(faces.YUNET, exp.weights)
     except weights.WeightsError as error:
-        print(f"  web: the page will take aligned crops only: {error}")
+        if announce:
+            print(f"  web: the page will take aligned crops only: {error}")
         return None
 
 

@@ -207,7 +207,8 @@ def test_the_stage_exports_what_was_trained(tmp_path):
 
 def test_all_targets_include_the_page_with_its_face_detector(tmp_path, monkeypatch):
     monkeypatch.setattr(convert.targets, "TARGETS", {"web": replace(TARGETS["web"], packages=())})
-    monkeypatch.setattr(convert, "find_detector", lambda exp: tmp_path / "detector.onnx")
+    (tmp_path / "detector.onnx").touch()
+    monkeypatch.setattr(convert, "find_detector", lambda exp, announce=True: tmp_path / "detector.onnx")
     passed = []
 
     def instead(name, precision, job, folder):
