@@ -187,15 +187,16 @@ def upstream(exp: Experiment, name: str) -> str:
     """The hash of an earlier stage, an input of later ones. Raises StageError where that stage is not finished, or has
     read other files than those that an earlier one has left."""
     folder = exp.folder / name
-    hashes = {stage: _hash(exp.folder / stage / "done.json") for stage in {name, *READ.values()}}
+    own = _hash(folder / "done.json")
     inputs = read_record(folder / "inputs.json") if (folder / "inputs.json").is_file() else None
-    if hashes[name] is None or inputs is not None and digest(inputs) != hashes[name]:
+    if own is None or inputs is not None and digest(inputs) != own:
         raise StageError(f"{folder}: stage '{name}' is not finished; add it to `stages` and run again")
     for key, stage in READ.items():
         read = (inputs or {}).get(key)
-        if isinstance(read, str) and hashes[stage] not in (None, read):  # None: somebody deleted it to save room
+        # Without done.json, somebody deleted that stage to save room.
+        if isinstance(read, str) and _hash(exp.folder / stage / "done.json") not in (None, read):
             raise StageError(f"{folder}: was made before stage '{stage}' last was; add '{name}' to `stages`")
-    return hashes[name]
+    return own
 
 
 def _hash(done: Path) -> str | None:
