@@ -190,7 +190,7 @@ def refine(exp: Experiment, accelerator, tracker) -> Stage:
     try:
         return run(of_refine(exp), accelerator, tracker, "refine")
     except (StageError, Diverged) as error:  # which name the keys where `of_refine` has put those of `refine`
-        raise type(error)(re.sub(r"(?<![\w./])(train|loss)\.(?=[a-z_]+)", r"refine.\1.", str(error))) from error
+        raise type(error)(re.sub(r"(?<![\w./])(train\.|loss[.:])", r"refine.\1", str(error))) from error
 
 
 def of_refine(exp: Experiment) -> Experiment:
