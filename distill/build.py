@@ -46,7 +46,7 @@ def check_names(exp: Experiment) -> None:
     Raises ConfigError, WeightsError.
     """
     check_weights(exp.weights)
-    stages, chosen, cards, trainers = set(exp.stages), [], [], []
+    stages, chosen, cards = set(exp.stages), [], []
     refined = [name for name, kinds in LEARNERS.items() if "refine" in kinds]
     if "refine" in stages and exp.student.name not in refined:
         raise ConfigError(f"student.name: expected {' or '.join(refined)} for stage `refine`, got '{exp.student.name}'")
@@ -54,20 +54,20 @@ def check_names(exp: Experiment) -> None:
         cards.append(_encoder_card(exp.student.identity_encoder, "student.identity_encoder"))
         with shapes_alone():
             made = learner(exp, IdentityEncoder(ENCODERS[exp.student.identity_encoder]))
-            trainers += checks.cards(exp.loss, "loss", made.net, exp.distil.gram > 0)
-            cards += trainers if "train" in stages else []
+            trained = checks.cards(exp.loss, "loss", made.net, exp.distil.gram > 0)
+            cards += trained if "train" in stages else []
             try:
                 if exp.train.small_steps:
                     made.set_resolution(made.net, exp.train.small_resolution)
             except ValueError as error:
                 raise ConfigError(f"train.small_steps: {error}") from None
             refined = refiner(exp.refine.options) if "refine" in stages else None
-            trainers += checks.cards(exp.refine.loss, "refine.loss", refined) if refined else []
-            cards += trainers if refined else []
+            later = checks.cards(exp.refine.loss, "refine.loss", refined) if refined else []
+            cards += later
     if "eval" in stages:
         check_recogniser(exp, exp.student.identity_encoder, "student.identity_encoder")
         chosen += _choices(exp, exp.eval.metrics).values()
-        checks.trains_no_metric(trainers, {choice.key: _cards(choice) for choice in chosen})
+        checks.trains_no_metric([*trained, *later], {choice.key: _cards(choice) for choice in chosen})
         teachers_here = [*exp.pseudo_gt.teachers, *filter(None, [exp.distil.online])]
         rows = ["copy-target", "copy-source", "exact", *map(label, teachers_here), exp.student.name]
         rows += [f"{exp.student.name}-refined"] if "refine" in stages else []

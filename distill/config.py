@@ -299,7 +299,7 @@ def _check(exp: Experiment, where: str) -> None:
         loss = "loss" if part == "train" else "refine.loss"
         scaled = value_of(f"{part}.precision") == "fp16" and value_of(f"{part}.accumulation") > 1
         one_scale = not scaled or not any(value_of(f"{loss}.adversarial"))
-        require(one_scale, f"{part}.precision", "bf16 or fp32: with accumulation, fp16 scales two optimisers apart")
+        require(one_scale, f"{part}.precision", "bf16 or fp32 with accumulation and a discriminator")
         require(0 <= value_of(f"{loss}.identity_disturbance") <= 4, f"{loss}.identity_disturbance", "0 to 4")
         require(0 <= value_of(f"{loss}.identity_fading") <= 1, f"{loss}.identity_fading", "0 to 1")
         for key in LOSSES:
